@@ -1,0 +1,1 @@
+"""The replicated log and the wire it speaks; imports nothing, so that a client stays light."""

@@ -1,0 +1,210 @@
+"""Settings of the ledger, each with its unit in the name, checked before anything starts."""
+
+from __future__ import annotations
+
+import enum
+import re
+from dataclasses import dataclass, field
+
+from dledger.errors import ConfigError
+
+KIB = 1024
+MIB = 1024 * KIB
+GIB = 1024 * MIB
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
+
+
+class FlushDiskType(enum.Enum):
+    """What an acknowledgement stands on. Source: RocketMQ ``FlushDiskType``."""
+
+    SYNC_FLUSH = "SYNC_FLUSH"  # on the disks of a majority
+    ASYNC_FLUSH = "ASYNC_FLUSH"  # in the page cache of a majority
+
+
+class WriteMode(enum.Enum):
+    """How bytes reach a mapped file. Source: RocketMQ's key ``writeWithoutMmap``."""
+
+    AUTO = "auto"  # pwrite for SYNC_FLUSH, the mapping for ASYNC_FLUSH
+    MMAP = "mmap"
+    PWRITE = "pwrite"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """One member of the group and where its peers reach it.
+
+    *host* may be a name (dashes allowed), an IPv4 or an IPv6 address without brackets.
+    """
+
+    node_id: str
+    host: str
+    port: int
+
+    def __post_init__(self) -> None:
+        check_name("node id", self.node_id)
+        check_host(f"host of member {self.node_id}", self.host)
+        check_port(f"port of member {self.node_id}", self.port)
+
+    @property
+    def address(self) -> str:
+        """``host:port``, an IPv6 host in brackets."""
+        return format_address(self.host, self.port)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreConfig:
+    """Sizes and flushing of one node's store."""
+
+    segment_size: int = GIB  # bytes of one commit-log file; the same on every member
+    index_file_units: int = 512 * KIB  # 32-byte units of one index file (16 MiB)
+    flush_disk_type: FlushDiskType = FlushDiskType.SYNC_FLUSH
+    flush_interval_ms: int = 500  # ASYNC_FLUSH: longest time before dirty pages are synced
+    write_mode: WriteMode = WriteMode.AUTO
+    checkpoint_interval_ms: int = 5_000
+    checkpoint_size: int = 64 * MIB  # a checkpoint at the latest after so many new bytes
+    log_size_max: int = 0  # bytes kept; whole segments above it are dropped; 0 keeps everything
+
+    def __post_init__(self) -> None:
+        # One entry must fit a segment: a page is the least that can hold header, body and filler.
+        check_range("segment_size", self.segment_size, 4 * KIB, 64 * GIB)
+        if self.segment_size % (4 * KIB):
+            raise ConfigError(
+                f"segment_size = {self.segment_size} is not a multiple of 4096; "
+                "use a whole number of pages"
+            )
+        check_range("index_file_units", self.index_file_units, 128, 16 * MIB)
+        check_range("flush_interval_ms", self.flush_interval_ms, 1, 600_000)
+        check_range("checkpoint_interval_ms", self.checkpoint_interval_ms, 10, 600_000)
+        check_range("checkpoint_size", self.checkpoint_size, 4 * KIB, 64 * GIB)
+        if self.log_size_max:
+            check_range("log_size_max", self.log_size_max, 2 * self.segment_size, 1 << 60)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RaftConfig:
+    """Timings and windows of the group; the same on every member is wise, but not required."""
+
+    heartbeat_interval_ms: int = 75
+    election_timeout_min_ms: int = 400
+    election_timeout_max_ms: int = 800
+    # After a leader's connection broke the first candidate stands up within this time.
+    election_jitter_ms: int = 20
+    transfer_timeout_ms: int = 2_000
+    connect_timeout_ms: int = 1_000
+    reconnect_delay_max_ms: int = 500
+    append_size_max: int = 4 * MIB  # bytes of entries in one message to a follower
+    append_window: int = 4  # messages with entries on their way to one follower
+    peer_buffer_max: int = 64 * MIB  # unsent bytes to one peer before its connection is closed
+    pending_size_max: int = 64 * MIB  # bytes proposed and not yet committed before SYSTEM_BUSY
+
+    def __post_init__(self) -> None:
+        check_range("heartbeat_interval_ms", self.heartbeat_interval_ms, 5, 60_000)
+        check_range("election_timeout_min_ms", self.election_timeout_min_ms, 20, 600_000)
+        check_range("election_timeout_max_ms", self.election_timeout_max_ms, 21, 600_000)
+        if self.election_timeout_min_ms <= 3 * self.heartbeat_interval_ms:
+            raise ConfigError(
+                f"election_timeout_min_ms = {self.election_timeout_min_ms} must be more than three "
+                f"times heartbeat_interval_ms = {self.heartbeat_interval_ms}; otherwise one late "
+                "heartbeat starts an election"
+            )
+        if self.election_timeout_max_ms <= self.election_timeout_min_ms:
+            raise ConfigError(
+                f"election_timeout_max_ms = {self.election_timeout_max_ms} must be more than "
+                f"election_timeout_min_ms = {self.election_timeout_min_ms}; the spread keeps two "
+                "candidates from standing up together"
+            )
+        check_range("election_jitter_ms", self.election_jitter_ms, 0, 10_000)
+        check_range("transfer_timeout_ms", self.transfer_timeout_ms, 10, 600_000)
+        check_range("connect_timeout_ms", self.connect_timeout_ms, 10, 600_000)
+        check_range("reconnect_delay_max_ms", self.reconnect_delay_max_ms, 1, 600_000)
+        check_range("append_size_max", self.append_size_max, 4 * KIB, 15 * MIB)
+        check_range("append_window", self.append_window, 1, 1024)
+        check_range("peer_buffer_max", self.peer_buffer_max, MIB, GIB)
+        check_range("pending_size_max", self.pending_size_max, MIB, 16 * GIB)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerConfig:
+    """One member of one group."""
+
+    group: str
+    node_id: str
+    members: tuple[Member, ...]
+    data_folder: str
+    listen_host: str = "127.0.0.1"
+    listen_port: int = 0  # 0: the port of this node's own member entry
+    store: StoreConfig = field(default_factory=StoreConfig)
+    raft: RaftConfig = field(default_factory=RaftConfig)
+
+    def __post_init__(self) -> None:
+        check_name("group", self.group)
+        check_name("node_id", self.node_id)
+        ids = [member.node_id for member in self.members]
+        if len(set(ids)) != len(ids):
+            raise ConfigError(f"members names a node twice: {', '.join(ids)}")
+        if len(self.members) not in (1, 3, 5, 7):
+            raise ConfigError(
+                f"members has {len(self.members)} nodes; a group has 1, 3, 5 or 7 of them, as an "
+                "even number survives no more failures than the odd one below it"
+            )
+        if self.node_id not in ids:
+            raise ConfigError(
+                f"node_id = {self.node_id!r} is not among the members {', '.join(ids)}"
+            )
+
+    @property
+    def member(self) -> Member:
+        """This node's own entry in `members`."""
+        return next(member for member in self.members if member.node_id == self.node_id)
+
+
+def check_name(what: str, value: str) -> None:
+    """Raise `ConfigError` unless *value* can name a group or node in files and messages."""
+    if not _NAME.match(value):
+        raise ConfigError(
+            f"{what} = {value!r}: use 1 to 64 letters, digits, '.', '_' or '-', "
+            "the first a letter or digit"
+        )
+
+
+def check_host(what: str, value: str) -> None:
+    """Raise `ConfigError` unless *value* looks like a host name or an address."""
+    if not re.fullmatch(r"[A-Za-z0-9._:%-]{1,255}", value):
+        raise ConfigError(f"{what} = {value!r} is no host name or IP address (IPv6: no brackets)")
+
+
+def check_port(what: str, value: int) -> None:
+    """Raise `ConfigError` unless *value* is a TCP port."""
+    check_range(what, value, 1, 65_535)
+
+
+def check_range(what: str, value: int, least: int, most: int) -> None:
+    """Raise `ConfigError` unless ``least <= value <= most``."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ConfigError(f"{what} = {value!r} is not a whole number")
+    if not least <= value <= most:
+        raise ConfigError(f"{what} = {value} is out of range; allowed are {least} to {most}")
+
+
+def format_address(host: str, port: int) -> str:
+    """Return ``host:port``, with an IPv6 *host* in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def parse_address(text: str, *, default_port: int | None = None) -> tuple[str, int]:
+    """Split ``host:port`` or ``[v6]:port``.
+
+    Raises:
+        ConfigError: *text* has no port and there is no default, or the port is none.
+    """
+    match = re.fullmatch(r"(?:\[(?P<v6>[0-9A-Fa-f:.%]+)\]|(?P<host>[^:\[\]]+))(?::(?P<port>\d+))?", text)
+    if match is None:
+        raise ConfigError(f"address {text!r}: write host:port, an IPv6 host as [::1]:port")
+    port = int(match["port"]) if match["port"] else default_port
+    if port is None:
+        raise ConfigError(f"address {text!r} has no port; write host:port")
+    host = match["v6"] or match["host"]
+    check_host("host", host)
+    check_port(f"port of {text!r}", port)
+    return host, port

@@ -1,0 +1,69 @@
+"""Work that blocks (a sync, an allocation), done beside the event loop one job after another.
+
+The seam is `Worker`: the simulator swaps in one that lets virtual time pass instead of a thread.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from typing import TYPE_CHECKING, Protocol
+
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Worker(Protocol):
+    """Runs jobs in the order of submission, never two at once."""
+
+    def submit(self, job: Callable[[], None], done: Callable[[BaseException | None], None]) -> None:
+        """Run *job* beside the event loop, then *done* on it with what the job raised, if anything.
+
+        Neither call may be lost: after `close` pending jobs are still run to their end, but their
+        *done* may not be called any more.
+        """
+        ...
+
+    def close(self) -> None:
+        """Take no more jobs and let the last one finish."""
+        ...
+
+
+class ThreadWorker:
+    """One daemon thread; its own, because trio's thread cache costs twice the round trip."""
+
+    def __init__(self, name: str) -> None:
+        self._token = trio.lowlevel.current_trio_token()
+        self._jobs: queue.SimpleQueue[
+            tuple[Callable[[], None], Callable[[BaseException | None], None]] | None
+        ] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def submit(self, job: Callable[[], None], done: Callable[[BaseException | None], None]) -> None:
+        """See `Worker.submit`."""
+        self._jobs.put((job, done))
+
+    def close(self) -> None:
+        """See `Worker.close`."""
+        self._jobs.put(None)
+
+    def join(self, timeout_seconds: float) -> bool:
+        """Wait for the thread to end after `close`; return whether it did."""
+        self._thread.join(timeout_seconds)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        while (item := self._jobs.get()) is not None:
+            job, done = item
+            failure: BaseException | None = None
+            try:
+                job()
+            except BaseException as error:  # noqa: BLE001 - handed to the event loop, not swallowed
+                failure = error
+            try:
+                self._token.run_sync_soon(done, failure)
+            except trio.RunFinishedError:
+                return
