@@ -1,0 +1,1 @@
+"""The log on disk: segments, index, vote and checkpoint of one node."""

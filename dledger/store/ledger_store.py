@@ -1,0 +1,641 @@
+"""The replicated log of one node: append, read, cut, drop, sync.
+
+All calls are synchronous and belong to one thread, the event loop's, except those whose docstring
+says *blocking*: these may wait for the disk and are made for a `dledger.worker.Worker`.  Work that
+starts on the loop and waits for the disk comes in three steps, so that the loop never waits:
+
+    ticket = store.begin_sync()     on the loop: what is there now
+    ticket.run()                    blocking, in the worker: touches files only
+    store.finish_sync(ticket)       on the loop again: what is durable now
+
+A ticket speaks only for what still stands: `truncate_from` takes back what an unfinished ticket
+would have promised about the entries cut (RabbitMQ's ra, issue 516).
+
+Files, under the data folder:
+
+    commitlog/  segments of *segment_size* bytes, named by the position of their first byte
+    index/      32-byte units, derived from the segments
+    checkpoint  base, and the point up to which log and index are synced and committed
+    watermark   hint: the last index synced; tells damage from a torn tail after a process crash
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from dledger.config import FlushDiskType, WriteMode
+from dledger.entry import (
+    FILLER_SIZE,
+    HEADER_SIZE,
+    Entry,
+    EntryKind,
+    EntryRef,
+    LogPoint,
+    body_crc_of,
+    check_entries,
+    check_entry,
+    decode_header,
+    encode_filler,
+    encode_header,
+    place_entry,
+    point_behind,
+)
+from dledger.errors import CorruptEntryError, CorruptStoreError
+from dledger.store.checkpoint import Checkpoint
+from dledger.store.entry_index import EntryNotFoundError
+from dledger.store.recovery import REMEDY, RecoveredLog, recover
+from dledger.store.tickets import CheckpointTicket, DropTicket, StoreStats, SyncTicket
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from dledger.config import StoreConfig
+    from dledger.entry import Buffer, EntryHeader
+    from dledger.store.disk import Disk
+    from dledger.store.mapped_file import MappedFile
+
+# The next segment is prepared when less than this is left in the last one (or less than half of
+# it): twice the largest frame a peer or client may send.
+_ROOM_AHEAD = 32 * 1024 * 1024
+
+
+class LedgerStore:
+    """The log of one node between its base and its end."""
+
+    def __init__(self, disk: Disk, config: StoreConfig, found: RecoveredLog) -> None:
+        self._disk = disk
+        self._config = config
+        self._log = found.log
+        self._index = found.index
+        self._checkpoints = found.checkpoints
+        self._watermark = found.watermark
+        self._checkpoint = found.checkpoint
+        self._base = found.base
+        self._end = found.end
+        self._synced_index = found.end.index
+        self._tickets: deque[SyncTicket] = deque()
+        self._through_map = config.write_mode is WriteMode.MMAP or (
+            config.write_mode is WriteMode.AUTO
+            and config.flush_disk_type is FlushDiskType.ASYNC_FLUSH
+        )
+        self._entry_size_max = config.segment_size - FILLER_SIZE
+        self._appended_count = 0
+        self._appended_size = 0
+        self._sync_count = 0
+        self._truncation_count = 0
+        self.scanned_count = found.scanned_count  # entries read by the recovery
+        self._watermark.write(self._synced_index)
+
+    @classmethod
+    def open(cls, disk: Disk, config: StoreConfig, folder: str) -> LedgerStore:
+        """Recover the log under *folder*, or create an empty one; blocking.
+
+        Everything found is synced before this returns: what a dead process left in the page cache
+        is not durable yet.
+
+        Raises:
+            CorruptStoreError: something once synced is gone or damaged; names file and remedy.
+            LedgerFullError: no room for the first files.
+            StorageFailedError: the disk fails.
+        """
+        return cls(disk, config, recover(disk, config, folder))
+
+    # -- where the log stands ---------------------------------------------------------------------
+
+    @property
+    def base(self) -> LogPoint:
+        """The point before the first entry: that of the last entry dropped, or the log's start."""
+        return self._base
+
+    @property
+    def end(self) -> LogPoint:
+        """The point behind the last entry."""
+        return self._end
+
+    @property
+    def begin_index(self) -> int:
+        """Index of the first entry, were there one: ``base.index + 1``."""
+        return self._base.index + 1
+
+    @property
+    def end_index(self) -> int:
+        """Index of the last entry; ``base.index`` when the log is empty."""
+        return self._end.index
+
+    @property
+    def end_term(self) -> int:
+        """Term of the last entry; the base's when the log is empty."""
+        return self._end.term
+
+    @property
+    def end_position(self) -> int:
+        """The byte behind the last entry."""
+        return self._end.position
+
+    @property
+    def last_chain_crc(self) -> int:
+        """Chain CRC of the last entry."""
+        return self._end.chain_crc
+
+    @property
+    def synced_index(self) -> int:
+        """Last index that a finished sync speaks for; survives a power loss."""
+        return self._synced_index
+
+    @property
+    def durable_index(self) -> int:
+        """Last index that may be acknowledged: synced, or with ASYNC_FLUSH in the page cache."""
+        if self._config.flush_disk_type is FlushDiskType.ASYNC_FLUSH:
+            return self._end.index
+        return self._synced_index
+
+    @property
+    def checkpoint_commit_index(self) -> int:
+        """Commit index of the last checkpoint begun; after a restart a safe one to begin with."""
+        return self._checkpoint.commit_index
+
+    @property
+    def size_since_checkpoint(self) -> int:
+        """Bytes of log that a restart would have to scan."""
+        return self._end.position - self._checkpoint.synced.position
+
+    @property
+    def stats(self) -> StoreStats:
+        """Counters since `open`, and sizes as they are now."""
+        return StoreStats(
+            log_size=self._end.position - self._log.first.position,
+            segment_count=len(self._log),
+            spare_count=self._log.spare_count,
+            appended_count=self._appended_count,
+            appended_size=self._appended_size,
+            sync_count=self._sync_count,
+            truncation_count=self._truncation_count,
+            free_size=self._disk.free_bytes(self._log.folder),
+        )
+
+    # -- append -----------------------------------------------------------------------------------
+
+    def position_for(self, body_size: int) -> int:
+        """Return where the header of the next entry lands if its body has *body_size* bytes."""
+        return place_entry(
+            self._end.position,
+            entry_size=HEADER_SIZE + body_size,
+            segment_size=self._config.segment_size,
+        )
+
+    def append(
+        self, *, kind: int, channel: int, term: int, body: Sequence[Buffer], body_size: int
+    ) -> EntryRef:
+        """Append one entry as leader and return where it lies; it is not durable yet.
+
+        Allocates (and then blocks) only when the caller ignored `has_room` and `needs_prepare`.
+
+        Args:
+            kind: an `EntryKind`.
+            channel: who reads the body.
+            term: the leader's; never below `end_term`.
+            body: parts that follow one another, each a flat buffer of bytes.
+            body_size: bytes of all parts together; at most ``segment_size - 56``.
+
+        Raises:
+            LedgerFullError: nothing was appended: the disk has no room for another segment.
+            StorageFailedError: the write failed; stop the process.
+        """
+        assert term >= self._end.term, f"term {term} falls below {self._end.term}"
+        assert sum(map(len, body)) == body_size
+        index = self._end.index + 1
+        size = HEADER_SIZE + body_size
+        position = self.position_for(body_size)
+        header, chain_crc = encode_header(
+            kind=kind,
+            index=index,
+            term=term,
+            position=position,
+            channel=channel,
+            previous_chain_crc=self._end.chain_crc,
+            body_crc=body_crc_of(body),
+            body_size=body_size,
+        )
+        ref = EntryRef(index, term, position, size, kind)
+        self._write_run([header, *body], [ref])
+        self._end = LogPoint(index, term, position + size, chain_crc)
+        return ref
+
+    def append_raw(self, raw: memoryview) -> list[EntryRef]:
+        """Append whole entries back to back, as `raw_range` of the leader gave them.
+
+        Nothing is written unless every entry is whole and follows the one before.
+
+        Raises:
+            CorruptEntryError: names the index and the first field that is wrong.
+            LedgerFullError: no room for another segment; the entries before it may stand.
+            StorageFailedError: the write failed; stop the process.
+        """
+        headers = list(
+            check_entries(raw, after=self._end, segment_size=self._config.segment_size)
+        )
+        start = 0
+        while start < len(headers):
+            stop = start + 1
+            size = headers[start].size
+            while stop < len(headers) and headers[stop].position == headers[start].position + size:
+                size += headers[stop].size
+                stop += 1
+            run, raw = raw[:size], raw[size:]
+            self._write_run([run], [_ref(header) for header in headers[start:stop]])
+            self._end = point_behind(headers[stop - 1])
+            start = stop
+        return [_ref(header) for header in headers]
+
+    def has_room(self, body_size: int) -> bool:
+        """Whether an entry of *body_size*, and a no-op behind it, fit without allocating."""
+        segment_size = self._config.segment_size
+        if HEADER_SIZE + body_size > self._entry_size_max:
+            return False
+        entry = self.position_for(body_size)
+        no_op = place_entry(
+            entry + HEADER_SIZE + body_size, entry_size=HEADER_SIZE, segment_size=segment_size
+        )
+        new_segments = (no_op - self._log.last.position) // segment_size
+        return new_segments <= self._log.spare_count and self._index.has_room(self.end_index + 2)
+
+    @property
+    def needs_prepare(self) -> bool:
+        """Whether a worker should call `prepare_next` now."""
+        room = self._log.last.end - self._end.position
+        ahead = max(self._config.segment_size // 2, _ROOM_AHEAD)
+        return (self._log.spare_count == 0 and room < ahead) or self._index.needs_prepare(
+            self.end_index
+        )
+
+    def prepare_next(self) -> None:
+        """Allocate the next segment and index file ahead of their use; blocking, any thread.
+
+        Raises:
+            LedgerFullError: no room; names path, bytes wanted and bytes free. Call again later.
+        """
+        self._log.prepare_spare()
+        self._index.prepare_spare()
+
+    # -- read -------------------------------------------------------------------------------------
+
+    def term_at(self, index: int) -> int:
+        """Return the term of entry *index*; the base's index is allowed.
+
+        Raises:
+            EntryNotFoundError: *index* lies before the base or behind the end.
+        """
+        if index == self._end.index:
+            return self._end.term
+        if index == self._base.index:
+            return self._base.term
+        return self.locate(index).term
+
+    def locate(self, index: int) -> EntryRef:
+        """Return where entry *index* lies.
+
+        Raises:
+            EntryNotFoundError: *index* lies outside the log.
+            CorruptStoreError: the index file is damaged.
+        """
+        self._check_index(index)
+        return self._index.read(index)
+
+    def view(self, index: int) -> Entry:
+        """Return entry *index*; its body is a read-only view, valid for as long as it is held.
+
+        The bytes are not checked again; `verify` does that.
+
+        Raises:
+            EntryNotFoundError: *index* lies outside the log.
+            CorruptStoreError: the header is not that of entry *index*.
+        """
+        ref = self.locate(index)
+        raw = self._log.view(ref.position, ref.size)
+        header = decode_header(raw)
+        if header.index != index or header.position != ref.position or header.size != ref.size:
+            raise CorruptStoreError(
+                f"{self._log.find(ref.position).path}: entry {index} at position {ref.position} is "
+                f"damaged; {REMEDY}"
+            )
+        return Entry(
+            index=index,
+            term=header.term,
+            position=header.position,
+            size=header.size,
+            kind=header.kind,
+            channel=header.channel,
+            chain_crc=header.chain_crc,
+            body=raw[HEADER_SIZE:],
+        )
+
+    def entries(self, first_index: int, last_index: int) -> Iterator[Entry]:
+        """Yield the entries from *first_index* to *last_index*, both included."""
+        for index in range(first_index, last_index + 1):
+            yield self.view(index)
+
+    def raw_range(self, first_index: int, *, size_max: int) -> tuple[memoryview, int]:
+        """Return whole entries back to back, beginning with *first_index*, and the last's index.
+
+        At least one entry, however large; otherwise no more than *size_max* bytes, and never
+        beyond the segment of the first.
+
+        Raises:
+            EntryNotFoundError: *first_index* lies outside the log.
+        """
+        first = self.locate(first_index)
+        segment = self._log.find(first.position)
+        limit = min(first.position + max(size_max, first.size), segment.end)
+        last_index, end = self._end.index, self._end.position
+        if end > limit:
+            last = self._index.last_within(first_index, last_index, end_max=limit)
+            last_index, end = last.index, last.end
+        return self._log.view(first.position, end - first.position), last_index
+
+    def bytes_at(self, position: int, size: int) -> memoryview:
+        """Return *size* bytes of the log at *position*; they must lie in one segment.
+
+        Raises:
+            EntryNotFoundError: the range is not all between base and end.
+        """
+        if not self._base.position <= position <= position + size <= self._end.position:
+            raise EntryNotFoundError(
+                f"bytes {position} to {position + size} are not in the log, which holds "
+                f"{self._base.position} to {self._end.position}"
+            )
+        return self._log.view(position, size)
+
+    def point_at(self, index: int) -> LogPoint:
+        """Return the point behind entry *index*; the base's index is allowed.
+
+        Raises:
+            EntryNotFoundError: *index* lies outside the log.
+        """
+        if index == self._base.index:
+            return self._base
+        entry = self.view(index)
+        return LogPoint(index, entry.term, entry.end, entry.chain_crc)
+
+    def first_index_of_term(self, term: int) -> int:
+        """Return the first index whose term is at least *term*; ``end_index + 1`` if there is none.
+
+        Terms never fall along the log, so this is a binary search.
+        """
+        return self._index.first_of_term(term, self.begin_index, self.end_index)
+
+    def find_index_at_position(self, position: int) -> int:
+        """Return the index of the entry that holds byte *position*.
+
+        For a byte of a filler it is the entry behind the filler.
+
+        Raises:
+            EntryNotFoundError: *position* is not between base and end.
+        """
+        if not self._base.position <= position < self._end.position:
+            raise EntryNotFoundError(
+                f"position {position} is not in the log, which holds {self._base.position} to "
+                f"{self._end.position}"
+            )
+        return self._index.first_ending_after(position, self.begin_index, self.end_index)
+
+    def verify(self, first_index: int, last_index: int) -> None:
+        """Check every byte of the entries *first_index* to *last_index*; blocking.
+
+        Raises:
+            CorruptStoreError: names file, position, index and field of the first damage.
+        """
+        point = self.point_at(first_index - 1)
+        for index in range(first_index, last_index + 1):
+            ref = self.locate(index)
+            try:
+                header = check_entry(
+                    self._log.view(ref.position, ref.size),
+                    0,
+                    after=point,
+                    position=ref.position,
+                    size_max=self._entry_size_max,
+                )
+            except CorruptEntryError as error:
+                raise CorruptStoreError(
+                    f"{self._log.find(ref.position).path}: damage at position {ref.position}: "
+                    f"{error}; {REMEDY}"
+                ) from error
+            point = point_behind(header)
+
+    # -- cut, drop, reset -------------------------------------------------------------------------
+
+    def truncate_from(self, index: int) -> None:
+        """Cut entry *index* and all behind it, as a follower whose leader has other entries there.
+
+        Takes back what unfinished syncs would promise about them. Views of the bytes cut stay
+        readable, but change once new entries take their place.
+
+        Raises:
+            EntryNotFoundError: *index* lies before the base or more than one behind the end.
+            CorruptStoreError: *index* is committed: the leader, or we, lost acknowledged entries.
+            StorageFailedError: the write failed; stop the process.
+        """
+        if index == self._end.index + 1:
+            return
+        self._check_index(index)
+        if index <= self._checkpoint.synced.index:
+            raise CorruptStoreError(
+                f"{self._log.folder}: asked to cut entry {index}, but entries up to "
+                f"{self._checkpoint.synced.index} are committed; some member of the group lost "
+                "acknowledged entries: stop the group and compare the members' logs"
+            )
+        end = self.point_at(index - 1)
+        # First the watermark: once the bytes below it change, it would call them damage.
+        if index <= self._synced_index:
+            self._synced_index = index - 1
+            self._watermark.write(self._synced_index)
+        for ticket in self._tickets:
+            ticket.index = min(ticket.index, index - 1)
+        self._log.blank_header_at(end.position)
+        self._log.retire_behind(end.position)
+        self._end = end
+        self._truncation_count += 1
+
+    def begin_drop(self, position: int) -> DropTicket | None:
+        """Take the whole segments below *position* out of the log; None when there are none.
+
+        Only committed, applied and synced entries may be dropped; the caller sees to the first two.
+        The files go in `DropTicket.run` (blocking): first the checkpoint with the new base is
+        synced, then they are unlinked or, when no view of them is alive, kept as spares.
+        """
+        first = self._log.find(min(position, self._end.position - 1)) if len(self._log) > 1 else None
+        while first is not None and first.position > self._log.first.position:
+            index = self.find_index_at_position(first.position) - 1
+            if index <= self._synced_index:
+                break
+            first = self._log.find(first.position - 1)
+        if first is None or first.position <= self._log.first.position:
+            return None
+        last = self.view(index)
+        self._base = LogPoint(index, last.term, first.position, last.chain_crc)
+        before = self._checkpoint
+        self._checkpoint = Checkpoint(
+            generation=before.generation + 1,
+            base=self._base,
+            synced=max(before.synced, self._base, key=lambda point: point.index),
+            commit_index=max(before.commit_index, index),
+        )
+        return DropTicket(
+            checkpoints=self._checkpoints,
+            checkpoint=self._checkpoint,
+            retired=[
+                (self._log, self._log.take_before(first.position)),
+                (self._index.files, self._index.take_before(self.begin_index)),
+            ],
+        )
+
+    def drop_before(self, position: int) -> None:
+        """Drop the whole segments below *position*; blocking. See `begin_drop`."""
+        ticket = self.begin_drop(position)
+        if ticket is not None:
+            ticket.run()
+
+    def reset_to(self, base: LogPoint) -> None:
+        """Empty the log and let it go on from *base*, as a snapshot was installed; blocking.
+
+        Safe against a crash at any moment: either the old log is there, or the new base.
+
+        Raises:
+            LedgerFullError: no room for the files.
+            StorageFailedError: the disk fails; stop the process.
+        """
+        self._watermark.write(0)
+        self._checkpoint = Checkpoint(
+            generation=self._checkpoint.generation + 1,
+            base=base,
+            synced=base,
+            commit_index=base.index,
+        )
+        self._checkpoints.write(self._checkpoint)
+        for ticket in self._tickets:
+            ticket.index = min(ticket.index, base.index)
+        self._log.reset(base.position)
+        self._log.blank_header_at(base.position)
+        self._log.sync_all()
+        self._index.reset(base.index + 1)
+        self._base = self._end = base
+        self._synced_index = base.index
+        self._watermark.write(self._synced_index)
+
+    # -- sync and checkpoint ----------------------------------------------------------------------
+
+    def begin_sync(self) -> SyncTicket | None:
+        """Return a ticket for everything appended so far; None when nothing is new.
+
+        Appends may go on while the ticket runs; they belong to the next one. Tickets run and finish
+        in the order in which they began.
+        """
+        for ticket in self._tickets:
+            if ticket.failure is not None:
+                raise ticket.failure
+        files = self._log.take_dirty()
+        folder_dirty = self._log.take_folder_dirty()
+        if not files and not folder_dirty:
+            return None
+        ticket = SyncTicket(
+            self._disk, self._end.index, files, self._log.folder if folder_dirty else None
+        )
+        self._tickets.append(ticket)
+        return ticket
+
+    def finish_sync(self, ticket: SyncTicket) -> int:
+        """Take note of a ticket that has run and return the new `durable_index`.
+
+        Raises:
+            StorageFailedError: the sync failed; stop the process.
+        """
+        if ticket.failure is not None:
+            raise ticket.failure
+        assert ticket.is_done, "run() comes first"
+        assert self._tickets, "the ticket is finished already"
+        assert self._tickets[0] is ticket, "tickets finish in the order in which they began"
+        self._tickets.popleft()
+        self._sync_count += 1
+        if ticket.index > self._synced_index:
+            self._synced_index = ticket.index
+            self._watermark.write(ticket.index)
+        return self.durable_index
+
+    def sync(self) -> int:
+        """Sync everything appended so far and return the new `durable_index`; blocking."""
+        ticket = self.begin_sync()
+        if ticket is None:
+            return self.durable_index
+        ticket.run()
+        return self.finish_sync(ticket)
+
+    def begin_checkpoint(self, commit_index: int) -> CheckpointTicket | None:
+        """Return a job that shortens the next recovery; None when the last one says it all.
+
+        Its ``run()`` (blocking) syncs log and index, then writes the checkpoint; nothing has to be
+        finished on the loop. Only committed entries are covered: those are never cut again.
+
+        Args:
+            commit_index: index of the last entry known to be committed.
+        """
+        before = self._checkpoint
+        commit_index = max(commit_index, before.commit_index)
+        index = min(commit_index, self._end.index)
+        synced = self.point_at(index) if index > before.synced.index else before.synced
+        if commit_index == before.commit_index and synced == before.synced:
+            return None
+        self._checkpoint = Checkpoint(
+            generation=before.generation + 1,
+            base=self._base,
+            synced=synced,
+            commit_index=commit_index,
+        )
+        return CheckpointTicket(
+            checkpoints=self._checkpoints,
+            checkpoint=self._checkpoint,
+            files=[*self._log.files_from(before.synced.position), *self._index.files.take_dirty()],
+            disk=self._disk,
+            folders=[self._log.folder, self._index.files.folder],
+        )
+
+    def close(self) -> None:
+        """Close every file; views that are still held stay readable. Syncs nothing."""
+        self._log.close()
+        self._index.files.close()
+        self._checkpoints.close()
+        self._watermark.close()
+
+    # -- inside -----------------------------------------------------------------------------------
+
+    def _check_index(self, index: int) -> None:
+        if not self._base.index < index <= self._end.index:
+            raise EntryNotFoundError(
+                f"entry {index} is not in the log, which holds {self.begin_index} to "
+                f"{self.end_index}"
+            )
+
+    def _write_run(self, parts: Sequence[Buffer], refs: Sequence[EntryRef]) -> None:
+        """Write entries that lie back to back in one segment, then their index units."""
+        self._index.reserve(refs[-1].index)
+        file = self._log.last
+        if refs[0].position >= file.end:
+            file = self._roll(file)
+        file.write(refs[0].position, parts, through_map=self._through_map)
+        self._index.write(refs)
+        self._appended_count += len(refs)
+        self._appended_size += refs[-1].end - refs[0].position
+
+    def _roll(self, full: MappedFile) -> MappedFile:
+        # The new segment first: without it nothing may change.
+        file = self._log.roll()
+        filler = encode_filler(full.end - self._end.position)
+        full.write(self._end.position, [filler], through_map=self._through_map)
+        return file
+
+
+def _ref(header: EntryHeader) -> EntryRef:
+    return EntryRef(header.index, header.term, header.position, header.size, header.kind)
+
+
+__all__ = ["EntryKind", "EntryNotFoundError", "LedgerStore"]
