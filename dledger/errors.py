@@ -57,3 +57,7 @@ class HandshakeRefusedError(LedgerError):
 
 class PoisonEntryError(LedgerError):
     """A committed entry cannot be applied: every replica would stop at it, so this one does too."""
+
+
+class SafetyViolationError(LedgerError):
+    """A rule of Raft was about to be broken (a committed entry cut, say): stop, touch nothing."""

@@ -1,0 +1,319 @@
+"""One connection to one member: handshake, messages in, messages out, and its end.
+
+A connection carries messages in order or not at all: when it breaks, what was on its way is lost
+and both ends hear of it; a message of an old connection is never delivered after a newer one
+began.  Nothing is dropped from the middle: a peer that does not read is cut off instead.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, Protocol
+
+import trio
+
+from dledger.errors import CorruptEntryError, HandshakeRefusedError
+from dledger.peers.messages import from_command, to_command
+from dledger.protocol import PEER_PROTOCOL_VERSION, PeerCode
+from dledger.remoting.command import FLAG_ONEWAY, Command
+from dledger.remoting.connection import Connection
+from dledger.remoting.errors import ConnectionLostError, RemoteProtocolError
+from dledger.remoting.frame import encode_frame
+from dledger.remoting.outbox import Outbox
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from dledger.config import LedgerConfig
+    from dledger.remoting.network import ByteStream
+
+logger = logging.getLogger(__name__)
+
+Message = dict[str, Any]
+
+_PING = b"".join(bytes(part) for part in encode_frame(Command(int(PeerCode.PING), FLAG_ONEWAY)))
+
+
+class LinkHooks(Protocol):
+    """What a link tells the server it belongs to; all calls are synchronous."""
+
+    def hello_state(self) -> tuple[bool, int]:
+        """Return (joining, last index) for this node's half of a handshake."""
+        ...
+
+    def on_peer_connected(self, link: PeerLink, *, joining: bool, last_index: int) -> None:
+        """Hear that a handshake is done; ends an older link to the same peer first."""
+        ...
+
+    def on_peer_lost(self, link: PeerLink) -> None:
+        """Hear that the link broke; called once for each `on_peer_connected`."""
+        ...
+
+    def on_messages(self, peer_id: str, messages: list[Message]) -> None:
+        """Take everything that one receive brought, in order."""
+        ...
+
+
+class PeerLink:
+    """A stream to a member, from the moment its handshake is done."""
+
+    def __init__(
+        self,
+        *,
+        peer_id: str,
+        stream: ByteStream,
+        connection: Connection,
+        hooks: LinkHooks,
+        buffer_size_max: int,
+        silence_seconds: float,
+    ) -> None:
+        self.peer_id = peer_id
+        self._stream = stream
+        self._connection = connection
+        self._hooks = hooks
+        self._silence_seconds = silence_seconds
+        self._outbox = Outbox(stream, limit_bytes=buffer_size_max)
+        self._heard_at = trio.current_time()
+        self._sent_at = trio.current_time()
+        self.closed = False
+
+    def send(self, message: Message) -> None:
+        """Queue one message; `flush` sends it."""
+        if not self.closed:
+            self._outbox.write(encode_frame(to_command(message)))
+
+    def flush(self) -> None:
+        """Send what is queued as far as the socket takes it; the rest follows by itself."""
+        if self.closed or not self._outbox.pending_size:
+            return
+        self._sent_at = trio.current_time()
+        try:
+            self._outbox.flush()
+        except ConnectionLostError:
+            self.close()
+        if self._outbox.overflowed:
+            logger.warning(
+                "%s does not read: more than peer_buffer_max bytes wait; closing the connection",
+                self.peer_id,
+            )
+            self.close()
+
+    def close(self) -> None:
+        """End the link; its tasks notice and report it lost."""
+        if not self.closed:
+            self.closed = True
+            self._stream.close()
+
+    async def run(self) -> None:
+        """Receive and watch until the link breaks; never raises for what the network does."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._drain)
+            nursery.start_soon(self._watch)
+            await self._receive()
+            self.close()
+            nursery.cancel_scope.cancel()
+
+    async def _receive(self) -> None:
+        reason = "closed by the peer"
+        try:
+            while True:
+                self._deliver()
+                data = await self._stream.receive_some()
+                if not data or self.closed:
+                    break
+                self._heard_at = trio.current_time()
+                self._connection.receive_data(data)
+        except ConnectionLostError as error:
+            reason = str(error)
+        except (RemoteProtocolError, CorruptEntryError) as error:
+            reason = f"it sent what cannot be used: {error}"
+            logger.error("closing the connection to %s: %s", self.peer_id, error)
+        logger.info("connection to %s ended: %s", self.peer_id, reason)
+
+    def _deliver(self) -> None:
+        messages = [
+            from_command(command)
+            for command in self._connection.commands()
+            if command.code != PeerCode.PING
+        ]
+        if messages:
+            self._hooks.on_messages(self.peer_id, messages)
+
+    async def _drain(self) -> None:
+        try:
+            await self._outbox.run()
+        except ConnectionLostError:
+            self.close()
+
+    async def _watch(self) -> None:
+        """Keep the link warm and notice when the other end is gone without a word.
+
+        TCP alone would go on retransmitting for minutes after a partition has healed.
+        """
+        interval = self._silence_seconds / 4
+        while not self.closed:
+            await trio.sleep(interval)
+            now = trio.current_time()
+            if now - self._heard_at > self._silence_seconds:
+                logger.info("%s has been silent for %.1f s", self.peer_id, now - self._heard_at)
+                self.close()
+            elif now - self._sent_at >= interval and not self._outbox.pending_size:
+                self._outbox.write([_PING])
+                self.flush()
+
+
+# -- handshake ----------------------------------------------------------------------------------
+
+
+def _hello(config: LedgerConfig, hooks: LinkHooks, code: PeerCode) -> Command:
+    joining, last_index = hooks.hello_state()
+    return Command(
+        code=int(code),
+        flag=FLAG_ONEWAY,
+        ext_fields={
+            "version": PEER_PROTOCOL_VERSION,
+            "group": config.group,
+            "node_id": config.node_id,
+            "members": _member_list(config),
+            "segment_size": config.store.segment_size,
+            "joining": joining,
+            "last_index": last_index,
+        },
+    )
+
+
+def _member_list(config: LedgerConfig) -> str:
+    members = sorted(config.members, key=lambda member: member.node_id)
+    return ",".join(f"{member.node_id}={member.address}" for member in members)
+
+
+def check_hello(config: LedgerConfig, fields: Mapping[str, Any]) -> str:
+    """Return the peer's id, or raise with a sentence that says what does not match.
+
+    Raises:
+        HandshakeRefusedError: another group, member list, layout or protocol version.
+    """
+
+    def differs(what: str, theirs: object, ours: object) -> HandshakeRefusedError:
+        return HandshakeRefusedError(
+            f"{fields.get('node_id')!r} has {what} {theirs!r}, this node {config.node_id!r} has "
+            f"{ours!r}; give both the same configuration"
+        )
+
+    theirs = fields.get("version")
+    if theirs != PEER_PROTOCOL_VERSION:
+        raise differs("peer protocol version", theirs, PEER_PROTOCOL_VERSION)
+    if (group := fields.get("group")) != config.group:
+        raise differs("group", group, config.group)
+    if (members := fields.get("members")) != _member_list(config):
+        raise differs("member list", members, _member_list(config))
+    if (size := fields.get("segment_size")) != config.store.segment_size:
+        raise differs("segment_size", size, config.store.segment_size)
+    node_id = fields.get("node_id")
+    if node_id == config.node_id:
+        raise HandshakeRefusedError(
+            f"a peer calls itself {node_id!r}, which is this node; two nodes run with one node_id"
+        )
+    if node_id not in {member.node_id for member in config.members}:
+        raise HandshakeRefusedError(f"{node_id!r} is not a member of group {config.group!r}")
+    if type(fields.get("joining")) is not bool or type(fields.get("last_index")) is not int:
+        raise HandshakeRefusedError(f"{node_id!r} sent a handshake without joining or last_index")
+    return str(node_id)
+
+
+async def _next_command(stream: ByteStream, connection: Connection) -> Command:
+    while (command := connection.next_command()) is None:
+        data = await stream.receive_some()
+        if not data:
+            raise ConnectionLostError("closed during the handshake")
+        connection.receive_data(data)
+    return command
+
+
+async def _send_all(stream: ByteStream, command: Command) -> None:
+    rest = stream.send_now(encode_frame(command))
+    while rest:
+        await stream.wait_writable()
+        rest = stream.send_now(rest)
+
+
+async def greet(
+    stream: ByteStream, config: LedgerConfig, hooks: LinkHooks, expected: str
+) -> tuple[Connection, Mapping[str, Any]]:
+    """Do the dialler's half of a handshake; return the connection and the peer's fields.
+
+    Raises:
+        HandshakeRefusedError: one of the two does not accept the other.
+        RemotingError: the connection broke, or what came is no handshake.
+    """
+    connection = Connection()
+    await _send_all(stream, _hello(config, hooks, PeerCode.HELLO))
+    answer = await _next_command(stream, connection)
+    if answer.code != PeerCode.HELLO_ANSWER:
+        raise RemoteProtocolError(f"expected an answer to the handshake, got code {answer.code}")
+    fields = answer.ext_fields or {}
+    if answer.remark:
+        raise HandshakeRefusedError(f"refused by {expected}: {answer.remark}")
+    if (node_id := check_hello(config, fields)) != expected:
+        raise HandshakeRefusedError(
+            f"the address of member {expected} is answered by {node_id}; check the member list"
+        )
+    return connection, fields
+
+
+async def welcome(
+    stream: ByteStream, config: LedgerConfig, hooks: LinkHooks
+) -> tuple[Connection, Mapping[str, Any]]:
+    """Do the listener's half of a handshake; see `greet`."""
+    connection = Connection()
+    hello = await _next_command(stream, connection)
+    if hello.code != PeerCode.HELLO:
+        raise RemoteProtocolError(
+            f"expected a handshake, got code {hello.code}; this is the port for members of the "
+            "group, clients use the broker's own"
+        )
+    fields = hello.ext_fields or {}
+    answer = _hello(config, hooks, PeerCode.HELLO_ANSWER)
+    try:
+        check_hello(config, fields)
+    except HandshakeRefusedError as error:
+        answer.remark = str(error)
+        await _send_all(stream, answer)
+        raise
+    await _send_all(stream, answer)
+    return connection, fields
+
+
+class Complaints:
+    """Logs a reason once, until another one or success takes its place."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, str] = {}
+
+    def log(self, key: str, reason: str, *, level: int = logging.WARNING) -> None:
+        """Log *reason* unless it is what was logged last for *key*."""
+        if self._last.get(key) != reason:
+            self._last[key] = reason
+            logger.log(level, "%s: %s", key, reason)
+
+    def settled(self, key: str) -> None:
+        """Forget the last reason for *key*."""
+        self._last.pop(key, None)
+
+
+def describe(error: BaseException) -> str:
+    """Return a sentence for a failed handshake."""
+    if isinstance(error, trio.TooSlowError):
+        return "no handshake in time (connect_timeout_ms)"
+    return str(error) or type(error).__name__
+
+
+__all__ = [
+    "Complaints",
+    "LinkHooks",
+    "PeerLink",
+    "check_hello",
+    "describe",
+    "greet",
+    "welcome",
+]

@@ -1,0 +1,147 @@
+"""Raft messages <-> frames: msgpack maps with checked fields, entries as raw bytes behind them.
+
+The engine's messages are dicts with a ``type``.  Only the types listed here exist on the wire,
+and each field is checked, because PySyncObj trusts what it is given (raft-engine.md, flaw o).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dledger.entry import LogPoint
+from dledger.protocol import PeerCode
+from dledger.remoting.command import FLAG_ONEWAY, Command
+from dledger.remoting.errors import RemoteProtocolError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Message = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    code: PeerCode
+    fields: Mapping[str, type]
+    optional: Mapping[str, type]
+    body: str | None = None  # the field that travels as the frame's body
+
+
+_FORMS: dict[str, _Form] = {
+    "request_vote": _Form(
+        PeerCode.VOTE, {"term": int, "last_log_index": int, "last_log_term": int}, {}
+    ),
+    "response_vote": _Form(PeerCode.VOTE_ANSWER, {"term": int}, {}),
+    "pre_vote": _Form(
+        PeerCode.PRE_VOTE,
+        {"term": int, "round": int, "last_log_index": int, "last_log_term": int},
+        {},
+    ),
+    "pre_vote_answer": _Form(
+        PeerCode.PRE_VOTE_ANSWER, {"term": int, "round": int, "granted": bool}, {}
+    ),
+    "append_entries": _Form(
+        PeerCode.PUSH,
+        {
+            "term": int,
+            "id": int,
+            "prev_index": int,
+            "prev_term": int,
+            "last_index": int,
+            "commit_index": int,
+        },
+        {"admit_index": int},
+        "entries",
+    ),
+    "append_answer": _Form(
+        PeerCode.PUSH_ANSWER,
+        {
+            "term": int,
+            "id": int,
+            "next_index": int,
+            "success": bool,
+            "reset": bool,
+            "joining": bool,
+        },
+        {},
+    ),
+    "timeout_now": _Form(PeerCode.LEADERSHIP_TRANSFER, {"term": int}, {}),
+    "install": _Form(
+        PeerCode.INSTALL_SNAPSHOT,
+        {"term": int, "id": int, "base": list, "offset": int, "total": int, "crc": int},
+        {},
+        "data",
+    ),
+    "install_answer": _Form(
+        PeerCode.INSTALL_ANSWER,
+        {
+            "term": int,
+            "id": int,
+            "base_index": int,
+            "offset": int,
+            "done": bool,
+            "joining": bool,
+        },
+        {},
+    ),
+}
+_TYPE_OF_CODE = {form.code: kind for kind, form in _FORMS.items()}
+
+
+def to_command(message: Message) -> Command:
+    """Return *message* as a one-way frame; raw bytes are not copied."""
+    kind = message["type"]
+    form = _FORMS[kind]
+    fields = {name: message[name] for name in form.fields}
+    for name in form.optional:
+        if name in message:
+            fields[name] = message[name]
+    if kind == "install":
+        base: LogPoint = fields["base"]
+        fields["base"] = [base.index, base.term, base.position, base.chain_crc]
+    body = message[form.body] if form.body else b""
+    return Command(code=int(form.code), flag=FLAG_ONEWAY, ext_fields=fields, body=body)
+
+
+def from_command(command: Command) -> Message:
+    """Return the message a frame carries.
+
+    Raises:
+        RemoteProtocolError: an unknown code, or a field is missing, of the wrong type or negative.
+    """
+    kind = _TYPE_OF_CODE.get(command.code)  # type: ignore[call-overload]  # any int may come
+    if kind is None:
+        raise RemoteProtocolError(f"code {command.code} is no message between peers")
+    form = _FORMS[kind]
+    given = command.ext_fields or {}
+    message: Message = {"type": kind}
+    for name, wanted in form.fields.items():
+        if name not in given:
+            raise RemoteProtocolError(f"{kind}: field {name} is missing")
+        message[name] = _checked(kind, name, given[name], wanted)
+    for name, wanted in form.optional.items():
+        if name in given:
+            message[name] = _checked(kind, name, given[name], wanted)
+    if form.body:
+        message[form.body] = command.body
+    if kind == "install":
+        message["base"] = _base_from(message["base"])
+    return message
+
+
+def _checked(kind: str, name: str, value: object, wanted: type) -> object:
+    if type(value) is not wanted:
+        raise RemoteProtocolError(
+            f"{kind}: field {name} is {type(value).__name__}, not {wanted.__name__}"
+        )
+    if wanted is int and name != "admit_index" and value < 0:  # type: ignore[operator]
+        raise RemoteProtocolError(f"{kind}: field {name} = {value} is negative")
+    return value
+
+
+def _base_from(value: list[object]) -> LogPoint:
+    if len(value) != 4 or any(type(item) is not int or item < 0 for item in value):  # type: ignore[operator]
+        raise RemoteProtocolError("install: field base is not four whole numbers")
+    index, term, position, chain_crc = value
+    return LogPoint(index=index, term=term, position=position, chain_crc=chain_crc)  # type: ignore[arg-type]

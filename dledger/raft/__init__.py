@@ -1,0 +1,1 @@
+"""The engine room: PySyncObj, guarded at its seams."""

@@ -1,0 +1,543 @@
+"""PySyncObj as the Raft engine, and the only file that reaches inside it.
+
+PySyncObj 0.3.17 keeps the elections, terms and votes, the commit rule, the timers and the queue
+of commands.  What is unsafe or slow in it is replaced here, method by method; `_GuardedSyncObj`
+names each with the flaw's letter, and ``docs/raft-engine.md`` tells the story of each.  The
+touch points are pinned: on another version, or another text of that version, the engine refuses
+to start, and ``tests/contract`` says which touch point has moved.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from typing import TYPE_CHECKING, Any
+
+from pysyncobj import SyncObj, SyncObjConf
+from pysyncobj import syncobj as library
+from pysyncobj.node import Node
+from pysyncobj.version import VERSION
+
+from dledger.errors import LedgerError
+from dledger.raft.following import Following
+from dledger.raft.journal import LedgerJournal
+from dledger.raft.leading import Leading
+from dledger.raft.standing import Standing
+from dledger.raft.transport import EngineTransport, Message
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Callable
+
+    from dledger.clock import Clock
+    from dledger.config import LedgerConfig
+    from dledger.entry import LogPoint
+    from dledger.raft.journal import Proposal
+    from dledger.store.ledger_store import LedgerStore
+    from dledger.store.vote_file import VoteFile
+
+PINNED_VERSION = "0.3.17"
+PINNED_SOURCE_SHA256 = "e8bdf06797085d734df86e24ab4802fe87893dff77268565ec036f7ad4a1cfe4"
+
+# When a commit is not carried by the next message anyway, it is announced after this time.
+COMMIT_NOTICE_SECONDS = 0.005
+
+_FOLLOWER, _CANDIDATE, _LEADER = 0, 1, 2
+
+
+def check_library() -> None:
+    """Raise `LedgerError` unless PySyncObj is the one whose seams are known."""
+    source = inspect.getsource(library)
+    digest = hashlib.sha256(source.encode()).hexdigest()
+    if VERSION != PINNED_VERSION or digest != PINNED_SOURCE_SHA256:
+        raise LedgerError(
+            f"pysyncobj {VERSION} (source {digest[:12]}) is not the pinned {PINNED_VERSION} "
+            f"({PINNED_SOURCE_SHA256[:12]}), whose seams this engine relies on; "
+            f"install pysyncobj=={PINNED_VERSION}"
+        )
+
+
+class _Peer(Node):  # type: ignore[misc]  # PySyncObj is untyped
+    """A member as PySyncObj knows it.
+
+    Hashed by rank: string hashes differ from process to process, and with them the order in
+    which a set of nodes is walked and messages are sent.
+    """
+
+    def __init__(self, node_id: str, rank: int) -> None:
+        super().__init__(node_id)
+        self._rank = rank
+
+    def __hash__(self) -> int:
+        return self._rank
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Peer) and self._rank == other._rank
+
+
+class _NullPoller:
+    """PySyncObj's poller, with nothing to poll: our event loop calls, it is never called."""
+
+    def subscribe(self, *_: object) -> None:
+        """Ignore."""
+
+    def unsubscribe(self, *_: object) -> None:
+        """Ignore."""
+
+    def poll(self, timeout: float) -> None:
+        """Return at once."""
+
+
+class _MatchView(dict[_Peer, int]):
+    """PySyncObj's match indexes, read from our progress and clamped to the leader's own disk.
+
+    PySyncObj counts the leader itself without asking its disk (flaw c).  Clamped like this, an
+    entry reaches a majority only when the leader has synced it too, so its sync and those of the
+    followers may overlap.
+    """
+
+    def __init__(self, engine: RaftEngine) -> None:
+        super().__init__()
+        self._engine = engine
+
+    def __getitem__(self, peer: _Peer) -> int:
+        match_index = self._engine.leading.progress[peer.id].match_index
+        return min(match_index, self._engine.store.durable_index)
+
+
+class _GuardedSyncObj(SyncObj):  # type: ignore[misc]  # PySyncObj is untyped
+    """PySyncObj with the methods replaced that lose entries, hang or cost too much."""
+
+    def __init__(
+        self, engine: RaftEngine, me: _Peer, others: list[_Peer], conf: SyncObjConf
+    ) -> None:
+        self._engine = engine
+        super().__init__(me, others, conf=conf, transport=engine.transport)
+        self._SyncObj__raftMatchIndex = _MatchView(engine)
+
+    def _SyncObj__onMessageReceived(self, node: _Peer, message: Message) -> None:
+        """Ours, because answers carry no term and appends cut what is there (flaws a, b, e)."""
+        self._engine.on_message(node, message)
+
+    def handle_stock(self, node: _Peer, message: Message) -> None:
+        """Give one message to PySyncObj's own handler."""
+        super()._SyncObj__onMessageReceived(node, message)
+
+    def _SyncObj__sendAppendEntries(self) -> None:
+        """Ours: the stock sender pipelines without bound and never finds the parting (flaw i)."""
+        self._engine.on_heartbeat_due()
+
+    def _SyncObj__applyLogEntries(self) -> bool:
+        """Ours: only publishes how far the log is committed; the stock one retries for ever (j)."""
+        self._engine.apply()
+        return False
+
+    def _SyncObj__doApplyCommand(self, command: object) -> None:
+        """Refuse: the stock one unpickles what arrives from the network (flaw o)."""
+        raise AssertionError("commands are applied by the dispatcher, never by PySyncObj")
+
+    def _SyncObj__connectedToAnyone(self) -> bool:
+        """Ours: asked only before an election, so the pre-vote hangs here (flaw f)."""
+        return self._engine.standing.may_stand()
+
+    def _SyncObj__tryLogCompaction(self) -> None:
+        """Do nothing: without a dump file the stock one trims the journal (flaw n4)."""
+
+    def _SyncObj__onBecomeLeader(self) -> None:
+        self._engine.leading.start()
+        super()._SyncObj__onBecomeLeader()
+
+
+class RaftEngine:
+    """Raft for one node: messages and ticks in, messages and a committed index out.
+
+    Not to be entered from two threads.  It never waits, reads no clock but the one given, and
+    sends nothing itself: `transport` collects what is to be sent.
+    """
+
+    def __init__(
+        self,
+        *,
+        config: LedgerConfig,
+        store: LedgerStore,
+        votes: VoteFile,
+        commit_index: int,
+        clock: Clock,
+        chance: random.Random,
+        install: Callable[[LogPoint, bytes], None],
+    ) -> None:
+        """Build the engine over an opened store.
+
+        Args:
+            config: the member's settings.
+            store: the recovered log.
+            votes: the opened vote file.
+            commit_index: from the last checkpoint; entries up to it are known to be committed.
+            clock: source of time, in seconds.
+            chance: source of election timeouts.
+            install: makes a received state and its base durable, both or none.
+        """
+        check_library()
+        raft = config.raft
+        self.node_id = config.node_id
+        ids = sorted(member.node_id for member in config.members)
+        self.peer_ids = [node_id for node_id in ids if node_id != config.node_id]
+        self.majority = len(ids) // 2 + 1
+        self.store = store
+        self.append_window = raft.append_window
+        self.append_size_max = raft.append_size_max
+        self._votes = votes
+        self._clock = clock
+        self._chance = chance
+        self._install = install
+        self._heartbeat_seconds = raft.heartbeat_interval_ms / 1000
+        self._election_seconds_min = raft.election_timeout_min_ms / 1000
+        self._election_seconds_max = raft.election_timeout_max_ms / 1000
+        self._election_jitter_seconds = raft.election_jitter_ms / 1000
+        self._leader_heard_at = float("-inf")
+        self._stopped_leading = False
+        self.storage_stalled = False  # set by the server: a sync hangs, so do not stand
+        self._snapshot: tuple[int, bytes] | None = None
+        self.snapshot_wanted = 0  # base index of the state that a peer needs; 0: none
+        self.transport = EngineTransport(votes)
+        self.leading = Leading(self)
+        self.following = Following(self)
+        self.standing = Standing(self)
+        self._peers = {node_id: _Peer(node_id, rank) for rank, node_id in enumerate(ids)}
+        journal = LedgerJournal(store, votes, commit_index=commit_index)
+        conf = SyncObjConf(
+            autoTick=False,
+            appendEntriesUseBatch=True,
+            appendEntriesPeriod=self._heartbeat_seconds,
+            raftMinTimeout=self._election_seconds_min,
+            raftMaxTimeout=self._election_seconds_max,
+            connectionTimeout=self._election_seconds_max * 2,
+            # A leader that no majority has answered for an election timeout is one no longer.
+            leaderFallbackTimeout=self._election_seconds_min,
+            commandsQueueSize=0,
+            journalFile=journal,
+            fullDumpFile=None,
+            useFork=False,
+            dynamicMembershipChange=False,
+            onStateChanged=self._on_state_changed,
+        )
+        self._enter()
+        stock = library.createJournal, library.createPoller
+        library.createJournal = lambda given: given
+        library.createPoller = lambda _kind: _NullPoller()
+        try:
+            self._raft = _GuardedSyncObj(
+                self,
+                self._peers[self.node_id],
+                [self._peers[peer_id] for peer_id in self.peer_ids],
+                conf,
+            )
+        finally:
+            library.createJournal, library.createPoller = stock
+        self.commit_index: int = journal.getRaftCommitIndex()
+        self._set("raftCommitIndex", self.commit_index)
+        self.applied_index = self.commit_index
+        self._set("raftLastApplied", self.applied_index)
+        if not self.peer_ids:
+            self._set("raftElectionDeadline", float("-inf"))  # nobody else could lead
+
+    # -- inside PySyncObj -----------------------------------------------------------------------
+
+    def _get(self, name: str) -> Any:  # noqa: ANN401 - whatever PySyncObj keeps there
+        return getattr(self._raft, "_SyncObj__" + name)
+
+    def _set(self, name: str, value: object) -> None:
+        setattr(self._raft, "_SyncObj__" + name, value)
+
+    def _enter(self) -> None:
+        """Put our clock and chance where the library looks: per call, as nodes share the module."""
+        library.monotonicTime = self._clock.now
+        library.random = self._chance
+
+    # -- what this node is ----------------------------------------------------------------------
+
+    @property
+    def term(self) -> int:
+        """Return the current term."""
+        return int(self._get("raftCurrentTerm"))
+
+    @property
+    def is_leader(self) -> bool:
+        """Return whether this node thinks it leads; another may have been elected since."""
+        return bool(self._get("raftState") == _LEADER)
+
+    @property
+    def is_candidate(self) -> bool:
+        """Return whether this node is standing for election."""
+        return bool(self._get("raftState") == _CANDIDATE)
+
+    @property
+    def leader_ready(self) -> bool:
+        """Return whether this node leads and its first entry is applied (flaw l).
+
+        Before that it does not know what its predecessors have committed.
+        """
+        return self.is_leader and self.applied_index >= self._get("noopIDx")
+
+    @property
+    def leader_id(self) -> str | None:
+        """Return whom this node follows, itself when it leads, None while nobody is known."""
+        leader = self._get("raftLeader")
+        return None if leader is None else str(leader.id)
+
+    @property
+    def has_live_leader(self) -> bool:
+        """Return whether a leader was heard of within the least election timeout."""
+        if self.is_leader:
+            return True
+        if self.leader_id is None:
+            return False
+        return self.now() < self._leader_heard_at + self._election_seconds_min
+
+    @property
+    def joining(self) -> bool:
+        """Return whether this node started empty and may not vote yet."""
+        return self._votes.joining
+
+    @property
+    def vote_is_durable(self) -> bool:
+        """Return whether term and vote are on disk as they are in memory."""
+        return self._votes.synced_version >= self._votes.version
+
+    @property
+    def transfer_in_progress(self) -> bool:
+        """Return whether the leader has asked this node to take over."""
+        return bool(self._get("transferInProgress"))
+
+    def now(self) -> float:
+        """Return the clock's seconds."""
+        return self._clock.now()
+
+    def next_deadline(self) -> float:
+        """Return the clock's second at which `tick` has something to do at the latest."""
+        if self.is_leader:
+            return float(self._get("newAppendEntriesTime"))
+        return float(self._get("raftElectionDeadline"))
+
+    # -- driving it -----------------------------------------------------------------------------
+
+    def tick(self) -> None:
+        """Do what time and arrived messages call for: elect, commit, apply, send."""
+        self._enter()
+        if self.is_leader:
+            self.leading.start_barriers()
+        self._raft.doTick(0.0)
+        if self._stopped_leading:
+            self._stopped_leading = False
+            self.leading.stop()
+
+    def propose(self, proposal: Proposal) -> int:
+        """Append *proposal* as the leader; return its index.
+
+        The caller has checked `is_leader` and that the store has room.
+        """
+        assert self.is_leader
+        self._enter()
+        self._raft._applyCommand(proposal, None)
+        self._raft._checkCommandsToApply()
+        return self.store.end_index
+
+    def send_new_entries(self) -> None:
+        """Send what was proposed since the last time, as far as the windows allow."""
+        if self.is_leader:
+            self.leading.send_new_entries()
+
+    def receive(self, peer_id: str, message: Message) -> None:
+        """Take one message of a peer, already checked for its form."""
+        self._enter()
+        self.transport.deliver(self._peers[peer_id], message)
+
+    def peer_connected(self, peer_id: str, *, joining: bool) -> None:
+        """Note that a peer is reachable over a new connection."""
+        self._enter()
+        self.transport.connected(self._peers[peer_id])
+        self.leading.connected(peer_id, joining=joining)
+        if self.is_leader:
+            self.leading.send_heartbeats()
+
+    def peer_disconnected(self, peer_id: str) -> None:
+        """Note that a peer's connection broke; if it led, do not wait for the timeout."""
+        self._enter()
+        self.transport.disconnected(self._peers[peer_id])
+        self.transport.drop_held(peer_id)
+        self.leading.disconnected(peer_id)
+        if peer_id == self.leader_id and not self.is_leader:
+            self._leader_heard_at = float("-inf")
+            self.hasten_election(self._chance.random() * self._election_jitter_seconds)
+
+    def log_synced(self) -> None:
+        """Note that more of the log is durable."""
+        self.following.after_sync()
+
+    def vote_synced(self) -> None:
+        """Note that term and vote are durable: let go what waited for that."""
+        self.transport.release_votes(self.term)
+        self.following.after_sync()
+
+    # -- messages -------------------------------------------------------------------------------
+
+    def on_message(self, node: _Peer, message: Message) -> None:
+        """Sort one message: whose handler, and whether its term still counts."""
+        kind = message["type"]
+        peer_id = node.id
+        if kind == "pre_vote":
+            self.standing.on_pre_vote(peer_id, message)
+        elif kind == "pre_vote_answer":
+            self.standing.on_pre_vote_answer(peer_id, message)
+        elif kind in {"append_entries", "install"}:
+            self._on_leader_message(node, message)
+        elif kind in {"append_answer", "install_answer"}:
+            if message["term"] > self.term:
+                self.step_down(message["term"])
+            elif message["term"] == self.term and self.is_leader:
+                if kind == "append_answer":
+                    self.leading.on_answer(peer_id, message)
+                else:
+                    self.leading.on_install_answer(peer_id, message)
+        elif kind == "request_vote":
+            if self.joining:
+                if message["term"] > self.term:
+                    self.step_down(message["term"])
+            else:
+                self._raft.handle_stock(node, message)
+        elif kind == "response_vote":
+            if message["term"] == self.term and self.standing.is_new_vote(peer_id, self.term):
+                self._raft.handle_stock(node, message)
+        else:
+            assert kind == "timeout_now", kind
+            self._raft.handle_stock(node, message)
+
+    def _on_leader_message(self, node: _Peer, message: Message) -> None:
+        if message["term"] < self.term:
+            # Tell the sender that its time is over; stock drops this silently (flaw e).
+            self.send(
+                node.id,
+                {
+                    "type": "append_answer",
+                    "term": self.term,
+                    "id": message["id"],
+                    "next_index": 1,
+                    "success": False,
+                    "reset": False,
+                    "joining": self.joining,
+                },
+            )
+            return
+        if message["term"] > self.term:
+            self.step_down(message["term"])
+        assert not self.is_leader, "two leaders in one term"
+        if self.is_candidate:
+            self._raft._SyncObj__setState(_FOLLOWER)
+        if not self.transfer_in_progress:
+            self.delay_election()
+        self._leader_heard_at = self.now()
+        self._set("raftLeader", node)
+        if message["type"] == "append_entries":
+            self.following.on_append(message)
+        else:
+            self.following.on_install(message)
+
+    def send(self, peer_id: str, message: Message) -> None:
+        """Put a message into the outbox."""
+        self.transport.send(self._peers[peer_id], message)
+
+    # -- what the halves of replication ask for -------------------------------------------------
+
+    def step_down(self, term: int) -> None:
+        """Adopt a higher *term* as a follower of nobody."""
+        assert term > self.term
+        self._raft._SyncObj__setCurrentTerm(term, None)
+        self._set("raftLeader", None)
+        self._set("transferInProgress", False)
+        self._raft._SyncObj__setState(_FOLLOWER)
+
+    def note_answer(self, peer_id: str) -> None:
+        """Count a peer as alive for the leader's check that a majority still listens."""
+        self._get("lastResponseTime")[self._peers[peer_id]] = self.now()
+
+    def commit_to(self, index: int) -> None:
+        """As a follower, take over how far the leader has committed; never backwards."""
+        index = min(index, self.store.end_index)
+        if index > self.commit_index:
+            self.commit_index = index
+            self._set("raftCommitIndex", index)
+            self._get("raftLog").setRaftCommitIndex(index)
+
+    def apply(self) -> None:
+        """Publish what is both committed and durable here."""
+        commit_index = int(self._get("raftCommitIndex"))
+        if commit_index > self.commit_index:
+            self.commit_index = commit_index
+            if self.is_leader:
+                due = self.now() + COMMIT_NOTICE_SECONDS
+                if due < self._get("newAppendEntriesTime"):
+                    self._set("newAppendEntriesTime", due)
+        index = min(self.commit_index, self.store.durable_index)
+        if index > self.applied_index:
+            self.applied_index = index
+            self._set("raftLastApplied", index)
+
+    def on_heartbeat_due(self) -> None:
+        """Send to everyone, and set the time for the next heartbeat."""
+        self._set("newAppendEntriesTime", self.now() + self._heartbeat_seconds)
+        self.leading.send_heartbeats()
+
+    def delay_election(self) -> None:
+        """Wait a whole election timeout from now."""
+        timeout = self._raft._SyncObj__generateRaftTimeout()
+        self._set("raftElectionDeadline", self.now() + timeout)
+
+    def hasten_election(self, delay_seconds: float) -> None:
+        """Stand for election after *delay_seconds*, unless that is due earlier."""
+        deadline = self.now() + delay_seconds if delay_seconds else float("-inf")
+        self._set("raftElectionDeadline", min(deadline, self._get("raftElectionDeadline")))
+
+    def cancel_transfer(self) -> None:
+        """Forget that the leader asked this node to take over."""
+        self._set("transferInProgress", False)
+
+    def ask_to_take_over(self, peer_id: str) -> None:
+        """Ask a caught-up follower to stand at once (Raft dissertation 3.10, TimeoutNow)."""
+        self.send(peer_id, {"type": "timeout_now", "term": self.term})
+
+    def abdicate(self) -> None:
+        """Stop leading without a new term: this node's disk no longer keeps up."""
+        if self.is_leader:
+            self._raft._SyncObj__setState(_FOLLOWER)
+            self._set("raftLeader", None)
+
+    def become_voter(self, reason: str) -> None:
+        """Let this node vote from now on; kept with the vote."""
+        self._votes.end_joining(reason)
+
+    def snapshot_at_base(self) -> bytes | None:
+        """Return the state at the store's base, or None and have it read."""
+        base_index = self.store.base.index
+        if self._snapshot is not None and self._snapshot[0] == base_index:
+            return self._snapshot[1]
+        self._snapshot = None
+        self.snapshot_wanted = base_index
+        return None
+
+    def provide_snapshot(self, base_index: int, state: bytes) -> None:
+        """Take the state that `snapshot_wanted` asked for."""
+        self.snapshot_wanted = 0
+        self._snapshot = (base_index, state)
+
+    def install(self, base: LogPoint, state: bytes) -> None:
+        """Replace log and state by what a snapshot says; afterwards the log is empty at *base*."""
+        self._install(base, state)
+        self.commit_index = self.applied_index = base.index
+        self._set("raftCommitIndex", base.index)
+        self._set("raftLastApplied", base.index)
+        self._get("raftLog").setRaftCommitIndex(base.index)
+
+    def _on_state_changed(self, old: int, new: int) -> None:
+        if old == _LEADER:
+            self._stopped_leading = True
+            self.delay_election()  # the deadline is as old as the leadership

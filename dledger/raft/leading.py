@@ -1,0 +1,257 @@
+"""The leader's half of replication: what to send to whom, and what an answer proves.
+
+Replaces PySyncObj's ``__sendAppendEntries`` and its handling of ``next_node_idx``
+(raft-engine.md, flaws a, b, h, i and the livelock): bounded slices, a window for each follower,
+one message at a time while the place where the logs part is being looked for, and answers that
+count only in the term and for the message they were given to.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from dledger.raft.progress import Progress
+from dledger.raft.snapshot import chunk_message
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from dledger.raft.engine import RaftEngine
+
+Message = dict[str, Any]
+
+
+class Leading:
+    """Progress of every follower while this node leads."""
+
+    def __init__(self, engine: RaftEngine) -> None:
+        self._engine = engine
+        self.progress: dict[str, Progress] = {peer_id: Progress() for peer_id in engine.peer_ids}
+        self._barriers_wanted: list[Callable[[bool], None]] = []
+        self._barriers: deque[tuple[dict[str, int], list[Callable[[bool], None]]]] = deque()
+
+    # -- the life of a leadership ---------------------------------------------------------------
+
+    def start(self) -> None:
+        """Assume nothing about anyone: called as this node becomes the leader of a new term."""
+        end_index = self._engine.store.end_index
+        for progress in self.progress.values():
+            progress.match_index = 0
+            progress.acked_id = 0
+            progress.last_answer_at = float("-inf")
+            progress.installing_base = 0
+            progress.sent_commit_index = 0
+            progress.reset_to(end_index + 1)
+
+    def stop(self) -> None:
+        """Give up what waited for a proof of leadership: it can no longer be had."""
+        waiting = self._barriers_wanted
+        self._barriers_wanted = []
+        while self._barriers:
+            waiting.extend(self._barriers.popleft()[1])
+        for callback in waiting:
+            callback(False)
+
+    def connected(self, peer_id: str, *, joining: bool) -> None:
+        """Take up a peer from what it has proven; its connection is new and therefore empty."""
+        progress = self.progress[peer_id]
+        progress.connected = True
+        progress.connected_at = self._engine.now()
+        progress.joining = joining
+        progress.installing_base = 0
+        if joining:
+            # It lost its disk: what it had proven before is gone with it.
+            progress.match_index = 0
+            progress.reset_to(self._engine.store.end_index + 1)
+        else:
+            progress.reset_to(progress.match_index + 1)
+            if not progress.match_index:
+                progress.next_index = self._engine.store.end_index + 1
+
+    def disconnected(self, peer_id: str) -> None:
+        """Stop sending to a peer; nothing on its way to it will be answered."""
+        progress = self.progress[peer_id]
+        progress.connected = False
+        progress.reset_to(progress.next_index)
+
+    # -- sending --------------------------------------------------------------------------------
+
+    def send_new_entries(self) -> None:
+        """Send what each follower's window has room for."""
+        for peer_id in self._engine.peer_ids:
+            self._send_entries(peer_id)
+
+    def send_heartbeats(self) -> None:
+        """Send to every follower, an empty message to whom there is nothing else to say."""
+        now = self._engine.now()
+        for peer_id, progress in self.progress.items():
+            if not progress.connected or self._send_entries(peer_id):
+                continue
+            # A message that left in this very instant was the heartbeat already.
+            news = progress.sent_commit_index < self._engine.commit_index
+            if news or progress.last_sent_at < now:
+                self._send_empty(peer_id)
+
+    def _send_entries(self, peer_id: str) -> bool:
+        engine, progress = self._engine, self.progress[peer_id]
+        if not progress.connected:
+            return False
+        store = engine.store
+        if progress.next_index <= store.base.index:
+            return self._send_install(peer_id)
+        sent = False
+        window = 1 if progress.probing else engine.append_window
+        while (
+            progress.next_index <= store.end_index
+            and len(progress.inflight) < window
+            and not (progress.probing and progress.probe_pending)
+        ):
+            raw, last_index = store.raw_range(progress.next_index, size_max=engine.append_size_max)
+            self._send_append(peer_id, progress, raw, last_index)
+            progress.inflight.append(last_index)
+            progress.next_index = last_index + 1
+            progress.probe_pending = progress.probing
+            sent = True
+        return sent
+
+    def _send_empty(self, peer_id: str) -> None:
+        progress = self.progress[peer_id]
+        if progress.next_index <= self._engine.store.base.index:
+            progress.installing_base = 0  # say again where the snapshot stands
+            self._send_install(peer_id)
+        else:
+            self._send_append(peer_id, progress, b"", progress.next_index - 1)
+
+    def _send_append(
+        self, peer_id: str, progress: Progress, raw: bytes | memoryview, last_index: int
+    ) -> None:
+        engine = self._engine
+        previous = progress.next_index - 1
+        progress.append_id += 1
+        progress.last_sent_at = engine.now()
+        progress.sent_commit_index = engine.commit_index
+        message: Message = {
+            "type": "append_entries",
+            "term": engine.term,
+            "id": progress.append_id,
+            "prev_index": previous,
+            "prev_term": engine.store.term_at(previous),
+            "last_index": last_index,
+            "commit_index": engine.commit_index,
+            "entries": raw,
+        }
+        if progress.joining:
+            message["admit_index"] = self._admit_index(progress)
+        engine.send(peer_id, message)
+
+    def _admit_index(self, progress: Progress) -> int:
+        """Return from which durable index on a joining peer may vote; -1: not to be said yet.
+
+        It may once it has all that could have been committed with its help before its disk was
+        lost.  That is known to a leader which a majority has confirmed since the peer came, and
+        the peer itself, having forgotten what it promised, cannot be part of that majority.
+        """
+        engine = self._engine
+        if not engine.leader_ready:
+            return -1
+        confirmed = 1 + sum(
+            other.last_answer_at > progress.connected_at and not other.joining
+            for other in self.progress.values()
+        )
+        return engine.commit_index if confirmed >= engine.majority else -1
+
+    def _send_install(self, peer_id: str) -> bool:
+        engine, progress = self._engine, self.progress[peer_id]
+        base = engine.store.base
+        snapshot = engine.snapshot_at_base()
+        if snapshot is None:
+            return False  # being read; the server comes back when it is there
+        if progress.installing_base == base.index:
+            return False  # the last piece is not answered yet
+        progress.installing_base = base.index
+        progress.append_id += 1
+        progress.last_sent_at = engine.now()
+        engine.send(
+            peer_id,
+            chunk_message(
+                term=engine.term,
+                message_id=progress.append_id,
+                base=base,
+                snapshot=snapshot,
+                offset=min(progress.install_offset, len(snapshot)),
+                chunk_size=engine.append_size_max,
+            ),
+        )
+        return True
+
+    # -- answers --------------------------------------------------------------------------------
+
+    def on_answer(self, peer_id: str, message: Message) -> None:
+        """Take an answer to an append message; its term is the current one."""
+        engine, progress = self._engine, self.progress[peer_id]
+        self._heard_from(peer_id, message)
+        if message["success"]:
+            if message["id"] >= progress.reset_floor:
+                progress.probing = progress.probe_pending = False
+            progress.acknowledge(message["next_index"] - 1)
+        elif message["reset"] and message["id"] >= progress.reset_floor:
+            end_index = engine.store.end_index
+            progress.reset_to(
+                max(progress.match_index + 1, min(message["next_index"], end_index + 1))
+            )
+        self._send_entries(peer_id)
+
+    def on_install_answer(self, peer_id: str, message: Message) -> None:
+        """Take an answer to a piece of a snapshot; its term is the current one."""
+        progress = self.progress[peer_id]
+        self._heard_from(peer_id, message)
+        if message["base_index"] != self._engine.store.base.index:
+            progress.installing_base = progress.install_offset = 0  # retention went on meanwhile
+        elif message["done"]:
+            progress.installing_base = progress.install_offset = 0
+            if progress.acknowledge(message["base_index"]):
+                progress.reset_to(message["base_index"] + 1)
+        else:
+            progress.installing_base = 0
+            progress.install_offset = message["offset"]
+        self._send_entries(peer_id)
+
+    def _heard_from(self, peer_id: str, message: Message) -> None:
+        progress = self.progress[peer_id]
+        progress.last_answer_at = self._engine.now()
+        progress.joining = message["joining"]
+        progress.acked_id = max(progress.acked_id, message["id"])
+        self._engine.note_answer(peer_id)
+        self._check_barriers()
+
+    # -- proof of leadership (ReadIndex, Raft dissertation 6.4) ---------------------------------
+
+    def request_barrier(self, callback: Callable[[bool], None]) -> None:
+        """Call *callback* with true once a majority has confirmed this leadership from now on."""
+        self._barriers_wanted.append(callback)
+
+    def start_barriers(self) -> None:
+        """Send one round of heartbeats for all barriers asked for since the last round."""
+        if not self._barriers_wanted:
+            return
+        floors: dict[str, int] = {}
+        for peer_id, progress in self.progress.items():
+            if progress.connected:
+                self._send_empty(peer_id)
+                floors[peer_id] = progress.append_id
+        self._barriers.append((floors, self._barriers_wanted))
+        self._barriers_wanted = []
+        self._check_barriers()
+
+    def _check_barriers(self) -> None:
+        while self._barriers:
+            floors, callbacks = self._barriers[0]
+            confirmed = 1 + sum(
+                self.progress[peer_id].acked_id >= floor for peer_id, floor in floors.items()
+            )
+            if confirmed < self._engine.majority:
+                return
+            self._barriers.popleft()
+            for callback in callbacks:
+                callback(True)

@@ -1,0 +1,52 @@
+"""What a leader knows about one follower's copy of the log."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class Progress:
+    """One follower, as seen by the leader of the current term.
+
+    *match_index* says what the follower has durably, as proven by its answers in this term; it
+    never falls while the follower keeps its disk.  *next_index* is where the next message starts
+    and runs ahead of it by what is on the way.
+    """
+
+    next_index: int = 1
+    match_index: int = 0
+    probing: bool = True  # the follower's log is not known to agree yet: one message at a time
+    inflight: deque[int] = field(default_factory=deque)  # last index of each message on its way
+    append_id: int = 0  # id of the last append message sent; answers echo it
+    acked_id: int = 0  # highest id that came back in this term
+    reset_floor: int = 0  # refusals of messages with a lower id are stale
+    last_sent_at: float = float("-inf")
+    last_answer_at: float = float("-inf")
+    connected_at: float = float("-inf")
+    connected: bool = False
+    joining: bool = False  # the peer started empty and may not vote yet
+    sent_commit_index: int = 0
+    installing_base: int = 0  # base index of the snapshot on its way; 0: none
+    install_offset: int = 0  # bytes of it the follower has
+    probe_pending: bool = False  # a probe is on its way
+
+    def reset_to(self, next_index: int) -> None:
+        """Start over at *next_index*, one message at a time; answers on their way are stale."""
+        self.next_index = next_index
+        self.inflight.clear()
+        self.probing = True
+        self.probe_pending = False
+        self.reset_floor = self.append_id + 1
+
+    def acknowledge(self, match_index: int) -> bool:
+        """Note that the follower has everything up to *match_index*; return whether that is new."""
+        while self.inflight and self.inflight[0] <= match_index:
+            self.inflight.popleft()
+        # Never backwards on success: doing so resends what is already on its way (flaw a).
+        self.next_index = max(self.next_index, match_index + 1)
+        if match_index <= self.match_index:
+            return False
+        self.match_index = match_index
+        return True

@@ -1,0 +1,101 @@
+"""Whether to stand for election: a pre-vote first, so that one cut link elects nobody.
+
+PySyncObj starts an election whenever its timer runs out, which makes a node behind one broken
+link depose a healthy leader again and again.  Its only hook before an election is the question
+whether it is connected to anyone; the answer here is "yes" only when a majority would vote.
+
+Source: Raft dissertation, section 9.6; raft-engine.md, fix f.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dledger.raft.engine import RaftEngine
+
+Message = dict[str, Any]
+
+
+class Standing:
+    """The pre-vote round of this node, and its answers to those of others."""
+
+    def __init__(self, engine: RaftEngine) -> None:
+        self._engine = engine
+        self._round = 0
+        self._granted: set[str] = set()
+        self._won_term: int | None = None  # a majority would elect this node out of this term
+        self._voters: set[str] = set()
+        self._voters_term = 0
+
+    def may_stand(self) -> bool:
+        """Return whether to start an election now; if not, ask the others first."""
+        engine = self._engine
+        won, self._won_term = self._won_term, None
+        if engine.joining or engine.storage_stalled or not engine.store.has_room(0):
+            # A node that may not vote, or has no room for the no-op of a new leader, waits.
+            engine.cancel_transfer()
+            engine.delay_election()
+            return False
+        if not engine.peer_ids or engine.transfer_in_progress or won == engine.term:
+            return True
+        self._round += 1
+        self._granted = {engine.node_id}
+        engine.delay_election()
+        for peer_id in engine.peer_ids:
+            engine.send(
+                peer_id,
+                {
+                    "type": "pre_vote",
+                    "term": engine.term,
+                    "round": self._round,
+                    "last_log_index": engine.store.end_index,
+                    "last_log_term": engine.store.end_term,
+                },
+            )
+        return False
+
+    def on_pre_vote(self, peer_id: str, message: Message) -> None:
+        """Say whether this node would vote for the peer, without promising anything."""
+        engine = self._engine
+        store = engine.store
+        granted = (
+            not engine.joining
+            and not engine.has_live_leader
+            and message["term"] >= engine.term
+            and (message["last_log_term"], message["last_log_index"])
+            >= (store.end_term, store.end_index)
+        )
+        engine.send(
+            peer_id,
+            {
+                "type": "pre_vote_answer",
+                "term": engine.term,
+                "round": message["round"],
+                "granted": granted,
+            },
+        )
+
+    def on_pre_vote_answer(self, peer_id: str, message: Message) -> None:
+        """Count an answer of the running round; a majority starts the election at once."""
+        engine = self._engine
+        if message["term"] > engine.term:
+            engine.step_down(message["term"])
+            return
+        if message["round"] != self._round or not message["granted"] or engine.is_leader:
+            return
+        self._granted.add(peer_id)
+        if len(self._granted) >= engine.majority and self._round:
+            self._round += 1  # answers that come later belong to nobody
+            self._won_term = engine.term
+            engine.hasten_election(0.0)
+
+    def is_new_vote(self, peer_id: str, term: int) -> bool:
+        """Return whether this is the peer's first vote in *term* (PySyncObj counts every one)."""
+        if term != self._voters_term:
+            self._voters_term = term
+            self._voters = set()
+        if peer_id in self._voters:
+            return False
+        self._voters.add(peer_id)
+        return True

@@ -1,0 +1,517 @@
+"""One member of a group, running: drives the core, syncs beside the loop, wakes who waits.
+
+Everything that happens ends in `LedgerServer.pump`, a plain function: it lets the core take a
+step, hands out what is to be sent, starts the syncs that are due and tells proposers and watchers
+what is committed.  There is no task for a message or an append; the tasks here only wait for
+sockets and for time.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, Protocol
+
+import trio
+
+from dledger.core import LedgerCore, Role
+from dledger.errors import LedgerError, LedgerFullError, StorageFailedError
+from dledger.peers.links import PeerLinks
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Callable
+
+    from dledger.clock import Clock
+    from dledger.config import LedgerConfig
+    from dledger.core import AppendProposal
+    from dledger.entry import LogPoint
+    from dledger.peers.link import PeerLink
+    from dledger.remoting.network import Network
+    from dledger.store.ledger_store import LedgerStore
+    from dledger.store.tickets import SyncTicket
+    from dledger.store.vote_file import VoteFile, VoteTicket
+    from dledger.worker import Worker
+
+Message = dict[str, Any]
+
+logger = logging.getLogger(__name__)
+
+# A step is cheap; waking a hair late keeps "deadline reached" true on any clock.
+_WAKE_SLACK_SECONDS = 0.001
+
+
+class StateKeeper(Protocol):
+    """The state that the log up to some entry amounts to, kept by the room above.
+
+    The ledger itself never looks inside; it carries such a state to peers behind retention.
+    """
+
+    def has_state(self, index: int) -> bool:
+        """Return whether the state as of entry *index* is kept and can be loaded."""
+        ...
+
+    def load_state(self, index: int) -> bytes:
+        """Return the state as of entry *index*; blocking."""
+        ...
+
+    def install_state(self, base: LogPoint, state: bytes) -> None:
+        """Make *state* durable and the one to go on from; the log will be empty at *base*.
+
+        A restart before the log itself is reset must still work with the old log.
+        """
+        ...
+
+    def applied_index(self) -> int:
+        """Return up to which entry the log has been taken in; nothing above may be dropped."""
+        ...
+
+
+class LedgerServer:
+    """A running member; made by `open_member`, run in a nursery."""
+
+    def __init__(
+        self,
+        *,
+        config: LedgerConfig,
+        store: LedgerStore,
+        votes: VoteFile,
+        network: Network,
+        clock: Clock,
+        chance: random.Random,
+        sync_worker: Worker,
+        vote_worker: Worker,
+        file_worker: Worker,
+        state_keeper: StateKeeper,
+    ) -> None:
+        """Put a member together over its opened files.
+
+        Args:
+            config: its settings.
+            store: the recovered log.
+            votes: the vote file.
+            network: where peers are reached.
+            clock: the time.
+            chance: election timeouts and reconnect delays.
+            sync_worker: syncs the log.
+            vote_worker: syncs the vote file, not to wait behind the log's sync.
+            file_worker: allocates segments, writes checkpoints, reads states.
+            state_keeper: the room above.
+        """
+        self.config = config
+        self.store = store
+        self._clock = clock
+        self._votes = votes
+        self._state_keeper = state_keeper
+        self._sync_worker = sync_worker
+        self._vote_worker = vote_worker
+        self._file_worker = file_worker
+        self.core = LedgerCore(
+            config=config,
+            store=store,
+            votes=votes,
+            commit_index=store.checkpoint_commit_index,
+            clock=clock,
+            chance=chance,
+            install=self._install,
+        )
+        self._peers = PeerLinks(config=config, network=network, chance=chance, hooks=self)
+        self._links: dict[str, PeerLink] = {}
+        self._pumping = False
+        self._pump_again = False
+        self._failure: BaseException | None = None
+        self._failed = trio.Event()
+        self._timer: trio.CancelScope | None = None
+        self._syncing = False
+        self._sync_started_at = 0.0
+        self._vote_syncing = False
+        self._preparing = False
+        self._prepare_not_before = 0.0
+        self._housekeeping = False
+        self._housekeeping_at = clock.now() + config.store.checkpoint_interval_ms / 1000
+        self._flush_at = 0.0
+        self._sync_each = config.store.flush_disk_type.value == "SYNC_FLUSH"
+        self._commit_watchers: list[Callable[[int], None]] = []
+        self._role_watchers: list[Callable[[Role, int, str | None], None]] = []
+        self._published_index = self.core.committed_index
+        self._published_role: tuple[Role, int, str | None, bool] | None = None
+        self.sync_seconds_last = 0.0
+        self.leader_change_count = 0
+
+    # -- what others ask ------------------------------------------------------------------------
+
+    @property
+    def committed_index(self) -> int:
+        """Return up to where entries are committed: what may be read."""
+        return self.core.committed_index
+
+    @property
+    def is_leader(self) -> bool:
+        """Return whether this node leads and knows what its predecessors committed."""
+        return self.core.engine.leader_ready
+
+    @property
+    def leader_id(self) -> str | None:
+        """Return who leads, as far as this node knows."""
+        return self.core.engine.leader_id
+
+    @property
+    def term(self) -> int:
+        """Return the current term."""
+        return self.core.engine.term
+
+    def watch_commits(self, watcher: Callable[[int], None]) -> None:
+        """Call *watcher* with the committed index whenever it has risen; it must not wait."""
+        self._commit_watchers.append(watcher)
+
+    def watch_role(self, watcher: Callable[[Role, int, str | None], None]) -> None:
+        """Call *watcher* with (role, term, leader id) when one changes or the leader is ready."""
+        self._role_watchers.append(watcher)
+
+    def propose(self, proposal: AppendProposal) -> None:
+        """Queue one entry; `pump` sends it on. Raises as `LedgerCore.propose`."""
+        self.core.propose(proposal)
+        if not self._pumping:
+            self.pump()
+        else:
+            self._pump_again = True
+
+    def request_barrier(self, callback: Callable[[bool], None]) -> None:
+        """See `LedgerCore.request_barrier`."""
+        self.core.request_barrier(callback)
+        self._pump_soon()
+
+    async def transfer(self, target: str | None = None) -> str:
+        """Hand the leadership over; return who leads now.
+
+        Raises:
+            LedgerError: it did not come to that; this node, or whoever was elected, leads on.
+        """
+        outcome: list[LedgerError | None] = []
+        done = trio.Event()
+
+        def finish(error: LedgerError | None) -> None:
+            outcome.append(error)
+            done.set()
+
+        self.core.transfer(target, finish)
+        self._pump_soon()
+        await done.wait()
+        if outcome[0] is not None:
+            raise outcome[0]
+        leader = self.leader_id
+        assert leader is not None
+        return leader
+
+    # -- running --------------------------------------------------------------------------------
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Run until cancelled; started once the peer port is bound.
+
+        Raises:
+            StorageFailedError: a write or sync failed; the process has to stop.
+            LedgerError: a rule of Raft or the store was broken; the process has to stop.
+        """
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._peers.run)
+            nursery.start_soon(self._drive)
+            task_status.started()
+            await self._failed.wait()
+            assert self._failure is not None
+            raise self._failure
+
+    async def _drive(self) -> None:
+        while True:
+            self.pump()
+            with trio.CancelScope() as scope:
+                scope.deadline = trio.current_time() + self._seconds_to_deadline()
+                self._timer = scope
+                await trio.sleep_forever()
+            self._timer = None
+            # After a pause of the whole process (SIGSTOP, a busy machine) what has arrived
+            # meanwhile must be read before any time-out is judged.
+            await trio.lowlevel.checkpoint()
+            await trio.lowlevel.checkpoint()
+
+    def _seconds_to_deadline(self) -> float:
+        now = self._clock.now()
+        deadline = self.core.next_deadline()
+        if not self._housekeeping:
+            deadline = min(deadline, self._housekeeping_at)
+        if not self._sync_each and not self._syncing:
+            deadline = min(deadline, self._flush_at)
+        return max(deadline - now, 0.0) + _WAKE_SLACK_SECONDS
+
+    def _pump_soon(self) -> None:
+        if self._pumping:
+            self._pump_again = True
+        else:
+            self.pump()
+
+    def pump(self) -> None:
+        """Let everything take effect that has happened; returns when nothing is left to do.
+
+        Raises:
+            LedgerError: the node has to stop; `run` raises it, too.
+        """
+        if self._pumping or self._failure is not None:
+            self._pump_again = True
+            return
+        self._pumping = True
+        try:
+            while True:
+                self._pump_again = False
+                self.core.step()
+                self._start_syncs()
+                self._send_outbox()
+                self._publish()
+                if not self._pump_again:
+                    break
+        except BaseException as error:
+            self._fail(error)
+            raise
+        finally:
+            self._pumping = False
+        for link in self._links.values():
+            link.flush()
+        self._start_file_work()
+        timer = self._timer
+        if timer is not None:
+            deadline = trio.current_time() + self._seconds_to_deadline()
+            if deadline < timer.deadline:
+                timer.deadline = deadline
+
+    def _fail(self, error: BaseException) -> None:
+        if self._failure is None:
+            self._failure = error
+            self._failed.set()
+
+    def _send_outbox(self) -> None:
+        for peer_id, message in self.core.take_outbox():
+            link = self._links.get(peer_id)
+            if link is not None:
+                link.send(message)
+
+    def _publish(self) -> None:
+        committed = self.core.committed_index
+        if committed > self._published_index:
+            self._published_index = committed
+            for watcher in self._commit_watchers:
+                watcher(committed)
+        engine = self.core.engine
+        role = (self.core.role, engine.term, engine.leader_id, engine.leader_ready)
+        if role != self._published_role:
+            if self._published_role is None or role[2] not in (None, self._published_role[2]):
+                self.leader_change_count += 1
+            self._published_role = role
+            logger.info("%s in term %d, leader %s", role[0].value, role[1], role[2] or "unknown")
+            for role_watcher in self._role_watchers:
+                role_watcher(*role[:3])
+
+    # -- syncs ----------------------------------------------------------------------------------
+
+    def _start_syncs(self) -> None:
+        if not self._vote_syncing:
+            vote_ticket = self._votes.begin_sync()
+            if vote_ticket is not None:
+                self._vote_syncing = True
+                self._vote_worker.submit(
+                    vote_ticket.run, lambda failure: self._vote_synced(vote_ticket, failure)
+                )
+        now = self._clock.now()
+        if self._syncing:
+            self._judge_slow_sync(now)
+        elif self._sync_each or now >= self._flush_at:
+            self._flush_at = now + self.config.store.flush_interval_ms / 1000
+            ticket = self.store.begin_sync()
+            if ticket is not None:
+                self._syncing = True
+                self._sync_started_at = now
+                self._sync_worker.submit(
+                    ticket.run, lambda failure: self._log_synced(ticket, failure)
+                )
+
+    def _judge_slow_sync(self, now: float) -> None:
+        """Leave the lead to a node whose disk works, when this one's has stalled too long."""
+        limit = self.config.raft.election_timeout_max_ms / 1000
+        stalled = self._sync_each and now - self._sync_started_at > limit
+        engine = self.core.engine
+        if stalled and not engine.storage_stalled:
+            logger.warning("a sync of the log has been running for more than %.1f s", limit)
+            engine.storage_stalled = True
+            if engine.is_leader and engine.peer_ids:
+                engine.abdicate()
+                self._pump_again = True
+
+    def _log_synced(self, ticket: SyncTicket, failure: BaseException | None) -> None:
+        self._syncing = False
+        try:
+            if failure is not None:
+                raise failure
+            self.store.finish_sync(ticket)
+        except BaseException as error:  # noqa: BLE001 - `run` raises it
+            self._fail(error)
+            return
+        self.sync_seconds_last = self._clock.now() - self._sync_started_at
+        self.core.engine.storage_stalled = False
+        self.core.engine.log_synced()
+        self.pump()
+
+    def _vote_synced(self, ticket: VoteTicket, failure: BaseException | None) -> None:
+        self._vote_syncing = False
+        try:
+            if failure is not None:
+                raise failure
+            self._votes.finish_sync(ticket)
+        except BaseException as error:  # noqa: BLE001 - `run` raises it
+            self._fail(error)
+            return
+        self.core.engine.vote_synced()
+        self.pump()
+
+    # -- segments, checkpoints, states ----------------------------------------------------------
+
+    def _start_file_work(self) -> None:
+        now = self._clock.now()
+        if self.store.needs_prepare and not self._preparing and now >= self._prepare_not_before:
+            self._preparing = True
+            self._file_worker.submit(self.store.prepare_next, self._prepared)
+        wanted = self.core.engine.snapshot_wanted
+        if wanted and not self._housekeeping:
+            self._load_snapshot(wanted)
+        due = now >= self._housekeeping_at or (
+            self.store.size_since_checkpoint >= self.config.store.checkpoint_size
+            and self.store.checkpoint_commit_index < self.core.committed_index
+        )
+        if due and not self._housekeeping:
+            self._keep_house(now)
+
+    def _prepared(self, failure: BaseException | None) -> None:
+        self._preparing = False
+        if isinstance(failure, LedgerFullError):
+            if self.core.disk_full is None:
+                logger.error("no new segment: %s", failure)
+            self._prepare_not_before = self._clock.now() + 1.0
+            self.core.fail_waiting(failure)
+        elif failure is not None:
+            self._fail(failure)
+            return
+        else:
+            self.core.room_made()
+        self.pump()
+
+    def _keep_house(self, now: float) -> None:
+        self._housekeeping_at = now + self.config.store.checkpoint_interval_ms / 1000
+        jobs: list[Callable[[], None]] = []
+        checkpoint = self.store.begin_checkpoint(self.core.committed_index)
+        if checkpoint is not None:
+            jobs.append(checkpoint.run)
+        drop = self._drop_old_segments()
+        if drop is not None:
+            jobs.append(drop)
+        if not jobs:
+            return
+        self._housekeeping = True
+
+        def work() -> None:
+            for job in jobs:
+                job()
+
+        self._file_worker.submit(work, self._house_kept)
+
+    def _drop_old_segments(self) -> Callable[[], None] | None:
+        """Return the job that drops what `log_size_max` no longer allows, if anything."""
+        size_max = self.config.store.log_size_max
+        store = self.store
+        if not size_max or store.end_position - store.base.position <= size_max:
+            return None
+        segment_size = self.config.store.segment_size
+        # Whole segments only, and none that the room above has not taken in and kept a state of.
+        position = -(-(store.end_position - size_max) // segment_size) * segment_size
+        while position > store.base.position:
+            index = store.find_index_at_position(position) if position < store.end_position else 0
+            base_index = index - 1
+            if (
+                base_index > store.base.index
+                and base_index <= min(self.committed_index, self._state_keeper.applied_index())
+                and self._state_keeper.has_state(base_index)
+            ):
+                ticket = store.begin_drop(position)
+                return None if ticket is None else ticket.run
+            position -= segment_size
+        return None
+
+    def _house_kept(self, failure: BaseException | None) -> None:
+        self._housekeeping = False
+        if failure is not None:
+            self._fail(failure)
+            return
+        self.pump()
+
+    def _load_snapshot(self, base_index: int) -> None:
+        self._housekeeping = True
+        self.core.engine.snapshot_wanted = 0
+        loaded: list[bytes] = []
+
+        def done(failure: BaseException | None) -> None:
+            self._housekeeping = False
+            if failure is not None:
+                self._fail(failure)
+                return
+            self.core.engine.provide_snapshot(base_index, loaded[0])
+            self.pump()
+
+        self._file_worker.submit(
+            lambda: loaded.append(self._state_keeper.load_state(base_index)), done
+        )
+
+    def _install(self, base: LogPoint, state: bytes) -> None:
+        # Blocks the loop for a few syncs: a node that needs a snapshot has nothing else to do,
+        # and nobody may read or vote while its log is being replaced.
+        self._state_keeper.install_state(base, state)
+        self.store.reset_to(base)
+        self._published_index = base.index
+
+    # -- LinkHooks ------------------------------------------------------------------------------
+
+    def hello_state(self) -> tuple[bool, int]:
+        """See `LinkHooks`."""
+        return self.core.engine.joining, self.store.end_index
+
+    def on_peer_connected(self, link: PeerLink, *, joining: bool, last_index: int) -> None:
+        """See `LinkHooks`."""
+        older = self._links.get(link.peer_id)
+        if older is not None:
+            older.close()
+            self.on_peer_lost(older)
+        self._links[link.peer_id] = link
+        self.core.peer_connected(link.peer_id, joining=joining, last_index=last_index)
+        self.pump()
+
+    def on_peer_lost(self, link: PeerLink) -> None:
+        """See `LinkHooks`."""
+        if self._links.get(link.peer_id) is not link:
+            return
+        del self._links[link.peer_id]
+        self.core.peer_lost(link.peer_id)
+        if self._failure is None:
+            self.pump()
+
+    def on_messages(self, peer_id: str, messages: list[Message]) -> None:
+        """See `LinkHooks`."""
+        for message in messages:
+            self.core.receive(peer_id, message)
+        self.pump()
+
+    def stop(self) -> None:
+        """Sync what is appended and write a checkpoint; blocking, called after `run` has ended.
+
+        Raises:
+            StorageFailedError: the disk fails.
+        """
+        if self._failure is not None and isinstance(self._failure, StorageFailedError):
+            return
+        if not self._syncing:
+            self.store.sync()
+            checkpoint = self.store.begin_checkpoint(self.core.committed_index)
+            if checkpoint is not None:
+                checkpoint.run()

@@ -1,0 +1,529 @@
+"""A group of bare `LedgerCore`s under virtual time: no trio, no sockets, no threads.
+
+Everything that happens is an event in one heap, so a run is a function of its seed.  The network
+keeps TCP's promises: what one connection carries arrives in order or, when the connection breaks,
+not at all.  Syncs take time; a crash loses the process, a power loss also what was not synced.
+
+What must hold at every moment is checked as it happens (`SimCluster.observe`): one leader in a
+term, and one entry for each committed index; what was acknowledged is looked for at the end.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from dataclasses import dataclass, field
+from typing import Any
+
+from dledger.config import FlushDiskType, LedgerConfig, Member, RaftConfig, StoreConfig
+from dledger.core import LedgerCore
+from dledger.errors import LedgerError, NotLeaderError, StorageFailedError
+from dledger.peers.messages import from_command, to_command
+from dledger.remoting.connection import Connection
+from dledger.remoting.frame import encode_frame
+from dledger.store.ledger_store import LedgerStore
+from dledger.store.vote_file import VoteFile
+from tests.fakes.disk import FakeDisk
+
+
+class VirtualClock:
+    """Time that moves when the cluster says so."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def now(self) -> float:
+        return self.seconds
+
+    def wall_ms(self) -> int:
+        return 1_700_000_000_000 + int(self.seconds * 1000)
+
+
+@dataclass
+class TestProposal:
+    """One entry to append; remembers its end."""
+
+    __test__ = False
+
+    body: bytes
+    channel: int = 0
+    index: int = 0
+    term: int = 0
+    outcome: str = "pending"  # acked, unknown, not written, refused
+    error: LedgerError | None = None
+    position: int = 0
+
+    @property
+    def body_size(self) -> int:
+        return len(self.body)
+
+    def encode(self, body_position: int) -> list[bytes]:
+        self.position = body_position
+        return [self.body]
+
+    def on_appended(self, index: int, term: int) -> None:
+        self.index, self.term = index, term
+
+    def on_committed(self, index: int, term: int) -> None:
+        assert self.outcome == "pending", "a proposal hears its end once"
+        assert (index, term) == (self.index, self.term)
+        self.outcome = "acked"
+
+    def on_failed(self, error: LedgerError) -> None:
+        assert self.outcome == "pending", "a proposal hears its end once"
+        self.outcome = "not written" if isinstance(error, NotLeaderError) else "unknown"
+        self.error = error
+
+
+@dataclass
+class SimNode:
+    """One member: its disk outlives its process."""
+
+    node_id: str
+    disk: FakeDisk
+    core: LedgerCore | None = None
+    store: LedgerStore | None = None
+    votes: VoteFile | None = None
+    life: int = 0  # counts starts; events of an earlier life are void
+    syncing: bool = False
+    vote_syncing: bool = False
+    paused: bool = False
+    sync_seconds: float = 0.001
+    inbox: list[Any] = field(default_factory=list)  # what arrived while paused
+    last_word: BaseException | None = None  # why it stopped by itself
+
+    @property
+    def alive(self) -> bool:
+        return self.core is not None
+
+
+class SimCluster:
+    """The members, the wire between them and the one heap of events."""
+
+    def __init__(
+        self,
+        node_count: int = 3,
+        *,
+        seed: int = 0,
+        latency: tuple[float, float] = (0.0005, 0.001),
+        store: StoreConfig | None = None,
+        raft: RaftConfig | None = None,
+        flush: FlushDiskType = FlushDiskType.SYNC_FLUSH,
+        core_class: type[LedgerCore] = LedgerCore,
+    ) -> None:
+        self.chance = random.Random(seed)
+        self.clock = VirtualClock()
+        self.latency = latency
+        self.core_class = core_class
+        self.store_config = store or StoreConfig(segment_size=64 * 1024, flush_disk_type=flush)
+        self.raft_config = raft or RaftConfig()
+        self.ids = [f"n{n + 1}" for n in range(node_count)]
+        self.members = tuple(
+            Member(node_id=node_id, host="127.0.0.1", port=9000 + n)
+            for n, node_id in enumerate(self.ids)
+        )
+        self.nodes = {node_id: SimNode(node_id, FakeDisk()) for node_id in self.ids}
+        self._events: list[tuple[float, int, Any]] = []
+        self._event_count = 0
+        self._generation: dict[frozenset[str], int] = {}  # of each pair's connection
+        self._linked: set[frozenset[str]] = set()
+        self.cut: set[tuple[str, str]] = set()  # directed
+        self._arrival: dict[tuple[str, str], float] = {}
+        self.sent: dict[str, int] = {}
+        self.sent_entry_bytes = 0
+        self.leaders: dict[int, str] = {}
+        self.committed: dict[int, tuple[int, int]] = {}  # index -> (term, chain crc)
+        self.installed: list[tuple[str, int]] = []
+        self.proposals: list[TestProposal] = []
+        self.drop_message: Any = None  # (source, target, message) -> bool
+        self.on_deliver: Any = None
+
+    # -- time -----------------------------------------------------------------------------------
+
+    def at(self, delay: float, event: Any) -> None:
+        self._event_count += 1
+        heapq.heappush(self._events, (self.clock.seconds + delay, self._event_count, event))
+
+    def run(self, seconds: float) -> None:
+        self.run_until(lambda: False, seconds)
+
+    def run_until(self, holds: Any, seconds: float = 30.0) -> bool:
+        """Let time pass until *holds* or *seconds* are over; return whether it held."""
+        end = self.clock.seconds + seconds
+        while not holds():
+            if not self._events or self._events[0][0] > end:
+                self.clock.seconds = end
+                return bool(holds())
+            at, _, event = heapq.heappop(self._events)
+            self.clock.seconds = max(self.clock.seconds, at)
+            event()
+        return True
+
+    # -- processes ------------------------------------------------------------------------------
+
+    def config(self, node_id: str) -> LedgerConfig:
+        return LedgerConfig(
+            group="test",
+            node_id=node_id,
+            members=self.members,
+            data_folder="/data",
+            store=self.store_config,
+            raft=self.raft_config,
+        )
+
+    def start(self, *node_ids: str) -> None:
+        for node_id in node_ids or self.ids:
+            self._start(node_id)
+
+    def _start(self, node_id: str) -> None:
+        node = self.nodes[node_id]
+        assert not node.alive
+        node.life += 1
+        node.syncing = node.vote_syncing = node.paused = False
+        node.inbox.clear()
+        node.last_word = None
+        config = self.config(node_id)
+        node.disk.make_folder("/data")
+        node.votes = VoteFile.open(node.disk, "/data", joining=len(self.ids) > 1)
+        node.store = LedgerStore.open(node.disk, config.store, "/data")
+        node.core = self.core_class(
+            config=config,
+            store=node.store,
+            votes=node.votes,
+            commit_index=node.store.checkpoint_commit_index,
+            clock=self.clock,
+            chance=random.Random(self.chance.random()),
+            install=lambda base, state: self._install(node, base, state),
+        )
+        for other in self.ids:
+            if other != node_id and self.nodes[other].alive:
+                self.link(node_id, other)
+        self._timer(node, node.life)
+        self.pump(node)
+
+    def _install(self, node: SimNode, base: Any, state: bytes) -> None:
+        assert state == b"state %d" % base.index
+        assert node.store is not None
+        node.store.reset_to(base)
+        self.installed.append((node.node_id, base.index))
+
+    def crash(self, node_id: str, *, power: bool = False) -> None:
+        """Kill the process; with *power* the machine, and what was not synced with it."""
+        node = self.nodes[node_id]
+        for other in self.ids:
+            if other != node_id:
+                self.unlink(node_id, other)
+        node.core = node.store = node.votes = None
+        node.life += 1
+        if power:
+            node.disk.power_loss(self.chance)
+
+    def wipe(self, node_id: str) -> None:
+        assert not self.nodes[node_id].alive
+        self.nodes[node_id].disk = FakeDisk()
+
+    def pause(self, node_id: str) -> None:
+        self.nodes[node_id].paused = True
+
+    def resume(self, node_id: str) -> None:
+        node = self.nodes[node_id]
+        node.paused = False
+        inbox, node.inbox = node.inbox, []
+        for event in inbox:
+            event()
+        self.pump(node)
+
+    # -- the wire -------------------------------------------------------------------------------
+
+    def link(self, one: str, other: str) -> None:
+        """Connect two members, unless they are or the wire between them is cut."""
+        pair = frozenset((one, other))
+        a, b = self.nodes[one], self.nodes[other]
+        if pair in self._linked or not (a.alive and b.alive):
+            return
+        if (one, other) in self.cut or (other, one) in self.cut:
+            return
+        self._linked.add(pair)
+        self._generation[pair] = self._generation.get(pair, 0) + 1
+        hellos = [(n.core.engine.joining, n.store.end_index) for n in (a, b)]  # type: ignore[union-attr]
+        self._hear(a, lambda: a.core.peer_connected(other, joining=hellos[1][0], last_index=hellos[1][1]))  # type: ignore[union-attr]
+        self._hear(b, lambda: b.core.peer_connected(one, joining=hellos[0][0], last_index=hellos[0][1]))  # type: ignore[union-attr]
+
+    def unlink(self, one: str, other: str) -> None:
+        """Break the connection between two members; both hear of it."""
+        pair = frozenset((one, other))
+        if pair not in self._linked:
+            return
+        self._linked.discard(pair)
+        self._generation[pair] += 1
+        for node_id, peer_id in ((one, other), (other, one)):
+            node = self.nodes[node_id]
+            if node.alive:
+                self._hear(node, lambda node=node, peer_id=peer_id: node.core.peer_lost(peer_id))
+
+    def _hear(self, node: SimNode, event: Any) -> None:
+        life = node.life
+
+        def do() -> None:
+            if node.life == life and node.alive:
+                self.guarded(node, event)
+
+        if node.paused:
+            node.inbox.append(do)
+        else:
+            do()
+            self.pump(node)
+
+    def partition(self, *groups: tuple[str, ...]) -> None:
+        """Let only members of one group hear one another; connections between groups break."""
+        for one in self.ids:
+            for other in self.ids:
+                together = any(one in group and other in group for group in groups)
+                if one != other and not together:
+                    self.cut.add((one, other))
+        for one, other in list(self.cut):
+            self.unlink(one, other)
+
+    def heal(self) -> None:
+        self.cut.clear()
+        for one in self.ids:
+            for other in self.ids:
+                if one < other:
+                    self.link(one, other)
+
+    def reconnect(self, one: str, other: str) -> None:
+        self.unlink(one, other)
+        self.link(one, other)
+
+    def _send(self, source: SimNode, target_id: str, message: dict[str, Any]) -> None:
+        pair = frozenset((source.node_id, target_id))
+        if pair not in self._linked:
+            return
+        kind = message["type"]
+        self.sent[kind] = self.sent.get(kind, 0) + 1
+        if kind == "append_entries":
+            self.sent_entry_bytes += len(message["entries"])
+        if self.drop_message is not None and self.drop_message(source.node_id, target_id, message):
+            return
+        frame = b"".join(bytes(part) for part in encode_frame(to_command(message)))
+        generation = self._generation[pair]
+        way = (source.node_id, target_id)
+        low, high = self.latency
+        arrival = self.clock.seconds + low + self.chance.random() * (high - low)
+        arrival = max(arrival, self._arrival.get(way, 0.0))  # FIFO
+        self._arrival[way] = arrival
+        target = self.nodes[target_id]
+        life = target.life
+
+        def arrive() -> None:
+            if way in self.cut:
+                return
+            if self._generation[pair] != generation or target.life != life or not target.alive:
+                return
+            self.deliver(target, source.node_id, frame)
+
+        self.at(arrival - self.clock.seconds, arrive)
+
+    def deliver(self, target: SimNode, source_id: str, frame: bytes) -> None:
+        """Hand one frame to a node, as if it had just arrived."""
+        connection = Connection()
+        connection.receive_data(frame)
+        (command,) = connection.commands()
+        message = from_command(command)
+        if self.on_deliver is not None:
+            self.on_deliver(source_id, target.node_id, message)
+        self._hear(target, lambda: target.core.receive(source_id, message))  # type: ignore[union-attr]
+
+    # -- one node's turn ------------------------------------------------------------------------
+
+    def guarded(self, node: SimNode, action: Any) -> None:
+        """Run *action*; a node that raises stops with that as its last word, as a process does."""
+        try:
+            action()
+        except LedgerError as error:
+            node.last_word = error
+            self.crash(node.node_id)
+
+    def pump(self, node: SimNode) -> None:
+        if node.alive and not node.paused:
+            self.guarded(node, lambda: self._pump(node))
+
+    def _pump(self, node: SimNode) -> None:
+        core, store = node.core, node.store
+        assert core is not None
+        assert store is not None
+        for _ in range(3):
+            core.step()
+            self._start_syncs(node)
+            for peer_id, message in core.take_outbox():
+                self._send(node, peer_id, message)
+        if store.needs_prepare:
+            store.prepare_next()
+            core.room_made()
+        wanted = core.engine.snapshot_wanted
+        if wanted:
+            core.engine.provide_snapshot(wanted, b"state %d" % wanted)
+        self.observe(node)
+
+    def _timer(self, node: SimNode, life: int) -> None:
+        if node.life != life:
+            return
+        self.pump(node)
+        if node.life != life or node.core is None:
+            return
+        delay = max(node.core.next_deadline() - self.clock.seconds, 0.0)
+        # At most 10 ms, because deadlines move while one sleeps.
+        self.at(min(delay, 0.010) + 0.001, lambda: self._timer(node, life))
+
+    def _start_syncs(self, node: SimNode) -> None:
+        assert node.store is not None
+        assert node.votes is not None
+        life = node.life
+        if not node.vote_syncing:
+            vote_ticket = node.votes.begin_sync()
+            if vote_ticket is not None:
+                node.vote_syncing = True
+                self.at(node.sync_seconds, lambda: self._vote_synced(node, life, vote_ticket))
+        if not node.syncing:
+            ticket = node.store.begin_sync()
+            if ticket is not None:
+                node.syncing = True
+                self.at(node.sync_seconds, lambda: self._log_synced(node, life, ticket))
+
+    def _vote_synced(self, node: SimNode, life: int, ticket: Any) -> None:
+        if node.life != life:
+            return
+
+        def finish() -> None:
+            ticket.run()
+            node.vote_syncing = False
+            assert node.votes is not None
+            node.votes.finish_sync(ticket)
+            assert node.core is not None
+            node.core.engine.vote_synced()
+
+        self._hear(node, finish)
+
+    def _log_synced(self, node: SimNode, life: int, ticket: Any) -> None:
+        if node.life != life:
+            return
+
+        def finish() -> None:
+            try:
+                ticket.run()
+            except StorageFailedError:
+                node.syncing = False
+                raise
+            node.syncing = False
+            assert node.store is not None
+            node.store.finish_sync(ticket)
+            assert node.core is not None
+            node.core.engine.log_synced()
+
+        self._hear(node, finish)
+
+    def checkpoint(self, node_id: str) -> None:
+        node = self.nodes[node_id]
+        assert node.store is not None
+        assert node.core is not None
+        ticket = node.store.begin_checkpoint(node.core.committed_index)
+        if ticket is not None:
+            ticket.run()
+
+    # -- what must hold -------------------------------------------------------------------------
+
+    def observe(self, node: SimNode) -> None:
+        """Check what must hold at every moment of every run."""
+        core, store = node.core, node.store
+        assert core is not None
+        assert store is not None
+        if core.engine.is_leader:
+            first = self.leaders.setdefault(core.engine.term, node.node_id)
+            assert first == node.node_id, f"two leaders in term {core.engine.term}"
+        seen = getattr(node, "observed_index", (0, 0))
+        start = seen[1] if seen[0] == node.life else 0
+        for index in range(max(start, store.base.index) + 1, core.committed_index + 1):
+            identity = (store.term_at(index), store.point_at(index).chain_crc)
+            known = self.committed.setdefault(index, identity)
+            assert known == identity, (
+                f"entry {index} is committed as {known} and, on {node.node_id}, as {identity}"
+            )
+        node.observed_index = (node.life, core.committed_index)  # type: ignore[attr-defined]
+
+    def propose(self, body: bytes, node_id: str | None = None) -> TestProposal:
+        """Propose on *node_id*, or on whoever leads; refused is an outcome, too."""
+        proposal = TestProposal(body)
+        self.proposals.append(proposal)
+        node = self.nodes[node_id] if node_id else self.leader
+        if node is None or not node.alive or node.paused:
+            proposal.outcome = "refused"
+            return proposal
+        try:
+            node.core.propose(proposal)  # type: ignore[union-attr]
+        except LedgerError as error:
+            proposal.outcome, proposal.error = "refused", error
+            return proposal
+        self.pump(node)
+        return proposal
+
+    @property
+    def leader(self) -> SimNode | None:
+        """Return the ready leader of the highest term, if there is one."""
+        ready = [
+            node for node in self.nodes.values() if node.core and node.core.engine.leader_ready
+        ]
+        return max(ready, key=lambda node: node.core.engine.term, default=None)  # type: ignore[union-attr]
+
+    def await_leader(self, seconds: float = 10.0) -> SimNode:
+        """Run until there is a ready leader that a majority follows."""
+
+        def led() -> bool:
+            leader = self.leader
+            return leader is not None and not leader.paused and sum(
+                node.alive and node.core.engine.leader_id == leader.node_id  # type: ignore[union-attr]
+                for node in self.nodes.values()
+            ) > len(self.ids) // 2
+
+        assert self.run_until(led, seconds), "no leader in time"
+        assert self.leader is not None
+        return self.leader
+
+    def converge(self, seconds: float = 30.0) -> None:
+        """Heal everything, start everyone and check that all ends in one log with every ack."""
+        for node in self.nodes.values():
+            if node.paused:
+                self.resume(node.node_id)
+            assert node.last_word is None, f"{node.node_id} stopped: {node.last_word}"
+            if not node.alive:
+                self._start(node.node_id)
+        self.heal()
+        self.await_leader(seconds)
+
+        def equal() -> bool:
+            ends = {node.core.committed_index for node in self.nodes.values()}  # type: ignore[union-attr]
+            last = {node.store.end_index for node in self.nodes.values()}  # type: ignore[union-attr]
+            return len(ends) == 1 and ends == last
+
+        assert self.run_until(equal, seconds), "the logs did not become equal: " + str(
+            {n.node_id: (n.core.committed_index, n.store.end_index) for n in self.nodes.values()}  # type: ignore[union-attr]
+        )
+        self.check_acked()
+
+    def check_acked(self) -> None:
+        """Check that every acknowledged entry is committed everywhere, once, and byte-identical."""
+        for node in self.nodes.values():
+            store = node.store
+            assert store is not None
+            for proposal in self.proposals:
+                if proposal.outcome != "acked" or proposal.index <= store.base.index:
+                    continue
+                assert proposal.index <= node.core.committed_index, (  # type: ignore[union-attr]
+                    f"acknowledged entry {proposal.index} is not on {node.node_id}"
+                )
+                entry = store.view(proposal.index)
+                assert bytes(entry.body) == proposal.body, (
+                    f"entry {proposal.index} on {node.node_id} is not what was acknowledged"
+                )
+                assert entry.term == proposal.term
+        crcs = {node.store.last_chain_crc for node in self.nodes.values()}  # type: ignore[union-attr]
+        assert len(crcs) == 1, "the logs differ"
