@@ -1,9 +1,9 @@
 """Settings of one node: read from its ``node.toml``, checked whole before anything starts.
 
-A file has the tables ``[node]``, ``[[member]]`` (one each), ``[store]``, ``[raft]`` and ``[broker]``;
-docs/configuration.md lists every key.  A key nobody knows is an error, as it is a typing error that
-would otherwise leave its setting at the default without a word.  Byte sizes may be written with a
-unit: ``segment_size = "64MiB"``.
+A file has the tables ``[node]``, ``[[member]]`` (one each), ``[store]``, ``[raft]`` and
+``[broker]``; docs/configuration.md lists every key.  A key nobody knows is an error: mistyped, it
+would leave its setting at the default without a word.  Byte sizes may be written with a unit:
+``segment_size = "64MiB"``.
 """
 
 from __future__ import annotations
@@ -52,6 +52,8 @@ SIZE_KEYS = frozenset(
         "log_size_max", "peer_buffer_max", "pending_size_max", "segment_size",
     }
 )  # fmt: skip
+
+_VALIDATION_ERROR = re.compile(r"(?P<what>.*) - at `\$\.(?P<key>\w+)[^`]*`", re.DOTALL)
 
 _T = TypeVar("_T")
 
@@ -192,7 +194,7 @@ class NodeConfig:
                 f"peers are told {self.member.peer_address}; set listen_host to the address of an "
                 'interface, or to "" for all of them'
             )
-        if self.group_spread_is_broken:
+        if self._is_group_torn:
             found.append(
                 "some members have a loopback host and others have not; members on other machines "
                 "cannot reach the loopback ones"
@@ -200,23 +202,22 @@ class NodeConfig:
         return found
 
     @property
-    def group_spread_is_broken(self) -> bool:
+    def _is_group_torn(self) -> bool:
         """Whether only some of the members have a loopback host."""
         return len({_is_loopback(member.host) for member in self.members}) > 1
 
     def _check_addresses(self) -> None:
-        owners: dict[tuple[str, int], str] = {}
+        owners: dict[str, str] = {}
         for member in self.members:
-            for host, port in (
-                (member.host, member.peer_port),
-                (member.advertised_host or member.host, member.broker_port),
-            ):
-                owner = owners.setdefault((host, port), member.node_id)
-                if owner != member.node_id or member.peer_port == member.broker_port:
+            for use in ("peer_port", "broker_port"):
+                address = member.peer_address if use == "peer_port" else member.broker_address
+                name = f"{use} of {member.node_id}"
+                if address in owners:
                     raise ConfigError(
-                        f"{format_address(host, port)} stands twice in the member list "
-                        f"({owner}, {member.node_id}); every port of a host has one use"
+                        f"{address} is both {owners[address]} and {name}; every one needs a port "
+                        "of its own"
                     )
+                owners[address] = name
 
 
 def load_config(path: Path | str) -> NodeConfig:
@@ -390,12 +391,9 @@ def _convert(where: str, table: object, into: type[_T]) -> _T:
 
 
 def _explain(text: str, values: Mapping[str, object]) -> str:
-    """Turn msgspec's ``Expected `int`, got `str` - at `$.key``` into a sentence that begins with the key."""
-    match = re.fullmatch(
-        r"(?P<what>.*?)(?: - at `\$\.(?P<key>\w+)(?P<rest>[^`]*)`)?", text, re.DOTALL
-    )
-    assert match is not None
-    if not match["key"]:
+    """Turn msgspec's ``Expected `int`, got `str` - at `$.key``` into a sentence about the key."""
+    match = _VALIDATION_ERROR.fullmatch(text)
+    if match is None:
         return text
     key = match["key"]
     what = match["what"][:1].lower() + match["what"][1:]
