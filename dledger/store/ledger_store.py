@@ -28,27 +28,24 @@ from dledger.config import FlushDiskType, WriteMode
 from dledger.entry import (
     FILLER_SIZE,
     HEADER_SIZE,
-    Entry,
-    EntryKind,
     EntryRef,
     LogPoint,
     body_crc_of,
     check_entries,
-    check_entry,
-    decode_header,
     encode_filler,
     encode_header,
     place_entry,
     point_behind,
 )
-from dledger.errors import CorruptEntryError, CorruptStoreError
+from dledger.errors import CorruptStoreError
 from dledger.store.checkpoint import Checkpoint
 from dledger.store.entry_index import EntryNotFoundError
-from dledger.store.recovery import REMEDY, RecoveredLog, recover
+from dledger.store.ledger_reader import LedgerReader
+from dledger.store.recovery import RecoveredLog, recover
 from dledger.store.tickets import CheckpointTicket, DropTicket, StoreStats, SyncTicket
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from dledger.config import StoreConfig
     from dledger.entry import Buffer, EntryHeader
@@ -60,26 +57,22 @@ if TYPE_CHECKING:
 _ROOM_AHEAD = 32 * 1024 * 1024
 
 
-class LedgerStore:
-    """The log of one node between its base and its end."""
+class LedgerStore(LedgerReader):
+    """The log of one node; the half that only reads is `LedgerReader`."""
 
     def __init__(self, disk: Disk, config: StoreConfig, found: RecoveredLog) -> None:
+        super().__init__(found.log, found.index, base=found.checkpoint.base, end=found.end)
         self._disk = disk
         self._config = config
-        self._log = found.log
-        self._index = found.index
         self._checkpoints = found.checkpoints
         self._watermark = found.watermark
         self._checkpoint = found.checkpoint
-        self._base = found.base
-        self._end = found.end
         self._synced_index = found.end.index
         self._tickets: deque[SyncTicket] = deque()
         self._through_map = config.write_mode is WriteMode.MMAP or (
             config.write_mode is WriteMode.AUTO
             and config.flush_disk_type is FlushDiskType.ASYNC_FLUSH
         )
-        self._entry_size_max = config.segment_size - FILLER_SIZE
         self._appended_count = 0
         self._appended_size = 0
         self._sync_count = 0
@@ -101,43 +94,6 @@ class LedgerStore:
         """
         return cls(disk, config, recover(disk, config, folder))
 
-    # -- where the log stands ---------------------------------------------------------------------
-
-    @property
-    def base(self) -> LogPoint:
-        """The point before the first entry: that of the last entry dropped, or the log's start."""
-        return self._base
-
-    @property
-    def end(self) -> LogPoint:
-        """The point behind the last entry."""
-        return self._end
-
-    @property
-    def begin_index(self) -> int:
-        """Index of the first entry, were there one: ``base.index + 1``."""
-        return self._base.index + 1
-
-    @property
-    def end_index(self) -> int:
-        """Index of the last entry; ``base.index`` when the log is empty."""
-        return self._end.index
-
-    @property
-    def end_term(self) -> int:
-        """Term of the last entry; the base's when the log is empty."""
-        return self._end.term
-
-    @property
-    def end_position(self) -> int:
-        """The byte behind the last entry."""
-        return self._end.position
-
-    @property
-    def last_chain_crc(self) -> int:
-        """Chain CRC of the last entry."""
-        return self._end.chain_crc
-
     @property
     def synced_index(self) -> int:
         """Last index that a finished sync speaks for; survives a power loss."""
@@ -152,8 +108,8 @@ class LedgerStore:
 
     @property
     def checkpoint_commit_index(self) -> int:
-        """Commit index of the last checkpoint begun; after a restart a safe one to begin with."""
-        return self._checkpoint.commit_index
+        """Up to here all is known to be committed, as of the last checkpoint begun."""
+        return self._checkpoint.synced.index
 
     @property
     def size_since_checkpoint(self) -> int:
@@ -232,9 +188,7 @@ class LedgerStore:
             LedgerFullError: no room for another segment; the entries before it may stand.
             StorageFailedError: the write failed; stop the process.
         """
-        headers = list(
-            check_entries(raw, after=self._end, segment_size=self._config.segment_size)
-        )
+        headers = list(check_entries(raw, after=self._end, segment_size=self._config.segment_size))
         start = 0
         while start < len(headers):
             stop = start + 1
@@ -251,7 +205,7 @@ class LedgerStore:
     def has_room(self, body_size: int) -> bool:
         """Whether an entry of *body_size*, and a no-op behind it, fit without allocating."""
         segment_size = self._config.segment_size
-        if HEADER_SIZE + body_size > self._entry_size_max:
+        if HEADER_SIZE + body_size > segment_size - FILLER_SIZE:
             return False
         entry = self.position_for(body_size)
         no_op = place_entry(
@@ -277,151 +231,6 @@ class LedgerStore:
         """
         self._log.prepare_spare()
         self._index.prepare_spare()
-
-    # -- read -------------------------------------------------------------------------------------
-
-    def term_at(self, index: int) -> int:
-        """Return the term of entry *index*; the base's index is allowed.
-
-        Raises:
-            EntryNotFoundError: *index* lies before the base or behind the end.
-        """
-        if index == self._end.index:
-            return self._end.term
-        if index == self._base.index:
-            return self._base.term
-        return self.locate(index).term
-
-    def locate(self, index: int) -> EntryRef:
-        """Return where entry *index* lies.
-
-        Raises:
-            EntryNotFoundError: *index* lies outside the log.
-            CorruptStoreError: the index file is damaged.
-        """
-        self._check_index(index)
-        return self._index.read(index)
-
-    def view(self, index: int) -> Entry:
-        """Return entry *index*; its body is a read-only view, valid for as long as it is held.
-
-        The bytes are not checked again; `verify` does that.
-
-        Raises:
-            EntryNotFoundError: *index* lies outside the log.
-            CorruptStoreError: the header is not that of entry *index*.
-        """
-        ref = self.locate(index)
-        raw = self._log.view(ref.position, ref.size)
-        header = decode_header(raw)
-        if header.index != index or header.position != ref.position or header.size != ref.size:
-            raise CorruptStoreError(
-                f"{self._log.find(ref.position).path}: entry {index} at position {ref.position} is "
-                f"damaged; {REMEDY}"
-            )
-        return Entry(
-            index=index,
-            term=header.term,
-            position=header.position,
-            size=header.size,
-            kind=header.kind,
-            channel=header.channel,
-            chain_crc=header.chain_crc,
-            body=raw[HEADER_SIZE:],
-        )
-
-    def entries(self, first_index: int, last_index: int) -> Iterator[Entry]:
-        """Yield the entries from *first_index* to *last_index*, both included."""
-        for index in range(first_index, last_index + 1):
-            yield self.view(index)
-
-    def raw_range(self, first_index: int, *, size_max: int) -> tuple[memoryview, int]:
-        """Return whole entries back to back, beginning with *first_index*, and the last's index.
-
-        At least one entry, however large; otherwise no more than *size_max* bytes, and never
-        beyond the segment of the first.
-
-        Raises:
-            EntryNotFoundError: *first_index* lies outside the log.
-        """
-        first = self.locate(first_index)
-        segment = self._log.find(first.position)
-        limit = min(first.position + max(size_max, first.size), segment.end)
-        last_index, end = self._end.index, self._end.position
-        if end > limit:
-            last = self._index.last_within(first_index, last_index, end_max=limit)
-            last_index, end = last.index, last.end
-        return self._log.view(first.position, end - first.position), last_index
-
-    def bytes_at(self, position: int, size: int) -> memoryview:
-        """Return *size* bytes of the log at *position*; they must lie in one segment.
-
-        Raises:
-            EntryNotFoundError: the range is not all between base and end.
-        """
-        if not self._base.position <= position <= position + size <= self._end.position:
-            raise EntryNotFoundError(
-                f"bytes {position} to {position + size} are not in the log, which holds "
-                f"{self._base.position} to {self._end.position}"
-            )
-        return self._log.view(position, size)
-
-    def point_at(self, index: int) -> LogPoint:
-        """Return the point behind entry *index*; the base's index is allowed.
-
-        Raises:
-            EntryNotFoundError: *index* lies outside the log.
-        """
-        if index == self._base.index:
-            return self._base
-        entry = self.view(index)
-        return LogPoint(index, entry.term, entry.end, entry.chain_crc)
-
-    def first_index_of_term(self, term: int) -> int:
-        """Return the first index whose term is at least *term*; ``end_index + 1`` if there is none.
-
-        Terms never fall along the log, so this is a binary search.
-        """
-        return self._index.first_of_term(term, self.begin_index, self.end_index)
-
-    def find_index_at_position(self, position: int) -> int:
-        """Return the index of the entry that holds byte *position*.
-
-        For a byte of a filler it is the entry behind the filler.
-
-        Raises:
-            EntryNotFoundError: *position* is not between base and end.
-        """
-        if not self._base.position <= position < self._end.position:
-            raise EntryNotFoundError(
-                f"position {position} is not in the log, which holds {self._base.position} to "
-                f"{self._end.position}"
-            )
-        return self._index.first_ending_after(position, self.begin_index, self.end_index)
-
-    def verify(self, first_index: int, last_index: int) -> None:
-        """Check every byte of the entries *first_index* to *last_index*; blocking.
-
-        Raises:
-            CorruptStoreError: names file, position, index and field of the first damage.
-        """
-        point = self.point_at(first_index - 1)
-        for index in range(first_index, last_index + 1):
-            ref = self.locate(index)
-            try:
-                header = check_entry(
-                    self._log.view(ref.position, ref.size),
-                    0,
-                    after=point,
-                    position=ref.position,
-                    size_max=self._entry_size_max,
-                )
-            except CorruptEntryError as error:
-                raise CorruptStoreError(
-                    f"{self._log.find(ref.position).path}: damage at position {ref.position}: "
-                    f"{error}; {REMEDY}"
-                ) from error
-            point = point_behind(header)
 
     # -- cut, drop, reset -------------------------------------------------------------------------
 
@@ -464,28 +273,23 @@ class LedgerStore:
         The files go in `DropTicket.run` (blocking): first the checkpoint with the new base is
         synced, then they are unlinked or, when no view of them is alive, kept as spares.
         """
-        first = self._log.find(min(position, self._end.position - 1)) if len(self._log) > 1 else None
-        while first is not None and first.position > self._log.first.position:
-            index = self.find_index_at_position(first.position) - 1
-            if index <= self._synced_index:
-                break
-            first = self._log.find(first.position - 1)
-        if first is None or first.position <= self._log.first.position:
+        kept = self._first_kept(position)
+        if kept == self._log.first.position:
             return None
+        index = self.find_index_at_position(kept) - 1
         last = self.view(index)
-        self._base = LogPoint(index, last.term, first.position, last.chain_crc)
+        self._base = LogPoint(index, last.term, kept, last.chain_crc)
         before = self._checkpoint
         self._checkpoint = Checkpoint(
             generation=before.generation + 1,
             base=self._base,
             synced=max(before.synced, self._base, key=lambda point: point.index),
-            commit_index=max(before.commit_index, index),
         )
         return DropTicket(
             checkpoints=self._checkpoints,
             checkpoint=self._checkpoint,
             retired=[
-                (self._log, self._log.take_before(first.position)),
+                (self._log, self._log.take_before(kept)),
                 (self._index.files, self._index.take_before(self.begin_index)),
             ],
         )
@@ -507,17 +311,14 @@ class LedgerStore:
         """
         self._watermark.write(0)
         self._checkpoint = Checkpoint(
-            generation=self._checkpoint.generation + 1,
-            base=base,
-            synced=base,
-            commit_index=base.index,
+            generation=self._checkpoint.generation + 1, base=base, synced=base
         )
         self._checkpoints.write(self._checkpoint)
         for ticket in self._tickets:
             ticket.index = min(ticket.index, base.index)
         self._log.reset(base.position)
         self._log.blank_header_at(base.position)
-        self._log.sync_all()
+        self._log.sync_from(base.position)
         self._index.reset(base.index + 1)
         self._base = self._end = base
         self._synced_index = base.index
@@ -580,16 +381,11 @@ class LedgerStore:
             commit_index: index of the last entry known to be committed.
         """
         before = self._checkpoint
-        commit_index = max(commit_index, before.commit_index)
         index = min(commit_index, self._end.index)
-        synced = self.point_at(index) if index > before.synced.index else before.synced
-        if commit_index == before.commit_index and synced == before.synced:
+        if index <= before.synced.index:
             return None
         self._checkpoint = Checkpoint(
-            generation=before.generation + 1,
-            base=self._base,
-            synced=synced,
-            commit_index=commit_index,
+            generation=before.generation + 1, base=self._base, synced=self.point_at(index)
         )
         return CheckpointTicket(
             checkpoints=self._checkpoints,
@@ -608,12 +404,17 @@ class LedgerStore:
 
     # -- inside -----------------------------------------------------------------------------------
 
-    def _check_index(self, index: int) -> None:
-        if not self._base.index < index <= self._end.index:
-            raise EntryNotFoundError(
-                f"entry {index} is not in the log, which holds {self.begin_index} to "
-                f"{self.end_index}"
-            )
+    def _first_kept(self, position: int) -> int:
+        """Return the start of the first segment to keep when those below *position* may go."""
+        kept = self._log.first.position
+        for file in self._log.files_from(kept)[1:]:
+            # The segment before this one may go when its last entry is durable here.
+            if file.position > position or file.position >= self._end.position:
+                break
+            if self.find_index_at_position(file.position) - 1 > self._synced_index:
+                break
+            kept = file.position
+        return kept
 
     def _write_run(self, parts: Sequence[Buffer], refs: Sequence[EntryRef]) -> None:
         """Write entries that lie back to back in one segment, then their index units."""
@@ -638,4 +439,4 @@ def _ref(header: EntryHeader) -> EntryRef:
     return EntryRef(header.index, header.term, header.position, header.size, header.kind)
 
 
-__all__ = ["EntryKind", "EntryNotFoundError", "LedgerStore"]
+__all__ = ["EntryNotFoundError", "LedgerStore"]

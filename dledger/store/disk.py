@@ -1,0 +1,488 @@
+"""The disk, as the store sees it: the only file that touches ``os`` and ``mmap``.
+
+Everything the store does to the world goes through `Disk`, so that a simulator can lose, tear and
+refuse what it likes.  What `Disk` promises is what POSIX file systems keep:
+
+- written bytes are durable once `MappedRegion.sync` or `DiskFile.sync` of their file returned;
+- a name made, changed or removed is durable once `Disk.sync_folder` of its folder returned;
+- a sector (512 bytes, aligned) is written whole or not at all;
+- after a failed sync nothing may be assumed about the file: it is never tried again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import mmap
+import os
+import threading
+from typing import TYPE_CHECKING, Protocol
+
+from dledger.errors import FolderInUseError, LedgerFullError, StorageFailedError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from dledger.entry import Buffer
+
+TEMPORARY_SUFFIX = ".tmp"
+
+_PARTS_MAX = 512  # buffers of one pwritev; Linux allows 1024 (IOV_MAX)
+_ZEROS = bytes(4 * 1024 * 1024)
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FDATASYNC_SEES_MAP = os.uname().sysname == "Linux"
+_FULL_SYNC: int | None = getattr(fcntl, "F_FULLFSYNC", None)  # macOS: fsync skips the drive's cache
+
+
+class MappedRegion(Protocol):
+    """One file of fixed size, mapped for reading, written through the map or beside it."""
+
+    path: str  # for messages; the owner changes it after a rename
+    size: int  # bytes
+
+    def write(self, offset: int, parts: Sequence[Buffer], *, through_map: bool) -> None:
+        """Write *parts* one after another at *offset*; they must end within the region.
+
+        Raises:
+            StorageFailedError: the write failed, perhaps in part.
+        """
+        ...
+
+    def view(self, offset: int, size: int) -> memoryview:
+        """Return a read-only view; it stays readable after `close` and shows later writes."""
+        ...
+
+    def sync(self) -> None:
+        """Make what was written before the call durable; blocking, any thread.
+
+        On a region closed meanwhile it does nothing: its bytes are no longer part of the log.
+
+        Raises:
+            StorageFailedError: the sync failed; never to be tried again.
+        """
+        ...
+
+    def close(self) -> bool:
+        """Let go of the file; whether no view of it is alive, so that the file may be reused."""
+        ...
+
+
+class DiskFile(Protocol):
+    """One small file, read whole and written in place."""
+
+    path: str
+
+    def read_all(self) -> bytes:
+        """Return the whole content."""
+        ...
+
+    def write_at(self, offset: int, data: bytes) -> None:
+        """Overwrite *data* at *offset*; atomic when it lies within one sector."""
+        ...
+
+    def sync(self) -> None:
+        """Make what was written durable; blocking."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the file."""
+        ...
+
+
+class FolderLock(Protocol):
+    """A data folder held by this process."""
+
+    def release(self) -> None:
+        """Let another process have the folder."""
+        ...
+
+
+class Disk(Protocol):
+    """Files and folders by path. Every call but `free_bytes` and `exists` may block.
+
+    Any failure raises `StorageFailedError` with the path and the system's words for it, unless a
+    method names another error.
+    """
+
+    def make_folder(self, path: str) -> None:
+        """Create folder *path* and those above it, durably; one that is there is left alone."""
+        ...
+
+    def list_folder(self, path: str) -> list[str]:
+        """Return the names in folder *path*, sorted."""
+        ...
+
+    def exists(self, path: str) -> bool:
+        """Whether there is a file or folder *path*."""
+        ...
+
+    def file_size(self, path: str) -> int:
+        """Return the size of file *path* in bytes."""
+        ...
+
+    def allocate(self, path: str, size: int, *, zero_size: int) -> MappedRegion:
+        """Create *path* with *size* zero bytes, all of them reserved on the disk, and open it.
+
+        The name appears, durably, only when the file is whole. The first *zero_size* bytes are
+        really written: a sync of bytes over them needs no change of the file's extents, and takes
+        0.13 ms instead of 0.34 ms at 64 KiB (ext4, virtual disk).
+
+        Raises:
+            LedgerFullError: no room; nothing is left behind.
+        """
+        ...
+
+    def open_region(self, path: str, *, writable: bool) -> MappedRegion:
+        """Map the file *path* in its present size."""
+        ...
+
+    def open_file(self, path: str) -> DiskFile:
+        """Open the small file *path* for reading and writing in place."""
+        ...
+
+    def read_file(self, path: str) -> bytes:
+        """Return the content of *path*."""
+        ...
+
+    def write_file_atomic(self, path: str, data: bytes) -> None:
+        """Put a file with *data* at *path*, durably: after a crash it is the old one or the new.
+
+        Raises:
+            LedgerFullError: no room; the old file stands.
+        """
+        ...
+
+    def rename(self, source: str, target: str) -> None:
+        """Give *source* the name *target*, replacing what has it; durable after `sync_folder`."""
+        ...
+
+    def unlink(self, path: str) -> None:
+        """Remove the file *path*, if it is there; durable after `sync_folder`."""
+        ...
+
+    def sync_folder(self, path: str) -> None:
+        """Make the names in folder *path* durable; blocking."""
+        ...
+
+    def free_bytes(self, path: str) -> int:
+        """Return the bytes left to us on the file system of *path*."""
+        ...
+
+    def lock_folder(self, path: str) -> FolderLock:
+        """Hold folder *path* against other processes, until released or this process ends.
+
+        Raises:
+            FolderInUseError: another process holds it.
+        """
+        ...
+
+    def boot_id(self) -> str:
+        """Name the run of the machine whose page cache we see; empty when there is no way to know.
+
+        Two equal names that are not empty: everything written in between is still there.
+        """
+        ...
+
+
+class OsRegion:
+    """A `MappedRegion` of the operating system."""
+
+    def __init__(self, path: str, fd: int, size: int, *, writable: bool) -> None:
+        self.path = path
+        self.size = size
+        self._fd = fd
+        access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
+        self._map = mmap.mmap(fd, size, access=access)
+        self._lock = threading.Lock()
+        self._syncs_running = 0
+        self._is_closed = False
+        self._is_mapped_dirty = False
+
+    def write(self, offset: int, parts: Sequence[Buffer], *, through_map: bool) -> None:
+        """See `MappedRegion.write`."""
+        assert not self._is_closed
+        assert 0 <= offset <= offset + sum(map(len, parts)) <= self.size
+        if through_map:
+            self._is_mapped_dirty = True
+            for part in parts:
+                self._map[offset : offset + len(part)] = part
+                offset += len(part)
+            return
+        with _failing(self.path, "write"):
+            for start in range(0, len(parts), _PARTS_MAX):
+                offset = self._write_some(offset, parts[start : start + _PARTS_MAX])
+
+    def view(self, offset: int, size: int) -> memoryview:
+        """See `MappedRegion.view`."""
+        assert 0 <= offset <= offset + size <= self.size
+        return memoryview(self._map)[offset : offset + size].toreadonly()
+
+    def sync(self) -> None:
+        """See `MappedRegion.sync`."""
+        with self._lock:
+            if self._is_closed:
+                return
+            self._syncs_running += 1
+        try:
+            with _failing(self.path, "sync"):
+                # Linux writes pages dirtied through the map on fdatasync as well, and msync in
+                # CPython keeps the interpreter lock: the event loop would stand still meanwhile.
+                if self._is_mapped_dirty and not _FDATASYNC_SEES_MAP:
+                    self._map.flush()
+                _sync_data(self._fd)
+        finally:
+            with self._lock:
+                self._syncs_running -= 1
+                self._close_when_idle()
+
+    def close(self) -> bool:
+        """See `MappedRegion.close`."""
+        with self._lock:
+            if self._is_closed:
+                return False
+            self._is_closed = True
+            is_syncing = self._syncs_running > 0
+            self._close_when_idle()
+        try:
+            self._map.close()
+        except BufferError:
+            return False  # the last view unmaps it
+        return not is_syncing
+
+    def _close_when_idle(self) -> None:
+        # A sync that runs still needs the descriptor: then it closes it.
+        if self._is_closed and self._syncs_running == 0:
+            os.close(self._fd)
+
+    def _write_some(self, offset: int, parts: Sequence[Buffer]) -> int:
+        """Write up to 512 *parts* and return the offset behind them."""
+        size = sum(map(len, parts))
+        written = os.pwritev(self._fd, parts, offset)
+        if written == size:
+            return offset + size
+        rest = memoryview(b"".join(parts))[written:]  # a signal or a quota cut the write short
+        offset += written
+        while rest:
+            written = os.pwrite(self._fd, rest, offset)
+            rest, offset = rest[written:], offset + written
+        return offset
+
+
+class OsFile:
+    """A `DiskFile` of the operating system."""
+
+    def __init__(self, path: str, fd: int) -> None:
+        self.path = path
+        self._fd = fd
+
+    def read_all(self) -> bytes:
+        """See `DiskFile.read_all`."""
+        with _failing(self.path, "read"):
+            return os.pread(self._fd, os.fstat(self._fd).st_size, 0)
+
+    def write_at(self, offset: int, data: bytes) -> None:
+        """See `DiskFile.write_at`."""
+        with _failing(self.path, "write"):
+            written = os.pwrite(self._fd, data, offset)
+        if written != len(data):
+            raise StorageFailedError(
+                f"{self.path}: wrote {written} of {len(data)} bytes; check the disk, then restart"
+            )
+
+    def sync(self) -> None:
+        """See `DiskFile.sync`."""
+        with _failing(self.path, "sync"):
+            _sync_data(self._fd)
+
+    def close(self) -> None:
+        """See `DiskFile.close`."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+class OsFolderLock:
+    """An flock on the file ``lock`` of a folder; the system drops it when the process ends."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def release(self) -> None:
+        """See `FolderLock.release`."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+class OsDisk:
+    """The operating system's files."""
+
+    def make_folder(self, path: str) -> None:
+        """See `Disk.make_folder`."""
+        path = os.path.abspath(path)
+        with _failing(path, "create folder"):
+            missing: list[str] = []
+            while not os.path.isdir(path):
+                missing.append(path)
+                path = os.path.dirname(path)
+            for folder in reversed(missing):
+                os.makedirs(folder, exist_ok=True)
+                self.sync_folder(os.path.dirname(folder))
+
+    def list_folder(self, path: str) -> list[str]:
+        """See `Disk.list_folder`."""
+        with _failing(path, "list"):
+            return sorted(os.listdir(path))
+
+    def exists(self, path: str) -> bool:
+        """See `Disk.exists`."""
+        return os.path.exists(path)
+
+    def file_size(self, path: str) -> int:
+        """See `Disk.file_size`."""
+        with _failing(path, "stat"):
+            return os.stat(path).st_size
+
+    def allocate(self, path: str, size: int, *, zero_size: int) -> MappedRegion:
+        """See `Disk.allocate`."""
+        temporary = path + TEMPORARY_SUFFIX
+        with _failing(path, "allocate"):
+            fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+            try:
+                _reserve(fd, size, zero_size=zero_size)
+                os.fsync(fd)
+                os.rename(temporary, path)
+                self.sync_folder(os.path.dirname(path))
+                return OsRegion(path, fd, size, writable=True)
+            except OSError as error:
+                os.close(fd)
+                with contextlib.suppress(OSError):
+                    os.unlink(temporary)
+                if error.errno in _FULL:
+                    raise self._full(path, size, error) from error
+                raise
+
+    def open_region(self, path: str, *, writable: bool) -> MappedRegion:
+        """See `Disk.open_region`."""
+        with _failing(path, "open"):
+            fd = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC)
+            try:
+                return OsRegion(path, fd, os.fstat(fd).st_size, writable=writable)
+            except BaseException:
+                os.close(fd)
+                raise
+
+    def open_file(self, path: str) -> DiskFile:
+        """See `Disk.open_file`."""
+        with _failing(path, "open"):
+            return OsFile(path, os.open(path, os.O_RDWR | os.O_CLOEXEC))
+
+    def read_file(self, path: str) -> bytes:
+        """See `Disk.read_file`."""
+        with _failing(path, "read"), open(path, "rb") as file:
+            return file.read()
+
+    def write_file_atomic(self, path: str, data: bytes) -> None:
+        """See `Disk.write_file_atomic`."""
+        temporary = path + TEMPORARY_SUFFIX
+        with _failing(path, "write"):
+            try:
+                with open(temporary, "wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.rename(temporary, path)
+            except OSError as error:
+                with contextlib.suppress(OSError):
+                    os.unlink(temporary)
+                if error.errno in _FULL:
+                    raise self._full(path, len(data), error) from error
+                raise
+        self.sync_folder(os.path.dirname(path))
+
+    def rename(self, source: str, target: str) -> None:
+        """See `Disk.rename`."""
+        with _failing(source, f"rename to {target}"):
+            os.rename(source, target)
+
+    def unlink(self, path: str) -> None:
+        """See `Disk.unlink`."""
+        with _failing(path, "unlink"), contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+
+    def sync_folder(self, path: str) -> None:
+        """See `Disk.sync_folder`."""
+        with _failing(path, "sync folder"):
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+
+    def free_bytes(self, path: str) -> int:
+        """See `Disk.free_bytes`."""
+        with _failing(path, "statvfs"):
+            found = os.statvfs(path)
+        return found.f_bavail * found.f_frsize
+
+    def lock_folder(self, path: str) -> FolderLock:
+        """See `Disk.lock_folder`."""
+        with _failing(path, "lock"):
+            fd = os.open(os.path.join(path, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(fd)
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                raise StorageFailedError(f"{path}: lock: {error.strerror}") from error
+            raise FolderInUseError(
+                f"{path}: another process uses this data folder; stop it, or give this node a "
+                "folder of its own"
+            ) from error
+        return OsFolderLock(fd)
+
+    def boot_id(self) -> str:
+        """See `Disk.boot_id`."""
+        try:
+            with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+                return file.read().strip()
+        except OSError:
+            return ""  # no Linux: the watermark then counts for nothing, the checkpoint for all
+
+    def _full(self, path: str, size: int, error: OSError) -> LedgerFullError:
+        free = self.free_bytes(os.path.dirname(path))
+        return LedgerFullError(
+            f"{path}: no room for {size} bytes, {free} are free ({error.strerror}); free some "
+            "disk space, or set log_size_max so that old segments are dropped"
+        )
+
+
+def _reserve(fd: int, size: int, *, zero_size: int) -> None:
+    """Give the new file *fd* *size* zero bytes that are certain to find room when written."""
+    # A sparse file would kill the process (SIGBUS) when the disk is full and the map is stored to.
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(fd, 0, size)
+    else:
+        zero_size = size
+    for offset in range(0, zero_size, len(_ZEROS)):
+        os.pwrite(fd, _ZEROS[: zero_size - offset], offset)
+        os.fdatasync(fd)  # by the piece: a sync of the log never waits for all of it
+
+
+def _sync_data(fd: int) -> None:
+    if _FULL_SYNC is not None:
+        fcntl.fcntl(fd, _FULL_SYNC)
+    else:
+        os.fdatasync(fd)
+
+
+@contextlib.contextmanager
+def _failing(path: str, verb: str) -> Iterator[None]:
+    """Turn the system's error into ours, with the path and what was tried."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageFailedError(
+            f"{path}: {verb}: {error.strerror or error}; check the disk, then restart the node"
+        ) from error

@@ -1,0 +1,82 @@
+"""One file of fixed size that holds a known range of positions.
+
+Opened on first use, so that a restart does not grow with the number of files kept.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dledger.entry import Buffer
+    from dledger.store.disk import Disk, MappedRegion
+
+
+class MappedFile:
+    """The bytes from *position* up to ``position + size``."""
+
+    def __init__(
+        self, disk: Disk, path: str, *, position: int, size: int, region: MappedRegion | None = None
+    ) -> None:
+        self.path = path
+        self.position = position  # of the first byte
+        self.size = size
+        self.is_dirty = False  # written since the last sync began
+        self._disk = disk
+        self._region = region
+        self._bytes: memoryview | None = None
+
+    @property
+    def end(self) -> int:
+        """The position behind the last byte."""
+        return self.position + self.size
+
+    @property
+    def bytes(self) -> memoryview:
+        """All of the file, read-only; not to be kept by a caller, slices of it may be."""
+        if self._bytes is None:
+            self._bytes = self._open().view(0, self.size)
+        return self._bytes
+
+    def view(self, position: int, size: int) -> memoryview:
+        """Return *size* bytes at *position*, read-only, over the map."""
+        start = position - self.position
+        assert 0 <= start <= start + size <= self.size
+        return self.bytes[start : start + size]
+
+    def write(self, position: int, parts: Sequence[Buffer], *, through_map: bool) -> None:
+        """Write *parts* one after another at *position*.
+
+        Raises:
+            StorageFailedError: the write failed, perhaps in part; stop the process.
+        """
+        self.is_dirty = True
+        self._open().write(position - self.position, parts, through_map=through_map)
+
+    def sync(self) -> None:
+        """Make what was written before the call durable; blocking, any thread."""
+        region = self._region
+        if region is not None:  # a file never opened was never written
+            region.sync()
+
+    def move(self, path: str, *, position: int) -> None:
+        """Rename the file, replacing what has that name; it now holds the bytes at *position*."""
+        self._disk.rename(self.path, path)
+        self.path = path
+        self.position = position
+        if self._region is not None:
+            self._region.path = path
+
+    def close(self) -> bool:
+        """Let go of the file; whether no view is alive, so that it may be written to again."""
+        if self._bytes is not None:
+            self._bytes.release()
+            self._bytes = None
+        return self._region is None or self._region.close()
+
+    def _open(self) -> MappedRegion:
+        if self._region is None:
+            self._region = self._disk.open_region(self.path, writable=True)
+        return self._region

@@ -1,0 +1,275 @@
+"""Files of one size in the order of their positions: a long run of bytes.
+
+New files come from *spares*: files of the right size under neutral names, allocated ahead by a
+worker or left over from the files retired.  A retired file becomes a spare only when no view of it
+is alive, since bytes under a reader never change; otherwise it is unlinked and the last reader
+frees it.  A spare is not cleaned: whoever reads the files must know old bytes from new.
+
+    00000000000000000000, 00000000001073741824, ...    20 digits: position of the first byte
+    spare-7                                            waits for its turn
+    *.tmp                                              an allocation that a crash cut short
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import re
+import threading
+from collections import deque
+from typing import TYPE_CHECKING
+
+from dledger.entry import HEADER_SIZE
+from dledger.errors import CorruptStoreError
+from dledger.store.disk import TEMPORARY_SUFFIX
+from dledger.store.mapped_file import MappedFile
+from dledger.store.slot_file import REMEDY
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from dledger.store.disk import Disk
+
+SPARES_MAX = 2
+
+# A file made while somebody waits is zeroed this far, about 0.1 s; one made ahead, as a whole.
+_ZERO_SIZE_NOW = 32 * 1024 * 1024
+
+_POSITION = re.compile(r"\d{20}\Z")
+_SPARE = re.compile(r"spare-(\d+)\Z")
+_log = logging.getLogger(__name__)
+
+
+class MappedFileQueue:
+    """The files of one folder. Not empty, except between `open` and `reset`."""
+
+    def __init__(self, disk: Disk, folder: str, file_size: int) -> None:
+        self.folder = folder
+        self.file_size = file_size
+        self._disk = disk
+        self._files: list[MappedFile] = []
+        self._spares: deque[MappedFile] = deque()
+        self._leftovers: list[MappedFile] = []
+        self._is_folder_dirty = False
+        self._allocating = threading.Lock()
+        self._spare_numbers = itertools.count()
+
+    @classmethod
+    def open(cls, disk: Disk, folder: str, file_size: int, *, start: int) -> MappedFileQueue:
+        """Take up the files of *folder* from the one that begins at *start*; blocking.
+
+        Files that do not follow one another from there are left over from a crash; they stay until
+        `retire_leftovers`.
+
+        Raises:
+            CorruptStoreError: a file has the wrong size; they are only ever created whole.
+        """
+        disk.make_folder(folder)
+        queue = cls(disk, folder, file_size)
+        spare_number = 0
+        for name in disk.list_folder(folder):
+            path = f"{folder}/{name}"
+            if _POSITION.match(name):
+                queue._take_up(path, int(name), start)
+            elif match := _SPARE.match(name):
+                spare_number = max(spare_number, int(match[1]) + 1)
+                queue._take_up_spare(path)
+            elif name.endswith(TEMPORARY_SUFFIX):
+                disk.unlink(path)
+            else:
+                _log.warning("%s: not a file of ours; left alone", path)
+        queue._spare_numbers = itertools.count(spare_number)
+        return queue
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    @property
+    def first(self) -> MappedFile:
+        """The file with the lowest positions."""
+        return self._files[0]
+
+    @property
+    def last(self) -> MappedFile:
+        """The file that is being filled."""
+        return self._files[-1]
+
+    @property
+    def spare_count(self) -> int:
+        """How many times `roll` finds a file ready."""
+        return len(self._spares)
+
+    # -- find and read ----------------------------------------------------------------------------
+
+    def holds(self, position: int) -> bool:
+        """Whether one of the files covers *position*."""
+        return bool(self._files) and self.first.position <= position < self.last.end
+
+    def find(self, position: int) -> MappedFile:
+        """Return the file that covers *position*; there must be one."""
+        assert self.holds(position), f"{self.folder} has no file for position {position}"
+        return self._files[(position - self._files[0].position) // self.file_size]
+
+    def view(self, position: int, size: int) -> memoryview:
+        """Return *size* bytes at *position*, which lie in one file; read-only, not copied."""
+        return self.find(position).view(position, size)
+
+    def path_of(self, position: int) -> str:
+        """Return the path of the file that covers *position*, whether it is there or not."""
+        return f"{self.folder}/{position - position % self.file_size:020d}"
+
+    # -- grow -------------------------------------------------------------------------------------
+
+    def roll(self) -> MappedFile:
+        """Add a file behind the last one and return it; blocking only when no spare is ready.
+
+        Raises:
+            LedgerFullError: nothing changed: no spare is ready and there is no room for one.
+        """
+        return self._add(self.last.end)
+
+    def prepare_spare(self) -> None:
+        """See to it that a spare is ready; blocking, any thread.
+
+        Raises:
+            LedgerFullError: the disk has no room for one.
+        """
+        with self._allocating:
+            if not self._spares:
+                self._spares.append(self._allocate(zero_size=self.file_size))
+
+    # -- shrink -----------------------------------------------------------------------------------
+
+    def take_before(self, position: int) -> list[MappedFile]:
+        """Take the files that end at or before *position* out of the queue, never the last."""
+        count = 0
+        while count < len(self._files) - 1 and self._files[count].end <= position:
+            count += 1
+        taken, self._files = self._files[:count], self._files[count:]
+        return taken
+
+    def retire(self, files: Iterable[MappedFile]) -> None:
+        """Recycle or unlink *files*, which are no longer in the queue; any thread, may block."""
+        for file in files:
+            if file.close() and len(self._spares) < SPARES_MAX:
+                path = self._spare_path()
+                self._disk.rename(file.path, path)
+                self._spares.append(MappedFile(self._disk, path, position=0, size=self.file_size))
+            else:
+                self._disk.unlink(file.path)
+            self._is_folder_dirty = True
+
+    def retire_behind(self, position: int) -> None:
+        """Retire the files behind the one that covers *position*."""
+        count = (position - self.first.position) // self.file_size + 1
+        behind, self._files = self._files[count:], self._files[:count]
+        self.retire(behind)
+
+    def retire_leftovers(self) -> None:
+        """Retire what `open` found outside the run of files."""
+        leftovers, self._leftovers = self._leftovers, []
+        self.retire(leftovers)
+
+    def reset(self, position: int) -> None:
+        """Begin anew with one file, that which covers *position*; blocking.
+
+        Raises:
+            LedgerFullError: no room for the file.
+        """
+        files, self._files = self._files, []
+        self.retire(files)
+        self.retire_leftovers()
+        self._add(position - position % self.file_size)
+
+    def discard_all(self) -> None:
+        """Unlink every file of the folder, spares too; blocking. For derived files only."""
+        for file in [*self._files, *self._leftovers, *self._spares]:
+            file.close()
+            self._disk.unlink(file.path)
+        self._files, self._leftovers = [], []
+        self._spares.clear()
+        self._is_folder_dirty = True
+
+    def blank_header_at(self, position: int) -> bool:
+        """Put zeros where an entry at *position* would begin; whether there was anything else."""
+        file = self.find(position)
+        size = min(HEADER_SIZE, file.end - position)
+        if not any(file.view(position, size)):
+            return False
+        file.write(position, [bytes(size)], through_map=False)
+        return True
+
+    # -- sync -------------------------------------------------------------------------------------
+
+    def take_dirty(self) -> list[MappedFile]:
+        """Return the files written to since the last call."""
+        dirty = [file for file in self._files if file.is_dirty]
+        for file in dirty:
+            file.is_dirty = False
+        return dirty
+
+    def take_folder_dirty(self) -> bool:
+        """Whether names in the folder changed since the last call."""
+        was_dirty, self._is_folder_dirty = self._is_folder_dirty, False
+        return was_dirty
+
+    def files_from(self, position: int) -> list[MappedFile]:
+        """Return the files that hold *position* or more."""
+        return [file for file in self._files if file.end > position]
+
+    def sync_from(self, position: int) -> None:
+        """Make the files that hold *position* or more durable, and all names; blocking."""
+        for file in self.files_from(position):
+            file.is_dirty = False
+            file.sync()
+        self._is_folder_dirty = False
+        self._disk.sync_folder(self.folder)
+
+    def close(self) -> None:
+        """Close every file; views that are still held stay readable."""
+        for file in [*self._files, *self._leftovers, *self._spares]:
+            file.close()
+
+    # -- inside -----------------------------------------------------------------------------------
+
+    def _add(self, position: int) -> MappedFile:
+        try:
+            file = self._spares.popleft()
+        except IndexError:
+            with self._allocating:  # a worker may be at it: then wait for its file
+                file = (
+                    self._spares.popleft()
+                    if self._spares
+                    else self._allocate(zero_size=_ZERO_SIZE_NOW)
+                )
+        file.move(f"{self.folder}/{position:020d}", position=position)
+        self._files.append(file)
+        self._is_folder_dirty = True
+        return file
+
+    def _allocate(self, *, zero_size: int) -> MappedFile:
+        path = self._spare_path()
+        region = self._disk.allocate(path, self.file_size, zero_size=min(zero_size, self.file_size))
+        return MappedFile(self._disk, path, position=0, size=self.file_size, region=region)
+
+    def _spare_path(self) -> str:
+        return f"{self.folder}/spare-{next(self._spare_numbers)}"
+
+    def _take_up(self, path: str, position: int, start: int) -> None:
+        size = self._disk.file_size(path)
+        if size != self.file_size or position % self.file_size:
+            raise CorruptStoreError(
+                f"{path}: {size} bytes, but files here have {self.file_size} bytes and begin at a "
+                f"multiple of that; {REMEDY}"
+            )
+        file = MappedFile(self._disk, path, position=position, size=size)
+        if position == (self.last.end if self._files else start):
+            self._files.append(file)
+        else:
+            self._leftovers.append(file)
+
+    def _take_up_spare(self, path: str) -> None:
+        if self._disk.file_size(path) == self.file_size and len(self._spares) < SPARES_MAX:
+            self._spares.append(MappedFile(self._disk, path, position=0, size=self.file_size))
+        else:
+            self._disk.unlink(path)
