@@ -1,0 +1,1 @@
+"""A message broker group on one replicated log: topics, queues, producers and consumers."""

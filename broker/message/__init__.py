@@ -1,0 +1,1 @@
+"""Messages and the records they are stored as. Pure: nothing here does I/O or reads a clock."""

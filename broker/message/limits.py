@@ -1,0 +1,78 @@
+"""What a message may be at most, and the names a topic may have.
+
+Source: RocketMQ ``TopicValidator``, ``MessageStoreConfig.maxMessageSize``, and ``Short.MAX_VALUE``
+for the two-byte length of the properties.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from broker.errors import InvalidMessageError, InvalidTopicError
+
+TOPIC_SIZE_MAX = 127  # bytes; a record of version 1 has one signed byte for the length
+INTERNAL_TOPIC_SIZE_MAX = 255  # %RETRY% and %DLQ% topics of a group with a long name
+BODY_SIZE_MAX = 4 * 1024 * 1024  # bytes
+PROPERTIES_SIZE_MAX = 32_767  # bytes, encoded
+
+RETRY_PREFIX = "%RETRY%"
+DLQ_PREFIX = "%DLQ%"
+
+_TOPIC = re.compile(r"[%|a-zA-Z0-9_-]+\Z")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MessageLimits:
+    """Largest sizes one broker takes, in bytes."""
+
+    body_size_max: int = BODY_SIZE_MAX
+    properties_size_max: int = PROPERTIES_SIZE_MAX
+
+    def __post_init__(self) -> None:
+        assert self.body_size_max >= 1
+        assert 0 <= self.properties_size_max <= PROPERTIES_SIZE_MAX
+
+
+DEFAULT_LIMITS = MessageLimits()
+
+
+def is_internal_topic(topic: str) -> bool:
+    """Whether the broker made the topic's name from a group's name."""
+    return topic.startswith((RETRY_PREFIX, DLQ_PREFIX))
+
+
+def check_topic(topic: str) -> None:
+    """Raise `InvalidTopicError` unless *topic* can be the name of one.
+
+    Source: RocketMQ ``TopicValidator.validateTopic`` (``^[%|a-zA-Z0-9_-]+$``, 127 characters).
+    """
+    if not topic:
+        raise InvalidTopicError("the topic's name is empty; give it 1 to 127 characters")
+    if not _TOPIC.match(topic):
+        raise InvalidTopicError(
+            f"topic {topic[:160]!r}: only letters, digits and the characters % | _ - are allowed"
+        )
+    size_max = INTERNAL_TOPIC_SIZE_MAX if is_internal_topic(topic) else TOPIC_SIZE_MAX
+    if len(topic) > size_max:
+        raise InvalidTopicError(
+            f"topic {topic[:40]!r}... has {len(topic)} characters; at most {size_max} are allowed"
+        )
+
+
+def check_body_size(size: int, limits: MessageLimits = DEFAULT_LIMITS) -> None:
+    """Raise `InvalidMessageError` when a body of *size* bytes is larger than allowed."""
+    if size > limits.body_size_max:
+        raise InvalidMessageError(
+            f"the message body has {size} bytes; at most {limits.body_size_max} are allowed: "
+            "compress it, split it, or raise max_message_size on every node"
+        )
+
+
+def check_properties_size(size: int, limits: MessageLimits = DEFAULT_LIMITS) -> None:
+    """Raise `InvalidMessageError` when encoded properties of *size* bytes are too many."""
+    if size > limits.properties_size_max:
+        raise InvalidMessageError(
+            f"the message properties have {size} bytes encoded; at most "
+            f"{limits.properties_size_max} are allowed: move data into the body"
+        )
