@@ -1,0 +1,78 @@
+# Needs Python >= 3.11, pip and make; everything else goes into $(VENV).
+#   make PYTHON=python3.13 demo      another interpreter
+#   make DATA=/tmp/group cluster     another folder for the group to play with
+
+PYTHON ?= python3
+VENV   ?= .venv
+DATA   ?= .dledger
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test check format cluster status kill-leader transfer-leader down clean
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
+
+demo: $(VENV)/.installed ## three nodes, real data, a leader killed in mid-stream, a verdict
+	@$(BIN)/python examples/demo.py
+
+test: $(VENV)/.test ## the whole test-suite
+	$(BIN)/python -m pytest -q
+
+check: $(VENV)/.lint ## formatting, lint, types, import rules, spelling
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/codespell
+
+format: $(VENV)/.lint ## let ruff lay out and sort what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+cluster: $(VENV)/.installed ## a group of three to play with, in the background
+	@$(BIN)/dledger up --data $(DATA) --detach
+
+status: $(VENV)/.installed ## who leads it, how far each node has come
+	@$(BIN)/dledger status --data $(DATA)
+
+kill-leader: $(VENV)/.installed ## SIGKILL its leader; `make cluster` starts the node again
+	@$(BIN)/dledger kill-leader --data $(DATA)
+
+transfer-leader: $(VENV)/.installed ## hand its lead to another node
+	@$(BIN)/dledger leader transfer --data $(DATA)
+
+down: $(VENV)/.installed ## stop it; its data stays
+	@$(BIN)/dledger down --data $(DATA)
+
+clean: ## remove the environment and caches; a group's data stays
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Each stamp is newer than what it stands for, so that a second run starts at once.
+
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "$(PYTHON) is missing or older than 3.11; run: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@echo "making the environment $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) install --upgrade "pip>=25.1"
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.made pyproject.toml
+	@echo "installing dledger into $(VENV)"
+	@$(PIP) install --editable .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.installed
+	@echo "installing the test tools"
+	@$(PIP) install --group test
+	@touch $@
+
+$(VENV)/.lint: $(VENV)/.test
+	@echo "installing the check tools"
+	@$(PIP) install --group lint
+	@touch $@
