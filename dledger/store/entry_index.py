@@ -78,7 +78,6 @@ class EntryIndex:
         Raises:
             LedgerFullError: no room for the file.
         """
-        self.files.discard_all()
         self.files.reset(begin_index * UNIT_SIZE)
 
     # -- write ------------------------------------------------------------------------------------

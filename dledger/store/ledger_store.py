@@ -303,12 +303,14 @@ class LedgerStore(LedgerReader):
     def reset_to(self, base: LogPoint) -> None:
         """Empty the log and let it go on from *base*, as a snapshot was installed; blocking.
 
-        Safe against a crash at any moment: either the old log is there, or the new base.
+        Safe against a crash at any moment: either the old log is there, or the new base. Nothing
+        else may be asked of the store until this returns, but jobs begun earlier may run on.
 
         Raises:
-            LedgerFullError: no room for the files.
+            LedgerFullError: nothing changed: no room for the files.
             StorageFailedError: the disk fails; stop the process.
         """
+        self.prepare_next()
         self._watermark.write(0)
         self._checkpoint = Checkpoint(
             generation=self._checkpoint.generation + 1, base=base, synced=base

@@ -174,21 +174,13 @@ class MappedFileQueue:
         """Begin anew with one file, that which covers *position*; blocking.
 
         Raises:
-            LedgerFullError: no room for the file.
+            LedgerFullError: nothing changed: there is no room for the file.
         """
+        self.prepare_spare()
         files, self._files = self._files, []
         self.retire(files)
         self.retire_leftovers()
         self._add(position - position % self.file_size)
-
-    def discard_all(self) -> None:
-        """Unlink every file of the folder, spares too; blocking. For derived files only."""
-        for file in [*self._files, *self._leftovers, *self._spares]:
-            file.close()
-            self._disk.unlink(file.path)
-        self._files, self._leftovers = [], []
-        self._spares.clear()
-        self._is_folder_dirty = True
 
     def blank_header_at(self, position: int) -> bool:
         """Put zeros where an entry at *position* would begin; whether there was anything else."""

@@ -1,0 +1,126 @@
+"""The folder that one node calls its own: held, recognised, filled for the first time.
+
+    lock           held by the running process
+    identity.json  whose data this is and how it is laid out; written last, when all else is there
+    vote           `dledger.store.vote_file`
+    checkpoint, watermark, commitlog/, index/    `dledger.store.ledger_store`
+
+A folder with an identity must have its vote file: without it the node could vote twice in a term.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from dledger.errors import CorruptStoreError, FolderMismatchError
+from dledger.store.checkpoint import CheckpointFile
+from dledger.store.disk import TEMPORARY_SUFFIX
+from dledger.store.slot_file import REMEDY
+from dledger.store.vote_file import VoteFile
+
+if TYPE_CHECKING:
+    from dledger.config import StoreConfig
+    from dledger.store.disk import Disk, FolderLock
+
+FORMAT_VERSION = 1
+
+# What a first start that was cut short may have left behind.
+_FIRST_NAMES = ("lock", "vote", "checkpoint")
+
+
+class DataFolder:
+    """A data folder held by this process, and the vote file in it."""
+
+    def __init__(self, path: str, lock: FolderLock, vote: VoteFile, *, is_new: bool) -> None:
+        self.path = path
+        self.vote = vote
+        self.is_new = is_new  # this start created it
+        self._lock = lock
+
+    @classmethod
+    def open(
+        cls, disk: Disk, path: str, *, group: str, node_id: str, config: StoreConfig
+    ) -> DataFolder:
+        """Take hold of folder *path*, creating it where there is none; blocking.
+
+        A new folder's vote file says *joining*.
+
+        Raises:
+            FolderInUseError: another process holds it.
+            FolderMismatchError: it belongs to another node, group, layout or format; nothing was
+                changed.
+            CorruptStoreError: something of it is missing or damaged.
+            LedgerFullError: no room for the first files.
+        """
+        disk.make_folder(path)
+        lock = disk.lock_folder(path)
+        try:
+            expected = {
+                "format_version": FORMAT_VERSION,
+                "group": group,
+                "node_id": node_id,
+                "segment_size": config.segment_size,
+                "index_file_units": config.index_file_units,
+            }
+            identity = f"{path}/identity.json"
+            is_new = not disk.exists(identity)
+            if is_new:
+                _create(disk, path, identity, expected)
+            else:
+                _check(identity, disk.read_file(identity), expected)
+            if not disk.exists(f"{path}/vote"):
+                raise CorruptStoreError(
+                    f"{path}/vote is missing: without it this node could vote twice in one term; "
+                    f"{REMEDY}"
+                )
+            if not disk.exists(f"{path}/checkpoint") and not disk.exists(f"{path}/commitlog"):
+                raise CorruptStoreError(
+                    f"{path}: checkpoint and commitlog are missing: whoever removed the log must "
+                    f"not leave the vote; {REMEDY}"
+                )
+            return cls(path, lock, VoteFile.open(disk, f"{path}/vote"), is_new=is_new)
+        except BaseException:
+            lock.release()
+            raise
+
+    def close(self) -> None:
+        """Close the vote file and let go of the folder."""
+        self.vote.close()
+        self._lock.release()
+
+
+def _create(disk: Disk, path: str, identity: str, expected: dict[str, object]) -> None:
+    names = [name for name in disk.list_folder(path) if not name.endswith(TEMPORARY_SUFFIX)]
+    strange = [name for name in names if name not in _FIRST_NAMES]
+    if strange:
+        raise FolderMismatchError(
+            f"{path} holds {strange[0]!r} but no identity.json, so it is no data folder of this "
+            "program; name an empty folder, or one that does not exist yet"
+        )
+    VoteFile.create(disk, f"{path}/vote", joining=True)
+    CheckpointFile.create(disk, f"{path}/checkpoint")
+    disk.write_file_atomic(identity, json.dumps(expected, indent=2).encode() + b"\n")
+
+
+def _check(path: str, content: bytes, expected: dict[str, object]) -> None:
+    try:
+        found = json.loads(content)
+    except ValueError as error:
+        raise CorruptStoreError(f"{path} is no JSON ({error}); {REMEDY}") from error
+    if not isinstance(found, dict):
+        raise CorruptStoreError(f"{path} is no JSON object; {REMEDY}")
+    version = found.get("format_version")
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise CorruptStoreError(f"{path}: format_version is {version!r}; {REMEDY}")
+    if version > FORMAT_VERSION:
+        raise FolderMismatchError(
+            f"{path}: format_version is {version}, this program knows up to {FORMAT_VERSION}; "
+            "start the newer dledger that wrote the folder"
+        )
+    for field, value in expected.items():
+        if found.get(field) != value:
+            raise FolderMismatchError(
+                f"{path}: {field} is {found.get(field)!r} in the data folder and {value!r} in the "
+                f"configuration; correct {field} there, or give this node an empty data folder"
+            )
