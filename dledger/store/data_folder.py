@@ -40,11 +40,25 @@ class DataFolder:
 
     @classmethod
     def open(
-        cls, disk: Disk, path: str, *, group: str, node_id: str, config: StoreConfig
+        cls,
+        disk: Disk,
+        path: str,
+        *,
+        group: str,
+        node_id: str,
+        config: StoreConfig,
+        joining: bool,
     ) -> DataFolder:
         """Take hold of folder *path*, creating it where there is none; blocking.
 
-        A new folder's vote file says *joining*.
+        Args:
+            disk: where the folder is.
+            path: the data folder.
+            group: name of the group; an old folder must name the same, as with *node_id* and the
+                sizes of *config*.
+            node_id: this node's name in the group.
+            config: sizes of the files.
+            joining: what the vote file of a new folder says; see `dledger.store.vote_file`.
 
         Raises:
             FolderInUseError: another process holds it.
@@ -66,7 +80,10 @@ class DataFolder:
             identity = f"{path}/identity.json"
             is_new = not disk.exists(identity)
             if is_new:
-                _create(disk, path, identity, expected)
+                _check_empty(disk, path)
+                VoteFile.open(disk, path, joining=joining).close()
+                CheckpointFile.create(disk, f"{path}/checkpoint")
+                disk.write_file_atomic(identity, json.dumps(expected, indent=2).encode() + b"\n")
             else:
                 _check(identity, disk.read_file(identity), expected)
             if not disk.exists(f"{path}/vote"):
@@ -79,7 +96,7 @@ class DataFolder:
                     f"{path}: checkpoint and commitlog are missing: whoever removed the log must "
                     f"not leave the vote; {REMEDY}"
                 )
-            return cls(path, lock, VoteFile.open(disk, f"{path}/vote"), is_new=is_new)
+            return cls(path, lock, VoteFile.open(disk, path, joining=joining), is_new=is_new)
         except BaseException:
             lock.release()
             raise
@@ -90,7 +107,7 @@ class DataFolder:
         self._lock.release()
 
 
-def _create(disk: Disk, path: str, identity: str, expected: dict[str, object]) -> None:
+def _check_empty(disk: Disk, path: str) -> None:
     names = [name for name in disk.list_folder(path) if not name.endswith(TEMPORARY_SUFFIX)]
     strange = [name for name in names if name not in _FIRST_NAMES]
     if strange:
@@ -98,9 +115,6 @@ def _create(disk: Disk, path: str, identity: str, expected: dict[str, object]) -
             f"{path} holds {strange[0]!r} but no identity.json, so it is no data folder of this "
             "program; name an empty folder, or one that does not exist yet"
         )
-    VoteFile.create(disk, f"{path}/vote", joining=True)
-    CheckpointFile.create(disk, f"{path}/checkpoint")
-    disk.write_file_atomic(identity, json.dumps(expected, indent=2).encode() + b"\n")
 
 
 def _check(path: str, content: bytes, expected: dict[str, object]) -> None:

@@ -11,6 +11,7 @@ the present term with it; it votes again once it has caught up with the group.
 
 from __future__ import annotations
 
+import logging
 import struct
 import threading
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from dledger.store.slot_file import SlotFile
 
 if TYPE_CHECKING:
     from dledger.store.disk import Disk
+
+_log = logging.getLogger(__name__)
 
 _STATE = struct.Struct(">q?64s")
 _MAGIC = b"DLVT"
@@ -51,22 +54,24 @@ class VoteFile:
         self.synced_version = 0  # of the state known to be on the disk
 
     @classmethod
-    def create(cls, disk: Disk, path: str, *, joining: bool) -> None:
-        """Put the file of a node that has never voted at *path*, durably; blocking.
+    def open(cls, disk: Disk, folder: str, *, joining: bool) -> VoteFile:
+        """Open the file ``vote`` of *folder*, or create it where there is none; blocking.
+
+        What a dead process wrote is synced before it is believed.
+
+        Args:
+            disk: where the folder is.
+            folder: the data folder; it exists.
+            joining: what a new file says; one that is there knows it itself.
 
         Raises:
+            CorruptStoreError: the file is damaged; names it and the remedy.
             LedgerFullError: no room for its 8192 bytes.
         """
-        state = VoteState(term=0, voted_for=None, joining=joining)
-        SlotFile.create(disk, path, magic=_MAGIC, version=_VERSION, payload=_pack(state))
-
-    @classmethod
-    def open(cls, disk: Disk, path: str) -> VoteFile:
-        """Open *path*; blocking: what a dead process wrote is synced before it is believed.
-
-        Raises:
-            CorruptStoreError: it is damaged; names file and remedy.
-        """
+        path = f"{folder}/vote"
+        if not disk.exists(path):
+            state = VoteState(term=0, voted_for=None, joining=joining)
+            SlotFile.create(disk, path, magic=_MAGIC, version=_VERSION, payload=_pack(state))
         slots = SlotFile.open(disk, path, magic=_MAGIC, version=_VERSION)
         slots.write(slots.payload, sync=True)
         return cls(slots)
@@ -100,10 +105,12 @@ class VoteFile:
         )
         self._change(VoteState(term=term, voted_for=voted_for, joining=old.joining))
 
-    def set_joining(self, joining: bool) -> None:
-        """Say in memory whether the node may not vote yet."""
+    def end_joining(self, reason: str) -> None:
+        """Let the node vote again, in memory; *reason* goes to the log."""
         old = self._state
-        self._change(VoteState(term=old.term, voted_for=old.voted_for, joining=joining))
+        if old.joining:
+            _log.info("this node may vote from now on: %s", reason)
+            self._change(VoteState(term=old.term, voted_for=old.voted_for, joining=False))
 
     def begin_sync(self) -> VoteTicket | None:
         """Return a ticket that writes the state as it is now; None when the disk has it."""
