@@ -1,0 +1,161 @@
+"""Bodies that are neither records nor empty.
+
+Grouped acks answer many sends of one connection in one frame, 28 bytes each, big-endian:
+
+    opaque        uint32   of the request
+    code          int32    response code
+    queue_id      int32
+    queue_offset  int64    of the first record; -1 when there is none
+    position      int64    of the first record in the commit log; -1 when there is none
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from broker.errors import HeaderError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    Buffer = bytes | bytearray | memoryview
+
+ACK = struct.Struct(">Iiiqq")
+ACK_SIZE = 28
+
+assert ACK.size == ACK_SIZE
+
+
+class Ack(NamedTuple):
+    """The outcome of one send."""
+
+    opaque: int
+    code: int
+    queue_id: int = -1
+    queue_offset: int = -1
+    position: int = -1
+
+
+def encode_acks(acks: Iterable[Ack]) -> bytes:
+    """Return the body of a grouped response."""
+    pack = ACK.pack
+    return b"".join([pack(*ack) for ack in acks])
+
+
+def decode_acks(body: Buffer) -> Iterator[Ack]:
+    """Yield the acks of a grouped response.
+
+    Raises:
+        HeaderError: the body is no whole number of acks.
+    """
+    if len(body) % ACK_SIZE:
+        raise HeaderError(f"{len(body)} bytes are no whole number of 28-byte acks", field="body")
+    return map(Ack._make, ACK.iter_unpack(body))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemberStatus:
+    """One member of a group as the answering node sees it; -1 where it cannot know."""
+
+    node_id: str
+    address: str  # for clients, host:port
+    is_connected: bool
+    match_index: int = -1  # last entry known to be on that member; only the leader knows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupStatus:
+    """The answer to GET_GROUP_STATUS, as JSON in the body."""
+
+    group: str
+    node_id: str  # who answers
+    role: str  # LEADER, FOLLOWER or CANDIDATE
+    term: int
+    leader_id: str | None
+    leader_address: str | None  # for clients, host:port
+    is_ready: bool  # a leader that serves, or a follower that has caught up
+    begin_index: int
+    end_index: int
+    durable_index: int
+    commit_index: int
+    dispatched_index: int
+    members: tuple[MemberStatus, ...]
+
+    def encode(self) -> bytes:
+        """Return the body."""
+        return json.dumps(asdict(self), separators=(",", ":")).encode()
+
+    @classmethod
+    def decode(cls, body: Buffer) -> GroupStatus:
+        """Return the status in *body*; keys of later versions are ignored.
+
+        Raises:
+            HeaderError: the body is no group status.
+        """
+        try:
+            fields: dict[str, Any] = json.loads(bytes(body))
+            members = tuple(
+                MemberStatus(**{name: member[name] for name in MemberStatus.__slots__})
+                for member in fields["members"]
+            )
+            known = {name: fields[name] for name in cls.__slots__ if name != "members"}
+            return cls(members=members, **known)
+        except (ValueError, KeyError, TypeError) as error:
+            raise HeaderError(f"no group status: {error!r}", field="body") from error
+
+
+class TopicEntry(NamedTuple):
+    """One topic of a topic table."""
+
+    topic: str
+    read_queue_count: int
+    write_queue_count: int
+    perm: int
+
+
+def encode_topic_table(topics: Iterable[TopicEntry], *, version: int) -> bytes:
+    """Return the answer to GET_ALL_TOPIC_CONFIG. *version* grows with each change of any topic.
+
+    Source: RocketMQ ``TopicConfigSerializeWrapper``.
+    """
+    table = {
+        entry.topic: {
+            "order": False,
+            "perm": entry.perm,
+            "readQueueNums": entry.read_queue_count,
+            "topicFilterType": "SINGLE_TAG",
+            "topicName": entry.topic,
+            "topicSysFlag": 0,
+            "writeQueueNums": entry.write_queue_count,
+        }
+        for entry in topics
+    }
+    wrapper = {
+        "dataVersion": {"counter": version, "stateVersion": 0, "timestamp": 0},
+        "topicConfigTable": table,
+    }
+    return json.dumps(wrapper, separators=(",", ":")).encode()
+
+
+def decode_topic_table(body: Buffer) -> list[TopicEntry]:
+    """Return the topics of a topic table.
+
+    Raises:
+        HeaderError: the body is no topic table.
+    """
+    try:
+        table = json.loads(bytes(body))["topicConfigTable"]
+        return [
+            TopicEntry(
+                str(name),
+                int(config["readQueueNums"]),
+                int(config["writeQueueNums"]),
+                int(config["perm"]),
+            )
+            for name, config in table.items()
+        ]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise HeaderError(f"no topic table: {error!r}", field="body") from error

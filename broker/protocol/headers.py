@@ -1,0 +1,312 @@
+"""One dataclass for each request's and response's header. Source: RocketMQ ``*RequestHeader``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from broker.errors import HeaderError
+from broker.protocol.header_fields import (
+    FieldPlan,
+    Header,
+    Int32,
+    Int64,
+    UInt64,
+    decode_fields,
+    reader,
+    renamed_plan,
+)
+from broker.protocol.request_code import RECORD_FORMAT_COMMIT_LOG
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+# --- send -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SendMessageRequest(Header):
+    """SEND_MESSAGE; with other names SEND_MESSAGE_V2 and RocketMQ's SEND_BATCH_MESSAGE.
+
+    *properties* are encoded as a record holds them; the request's body is the message's.
+    """
+
+    producer_group: str
+    topic: str
+    queue_id: Int32  # -1: the broker picks one
+    default_topic: str | None = None
+    default_topic_queue_nums: Int32 = 4
+    sys_flag: Int32 = 0
+    born_timestamp: Int64 = 0  # milliseconds, the sender's clock
+    flag: Int32 = 0
+    properties: str = ""
+    reconsume_times: Int32 = 0
+    unit_mode: bool = False
+    batch: bool = False
+    max_reconsume_times: Int32 | None = None
+    broker_name: str | None = field(default=None, metadata={"wire": "bname"})
+
+    @classmethod
+    def decode_v2(cls, ext_fields: Mapping[str, Any] | None) -> SendMessageRequest:
+        """Return the header written with the names a to n.
+
+        Raises:
+            HeaderError: as `decode`.
+        """
+        return decode_fields(cls, ext_fields, _SEND_V2)
+
+    def encode_v2(self) -> dict[str, Any]:
+        """Return the ext fields with the names a to n."""
+        values = ((plan.wire_name, getattr(self, plan.name)) for plan in _SEND_V2)
+        return {name: value for name, value in values if value is not None}
+
+
+# Source: RocketMQ SendMessageRequestHeaderV2.
+_SEND_V2 = renamed_plan(
+    SendMessageRequest,
+    {
+        "producer_group": "a",
+        "topic": "b",
+        "default_topic": "c",
+        "default_topic_queue_nums": "d",
+        "queue_id": "e",
+        "sys_flag": "f",
+        "born_timestamp": "g",
+        "flag": "h",
+        "properties": "i",
+        "reconsume_times": "j",
+        "unit_mode": "k",
+        "max_reconsume_times": "l",
+        "batch": "m",
+        "broker_name": "n",
+    },
+)
+
+
+class SendRecordsRequest(NamedTuple):
+    """Our SEND_BATCH_MESSAGE: the body is commit-log records of one queue, back to back.
+
+    *sizes* holds the size of each record, uint32 big-endian.  A *producer_id* other than 0 asks for
+    recognition of duplicates: *sequence* is the number of the first record among all that producer
+    sends to this queue, counted from 0.
+
+    A tuple, as it is made for every send and a frozen dataclass takes three times as long.
+    """
+
+    producer_group: str
+    topic: str
+    queue_id: int
+    record_format: int
+    sizes: bytes
+    producer_id: int = 0
+    sequence: int = 0
+
+    @classmethod
+    def decode(cls, ext_fields: Mapping[str, Any] | None) -> SendRecordsRequest:
+        """Return the header *ext_fields* hold.
+
+        Raises:
+            HeaderError: as `Header.decode`; also for a record format we do not know.
+        """
+        if ext_fields is not None:
+            get = ext_fields.get
+            group, topic, queue_id = get("producerGroup"), get("topic"), get("queueId")
+            sizes, record_format = get("sizes"), get("recordFormat")
+            producer_id, sequence = get("producerId", 0), get("sequence", 0)
+            # Written by our own client, as nearly all of them are: no field needs conversion.
+            if (
+                type(group) is str
+                and type(topic) is str
+                and type(queue_id) is int
+                and type(sizes) is bytes
+                and type(producer_id) is int
+                and type(sequence) is int
+                and record_format == RECORD_FORMAT_COMMIT_LOG
+                and 0 <= queue_id < 1 << 31
+                and 0 <= producer_id < 1 << 64
+                and 0 <= sequence < 1 << 64
+            ):
+                return cls(group, topic, queue_id, 1, sizes, producer_id, sequence)
+        header = decode_fields(cls, ext_fields, _SEND_RECORDS)
+        if header.record_format != RECORD_FORMAT_COMMIT_LOG:
+            raise HeaderError(
+                f"{header.record_format} is unknown; this broker takes "
+                f"{RECORD_FORMAT_COMMIT_LOG}, commit-log records",
+                field="recordFormat",
+            )
+        return header
+
+    def encode(self) -> dict[str, Any]:
+        """Return the ext fields of this header."""
+        return dict(zip(_SEND_RECORDS_NAMES, self, strict=True))
+
+
+_SEND_RECORDS = (
+    FieldPlan("producer_group", "producerGroup", reader(str), is_required=True),
+    FieldPlan("topic", "topic", reader(str), is_required=True),
+    FieldPlan("queue_id", "queueId", reader(Int32), is_required=True),
+    FieldPlan("record_format", "recordFormat", reader(Int32), is_required=True),
+    FieldPlan("sizes", "sizes", reader(bytes), is_required=True),
+    FieldPlan("producer_id", "producerId", reader(UInt64), is_required=False),
+    FieldPlan("sequence", "sequence", reader(UInt64), is_required=False),
+)
+_SEND_RECORDS_NAMES = tuple(field.wire_name for field in _SEND_RECORDS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SendMessageResponse(Header):
+    """Where the message is; for a batch the first one, with all ids joined by commas."""
+
+    msg_id: str
+    queue_id: Int32
+    queue_offset: Int64
+    transaction_id: str | None = None
+    msg_region: str | None = field(default=None, metadata={"wire": "MSG_REGION"})
+    trace_on: bool | None = field(default=None, metadata={"wire": "TRACE_ON"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SendRecordsResponse(Header):
+    """Where the records of our SEND_BATCH_MESSAGE are, when the ack is not a grouped one."""
+
+    queue_id: Int32
+    queue_offset: Int64  # of the first record; -1: a duplicate so old that its place is forgotten
+    position: Int64  # of the first record in the commit log; -1: not known
+
+
+# --- pull -----------------------------------------------------------------------------------------
+
+PULL_FLAG_COMMIT_OFFSET = 0x1
+PULL_FLAG_SUSPEND = 0x2
+PULL_FLAG_SUBSCRIPTION = 0x4
+PULL_FLAG_CLASS_FILTER = 0x8
+PULL_FLAG_LITE = 0x10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PullMessageRequest(Header):
+    """PULL_MESSAGE. Source: RocketMQ ``PullMessageRequestHeader``, ``PullSysFlag``."""
+
+    consumer_group: str
+    topic: str
+    queue_id: Int32
+    queue_offset: Int64
+    max_msg_nums: Int32
+    sys_flag: Int32
+    commit_offset: Int64 = 0
+    suspend_timeout_millis: Int64 = 0
+    subscription: str | None = None
+    sub_version: Int64 = 0
+    expression_type: str | None = None
+    max_msg_bytes: Int32 | None = None
+    broker_name: str | None = field(default=None, metadata={"wire": "bname"})
+
+    @property
+    def may_suspend(self) -> bool:
+        """Whether the client wants to wait for a message when there is none."""
+        return bool(self.sys_flag & PULL_FLAG_SUSPEND)
+
+    @property
+    def commits_offset(self) -> bool:
+        """Whether *commit_offset* is to be stored."""
+        return bool(self.sys_flag & PULL_FLAG_COMMIT_OFFSET)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PullMessageResponse(Header):
+    """What a pull found; the body is records back to back."""
+
+    suggest_which_broker_id: Int64
+    next_begin_offset: Int64
+    min_offset: Int64
+    max_offset: Int64
+
+
+# --- offsets --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueryConsumerOffsetRequest(Header):
+    """QUERY_CONSUMER_OFFSET; answered with an `OffsetResponse`."""
+
+    consumer_group: str
+    topic: str
+    queue_id: Int32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpdateConsumerOffsetRequest(Header):
+    """UPDATE_CONSUMER_OFFSET; ali-ons commits -1 for queues it never consumed: to be ignored."""
+
+    consumer_group: str
+    topic: str
+    queue_id: Int32
+    commit_offset: Int64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueRequest(Header):
+    """GET_MAX_OFFSET and GET_MIN_OFFSET; answered with an `OffsetResponse`."""
+
+    topic: str
+    queue_id: Int32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchOffsetRequest(Header):
+    """SEARCH_OFFSET_BY_TIMESTAMP; answered with an `OffsetResponse`."""
+
+    topic: str
+    queue_id: Int32
+    timestamp: Int64  # milliseconds since 1970
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OffsetResponse(Header):
+    """One queue offset."""
+
+    offset: Int64
+
+
+# --- topics and the group -------------------------------------------------------------------------
+
+PERM_WRITE = 0x2
+PERM_READ = 0x4
+PERM_INHERIT = 0x1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreateTopicRequest(Header):
+    """UPDATE_AND_CREATE_TOPIC. Source: RocketMQ ``CreateTopicRequestHeader``."""
+
+    topic: str
+    default_topic: str | None = None
+    read_queue_nums: Int32 = 4
+    write_queue_nums: Int32 = 4
+    perm: Int32 = PERM_READ | PERM_WRITE
+    topic_filter_type: str = "SINGLE_TAG"
+    topic_sys_flag: Int32 = 0
+    order: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeadershipTransferRequest(Header):
+    """LEADERSHIP_TRANSFER. Source: DLedger ``LeadershipTransferRequest``."""
+
+    transferee_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForwardRequest(Header):
+    """FORWARD: the body is the frame of the request as the client sent it, without its length."""
+
+    origin_peer: str  # address of the client, for the leader's log
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaderHint(Header):
+    """Ext fields of a NOT_LEADER response; both None while nobody leads."""
+
+    leader_id: str | None = None
+    leader_address: str | None = None

@@ -1,0 +1,33 @@
+"""What a request asks for.
+
+Numbers below 60,000 are RocketMQ's (``RequestCode``) or DLedger's (``DLedgerRequestCode``); ours
+begin at 60,001, where neither has any.
+"""
+
+from __future__ import annotations
+
+import enum
+
+
+class RequestCode(enum.IntEnum):
+    """The *code* of a request."""
+
+    SEND_MESSAGE = 10
+    PULL_MESSAGE = 11
+    QUERY_CONSUMER_OFFSET = 14
+    UPDATE_CONSUMER_OFFSET = 15
+    UPDATE_AND_CREATE_TOPIC = 17
+    GET_ALL_TOPIC_CONFIG = 21
+    SEARCH_OFFSET_BY_TIMESTAMP = 29
+    GET_MAX_OFFSET = 30
+    GET_MIN_OFFSET = 31
+    SEND_MESSAGE_V2 = 310  # header fields named a to n
+    SEND_BATCH_MESSAGE = 320  # RocketMQ's batch body, or our records when recordFormat is given
+
+    LEADERSHIP_TRANSFER = 51005  # DLedger's
+
+    GET_GROUP_STATUS = 60001  # any member answers: who leads, how far is everyone
+    FORWARD = 60002  # a member hands a client's request on to the leader
+
+
+RECORD_FORMAT_COMMIT_LOG = 1  # recordFormat of our SEND_BATCH_MESSAGE

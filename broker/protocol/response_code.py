@@ -1,0 +1,45 @@
+"""How a request ended.
+
+Numbers below 60,000 are RocketMQ's (``ResponseCode``, ``RemotingSysResponseCode``); ours begin at
+60,001.  A RocketMQ client treats those as errors without retry, which is right for all of them but
+NOT_LEADER and NOT_READY: those go only to clients that speak our own requests.
+"""
+
+from __future__ import annotations
+
+import enum
+
+
+class ResponseCode(enum.IntEnum):
+    """The *code* of a response."""
+
+    SUCCESS = 0
+    SYSTEM_ERROR = 1
+    SYSTEM_BUSY = 2  # nothing was done: a limit is reached, ask again later
+    REQUEST_CODE_NOT_SUPPORTED = 3
+    FLUSH_DISK_TIMEOUT = 10
+    SLAVE_NOT_AVAILABLE = 11
+    FLUSH_SLAVE_TIMEOUT = 12
+    MESSAGE_ILLEGAL = 13
+    SERVICE_NOT_AVAILABLE = 14
+    VERSION_NOT_SUPPORTED = 15
+    NO_PERMISSION = 16
+    TOPIC_NOT_EXIST = 17
+    TOPIC_EXIST_ALREADY = 18
+    PULL_NOT_FOUND = 19  # nothing arrived before the time was up
+    PULL_RETRY_IMMEDIATELY = 20
+    PULL_OFFSET_MOVED = 21  # the offset asked for is outside the queue; go on at nextBeginOffset
+    QUERY_NOT_FOUND = 22
+    SUBSCRIPTION_PARSE_FAILED = 23
+    SUBSCRIPTION_NOT_EXIST = 24
+    SUBSCRIPTION_NOT_LATEST = 25
+    SUBSCRIPTION_GROUP_NOT_EXIST = 26
+    FLOW_CONTROL = 215
+
+    NOT_LEADER = 60001  # nothing was done; the ext field leaderAddress says where, when known
+    OUTCOME_UNKNOWN = 60002  # what was asked may still happen
+    UNKNOWN_PRODUCER = 60003  # the producer's past is gone: take a new producer id
+    OUT_OF_ORDER_SEQUENCE = 60004  # an earlier message of the producer is missing
+    PRODUCER_FENCED = 60005  # another holder of the producer id has gone ahead
+    NOT_READY = 60006  # nothing was done: the node still catches up, ask again soon
+    CORRUPT_RECORD = 60007  # nothing was done: the records sent are none
