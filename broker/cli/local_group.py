@@ -1,0 +1,319 @@
+"""A group of nodes on this machine, in one folder, to develop and play with.
+
+DIR/up.lock            held while `start` is at work
+DIR/n1/node.toml       written once, then the user's
+DIR/n1/data/           the node's data folder
+DIR/n1/node.log        what the process says
+DIR/n1/node.pid        the process, told apart from a later one with the same id
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import trio
+
+from broker.cli.processes import (
+    ProcessMark,
+    check_port_free,
+    read_pid_file,
+    start_process,
+    write_pid_file,
+)
+from broker.config import MemberConfig, NodeConfig, differing_keys, dump_config, load_config
+from dledger.config import MIB, FlushDiskType, StoreConfig
+from dledger.errors import ConfigError
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Iterator, Sequence
+
+DEFAULT_FOLDER = Path(".dledger")
+DEFAULT_BASE_PORT = 9876
+PEER_PORT_DISTANCE = 1000  # from a node's broker port to its peer port
+DEFAULT_SEGMENT_SIZE = 64 * MIB  # small: three nodes share one machine's disk
+STOP_SECONDS = 10.0  # SIGTERM to SIGKILL
+
+_POLL_SECONDS = 0.02
+_LOG_SIZE_MAX = 16 * MIB
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupPlan:
+    """What a user asks of a new group; None: the default, or what the group there already has."""
+
+    node_count: int | None = None
+    base_port: int | None = None  # broker port of n1; n2 has the next
+    flush_disk_type: FlushDiskType | None = None
+    segment_size: int | None = None  # bytes
+
+    def configs(self) -> list[NodeConfig]:
+        """Return the settings of every node, their data folders relative."""
+        count = self.node_count or 3
+        base_port = self.base_port or DEFAULT_BASE_PORT
+        last_port = base_port + PEER_PORT_DISTANCE + count - 1
+        if last_port > 65_535:
+            raise ConfigError(
+                f"--base-port {base_port} needs ports up to {last_port}, above 65535; "
+                f"take one up to {65_535 - PEER_PORT_DISTANCE - count + 1}"
+            )
+        members = tuple(
+            MemberConfig(
+                node_id=f"n{number + 1}",
+                host="127.0.0.1",
+                broker_port=base_port + number,
+                peer_port=base_port + PEER_PORT_DISTANCE + number,
+            )
+            for number in range(count)
+        )
+        store = StoreConfig(
+            segment_size=self.segment_size or DEFAULT_SEGMENT_SIZE,
+            flush_disk_type=self.flush_disk_type or FlushDiskType.SYNC_FLUSH,
+        )
+        return [
+            NodeConfig(
+                group="local",
+                node_id=member.node_id,
+                members=members,
+                data_folder="data",
+                store=store,
+            )
+            for member in members
+        ]
+
+
+class LocalNode:
+    """One node of a local group: its files and its process."""
+
+    def __init__(self, folder: Path, config: NodeConfig) -> None:
+        self.folder = folder
+        self.config = config
+        self.started: subprocess.Popen[bytes] | None = None  # by this very process
+
+    @property
+    def node_id(self) -> str:
+        """The node's id, and the name of its folder."""
+        return self.config.node_id
+
+    @property
+    def address(self) -> str:
+        """``host:port`` for clients."""
+        return self.config.advertised_address
+
+    @property
+    def log_path(self) -> Path:
+        """What the process says."""
+        return self.folder / "node.log"
+
+    @property
+    def process(self) -> ProcessMark | None:
+        """The node's process if it runs."""
+        if self.started is not None:
+            self.started.poll()  # lets the kernel forget a child that has ended
+        return read_pid_file(self.folder / "node.pid")
+
+    def check_ports(self) -> None:
+        """Raise `ConfigError` unless the node can listen on its ports."""
+        config = self.config
+        for port, use in (
+            (config.listen_broker_port, f"broker port of {self.node_id}"),
+            (config.listen_peer_port, f"peer port of {self.node_id}"),
+        ):
+            check_port_free(
+                config.listen_host,
+                port,
+                use=use,
+                remedy="stop it, or take other ports: dledger up --data ANOTHER --base-port 19876",
+            )
+
+    def start(self) -> None:
+        """Start the process; it may still fail, as `last_words` then tell."""
+        if self.log_path.exists() and self.log_path.stat().st_size > _LOG_SIZE_MAX:
+            self.log_path.replace(self.log_path.with_suffix(".log.1"))
+        command = [sys.executable, "-m", "broker.cli.main", "node", "start"]
+        self.started = start_process(
+            [*command, "-c", str(self.folder / "node.toml")], log_path=self.log_path
+        )
+        mark = ProcessMark.of(self.started.pid)
+        if mark is not None:
+            write_pid_file(self.folder / "node.pid", mark)
+
+    def send_signal(self, number: signal.Signals) -> ProcessMark | None:
+        """Send *number* to the node's process; which it was, or None where none ran."""
+        mark = self.process
+        return mark if mark is not None and mark.send_signal(number) else None
+
+    def last_words(self) -> str:
+        """Return the last line of the node's log."""
+        try:
+            lines = self.log_path.read_text(encoding="utf-8", errors="replace").split("\n")
+        except FileNotFoundError:
+            return "it said nothing"
+        return next((line for line in reversed(lines) if line.strip()), "it said nothing")
+
+
+class LocalGroup:
+    """The nodes under one folder."""
+
+    def __init__(self, folder: Path, nodes: Sequence[LocalNode]) -> None:
+        self.folder = folder
+        self.nodes = list(nodes)
+
+    @classmethod
+    def find(cls, folder: Path) -> LocalGroup | None:
+        """Return the group that lives in *folder*; None when there is none.
+
+        Raises:
+            ConfigError: one of its ``node.toml`` is wrong.
+        """
+        paths = sorted(folder.glob("*/node.toml"), key=lambda path: _natural(path.parent.name))
+        if not paths:
+            return None
+        return cls(folder, [LocalNode(path.parent, load_config(path)) for path in paths])
+
+    @classmethod
+    def find_or_create(cls, folder: Path, plan: GroupPlan) -> LocalGroup:
+        """Return the group in *folder*, made as *plan* says if there is none.
+
+        Raises:
+            ConfigError: the group there is another than *plan* asks for.
+        """
+        group = cls.find(folder)
+        if group is not None:
+            group.check_agrees(plan)
+            return group
+        try:
+            for config in plan.configs():
+                home = folder / config.node_id
+                home.mkdir(parents=True, exist_ok=True)
+                fresh = home / "node.toml.new"
+                fresh.write_text(dump_config(config), encoding="utf-8")
+                fresh.replace(home / "node.toml")
+        except OSError as error:
+            raise ConfigError(
+                f"{error.filename or folder}: {error.strerror}; name another folder with --data"
+            ) from None
+        group = cls.find(folder)
+        assert group is not None
+        return group
+
+    @property
+    def addresses(self) -> list[str]:
+        """``host:port`` of every node for clients."""
+        return [node.address for node in self.nodes]
+
+    def node(self, node_id: str) -> LocalNode:
+        """Return the node *node_id*.
+
+        Raises:
+            ConfigError: the group has no such node.
+        """
+        for node in self.nodes:
+            if node.node_id == node_id:
+                return node
+        known = ", ".join(node.node_id for node in self.nodes)
+        raise ConfigError(f"{self.folder} has no node {node_id!r}; it has {known}")
+
+    def running(self) -> list[LocalNode]:
+        """Return the nodes whose process runs."""
+        return [node for node in self.nodes if node.process is not None]
+
+    @contextlib.contextmanager
+    def starting(self) -> Iterator[None]:
+        """Keep other `dledger up` of this folder out; they hear who is at it."""
+        with (self.folder / "up.lock").open("w", encoding="utf-8") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ConfigError(
+                    f"another `dledger up` is starting the group in {self.folder}; "
+                    "wait for it, then ask `dledger status`"
+                ) from None
+            yield
+
+    def start_missing(self) -> list[LocalNode]:
+        """Start every node that does not run and return those; none, if a port is taken.
+
+        Raises:
+            ConfigError: names the port, who has it and the remedy.
+        """
+        missing = [node for node in self.nodes if node.process is None]
+        for node in missing:
+            node.check_ports()
+        for node in missing:
+            node.start()
+        return missing
+
+    async def stop(self, *, seconds: float = STOP_SECONDS) -> dict[str, str]:
+        """Stop every process: SIGTERM, then SIGKILL after *seconds*; what became of each node."""
+        outcome = {node.node_id: "was not running" for node in self.nodes}
+        asked = {}
+        for node in self.nodes:
+            mark = node.send_signal(signal.SIGTERM)
+            # A stopped process (SIGSTOP) hears SIGTERM only once it goes on.
+            if mark is not None and mark.send_signal(signal.SIGCONT):
+                asked[node.node_id] = mark
+        outcome |= dict.fromkeys(asked, "stopped")
+        left = await self._wait_ended(asked, seconds)
+        for node_id, mark in left.items():
+            mark.send_signal(signal.SIGKILL)
+            outcome[node_id] = f"killed, as it did not stop within {seconds:g} s"
+        await self._wait_ended(left, STOP_SECONDS)
+        for node in self.nodes:
+            if node.process is None:
+                (node.folder / "node.pid").unlink(missing_ok=True)
+        return outcome
+
+    async def _wait_ended(
+        self, marks: dict[str, ProcessMark], seconds: float
+    ) -> dict[str, ProcessMark]:
+        left = dict(marks)
+        with trio.move_on_after(seconds):
+            while left:
+                for node in self.nodes:
+                    mark = left.get(node.node_id)
+                    if node.process is None and mark is not None and not mark.is_running:
+                        del left[node.node_id]
+                await trio.sleep(_POLL_SECONDS)
+        return left
+
+    def check_agrees(self, plan: GroupPlan) -> None:
+        """Raise `ConfigError` where *plan* names something that this group has otherwise."""
+        first = self.nodes[0].config
+        has = GroupPlan(
+            node_count=len(self.nodes),
+            base_port=first.member.broker_port,
+            flush_disk_type=first.store.flush_disk_type,
+            segment_size=first.store.segment_size,
+        )
+        for item in dataclasses.fields(GroupPlan):
+            wanted, found = getattr(plan, item.name), getattr(has, item.name)
+            if wanted is not None and wanted != found:
+                show = [str(getattr(value, "value", value)) for value in (found, wanted)]
+                raise ConfigError(
+                    f"the group in {self.folder} has {item.name} = {show[0]}, you ask for "
+                    f"{show[1]}; leave the option out, or name another folder with --data"
+                )
+        for node in self.nodes[1:]:
+            differing = [
+                text
+                for text in differing_keys(first, node.config)
+                if text.startswith(("group:", "members:", "store.segment_size:"))
+            ]
+            if differing:
+                raise ConfigError(
+                    f"{self.nodes[0].folder}/node.toml and {node.folder}/node.toml disagree on "
+                    f"{differing[0]}; make them the same"
+                )
+
+
+def _natural(name: str) -> tuple[int, str]:
+    """Sort n2 before n10."""
+    return (len(name), name)
