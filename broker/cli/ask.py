@@ -1,0 +1,166 @@
+"""Ask every node of a group how it stands, each over a connection of its own.
+
+A node that is frozen or dead costs no more than the time allowed, and the others answer meanwhile.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import trio
+from dledger.remoting.client import RemotingClient
+from dledger.remoting.network import TcpNetwork
+
+from broker.errors import HeaderError
+from broker.protocol.bodies import GroupStatus
+from broker.protocol.request_code import RequestCode
+from dledger.config import parse_address
+from dledger.remoting.command import Command
+from dledger.remoting.errors import RemotingError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from dledger.remoting.network import Network
+
+ANSWER_SECONDS = 1.0
+
+LEADER = "LEADER"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeAnswer:
+    """What one node said, or why it said nothing."""
+
+    address: str  # host:port it was asked at
+    node_id: str = "?"
+    status: GroupStatus | None = None
+    details: dict[str, Any] = field(default_factory=dict)  # all it said, as JSON has it
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupView:
+    """What all nodes of a group said at about the same time."""
+
+    answers: tuple[NodeAnswer, ...]
+
+    @property
+    def leader(self) -> NodeAnswer | None:
+        """The node that leads in the latest term and serves; None while there is none."""
+        leaders = [
+            answer
+            for answer in self.answers
+            if answer.status and answer.status.role.upper() == LEADER and answer.status.is_ready
+        ]
+        return max(leaders, key=_term, default=None)
+
+    @property
+    def answering(self) -> list[NodeAnswer]:
+        """The nodes that answered."""
+        return [answer for answer in self.answers if answer.status is not None]
+
+    @property
+    def member_count(self) -> int:
+        """How many nodes the group has, reachable or not."""
+        counts = [len(answer.status.members) for answer in self.answers if answer.status]
+        return max(counts, default=len(self.answers))
+
+    @property
+    def is_healthy(self) -> bool:
+        """Whether a leader serves and a majority of the nodes answers."""
+        return self.leader is not None and 2 * len(self.answering) > self.member_count
+
+
+async def ask_node(
+    address: str, *, seconds: float = ANSWER_SECONDS, network: Network | None = None
+) -> NodeAnswer:
+    """Ask the node at *address* how it stands; never raises for what the node does."""
+    host, port = parse_address(address)
+    answer: Command | None = None
+    problem = f"no answer within {seconds:g} s"
+    with trio.move_on_after(seconds):
+        client = RemotingClient(network or TcpNetwork(), host, port)
+        try:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(client.run)
+                answer = await client.request(
+                    Command(code=RequestCode.GET_GROUP_STATUS), timeout_seconds=seconds
+                )
+                nursery.cancel_scope.cancel()
+        except* RemotingError as group:
+            problem = str(_first(group))
+    if answer is None:
+        return NodeAnswer(address=address, problem=problem)
+    if answer.code:
+        return NodeAnswer(address=address, problem=f"code {answer.code}: {answer.remark}")
+    return read_answer(address, _body(answer))
+
+
+def read_answer(address: str, body: bytes) -> NodeAnswer:
+    """Return what *body*, the answer of the node at *address*, says."""
+    try:
+        status = GroupStatus.decode(body)
+    except HeaderError as error:
+        return NodeAnswer(address=address, problem=f"answer not understood: {error}")
+    return NodeAnswer(
+        address=address, node_id=status.node_id, status=status, details=json.loads(body)
+    )
+
+
+async def ask_group(
+    addresses: Iterable[str], *, seconds: float = ANSWER_SECONDS, network: Network | None = None
+) -> GroupView:
+    """Ask the nodes at *addresses*, and those that they name as members, how they stand."""
+    answers: dict[str, NodeAnswer] = {}
+    wanted = list(dict.fromkeys(addresses))
+    names: dict[str, str] = {}
+
+    async def ask(address: str) -> None:
+        answers[address] = await ask_node(address, seconds=seconds, network=network)
+
+    while wanted:
+        async with trio.open_nursery() as nursery:
+            for address in wanted:
+                nursery.start_soon(ask, address)
+        known_ids = {answer.node_id for answer in answers.values() if answer.status}
+        for answer in list(answers.values()):
+            if answer.status is not None:
+                for member in answer.status.members:
+                    names[member.address] = member.node_id
+        # A node may be reached under another name than it is known by: ask nobody twice.
+        wanted = [
+            address
+            for address, node_id in names.items()
+            if address not in answers and node_id not in known_ids
+        ]
+    named = [
+        answer
+        if answer.status is not None or answer.address not in names
+        else NodeAnswer(
+            address=answer.address, node_id=names[answer.address], problem=answer.problem
+        )
+        for answer in answers.values()
+    ]
+    return GroupView(answers=tuple(sorted(named, key=lambda answer: _order(answer.node_id))))
+
+
+def _term(answer: NodeAnswer) -> int:
+    return answer.status.term if answer.status else -1
+
+
+def _order(node_id: str) -> tuple[bool, int, str]:
+    return (node_id == "?", len(node_id), node_id)
+
+
+def _body(command: Command) -> bytes:
+    body = command.body
+    return b"".join(body) if isinstance(body, list) else bytes(body)
+
+
+def _first(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

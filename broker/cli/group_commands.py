@@ -1,0 +1,264 @@
+"""``dledger up``, ``down``, ``status`` and ``kill-leader``: a local group, from start to stop."""
+
+from __future__ import annotations
+
+import signal
+from typing import TYPE_CHECKING
+
+import click
+import trio
+from rich.live import Live
+
+from broker.cli.ask import ask_group
+from broker.cli.local_group import (
+    DEFAULT_BASE_PORT,
+    DEFAULT_SEGMENT_SIZE,
+    STOP_SECONDS,
+    GroupPlan,
+    LocalGroup,
+)
+from broker.cli.output import console, join_words, plural, print_json
+from broker.cli.servers import choose_servers, data_option, servers_options
+from broker.cli.status_table import status_json, status_table, verdict
+from broker.config import format_size, parse_size
+from dledger.config import FlushDiskType
+from dledger.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from broker.cli.ask import GroupView
+    from broker.cli.local_group import LocalNode
+
+START_SECONDS = 30.0  # longest wait for a leader of a fresh group
+NEW_LEADER_SECONDS = 10.0
+
+_POLL_SECONDS = 0.05
+_WATCH_SECONDS = 1.0
+_FLUSH = {"sync": FlushDiskType.SYNC_FLUSH, "async": FlushDiskType.ASYNC_FLUSH}
+
+
+def _read_size(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
+    try:
+        return None if value is None else parse_size(value)
+    except ConfigError as error:
+        raise click.BadParameter(str(error), ctx=context, param=parameter) from None
+
+
+@click.command()
+@click.option("--nodes", type=click.Choice(["1", "3", "5"]), help="Nodes of a new group.  [3]")
+@data_option
+@click.option(
+    "--base-port", type=click.IntRange(1, 64_000),
+    help=f"Port of n1 for clients; n2 has the next.  [{DEFAULT_BASE_PORT}]",
+)  # fmt: skip
+@click.option(
+    "--flush", type=click.Choice(list(_FLUSH)),
+    help="What an acknowledgement stands on: the disks of a majority, or its memory.  [sync]",
+)  # fmt: skip
+@click.option(
+    "--segment-size", callback=_read_size, metavar="SIZE",
+    help=f"Size of one file of the log.  [{format_size(DEFAULT_SEGMENT_SIZE)}]",
+)  # fmt: skip
+@click.option("--detach/--no-detach", help="Return at once and leave the group running.")
+def up(
+    nodes: str | None,
+    data: Path,
+    *,
+    base_port: int | None,
+    flush: str | None,
+    segment_size: int | None,
+    detach: bool,
+) -> None:
+    """Start a group on this machine, or what is missing of it.
+
+    The first `up` in a folder writes a node.toml for each node; later ones keep it.
+    """
+    plan = GroupPlan(
+        node_count=int(nodes) if nodes else None,
+        base_port=base_port,
+        flush_disk_type=_FLUSH[flush] if flush else None,
+        segment_size=segment_size,
+    )
+    data.mkdir(parents=True, exist_ok=True)
+    group = LocalGroup.find_or_create(data, plan)
+    if not trio.run(_up, group, detach):
+        raise SystemExit(1)
+
+
+@click.command()
+@data_option
+def down(data: Path) -> None:
+    """Stop the group on this machine; its data stays."""
+    group = LocalGroup.find(data)
+    if group is None:
+        print(f"no group in {data}")
+        return
+    outcome = trio.run(group.stop)
+    for node_id, what in outcome.items():
+        print(f"{node_id} {what}")
+
+
+@click.command()
+@servers_options
+@click.option("--watch", is_flag=True, help="Ask again every second, until Ctrl-C.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def status(*, servers: str | None, data: Path | None, watch: bool, as_json: bool) -> None:
+    """Show who leads and how far each node has come.
+
+    Exit code 0 when a leader serves and a majority of the nodes answers, otherwise 1.
+    """
+    addresses = choose_servers(servers, data)
+    if watch:
+        trio.run(_watch, addresses, as_json)
+        return
+    view = trio.run(ask_group, addresses)
+    _show(view, as_json=as_json)
+    if not view.is_healthy:
+        raise SystemExit(1)
+
+
+@click.command("kill-leader", hidden=True)
+@data_option
+def kill_leader(data: Path) -> None:
+    """Kill the leader of the group on this machine with SIGKILL and tell who follows it."""
+    group = LocalGroup.find(data)
+    if group is None:
+        raise ConfigError(f"no group in {data}; `dledger up --detach` starts one")
+    trio.run(_kill_leader, group)
+
+
+async def _up(group: LocalGroup, detach: bool) -> bool:
+    """Start what is missing and wait for a leader; without *detach* until the group is stopped."""
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
+        stopped = False
+        async with trio.open_nursery() as nursery:
+
+            async def stop_on_signal() -> None:
+                nonlocal stopped
+                await signals.__anext__()
+                stopped = True
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(stop_on_signal)
+            with group.starting():
+                started = group.start_missing()
+                view = await _wait_for_leader(group, started)
+            _introduce(group, started, view)
+            detach = detach or not started  # a second `up` only tells how the first one stands
+            if not detach:
+                print("Ctrl-C stops the group", flush=True)
+                await _wait_until_ended(group)
+            nursery.cancel_scope.cancel()
+        if not detach or (stopped and started):
+            print("\nstopping", flush=True)
+            await group.stop()
+            return stopped
+    return True
+
+
+async def _wait_for_leader(group: LocalGroup, started: list[LocalNode]) -> GroupView:
+    """Return the first view in which a leader serves and all nodes that were started answer.
+
+    Raises:
+        ConfigError: a node that was started has ended, or there is no leader in time; what was
+            started is stopped again.
+    """
+    try:
+        with trio.move_on_after(START_SECONDS):
+            while True:
+                for node in started:
+                    if node.process is None:
+                        raise ConfigError(
+                            f"{node.node_id} ended: {node.last_words()} ({node.log_path})"
+                        )
+                view = await ask_group(group.addresses)
+                answering = {answer.node_id for answer in view.answering}
+                if view.leader and all(node.node_id in answering for node in started):
+                    return view
+                await trio.sleep(_POLL_SECONDS)
+    except BaseException:
+        with trio.CancelScope(shield=True):
+            await _stop_nodes(started)
+        raise
+    await _stop_nodes(started)
+    raise ConfigError(
+        f"no leader within {START_SECONDS:g} s; see {started[0].log_path if started else 'logs'}"
+    )
+
+
+async def _stop_nodes(nodes: list[LocalNode]) -> None:
+    if nodes:
+        await LocalGroup(nodes[0].folder.parent, nodes).stop(seconds=STOP_SECONDS / 2)
+
+
+def _introduce(group: LocalGroup, started: list[LocalNode], view: GroupView) -> None:
+    leader = view.leader
+    assert leader is not None
+    assert leader.status is not None
+    if not started:
+        print(f"the group in {group.folder} runs already")
+    elif len(started) < len(group.nodes):
+        print(f"started {join_words([node.node_id for node in started])}")
+    for node in group.nodes:
+        role = "leader" if node.node_id == leader.node_id else "follower"
+        print(f"{node.node_id}  {node.address}  {role:8}  log {node.log_path}")
+    print(f"{leader.node_id} leads in term {leader.status.term}; data in {group.folder}")
+    print(f"export DLEDGER={','.join(group.addresses)}", flush=True)
+
+
+async def _wait_until_ended(group: LocalGroup) -> None:
+    """Return when no node runs any more; tell of each that ends."""
+    running = {node.node_id for node in group.running()}
+    while running:
+        await trio.sleep(_POLL_SECONDS)
+        now = {node.node_id for node in group.running()}
+        for node_id in sorted(running - now):
+            print(f"{node_id} ended: {group.node(node_id).last_words()}", flush=True)
+        for node_id in sorted(now - running):
+            print(f"{node_id} runs again", flush=True)
+        running = now
+
+
+async def _watch(servers: list[str], as_json: bool) -> None:
+    """Show the group again every second, in place where the output is a terminal."""
+    screen = console()
+    if as_json or not screen.is_terminal:
+        while True:
+            _show(await ask_group(servers), as_json=as_json)
+            await trio.sleep(_WATCH_SECONDS)
+    with Live(console=screen, auto_refresh=False) as live:
+        while True:
+            view = await ask_group(servers)
+            live.update(status_table(view), refresh=True)
+            await trio.sleep(_WATCH_SECONDS)
+
+
+def _show(view: GroupView, *, as_json: bool) -> None:
+    if as_json:
+        print_json(status_json(view))
+        return
+    console().print(status_table(view))
+    print(verdict(view), flush=True)
+
+
+async def _kill_leader(group: LocalGroup) -> None:
+    view = await ask_group(group.addresses)
+    if view.leader is None or view.leader.status is None:
+        raise ConfigError(f"nobody leads the group in {group.folder}; `dledger status` shows why")
+    leader, term = view.leader.node_id, view.leader.status.term
+    mark = group.node(leader).send_signal(signal.SIGKILL)
+    if mark is None:
+        raise ConfigError(f"{leader} leads, but it is no process of {group.folder}")
+    print(f"killed {leader} (pid {mark.pid}), leader of term {term}", flush=True)
+    killed_at = trio.current_time()
+    others = [node.address for node in group.nodes if node.node_id != leader]
+    with trio.move_on_after(NEW_LEADER_SECONDS):
+        while others:
+            now = (await ask_group(others)).leader
+            if now is not None and now.status is not None and now.status.term > term:
+                seconds = trio.current_time() - killed_at
+                print(f"{now.node_id} leads in term {now.status.term}, {seconds:.2f} s later")
+                return
+            await trio.sleep(_POLL_SECONDS / 5)
+    print(f"no new leader: {plural(len(group.running()), 'node')} left of {len(group.nodes)}")

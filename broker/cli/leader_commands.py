@@ -1,0 +1,83 @@
+"""``dledger leader``: who leads, and handing the lead over."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+import trio
+
+import broker
+from broker.cli.ask import ask_group
+from broker.cli.output import print_json
+from broker.cli.servers import choose_servers, servers_options
+from broker.cli.status_table import verdict
+from broker.client.errors import NoBrokerError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SETTLE_SECONDS = 5.0  # longest wait for the new leader to serve
+
+_POLL_SECONDS = 0.01
+
+
+@click.group()
+def leader() -> None:
+    """Show who leads, or hand the lead over."""
+
+
+@leader.command()
+@servers_options
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def show(*, servers: str | None, data: Path | None, as_json: bool) -> None:
+    """Show who leads; exit code 1 while nobody does."""
+    view = trio.run(ask_group, choose_servers(servers, data))
+    found = view.leader
+    if as_json:
+        print_json(
+            {
+                "leader": found.node_id if found else None,
+                "address": found.address if found else None,
+                "term": found.status.term if found and found.status else None,
+            }
+        )
+    elif found is not None and found.status is not None:
+        print(f"{found.node_id}  {found.address}  term {found.status.term}")
+    else:
+        raise NoBrokerError(verdict(view))
+    if found is None:
+        raise SystemExit(1)
+
+
+@leader.command()
+@click.argument("target", required=False)
+@servers_options
+def transfer(target: str | None, *, servers: str | None, data: Path | None) -> None:
+    """Hand the lead to the node TARGET, or to the follower that is furthest along."""
+    trio.run(_transfer, choose_servers(servers, data), target)
+
+
+async def _transfer(servers: list[str], target: str | None) -> None:
+    before = (await ask_group(servers)).leader
+    if before is None:
+        raise NoBrokerError("nobody leads, so there is no lead to hand over; see `dledger status`")
+    if target == before.node_id:
+        print(f"{target} leads already")
+        return
+    began = trio.current_time()
+    async with broker.connect(servers) as mq:
+        await mq.admin.transfer_leadership(target)
+    with trio.move_on_after(SETTLE_SECONDS):
+        while True:
+            view = await ask_group(servers)
+            now = view.leader
+            if now is not None and now.status is not None and now.node_id != before.node_id:
+                seconds = trio.current_time() - began
+                print(
+                    f"{now.node_id} leads in term {now.status.term}; {before.node_id} handed over "
+                    f"in {seconds:.2f} s"
+                )
+                return
+            await trio.sleep(_POLL_SECONDS)
+    raise NoBrokerError(f"no new leader within {SETTLE_SECONDS:g} s: {verdict(view)}")

@@ -1,0 +1,118 @@
+"""Entry of the ``dledger`` command: its groups, and how failures are told.
+
+What can go wrong in the world ends as one line on stderr and exit code 1; wrong usage is 2, Ctrl-C
+is 130.  A traceback is left for what is our own mistake.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from broker.errors import BrokerError
+from dledger.errors import LedgerError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_COMMANDS = {
+    "up": "broker.cli.group_commands",
+    "down": "broker.cli.group_commands",
+    "status": "broker.cli.group_commands",
+    "kill-leader": "broker.cli.group_commands",
+    "node": "broker.cli.node_commands",
+    "leader": "broker.cli.leader_commands",
+    "topic": "broker.cli.topic_commands",
+    "produce": "broker.cli.produce_command",
+    "consume": "broker.cli.consume_command",
+    "log": "broker.cli.log_commands",
+}
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("dledger")
+    except importlib.metadata.PackageNotFoundError:  # run from the sources, never installed
+        return "(not installed)"
+
+
+class _LazyGroup(click.Group):
+    """A command's module is imported when it is used: help and errors come at once."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module = importlib.import_module(_COMMANDS[cmd_name])
+        command = getattr(module, cmd_name.replace("-", "_"))
+        assert isinstance(command, click.Command)
+        return command
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(_version(), prog_name="dledger")
+def cli() -> None:
+    """A message broker group on one replicated log.
+
+    Start one with `dledger up`, look at it with `dledger status`, then `dledger produce` and
+    `dledger consume`.
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command and exit."""
+    code: object = 0
+    try:
+        code = cli.main(
+            args=None if arguments is None else list(arguments),
+            prog_name="dledger",
+            standalone_mode=False,
+        )
+    except click.UsageError as error:
+        error.show()
+        code = 2
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        code = 130
+    except BrokenPipeError:  # `| head` has seen enough
+        sys.stderr.close()
+    except (LedgerError, BrokerError) as error:
+        code = fail(str(error))
+    except BaseExceptionGroup as group:
+        code = _fail_for(group)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def fail(message: str) -> int:
+    """Print *message* as the one line of a failure and return the exit code."""
+    print(f"dledger: {message}", file=sys.stderr)
+    return 1
+
+
+def _fail_for(group: BaseExceptionGroup[BaseException]) -> int:
+    """Tell the one failure in *group*; anything else is a mistake of ours and shown whole."""
+    found = _leaves(group)
+    if all(isinstance(error, KeyboardInterrupt) for error in found):
+        return 130
+    known = [error for error in found if isinstance(error, (LedgerError, BrokerError))]
+    if len(known) == len(found):
+        return fail(str(known[0]))
+    raise group
+
+
+def _leaves(error: BaseException) -> list[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for inner in error.exceptions for leaf in _leaves(inner)]
+    return [error]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""What ``dledger status`` shows of a group."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from broker.cli.ask import LEADER
+from broker.cli.output import format_bytes, make_table
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from broker.cli.ask import GroupView, NodeAnswer
+
+_NUMBERS = ("term", "committed", "end", "lag", "durable", "memory")
+
+
+def status_table(view: GroupView) -> Table:
+    """Return one row for each node; a node that does not answer says why."""
+    table = make_table(
+        "node", "role", "term", "address", "committed", "end", "lag", "durable", "flush", "memory",
+        "", right=_NUMBERS,
+    )  # fmt: skip
+    for answer in view.answers:
+        if answer.status is None:
+            cells = [answer.node_id, "[red]unreachable[/]", "", answer.address]
+            table.add_row(*cells, *[""] * 6, f"[red]{_escape(answer.problem)}[/]")
+            continue
+        status = answer.status
+        is_leader = status.role.upper() == LEADER
+        lag = lag_of(view, answer)
+        table.add_row(
+            status.node_id,
+            f"[bold green]{status.role.lower()}[/]" if is_leader else status.role.lower(),
+            str(status.term),
+            answer.address,
+            f"{status.commit_index:,}",
+            f"{status.end_index:,}",
+            "" if lag is None else f"{lag:,}",
+            f"{status.durable_index:,}",
+            _flush_of(answer),
+            format_bytes(answer.details["rss_bytes"]) if "rss_bytes" in answer.details else "",
+            "" if status.is_ready else "[yellow]not ready[/]",
+        )
+    return table
+
+
+def lag_of(view: GroupView, answer: NodeAnswer) -> int | None:
+    """Return how many entries the node lacks of the leader's log; None while nobody leads."""
+    leader = view.leader
+    if leader is None or leader.status is None or answer.status is None:
+        return None
+    return max(0, leader.status.end_index - answer.status.end_index)
+
+
+def verdict(view: GroupView) -> str:
+    """Return the one sentence that says how the group stands."""
+    answering, count = len(view.answering), view.member_count
+    leader = view.leader
+    if leader is not None and leader.status is not None:
+        head = f"{leader.node_id} leads {leader.status.group!r} in term {leader.status.term}"
+        if not view.is_healthy:
+            return f"{head}, but only {answering} of {count} nodes answer: it cannot commit"
+        return f"{head}; {answering} of {count} nodes answer"
+    if not answering:
+        return "no node answers; `dledger up` starts a group on this machine"
+    return f"nobody leads; {answering} of {count} nodes answer"
+
+
+def status_json(view: GroupView) -> dict[str, Any]:
+    """Return what the table shows and all the nodes said, fit for JSON."""
+    leader = view.leader
+    return {
+        "healthy": view.is_healthy,
+        "leader": leader.node_id if leader else None,
+        "term": leader.status.term if leader and leader.status else None,
+        "nodes": [
+            {
+                "address": answer.address,
+                "node_id": answer.node_id,
+                "reachable": answer.status is not None,
+                "problem": answer.problem or None,
+                "lag": lag_of(view, answer),
+                **answer.details,
+            }
+            for answer in view.answers
+        ],
+    }
+
+
+def _flush_of(answer: NodeAnswer) -> str:
+    name = str(answer.details.get("flush_disk_type", ""))
+    return name.removesuffix("_FLUSH").lower()
+
+
+def _escape(text: str) -> str:
+    return text.replace("[", r"\[")

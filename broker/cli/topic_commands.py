@@ -1,0 +1,75 @@
+"""``dledger topic``: create and list topics."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+import trio
+
+import broker
+from broker.cli.output import console, make_table, plural, print_json
+from broker.cli.servers import choose_servers, servers_options
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@click.group()
+def topic() -> None:
+    """Create and list topics."""
+
+
+@topic.command()
+@click.argument("name")
+@click.option(
+    "-q", "--queues", type=click.IntRange(1, 1024), default=8, show_default=True,
+    help="How many consumers may share the topic; order is kept within one queue.",
+)  # fmt: skip
+@servers_options
+def create(name: str, *, queues: int, servers: str | None, data: Path | None) -> None:
+    """Create the topic NAME, or change the number of its queues."""
+    addresses = choose_servers(servers, data)
+
+    async def run() -> None:
+        async with broker.connect(addresses) as mq:
+            await mq.admin.create_topic(name, queue_count=queues)
+
+    trio.run(run)
+    print(f"topic {name} has {plural(queues, 'queue')}")
+
+
+@topic.command("list")
+@servers_options
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def list_(*, servers: str | None, data: Path | None, as_json: bool) -> None:
+    """List the topics with their queues and how many messages each has taken."""
+    addresses = choose_servers(servers, data)
+
+    async def run() -> list[tuple[str, int, int, int]]:
+        async with broker.connect(addresses) as mq:
+            found = []
+            for entry in sorted(await mq.admin.list_topics(), key=lambda item: item.topic):
+                first = last = 0
+                for queue_id in range(entry.read_queue_count):
+                    first += await mq.admin.min_offset(entry.topic, queue_id)
+                    last += await mq.admin.max_offset(entry.topic, queue_id)
+                found.append((entry.topic, entry.read_queue_count, last, last - first))
+            return found
+
+    topics = trio.run(run)
+    if as_json:
+        print_json(
+            [
+                {"topic": name, "queues": queues, "messages": messages, "kept": kept}
+                for name, queues, messages, kept in topics
+            ]
+        )
+        return
+    if not topics:
+        print("no topic yet; `dledger topic create NAME` or the first message makes one")
+        return
+    table = make_table("topic", "queues", "messages", "kept", right=("queues", "messages", "kept"))
+    for name, queues, messages, kept in topics:
+        table.add_row(name, str(queues), f"{messages:,}", f"{kept:,}")
+    console().print(table)
