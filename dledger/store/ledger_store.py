@@ -76,6 +76,7 @@ class LedgerStore(LedgerReader):
         self._appended_count = 0
         self._appended_size = 0
         self._sync_count = 0
+        self._spares_wanted = 1  # segments to have ready: two where an entry fills one
         self._truncation_count = 0
         self.scanned_count = found.scanned_count  # entries read by the recovery
         self._watermark.write(self._synced_index)
@@ -212,16 +213,33 @@ class LedgerStore(LedgerReader):
             entry + HEADER_SIZE + body_size, entry_size=HEADER_SIZE, segment_size=segment_size
         )
         new_segments = (no_op - self._log.last.position) // segment_size
+        # An entry as large as a segment takes one and leaves its no-op to another.
+        self._spares_wanted = max(1, new_segments)
         return new_segments <= self._log.spare_count and self._index.has_room(self.end_index + 2)
+
+    def fits(self, entry_size: int, *, entry_count: int) -> bool:
+        """Whether entries of together *entry_size* bytes, in one segment, fit as they are.
+
+        For a follower: where its entries lie, and that a no-op has room behind them, was settled
+        by the leader.
+        """
+        if entry_size > self._config.segment_size - FILLER_SIZE:
+            return False
+        position = self.position_for(entry_size - HEADER_SIZE)
+        new_segments = (position - self._log.last.position) // self._config.segment_size
+        self._spares_wanted = max(1, new_segments)
+        return new_segments <= self._log.spare_count and self._index.has_room(
+            self.end_index + entry_count
+        )
 
     @property
     def needs_prepare(self) -> bool:
         """Whether a worker should call `prepare_next` now."""
         room = self._log.last.end - self._end.position
         ahead = max(self._config.segment_size // 2, _ROOM_AHEAD)
-        return (self._log.spare_count == 0 and room < ahead) or self._index.needs_prepare(
-            self.end_index
-        )
+        return (
+            self._log.spare_count < self._spares_wanted and room < ahead
+        ) or self._index.needs_prepare(self.end_index)
 
     def prepare_next(self) -> None:
         """Allocate the next segment and index file ahead of their use; blocking, any thread.
@@ -277,13 +295,14 @@ class LedgerStore(LedgerReader):
         if kept == self._log.first.position:
             return None
         index = self.find_index_at_position(kept) - 1
-        last = self.view(index)
+        last = self.point_at(index)
         self._base = LogPoint(index, last.term, kept, last.chain_crc)
         before = self._checkpoint
         self._checkpoint = Checkpoint(
             generation=before.generation + 1,
             base=self._base,
-            synced=max(before.synced, self._base, key=lambda point: point.index),
+            # At the same index the base's position counts: the other may be in a file that goes.
+            synced=self._base if index >= before.synced.index else before.synced,
         )
         return DropTicket(
             checkpoints=self._checkpoints,
