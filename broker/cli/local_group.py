@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     import subprocess
     from collections.abc import Iterator, Sequence
 
+NODE_COMMAND = (sys.executable, "-m", "broker.cli.main", "node", "start")
 DEFAULT_FOLDER = Path(".dledger")
 DEFAULT_BASE_PORT = 9876
 PEER_PORT_DISTANCE = 1000  # from a node's broker port to its peer port
@@ -137,10 +138,8 @@ class LocalNode:
         """Start the process; it may still fail, as `last_words` then tell."""
         if self.log_path.exists() and self.log_path.stat().st_size > _LOG_SIZE_MAX:
             self.log_path.replace(self.log_path.with_suffix(".log.1"))
-        command = [sys.executable, "-m", "broker.cli.main", "node", "start"]
-        self.started = start_process(
-            [*command, "-c", str(self.folder / "node.toml")], log_path=self.log_path
-        )
+        command = [*NODE_COMMAND, "-c", str(self.folder / "node.toml")]
+        self.started = start_process(command, log_path=self.log_path)
         mark = ProcessMark.of(self.started.pid)
         if mark is not None:
             write_pid_file(self.folder / "node.pid", mark)
@@ -257,9 +256,9 @@ class LocalGroup:
         asked = {}
         for node in self.nodes:
             mark = node.send_signal(signal.SIGTERM)
-            # A stopped process (SIGSTOP) hears SIGTERM only once it goes on.
-            if mark is not None and mark.send_signal(signal.SIGCONT):
+            if mark is not None:
                 asked[node.node_id] = mark
+                mark.send_signal(signal.SIGCONT)  # one that SIGSTOP holds hears SIGTERM only then
         outcome |= dict.fromkeys(asked, "stopped")
         left = await self._wait_ended(asked, seconds)
         for node_id, mark in left.items():

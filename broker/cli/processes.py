@@ -128,13 +128,18 @@ def find_listener(port: int) -> str | None:
     if not inodes:
         return None
     for process in Path("/proc").glob("[0-9]*"):
-        try:
-            links = {os.readlink(link) for link in (process / "fd").iterdir()}
-        except OSError:  # ended meanwhile, or another user's
-            continue
-        if inodes & links:
-            return f"{_name_of(process)} (pid {process.name})"
+        with contextlib.suppress(OSError):  # ended meanwhile, or another user's
+            for link in (process / "fd").iterdir():
+                if _read_link(link) in inodes:
+                    return f"{_name_of(process)} (pid {process.name})"
     return "another process"
+
+
+def _read_link(link: Path) -> str:
+    try:
+        return os.readlink(link)
+    except OSError:  # closed meanwhile
+        return ""
 
 
 def _listening_inodes(port: int) -> Iterator[str]:

@@ -1,0 +1,178 @@
+"""A group in one folder: made once, kept, started, stopped."""
+
+import signal
+import socket
+import sys
+
+import pytest
+
+from broker.cli import local_group
+from broker.cli.local_group import GroupPlan, LocalGroup
+from dledger.config import MIB, FlushDiskType
+from dledger.errors import ConfigError
+
+# Stands in for a node: says it is there, and ends on SIGTERM, or only on SIGKILL.
+OBEDIENT = "import signal; print('here', flush=True); signal.pause()"
+STUBBORN = "import signal; signal.signal(15, signal.SIG_IGN); " + OBEDIENT + "; signal.pause()"
+
+
+@pytest.fixture
+def group(tmp_path, monkeypatch):
+    monkeypatch.setattr(local_group, "NODE_COMMAND", (sys.executable, "-c", OBEDIENT))
+    monkeypatch.setattr(local_group.LocalNode, "check_ports", lambda _: None)
+    found = LocalGroup.find_or_create(tmp_path, GroupPlan())
+    yield found
+    for node in found.nodes:
+        if mark := node.send_signal(signal.SIGKILL):
+            node.started and node.started.wait()
+            assert not mark.is_running
+
+
+def wait_for_words(node):
+    """Block until the stand-in has said that it is there."""
+    while not node.log_path.exists() or not node.log_path.read_bytes():
+        assert node.process is not None
+
+
+def test_a_plan_makes_a_file_for_each_node(tmp_path):
+    plan = GroupPlan(base_port=5000, flush_disk_type=FlushDiskType.ASYNC_FLUSH)
+
+    group = LocalGroup.find_or_create(tmp_path, plan)
+
+    assert [node.node_id for node in group.nodes] == ["n1", "n2", "n3"]
+    assert group.addresses == ["127.0.0.1:5000", "127.0.0.1:5001", "127.0.0.1:5002"]
+    config = group.nodes[1].config
+    assert config.listen_peer_port == 6001
+    assert config.data_folder == str(tmp_path / "n2" / "data")
+    assert config.store.segment_size == 64 * MIB
+    assert config.store.flush_disk_type is FlushDiskType.ASYNC_FLUSH
+
+
+def test_a_group_is_kept_as_it_was_made(tmp_path):
+    LocalGroup.find_or_create(tmp_path, GroupPlan(node_count=1, base_port=5000))
+    path = tmp_path / "n1" / "node.toml"
+    path.write_text(path.read_text() + '\n[broker]\nlog_level = "debug"\n')
+
+    again = LocalGroup.find_or_create(tmp_path, GroupPlan())
+
+    assert again.addresses == ["127.0.0.1:5000"]
+    assert again.nodes[0].config.broker.log_level == "debug"
+
+
+@pytest.mark.parametrize(
+    ("plan", "words"),
+    [
+        (GroupPlan(node_count=1), "node_count = 3, you ask for 1"),
+        (GroupPlan(base_port=7000), "base_port = 5000, you ask for 7000"),
+        (
+            GroupPlan(flush_disk_type=FlushDiskType.ASYNC_FLUSH),
+            "flush_disk_type = SYNC_FLUSH, you ask for ASYNC_FLUSH",
+        ),
+    ],
+)
+def test_another_plan_for_a_group_that_is_there_is_refused(tmp_path, plan, words):
+    LocalGroup.find_or_create(tmp_path, GroupPlan(base_port=5000))
+
+    with pytest.raises(ConfigError, match=words):
+        LocalGroup.find_or_create(tmp_path, plan)
+
+
+def test_files_that_disagree_are_named(tmp_path):
+    LocalGroup.find_or_create(tmp_path, GroupPlan())
+    path = tmp_path / "n3" / "node.toml"
+    path.write_text(path.read_text().replace('"local"', '"other"'))
+
+    with pytest.raises(ConfigError, match=r"n1/node.toml and .*n3/node.toml disagree on group"):
+        LocalGroup.find_or_create(tmp_path, GroupPlan())
+
+
+def test_nothing_is_found_in_an_empty_folder(tmp_path):
+    assert LocalGroup.find(tmp_path) is None
+    assert LocalGroup.find(tmp_path / "nowhere") is None
+
+
+def test_ports_beyond_the_last_one_are_refused():
+    with pytest.raises(ConfigError, match="above 65535; take one up to 64533"):
+        GroupPlan(base_port=64_534).configs()
+    assert len(GroupPlan(base_port=64_533).configs()) == 3
+
+
+async def test_missing_nodes_are_started_and_all_are_stopped(group):
+    assert group.start_missing() == group.nodes
+    for node in group.nodes:
+        wait_for_words(node)
+    assert group.nodes[1].send_signal(signal.SIGKILL)
+    group.nodes[1].started.wait()
+
+    assert [node.node_id for node in group.running()] == ["n1", "n3"]
+    assert [node.node_id for node in group.start_missing()] == ["n2"]
+    assert group.start_missing() == []
+    wait_for_words(group.nodes[1])
+
+    assert await group.stop() == {"n1": "stopped", "n2": "stopped", "n3": "stopped"}
+    assert group.running() == []
+    assert await group.stop() == dict.fromkeys(("n1", "n2", "n3"), "was not running")
+
+
+async def test_a_group_started_by_one_command_is_found_and_stopped_by_another(group):
+    group.start_missing()
+    for node in group.nodes:
+        wait_for_words(node)
+
+    other = LocalGroup.find(group.folder)
+
+    assert len(other.running()) == 3
+    assert set((await other.stop()).values()) == {"stopped"}
+
+
+async def test_a_node_that_does_not_stop_is_killed(group, monkeypatch, autojump_clock):
+    monkeypatch.setattr(local_group, "NODE_COMMAND", (sys.executable, "-c", STUBBORN))
+    group.start_missing()
+    for node in group.nodes:
+        wait_for_words(node)
+
+    outcome = await group.stop(seconds=1.5)
+
+    assert set(outcome.values()) == {"killed, as it did not stop within 1.5 s"}
+    assert group.running() == []
+
+
+async def test_a_stopped_process_is_woken_to_hear_of_its_end(group):
+    group.start_missing()
+    for node in group.nodes:
+        wait_for_words(node)
+    group.nodes[0].send_signal(signal.SIGSTOP)
+
+    assert set((await group.stop()).values()) == {"stopped"}
+
+
+def test_nothing_is_started_when_a_port_is_taken(tmp_path):
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        base_port = port - 1000 if port > 60_000 else port
+        group = LocalGroup.find_or_create(tmp_path, GroupPlan(node_count=1, base_port=base_port))
+
+        with pytest.raises(ConfigError, match=rf":{port} \(.* port of n1\) is taken by .*pid"):
+            group.start_missing()
+
+    assert group.running() == []
+
+
+def test_only_one_start_at_a_time(group):
+    other = LocalGroup.find(group.folder)
+    refused = pytest.raises(ConfigError, match="another `dledger up`")
+    with group.starting(), refused, other.starting():
+        pass
+    with group.starting():
+        pass
+
+
+def test_last_words_are_the_last_line_of_the_log(group):
+    node = group.nodes[0]
+    assert node.last_words() == "it said nothing"
+
+    node.log_path.write_text("first\nthe disk is full\n\n")
+
+    assert node.last_words() == "the disk is full"
