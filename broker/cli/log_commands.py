@@ -205,7 +205,7 @@ def format_entry(described: dict[str, Any]) -> Iterator[str]:
     for record in described.get("records", ()):
         if "producer_id" in record:
             yield (
-                f"{'':10}producer {record['producer_id']:x}: {record['count']} from "
+                f"{'':10}producer {record['producer_id']:x}: {record['record_count']} from "
                 f"sequence {record['first_sequence']}, queue {record['queue_id']}"
             )
             continue

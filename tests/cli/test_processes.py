@@ -1,5 +1,6 @@
 """Signals reach the process meant, and nobody else."""
 
+import os
 import signal
 import socket
 import subprocess
@@ -43,7 +44,6 @@ def test_a_zombie_runs_no_more(child):
     child.stdin.close()
 
     # waitid leaves the zombie in place; only then the mark is asked.
-    import os
 
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
     assert not mark.is_running
@@ -81,7 +81,6 @@ def test_a_taken_port_is_told_with_its_owner_and_the_remedy():
 
 
 def test_the_listener_of_a_port_is_found():
-    import os
 
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
