@@ -1,0 +1,1 @@
+"""Records on their way into the log, and everything derived from them on the way out."""

@@ -1,0 +1,163 @@
+"""What the leader must know to append: each queue's next offset, each producer's last number.
+
+Dispatch knows both up to the entry it has reached.  The leader appends beyond that, so this lays
+what was appended since over what dispatch knows.  It lives as long as one leadership: a new leader
+makes a new one and recounts the tail of its log that is not dispatched yet, committed or not.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from broker.store.log_view import CHANNEL_RECORDS
+from broker.store.producers import (
+    Producer,
+    ProducerKey,
+    ProducerTable,
+    Run,
+    SequenceState,
+    SequenceVerdict,
+    check_sequence,
+    pending_verdict,
+)
+from broker.store.runs import RunReader
+
+if TYPE_CHECKING:
+    from broker.store.log_view import LogView
+
+_OVERLAY_PRUNED_AT = 10_000  # producers; below it looking for stale ones is not worth the time
+
+
+class Dispatched(Protocol):
+    """What dispatch knows. `broker.store.derived.DerivedState` fits."""
+
+    @property
+    def dispatched_index(self) -> int:
+        """The last entry taken in."""
+        ...
+
+    @property
+    def producers(self) -> ProducerTable:
+        """The producers up to there."""
+        ...
+
+    def next_queue_offset(self, topic: str, queue_id: int) -> int:
+        """Return the offset the queue's next message gets; 0 for a queue without messages."""
+        ...
+
+
+class AppendState:
+    """Offsets and sequences up to the end of the leader's log."""
+
+    def __init__(self, dispatched: Dispatched, log: LogView) -> None:
+        """Recount the part of *log* that is not dispatched yet: time grows with its length.
+
+        Raises:
+            CorruptRecordError: an entry there does not parse.
+        """
+        self._dispatched = dispatched
+        self._log = log
+        self._next_offsets: dict[tuple[str, int], int] = {}
+        self._producers: dict[ProducerKey, Producer] = {}
+        self._reserved: dict[ProducerKey, int] = {}  # last sequence handed in, not yet appended
+        self._prune_at = _OVERLAY_PRUNED_AT
+        self._last_index = dispatched.dispatched_index
+        reader = RunReader()
+        for entry in log.entries(self._last_index + 1, log.end_index):
+            if entry.channel == CHANNEL_RECORDS:
+                for run in reader.runs(entry.body, entry.body_position):
+                    self._next_offsets[run.topic, run.queue_id] = (
+                        run.first_queue_offset + run.record_count
+                    )
+                    if run.mark is not None:
+                        self._record(
+                            (run.mark.producer_id, run.topic, run.queue_id),
+                            Run(
+                                run.mark.first_sequence,
+                                run.record_count,
+                                run.first_queue_offset,
+                                run.first_position,
+                            ),
+                            entry.index,
+                        )
+            self._last_index = entry.index
+
+    def next_queue_offset(self, topic: str, queue_id: int) -> int:
+        """Return the offset the queue's next message gets."""
+        offset = self._next_offsets.get((topic, queue_id))
+        if offset is None:
+            return self._dispatched.next_queue_offset(topic, queue_id)
+        return offset
+
+    def reserve(
+        self, producer_id: int, topic: str, queue_id: int, first_sequence: int, count: int
+    ) -> SequenceVerdict:
+        """Say what messages of a producer are, and take them as handed in when they are NEW.
+
+        After NEW they must be appended, in the order of reservation; if the append fails this
+        whole state is of no use any more and a new one has to be made.
+        """
+        key = producer_id, topic, queue_id
+        reserved = self._reserved.get(key)
+        if reserved is not None:
+            if first_sequence == reserved + 1:
+                self._reserved[key] = reserved + count
+                return SequenceVerdict(SequenceState.NEW)
+            last = first_sequence + count - 1
+            appended = self._producer(key)
+            if last > (appended.last_sequence if appended is not None else -1):
+                return pending_verdict() if last <= reserved else _GAP
+        verdict = check_sequence(self._producer(key), first_sequence, count)
+        if verdict.state is SequenceState.NEW:
+            self._reserved[key] = first_sequence + count - 1
+        return verdict
+
+    def append_run(
+        self,
+        topic: str,
+        queue_id: int,
+        record_count: int,
+        *,
+        producer_id: int,
+        first_sequence: int,
+        position: int,
+    ) -> int:
+        """Take note of a run that is appended now; return the queue offset of its first record."""
+        queue = topic, queue_id
+        offset = self.next_queue_offset(topic, queue_id)
+        self._next_offsets[queue] = offset + record_count
+        if producer_id:
+            key = producer_id, topic, queue_id
+            self._record(key, Run(first_sequence, record_count, offset, position), self._last_index)
+            if self._reserved.get(key) == first_sequence + record_count - 1:
+                del self._reserved[key]
+        return offset
+
+    def begin_entry(self) -> None:
+        """Take note that what follows is appended as the log's next entry."""
+        self._last_index = self._log.end_index + 1
+        if len(self._producers) >= self._prune_at:
+            self._prune()
+
+    def _producer(self, key: ProducerKey) -> Producer | None:
+        return self._producers.get(key) or self._dispatched.producers.get(key)
+
+    def _record(self, key: ProducerKey, run: Run, index: int) -> None:
+        producer = self._producers.get(key)
+        if producer is None:
+            known = self._dispatched.producers.get(key)
+            producer = self._producers[key] = known.copy() if known is not None else Producer()
+        producer.record(run, index=index, seen_ms=0)
+
+    def _prune(self) -> None:
+        """Forget the producers of whom dispatch knows as much by now."""
+        dispatched = self._dispatched.dispatched_index
+        self._producers = {
+            key: producer
+            for key, producer in self._producers.items()
+            if producer.index > dispatched
+        }
+        self._prune_at = max(_OVERLAY_PRUNED_AT, 2 * len(self._producers))
+
+
+_GAP = SequenceVerdict(SequenceState.GAP)

@@ -1,0 +1,238 @@
+"""Checking the records a client sent, before any of their bytes goes into the log.
+
+A *chunk* is records of one topic and queue, back to back, and the column of their sizes.  The log
+holds them as they came but for the stamped fields, so whatever is wrong with them must be found
+here: later every replica would stop at them.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from broker.errors import CorruptRecordError, InvalidMessageError
+from broker.message import codec
+from broker.message.limits import (
+    DEFAULT_LIMITS,
+    TOPIC_SIZE_MAX,
+    MessageLimits,
+    check_body_size,
+    check_properties_size,
+)
+from broker.store.columns import COLUMN_MIN, IntArray, gather_bytes, gather_heads
+
+if TYPE_CHECKING:
+    from broker.message.codec import Buffer
+
+# What a client may set: compressed, multi-tags, kind of compression. Host flags would move fields;
+# transactions are no part of this version.
+SYSTEM_FLAGS_ALLOWED = codec.FLAG_COMPRESSED | codec.FLAG_MULTI_TAGS | codec.FLAG_COMPRESSION_MASK
+
+# total_size magic body_crc queue_id ... system_flag ... body_size
+_CHECKED = struct.Struct(">iIIi20xi44xi")
+_U16 = struct.Struct(">H")
+assert _CHECKED.size == codec.BODY_OFFSET
+
+
+class Chunk:
+    """Records proved sound: of *topic* and *queue_id*, whole, unstamped."""
+
+    __slots__ = ("body", "queue_id", "record_count", "sizes", "topic")
+
+    def __init__(
+        self, *, topic: str, queue_id: int, body: memoryview, sizes: tuple[int, ...] | IntArray
+    ) -> None:
+        self.topic = topic
+        self.queue_id = queue_id
+        self.body = body
+        self.sizes = sizes  # bytes of each record
+        self.record_count = len(sizes)
+
+
+def check_chunk(
+    body: Buffer,
+    sizes: Buffer,
+    *,
+    topic: str,
+    queue_id: int,
+    limits: MessageLimits = DEFAULT_LIMITS,
+) -> Chunk:
+    """Return the chunk in *body* once every record of it is proved to be what it should.
+
+    Args:
+        body: the records as received; not copied.
+        sizes: uint32 big-endian for each record.
+        topic: the one all records must name.
+        queue_id: the one all records must name.
+        limits: largest body and properties, in bytes.
+
+    Raises:
+        CorruptRecordError: names the first record and field that is wrong.
+        InvalidMessageError: a body or its properties are larger than *limits*.
+    """
+    if not sizes or len(sizes) % 4:
+        raise CorruptRecordError(
+            f"the column has {len(sizes)} bytes; it has 4 for each record, and at least one",
+            record=0,
+            field="sizes",
+        )
+    view = memoryview(body)
+    count = len(sizes) // 4
+    expected = _expected_topic(topic)
+    if count < COLUMN_MIN:
+        column = struct.unpack(f">{count}I", sizes)
+        at = 0
+        for number, size in enumerate(column):
+            _check_record(view, at, size, number, expected, queue_id, limits)
+            at += size
+        if at != len(view):
+            raise _not_filling(len(view), at, count)
+        return Chunk(topic=topic, queue_id=queue_id, body=view, sizes=column)
+    array = np.frombuffer(sizes, ">u4").astype(np.int64)
+    _check_columns(view, array, expected, queue_id, limits)
+    return Chunk(topic=topic, queue_id=queue_id, body=view, sizes=array)
+
+
+def _expected_topic(topic: str) -> tuple[int, bytes]:
+    """Return the magic records of *topic* must have, and their topic field with its length."""
+    encoded = topic.encode()
+    if len(encoded) <= TOPIC_SIZE_MAX:
+        return codec.MAGIC_V1, bytes((len(encoded),)) + encoded
+    return codec.MAGIC_V2, _U16.pack(len(encoded)) + encoded
+
+
+def _check_record(
+    body: memoryview,
+    at: int,
+    size: int,
+    number: int,
+    expected: tuple[int, bytes],
+    queue_id: int,
+    limits: MessageLimits,
+) -> None:
+    """Check one record by itself; the fields in the order of `_check_columns`."""
+    magic, topic_field = expected
+    room = len(body) - at
+    if not codec.RECORD_SIZE_MIN <= size <= room:
+        raise _wrong(number, "sizes", size, f"{codec.RECORD_SIZE_MIN} to the {room} bytes left")
+    total, found_magic, crc, found_queue, system_flag, body_size = _CHECKED.unpack_from(body, at)
+    if total != size:
+        raise _wrong(number, "total_size", total, f"{size}, as the column says")
+    if found_magic != magic:
+        raise _wrong(number, "magic", f"{found_magic:#x}", f"{magic:#x}")
+    if found_queue != queue_id:
+        raise _wrong(number, "queue_id", found_queue, queue_id)
+    if system_flag & ~SYSTEM_FLAGS_ALLOWED:
+        raise _wrong_flag(number, system_flag)
+    body_size_most = size - codec.BODY_OFFSET - len(topic_field) - 2
+    if not 0 <= body_size <= body_size_most:
+        raise _wrong(number, "body_size", body_size, f"0 to {body_size_most}")
+    if body_size > limits.body_size_max:
+        raise _too_large(number, check_body_size, body_size, limits)
+    topic_at = at + codec.BODY_OFFSET + body_size
+    properties_at = topic_at + len(topic_field) + 2
+    if body[topic_at : properties_at - 2] != topic_field:
+        raise _wrong(number, "topic", bytes(body[topic_at : properties_at - 2]), topic_field)
+    (properties_size,) = _U16.unpack_from(body, properties_at - 2)
+    left = at + size - properties_at
+    if properties_size != left:
+        raise _wrong(number, "properties_size", properties_size, left)
+    if left > limits.properties_size_max:
+        raise _too_large(number, check_properties_size, left, limits)
+    if zlib.crc32(body[at + codec.BODY_OFFSET : topic_at]) & codec.CRC_MASK != crc:
+        raise _wrong(number, "body_crc", f"{crc:#x}", "the checksum of the body")
+
+
+def _check_columns(
+    body: memoryview,
+    sizes: IntArray,
+    expected: tuple[int, bytes],
+    queue_id: int,
+    limits: MessageLimits,
+) -> None:
+    """Check all records at once; only to name what is wrong one of them is looked at by itself."""
+    magic, topic_field = expected
+    ends = np.cumsum(sizes)
+    if int(sizes.min()) < codec.RECORD_SIZE_MIN or int(ends[-1]) != len(body):
+        _name_the_wrong_one(body, sizes, expected, queue_id, limits)
+        raise _not_filling(len(body), int(ends[-1]), len(sizes))
+    starts = ends - sizes
+    heads = gather_heads(body, starts)
+    body_sizes = heads["body_size"].astype(np.int64)
+    properties_sizes = sizes - (codec.BODY_OFFSET + len(topic_field) + 2) - body_sizes
+    sound = (
+        (heads["total_size"] == sizes)
+        & (heads["magic"] == magic)
+        & (heads["queue_id"] == queue_id)
+        & ((heads["system_flag"] & ~SYSTEM_FLAGS_ALLOWED) == 0)
+        & (body_sizes >= 0)
+        & (body_sizes <= limits.body_size_max)
+        & (properties_sizes >= 0)
+        & (properties_sizes <= limits.properties_size_max)
+    )
+    if sound.all():
+        tails = starts + codec.BODY_OFFSET + body_sizes
+        fields = gather_bytes(body, tails, len(topic_field) + 2)
+        claimed = fields[:, -2].astype(np.int64) << 8 | fields[:, -1]
+        sound = (fields[:, :-2] == np.frombuffer(topic_field, np.uint8)).all(axis=1) & (
+            claimed == properties_sizes
+        )
+        if sound.all():
+            crc32 = zlib.crc32
+            crcs = [
+                crc32(body[begin:end])
+                for begin, end in zip(
+                    (starts + codec.BODY_OFFSET).tolist(), tails.tolist(), strict=True
+                )
+            ]
+            sound = (np.array(crcs, np.uint32) & codec.CRC_MASK) == heads["body_crc"]
+            if sound.all():
+                return
+    _name_the_wrong_one(body, sizes, expected, queue_id, limits)
+    raise AssertionError("the columns refuse what the records by themselves do not")
+
+
+def _name_the_wrong_one(
+    body: memoryview,
+    sizes: IntArray,
+    expected: tuple[int, bytes],
+    queue_id: int,
+    limits: MessageLimits,
+) -> None:
+    at = 0
+    for number, size in enumerate(sizes.tolist()):
+        _check_record(body, at, size, number, expected, queue_id, limits)
+        at += size
+
+
+def _wrong(record: int, field: str, found: object, expected: object) -> CorruptRecordError:
+    return CorruptRecordError(f"{found} where {expected} belongs", record=record, field=field)
+
+
+def _wrong_flag(record: int, system_flag: int) -> CorruptRecordError:
+    return CorruptRecordError(
+        f"{system_flag:#x} has bits a client may not set; allowed are {SYSTEM_FLAGS_ALLOWED:#x} "
+        "(compression, several tags); hosts are IPv4 and left to the broker",
+        record=record,
+        field="system_flag",
+    )
+
+
+def _not_filling(body_size: int, sizes_sum: int, count: int) -> CorruptRecordError:
+    return CorruptRecordError(
+        f"they sum up to {sizes_sum} bytes, the body has {body_size}",
+        record=count - 1,
+        field="sizes",
+    )
+
+
+def _too_large(record: int, check: object, size: int, limits: MessageLimits) -> InvalidMessageError:
+    assert callable(check)
+    try:
+        check(size, limits)
+    except InvalidMessageError as error:
+        return InvalidMessageError(f"record {record}: {error}")
+    raise AssertionError("the limit was not broken")

@@ -1,0 +1,260 @@
+"""The append path: chunks of many requests become the body of one log entry.
+
+A `RecordGroup` gathers what clients sent while the log was busy with the group before.  Inside the
+entry the records of one producer and queue lie together, in the order they were sent, behind one
+producer mark; that also makes them one run for a reader.  Between different queues or producers an
+order is promised to nobody.
+
+The body is laid out and stamped only when the entry's position is known, inside the append itself
+and without an ``await``: index, position and queue offsets are given out together.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from broker.message.batch import MARK_SIZE, ProducerMark, encode_mark
+from broker.store.columns import COLUMN_MIN
+from broker.store.producers import SequenceState, SequenceVerdict
+from broker.store.stamp import STORE_HOST_SIZE, stamp_columns, stamp_each
+from dledger.entry import HEADER_SIZE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from broker.store.append_state import AppendState
+    from broker.store.chunk import Chunk
+    from broker.store.columns import IntArray
+    from dledger.clock import Clock
+
+
+class Receipt(NamedTuple):
+    """Where the records of one chunk went; valid once the group's entry is committed."""
+
+    queue_id: int
+    queue_offset: int  # of the first record
+    position: int  # of the first record in the log, in bytes
+
+
+class _Bucket:
+    """The records of one producer and queue inside a group."""
+
+    __slots__ = (
+        "first_sequence",
+        "parts",
+        "producer_id",
+        "queue_id",
+        "record_count",
+        "size",
+        "sizes",
+        "topic",
+    )
+
+    def __init__(self, topic: str, queue_id: int, producer_id: int, first_sequence: int) -> None:
+        self.topic = topic
+        self.queue_id = queue_id
+        self.producer_id = producer_id
+        self.first_sequence = first_sequence
+        self.parts: list[memoryview] = []
+        self.sizes: list[list[int] | IntArray] = []
+        self.record_count = 0
+        self.size = 0  # bytes of the records, without the mark
+
+    @property
+    def mark_size(self) -> int:
+        return MARK_SIZE if self.producer_id else 0
+
+    def starts(self, at: int) -> Iterator[int]:
+        """Yield where each record begins when the first one begins at *at*."""
+        for sizes in self.sizes:
+            for size in sizes:
+                yield at
+                at += size
+
+    def add(self, chunk: Chunk) -> None:
+        self.parts.append(chunk.body)
+        if isinstance(chunk.sizes, np.ndarray):
+            self.sizes.append(chunk.sizes)
+        elif self.sizes and isinstance(last := self.sizes[-1], list):
+            last.extend(chunk.sizes)
+        else:
+            self.sizes.append(list(chunk.sizes))
+        self.record_count += chunk.record_count
+        self.size += len(chunk.body)
+
+    def all_sizes(self) -> IntArray:
+        return np.concatenate([np.asarray(sizes, np.int64) for sizes in self.sizes])
+
+
+class RecordGroup:
+    """What one entry of channel 0 will carry."""
+
+    def __init__(
+        self, state: AppendState, *, clock: Clock, store_host: bytes, body_size_max: int
+    ) -> None:
+        """Begin an empty group.
+
+        Args:
+            state: gives out sequences and queue offsets; belongs to this leadership.
+            clock: stamps the store time.
+            store_host: address of this broker in records: 4 bytes IPv4, the port in 4.
+            body_size_max: most bytes an entry's body may have.
+        """
+        assert len(store_host) == STORE_HOST_SIZE
+        self._state = state
+        self._clock = clock
+        self._store_host = store_host
+        self._body_size_max = body_size_max
+        self._buckets: dict[tuple[int, str, int], _Bucket] = {}
+        # Each chunk's bucket, and records and bytes of the bucket before it.
+        self._chunks: list[tuple[_Bucket, int, int]] = []
+        self._body_size = 0
+        self._record_count = 0
+        self._receipts: list[Receipt] | None = None
+
+    @property
+    def body_size(self) -> int:
+        """Bytes of the body as it will be encoded."""
+        return self._body_size
+
+    @property
+    def chunk_count(self) -> int:
+        """Chunks taken so far."""
+        return len(self._chunks if self._receipts is None else self._receipts)
+
+    @property
+    def record_count(self) -> int:
+        """Records taken so far."""
+        return self._record_count
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to append."""
+        return self._record_count == 0
+
+    def has_room(self, chunk_size: int) -> bool:
+        """Whether a chunk of *chunk_size* bytes still fits, with a mark if it needs one."""
+        return self._body_size + MARK_SIZE + chunk_size <= self._body_size_max
+
+    def add_chunk(
+        self, chunk: Chunk, *, producer_id: int = 0, first_sequence: int = 0
+    ) -> SequenceVerdict:
+        """Take a checked chunk if its sequence is NEW; it then is number ``chunk_count - 1``.
+
+        Args:
+            chunk: what `check_chunk` returned; its bytes must not change until `encode`.
+            producer_id: 0 when the producer wants no duplicates recognised; always NEW then.
+            first_sequence: the producer's number of the first record.
+
+        Returns:
+            The verdict; nothing was taken unless its state is NEW.
+        """
+        assert self._receipts is None, "the group is appended already"
+        assert self.has_room(len(chunk.body))
+        verdict = _NEW
+        if producer_id:
+            verdict = self._state.reserve(
+                producer_id, chunk.topic, chunk.queue_id, first_sequence, chunk.record_count
+            )
+            if verdict.state is not SequenceState.NEW:
+                return verdict
+        key = producer_id, chunk.topic, chunk.queue_id
+        bucket = self._buckets.get(key)
+        if bucket is None:
+            bucket = self._buckets[key] = _Bucket(
+                chunk.topic, chunk.queue_id, producer_id, first_sequence
+            )
+            self._body_size += bucket.mark_size
+        self._chunks.append((bucket, bucket.record_count, bucket.size))
+        bucket.add(chunk)
+        self._body_size += len(chunk.body)
+        self._record_count += chunk.record_count
+        return verdict
+
+    def encode(self, entry_position: int) -> list[bytearray]:
+        """Lay out and stamp the body of the entry whose header will be at *entry_position*.
+
+        To be called once, at the moment of append: it gives out the queue offsets.
+        """
+        assert self._receipts is None, "an entry is stamped once"
+        body_position = entry_position + HEADER_SIZE
+        self._state.begin_entry()
+        parts: list[bytes | memoryview] = []
+        begins: dict[_Bucket, tuple[int, int]] = {}  # first byte in the body, first queue offset
+        at = 0
+        for bucket in self._buckets.values():
+            if bucket.producer_id:
+                mark = ProducerMark(
+                    bucket.producer_id, bucket.first_sequence, bucket.record_count, bucket.queue_id
+                )
+                parts.append(encode_mark(mark))
+                at += MARK_SIZE
+            parts += bucket.parts
+            queue_offset = self._state.append_run(
+                bucket.topic,
+                bucket.queue_id,
+                bucket.record_count,
+                producer_id=bucket.producer_id,
+                first_sequence=bucket.first_sequence,
+                position=body_position + at,
+            )
+            begins[bucket] = at, queue_offset
+            at += bucket.size
+        body = bytearray().join(parts)
+        assert len(body) == at == self._body_size
+        self._stamp(body, begins, body_position)
+        self._receipts = [
+            Receipt(
+                bucket.queue_id,
+                begins[bucket][1] + records_before,
+                body_position + begins[bucket][0] + bytes_before,
+            )
+            for bucket, records_before, bytes_before in self._chunks
+        ]
+        # The received bytes are copied; what else was kept of them is not needed any more.
+        self._buckets.clear()
+        self._chunks.clear()
+        return [body]
+
+    @property
+    def receipts(self) -> list[Receipt]:
+        """Where each chunk went, in the order of `add_chunk`; only after `encode`."""
+        assert self._receipts is not None, "not appended yet"
+        return self._receipts
+
+    def _stamp(
+        self, body: bytearray, begins: dict[_Bucket, tuple[int, int]], body_position: int
+    ) -> None:
+        timestamp_ms = self._clock.wall_ms()
+        if self._record_count < COLUMN_MIN:
+            stamp_each(
+                body,
+                (
+                    (start, queue_offset + nth)
+                    for bucket, (at, queue_offset) in begins.items()
+                    for nth, start in enumerate(bucket.starts(at))
+                ),
+                body_position=body_position,
+                timestamp_ms=timestamp_ms,
+                store_host=self._store_host,
+            )
+            return
+        starts: list[IntArray] = []
+        queue_offsets: list[IntArray] = []
+        for bucket, (at, queue_offset) in begins.items():
+            sizes = bucket.all_sizes()
+            starts.append(np.cumsum(sizes) - sizes + at)
+            queue_offsets.append(np.arange(queue_offset, queue_offset + len(sizes)))
+        stamp_columns(
+            body,
+            np.concatenate(starts),
+            np.concatenate(queue_offsets),
+            body_position=body_position,
+            timestamp_ms=timestamp_ms,
+            store_host=self._store_host,
+        )
+
+
+_NEW = SequenceVerdict(SequenceState.NEW)

@@ -1,0 +1,225 @@
+"""Which messages of a producer are already in the log, so that one sent again is not stored twice.
+
+A producer numbers what it sends to one queue 0, 1, 2, ...  The marks in the log say which records
+are which numbers; every node counts them as it dispatches, so a new leader knows as much as the
+old one.
+
+Everything here follows from the log alone: expiry goes by the store timestamps of records and
+happens only at the first entry of a segment, and the producer dropped when there are too many is
+the one whose last message lies furthest back.
+
+Source: Kafka's idempotent producer (KIP-98) for the idea; RocketMQ has none.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PRODUCERS_MAX = 100_000  # each with one queue; about 500 bytes of memory
+RUNS_MAX = 64  # remembered per producer and queue; a batch pipelined further back is a duplicate
+IDLE_MAX_MS = 7 * 24 * 3600 * 1000
+
+ProducerKey = tuple[int, str, int]  # producer id, topic, queue id
+
+
+class SequenceState(enum.Enum):
+    """What a sequence number means for the log."""
+
+    NEW = "new"
+    DUPLICATE = "duplicate"  # all of it is in the log
+    PENDING = "pending"  # handed in and not yet appended: ask again in a moment
+    GAP = "gap"  # something before it is missing, or it overlaps what is there
+    UNKNOWN = "unknown"  # nothing is known of the producer, and this is not its first message
+
+
+class SequenceVerdict(NamedTuple):
+    """The state of a run of messages, and where it is when it is a duplicate."""
+
+    state: SequenceState
+    queue_offset: int = -1  # of its first message; -1: no longer known
+    entry_index: int = 0  # once that entry is committed, so is the duplicate
+
+
+class Run(NamedTuple):
+    """Messages with consecutive sequences and consecutive queue offsets."""
+
+    first_sequence: int
+    record_count: int
+    first_queue_offset: int
+    position: int  # of the first record in the log
+
+
+_NEW = SequenceVerdict(SequenceState.NEW)
+_PENDING = SequenceVerdict(SequenceState.PENDING)
+_GAP = SequenceVerdict(SequenceState.GAP)
+_UNKNOWN = SequenceVerdict(SequenceState.UNKNOWN)
+
+
+class Producer:
+    """What is known of one producer and one queue."""
+
+    __slots__ = ("index", "last_sequence", "runs", "seen_ms")
+
+    def __init__(
+        self,
+        *,
+        last_sequence: int = -1,
+        runs: list[Run] | None = None,
+        seen_ms: int = 0,
+        index: int = 0,
+    ) -> None:
+        self.last_sequence = last_sequence
+        self.runs = runs if runs is not None else []
+        self.seen_ms = seen_ms
+        self.index = index  # of the last entry with a message of this producer
+
+    def copy(self) -> Producer:
+        """Return one that may be changed by itself."""
+        return Producer(
+            last_sequence=self.last_sequence,
+            runs=list(self.runs),
+            seen_ms=self.seen_ms,
+            index=self.index,
+        )
+
+    def check(self, first_sequence: int, count: int) -> SequenceVerdict:
+        """Say what *count* messages from *first_sequence* on are; see `SequenceState`."""
+        if first_sequence == self.last_sequence + 1:
+            return _NEW
+        if first_sequence + count - 1 > self.last_sequence:
+            return _GAP
+        return SequenceVerdict(
+            SequenceState.DUPLICATE, self._queue_offset_of(first_sequence), self.index
+        )
+
+    def record(self, run: Run, *, index: int, seen_ms: int) -> None:
+        """Take note of messages that are in the log. What the log says is never doubted."""
+        self.last_sequence = run.first_sequence + run.record_count - 1
+        self.index = index
+        self.seen_ms = seen_ms
+        runs = self.runs
+        if runs:
+            last = runs[-1]
+            if (
+                last.first_sequence + last.record_count == run.first_sequence
+                and last.first_queue_offset + last.record_count == run.first_queue_offset
+            ):
+                runs[-1] = last._replace(record_count=last.record_count + run.record_count)
+                return
+        runs.append(run)
+        if len(runs) > RUNS_MAX:
+            del runs[0]
+
+    def _queue_offset_of(self, first_sequence: int) -> int:
+        for run in reversed(self.runs):
+            into = first_sequence - run.first_sequence
+            if 0 <= into < run.record_count:
+                # Beyond the end of the run the rest is elsewhere; the first place is still right.
+                return run.first_queue_offset + into
+        return -1
+
+
+class ProducerTable:
+    """All producers a log prefix tells of, in the order of their last message."""
+
+    def __init__(
+        self, *, producers_max: int = PRODUCERS_MAX, idle_max_ms: int = IDLE_MAX_MS
+    ) -> None:
+        assert producers_max >= 1
+        self._producers: dict[ProducerKey, Producer] = {}
+        self._producers_max = producers_max
+        self._idle_max_ms = idle_max_ms
+        self._clock_ms = 0  # latest store timestamp seen; unlike the leaders' clocks never falls
+
+    def __len__(self) -> int:
+        return len(self._producers)
+
+    def get(self, key: ProducerKey) -> Producer | None:
+        """Return what is known of *key*; not to be changed."""
+        return self._producers.get(key)
+
+    def __iter__(self) -> Iterator[ProducerKey]:
+        """Yield all keys, the longest idle first."""
+        return iter(self._producers)
+
+    def check(self, key: ProducerKey, first_sequence: int, count: int) -> SequenceVerdict:
+        """Say what messages *first_sequence* to ``first_sequence + count - 1`` are."""
+        return check_sequence(self._producers.get(key), first_sequence, count)
+
+    def record(self, key: ProducerKey, run: Run, *, index: int, timestamp_ms: int) -> None:
+        """Take note of a mark in entry *index* whose records were stored at *timestamp_ms*."""
+        if timestamp_ms > self._clock_ms:
+            self._clock_ms = timestamp_ms
+        producer = self._producers.pop(key, None) or Producer()
+        producer.record(run, index=index, seen_ms=self._clock_ms)
+        self._producers[key] = producer  # at the end: most recently used
+        if len(self._producers) > self._producers_max:
+            del self._producers[next(iter(self._producers))]
+
+    def observe_time(self, timestamp_ms: int) -> None:
+        """Take note of a store timestamp of records without a mark."""
+        if timestamp_ms > self._clock_ms:
+            self._clock_ms = timestamp_ms
+
+    def expire(self) -> int:
+        """Forget producers idle too long; only at the first entry of a segment. Return how many."""
+        horizon = self._clock_ms - self._idle_max_ms
+        expired = []
+        for key, producer in self._producers.items():
+            if producer.seen_ms >= horizon:
+                break  # in order of last use, and that never goes back in time
+            expired.append(key)
+        for key in expired:
+            del self._producers[key]
+        return len(expired)
+
+    def snapshot(self) -> list[Any]:
+        """Return plain lists and numbers that say everything; the same on every node."""
+        return [
+            self._clock_ms,
+            [
+                [
+                    *key,
+                    producer.last_sequence,
+                    producer.seen_ms,
+                    producer.index,
+                    [list(run) for run in producer.runs],
+                ]
+                for key, producer in self._producers.items()
+            ],
+        ]
+
+    def restore(self, snapshot: list[Any]) -> None:
+        """Become what `snapshot` was taken of.
+
+        Raises:
+            ValueError, TypeError: *snapshot* is none.
+        """
+        clock_ms, rows = snapshot
+        producers: dict[ProducerKey, Producer] = {}
+        for producer_id, topic, queue_id, last_sequence, seen_ms, index, runs in rows:
+            producers[producer_id, topic, queue_id] = Producer(
+                last_sequence=last_sequence,
+                runs=[Run(*run) for run in runs],
+                seen_ms=seen_ms,
+                index=index,
+            )
+        self._clock_ms = int(clock_ms)
+        self._producers = producers
+
+
+def check_sequence(producer: Producer | None, first_sequence: int, count: int) -> SequenceVerdict:
+    """Say what messages of *producer* are; None: nothing is known of it."""
+    assert count >= 1
+    if producer is None:
+        return _NEW if first_sequence == 0 else _UNKNOWN
+    return producer.check(first_sequence, count)
+
+
+def pending_verdict() -> SequenceVerdict:
+    """Return the verdict on messages handed in and not yet appended."""
+    return _PENDING

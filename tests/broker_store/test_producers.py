@@ -1,0 +1,148 @@
+"""The table of producers, against a model that remembers everything."""
+
+from __future__ import annotations
+
+import msgpack
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from broker.store.producers import (
+    IDLE_MAX_MS,
+    RUNS_MAX,
+    ProducerTable,
+    Run,
+    SequenceState,
+)
+
+KEY = (1, "orders", 0)
+
+
+def record(table, first, count, *, key=KEY, offset=None, index=1, timestamp_ms=1000):
+    offset = first if offset is None else offset
+    table.record(
+        key, Run(first, count, offset, 100 * first), index=index, timestamp_ms=timestamp_ms
+    )
+
+
+def test_the_rules_of_a_sequence():
+    table = ProducerTable()
+    assert table.check(KEY, 0, 5).state is SequenceState.NEW
+    assert table.check(KEY, 1, 5).state is SequenceState.UNKNOWN
+    record(table, 0, 5, offset=70, index=9)
+
+    assert table.check(KEY, 5, 1).state is SequenceState.NEW
+    assert table.check(KEY, 6, 1).state is SequenceState.GAP
+    assert table.check(KEY, 4, 2).state is SequenceState.GAP
+    assert table.check(KEY, 0, 6).state is SequenceState.GAP
+    assert table.check(KEY, 0, 5) == (SequenceState.DUPLICATE, 70, 9)
+    assert table.check(KEY, 4, 1) == (SequenceState.DUPLICATE, 74, 9)
+    assert table.check((2, "orders", 0), 1, 1).state is SequenceState.UNKNOWN
+    assert table.check((1, "orders", 1), 0, 1).state is SequenceState.NEW
+
+
+def test_runs_that_continue_in_both_are_one_run():
+    table = ProducerTable()
+    for n in range(200):
+        record(table, n, 1)
+
+    assert table.get(KEY).runs == [Run(0, 200, 0, 0)]
+
+
+def test_a_run_so_old_that_its_place_is_forgotten_is_still_a_duplicate():
+    table = ProducerTable()
+    for n in range(RUNS_MAX + 1):
+        record(table, n, 1, offset=2 * n)
+
+    assert len(table.get(KEY).runs) == RUNS_MAX
+    assert table.check(KEY, 0, 1) == (SequenceState.DUPLICATE, -1, 1)
+    assert table.check(KEY, 1, 1) == (SequenceState.DUPLICATE, 2, 1)
+
+
+def test_the_longest_idle_goes_when_there_are_too_many():
+    table = ProducerTable(producers_max=3)
+    for producer_id in (1, 2, 3):
+        record(table, 0, 1, key=(producer_id, "t", 0))
+    record(table, 1, 1, key=(1, "t", 0))
+    record(table, 0, 1, key=(4, "t", 0))
+
+    assert [producer_id for producer_id, _, _ in table] == [3, 1, 4]
+
+
+def test_idle_producers_expire_by_the_time_in_the_log():
+    table = ProducerTable()
+    record(table, 0, 1, key=(1, "t", 0), timestamp_ms=1000)
+    record(table, 0, 1, key=(2, "t", 0), timestamp_ms=5000)
+    table.observe_time(1000 + IDLE_MAX_MS)
+    assert table.expire() == 0
+
+    table.observe_time(1001 + IDLE_MAX_MS)
+
+    assert table.expire() == 1
+    assert [producer_id for producer_id, _, _ in table] == [2]
+
+
+def test_a_clock_that_fell_back_makes_nobody_older():
+    table = ProducerTable()
+    record(table, 0, 1, key=(1, "t", 0), timestamp_ms=2 * IDLE_MAX_MS)
+    record(table, 0, 1, key=(2, "t", 0), timestamp_ms=5)
+
+    assert table.expire() == 0
+
+
+class SequencesMachine(RuleBasedStateMachine):
+    """A producer sends, sends again and skips; the model keeps the offset of every message."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = ProducerTable()
+        self.places: dict[int, list[int]] = {}
+        self.next_offset = 0
+        self.index = 0
+
+    @rule(
+        key=st.integers(1, 3),
+        first=st.integers(0, 12),
+        count=st.integers(1, 4),
+        foreign=st.integers(0, 2),
+    )
+    def send(self, key, first, count, foreign):
+        self.next_offset += foreign  # others wrote to the queue meanwhile
+        self.index += 1
+        known = self.places.get(key)
+        verdict = self.table.check((key, "t", 0), first, count)
+        if known is None:
+            expected = SequenceState.NEW if first == 0 else SequenceState.UNKNOWN
+        elif first == len(known):
+            expected = SequenceState.NEW
+        elif first + count <= len(known):
+            expected = SequenceState.DUPLICATE
+        else:
+            expected = SequenceState.GAP
+        assert verdict.state is expected
+        if expected is SequenceState.DUPLICATE:
+            assert verdict.queue_offset == known[first]
+        if expected is SequenceState.NEW:
+            offsets = list(range(self.next_offset, self.next_offset + count))
+            self.places.setdefault(key, []).extend(offsets)
+            run = Run(first, count, self.next_offset, 0)
+            self.table.record((key, "t", 0), run, index=self.index, timestamp_ms=self.index)
+            self.next_offset += count
+
+    @rule()
+    def restart(self):
+        snapshot = msgpack.unpackb(msgpack.packb(self.table.snapshot()), strict_map_key=False)
+        restored = ProducerTable()
+        restored.restore(snapshot)
+        assert restored.snapshot() == self.table.snapshot()
+        self.table = restored
+
+    @invariant()
+    def as_many_as_sent(self):
+        assert len(self.table) == len(self.places)
+
+
+SequencesMachine.TestCase.settings = settings(
+    max_examples=60, stateful_step_count=40, deadline=None
+)
+TestSequences = SequencesMachine.TestCase
