@@ -95,7 +95,7 @@ def test_a_header_reads_back_as_it_was_written(index, term, position, channel, c
     assert (header.chain_crc, header.body_crc, header.body_size) == (chain_crc, crc, size)
 
 
-@pytest.mark.parametrize("flipped_bit", range(0, 8 * (HEADER_SIZE + 3)))
+@pytest.mark.parametrize("flipped_bit", range(8 * (HEADER_SIZE + 3)))
 def test_one_bit_flipped_anywhere_is_noticed(flipped_bit):
     raw = bytearray(log_of(b"abc"))
     raw[flipped_bit // 8] ^= 1 << flipped_bit % 8

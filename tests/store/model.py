@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import random
 import zlib
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from dledger.config import FlushDiskType, StoreConfig, WriteMode
 from dledger.entry import EntryKind, LogPoint, encode_header
 from dledger.store.ledger_store import LedgerStore
+
+if TYPE_CHECKING:
+    import random
 
 SEGMENT = 4096
 CONFIG = StoreConfig(segment_size=SEGMENT, index_file_units=128)

@@ -1,0 +1,208 @@
+"""The operating system's files keep what `Disk` promises, as far as a test can see."""
+
+import errno
+import os
+import threading
+
+import pytest
+
+from dledger.errors import FolderInUseError, LedgerFullError, StorageFailedError
+from dledger.store.data_folder import DataFolder
+from dledger.store.disk import OsDisk
+from tests.store.model import CONFIG, SEGMENT, append, check_agreement, dump, fill, open_store
+
+
+@pytest.fixture
+def disk():
+    return OsDisk()
+
+
+@pytest.fixture
+def path(tmp_path):
+    return str(tmp_path / "file")
+
+
+@pytest.mark.parametrize("zero_size", [0, 4096, 8192])
+def test_an_allocated_file_is_all_zeros_and_has_its_blocks(disk, path, zero_size):
+    region = disk.allocate(path, 8192, zero_size=zero_size)
+    assert bytes(region.view(0, 8192)) == bytes(8192)
+    assert os.stat(path).st_size == 8192
+    assert os.stat(path).st_blocks * 512 >= 8192
+    assert os.listdir(os.path.dirname(path)) == ["file"]
+    region.close()
+
+
+@pytest.mark.parametrize("through_map", [False, True])
+def test_a_view_shows_what_is_written_and_outlives_the_region(disk, path, through_map):
+    region = disk.allocate(path, 8192, zero_size=0)
+    view = region.view(100, 10)
+    region.write(100, [b"01234", memoryview(b"56789"), b""], through_map=through_map)
+    assert view == b"0123456789"
+    assert view.readonly
+    region.sync()
+    assert not region.close()
+    os.unlink(path)
+    assert view == b"0123456789"
+
+
+def test_a_region_without_views_may_be_used_again(disk, path):
+    region = disk.allocate(path, 8192, zero_size=0)
+    region.view(0, 10).release()
+    assert region.close()
+    assert not region.close()
+
+
+def test_many_parts_go_out_in_one_write(disk, path):
+    region = disk.allocate(path, 8192, zero_size=0)
+    parts = [bytes([n % 256]) * 3 for n in range(2000)]
+    region.write(17, parts, through_map=False)
+    assert bytes(region.view(17, 6000)) == b"".join(parts)
+    region.close()
+
+
+def test_a_write_cut_short_by_the_system_is_finished(disk, path, monkeypatch):
+    region = disk.allocate(path, 8192, zero_size=0)
+    monkeypatch.setattr(os, "pwritev", lambda fd, parts, offset: os.pwrite(fd, parts[0], offset))
+    region.write(0, [b"abc", b"defg", b"h"], through_map=False)
+    assert bytes(region.view(0, 9)) == b"abcdefgh\0"
+    region.close()
+
+
+def test_a_region_closed_during_its_sync_is_closed_by_it(disk, path, monkeypatch):
+    """The sync runs in a worker; the loop drops the segment meanwhile and does not wait."""
+    region = disk.allocate(path, 8192, zero_size=0)
+    region.write(0, [b"abc"], through_map=False)
+    entered, leave = threading.Event(), threading.Event()
+    real, synced = os.fdatasync, []
+
+    def slow(fd):
+        entered.set()
+        assert leave.wait(10)
+        real(fd)
+        synced.append(fd)
+
+    monkeypatch.setattr(os, "fdatasync", slow)
+    worker = threading.Thread(target=region.sync)
+    worker.start()
+    assert entered.wait(10)
+    assert not region.close()
+    leave.set()
+    worker.join()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(synced[0])
+    region.sync()
+    assert len(synced) == 1
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
+def test_a_failed_write_or_sync_names_path_and_cause(disk, path, monkeypatch, code):
+    region = disk.allocate(path, 8192, zero_size=0)
+
+    def fail(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "pwritev", fail)
+    with pytest.raises(StorageFailedError, match=f"{path}: write: {os.strerror(code)}"):
+        region.write(0, [b"x"], through_map=False)
+    monkeypatch.setattr(os, "fdatasync", fail)
+    with pytest.raises(StorageFailedError, match=f"{path}: sync: {os.strerror(code)}"):
+        region.sync()
+    region.close()
+
+
+def test_no_room_names_path_size_and_what_is_free(disk, path, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", fail)
+    with pytest.raises(LedgerFullError, match=rf"{path}: no room for 8192 bytes, \d+ are free"):
+        disk.allocate(path, 8192, zero_size=0)
+    assert os.listdir(os.path.dirname(path)) == []
+
+
+def test_an_atomic_write_replaces_the_file_as_a_whole(disk, path, monkeypatch):
+    disk.write_file_atomic(path, b"old")
+    disk.write_file_atomic(path, b"newer")
+    assert disk.read_file(path) == b"newer"
+
+    def fail(*_):
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(LedgerFullError):
+        disk.write_file_atomic(path, b"newest")
+    assert disk.read_file(path) == b"newer"
+    assert os.listdir(os.path.dirname(path)) == ["file"]
+
+
+def test_a_small_file_is_written_in_place(disk, path):
+    disk.write_file_atomic(path, bytes(100))
+    file = disk.open_file(path)
+    file.write_at(50, b"here")
+    file.sync()
+    assert file.read_all()[48:56] == b"\0\0here\0\0"
+    file.close()
+    file.close()
+
+
+def test_what_is_missing_is_named(disk, path):
+    for ask in (disk.read_file, disk.file_size, disk.list_folder, disk.open_file, disk.sync_folder):
+        with pytest.raises(StorageFailedError, match=f"{path}: .*No such file"):
+            ask(path)
+    disk.unlink(path)
+    assert not disk.exists(path)
+
+
+def test_folders_are_made_with_those_above_them(disk, tmp_path):
+    path = str(tmp_path / "a" / "b" / "c")
+    disk.make_folder(path)
+    disk.make_folder(path)
+    assert disk.exists(path)
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StorageFailedError, match="file/below"):
+        disk.make_folder(str(tmp_path / "file" / "below"))
+
+
+def test_a_folder_is_locked_once(disk, tmp_path):
+    lock = disk.lock_folder(str(tmp_path))
+    with pytest.raises(FolderInUseError, match=f"{tmp_path}: another process"):
+        disk.lock_folder(str(tmp_path))
+    lock.release()
+    lock.release()
+    disk.lock_folder(str(tmp_path)).release()
+
+
+def test_a_boot_is_named_the_same_throughout(disk):
+    assert disk.boot_id() == disk.boot_id()
+    assert len(disk.boot_id()) <= 64
+
+
+def test_a_store_on_real_files_lives_through_it_all(disk, tmp_path):
+    path = str(tmp_path / "data")
+    folder = DataFolder.open(disk, path, group="g", node_id="n0", config=CONFIG, joining=False)
+    store = open_store(disk, CONFIG, path)
+    for n in range(300):
+        if store.needs_prepare:
+            store.prepare_next()
+        append(store, b"%d" % n * 50, term=1 + n // 100)
+    assert store.sync() == 300
+    store.truncate_from(280)
+    store.begin_checkpoint(250).run()
+    held = store.view(10).body
+    content = bytes(held)
+    store.drop_before(store.locate(200).position)
+    fill(store, 200, 300, term=9)
+    assert bytes(held) == content
+    expected = dump(store)
+    store.close()
+    folder.close()
+
+    folder = DataFolder.open(disk, path, group="g", node_id="n0", config=CONFIG, joining=False)
+    store = open_store(disk, CONFIG, path)
+    assert dump(store) == expected
+    check_agreement(store)
+    store.reset_to(store.point_at(300))
+    append(store, bytes(SEGMENT - 56), term=9)
+    check_agreement(store)
+    store.close()
+    folder.close()
