@@ -148,6 +148,14 @@ class LedgerConfig:
                 f"members has {len(self.members)} nodes; a group has 1, 3, 5 or 7 of them, as an "
                 "even number survives no more failures than the odd one below it"
             )
+        # One message may bring entries of nothing but headers; their units must fit the one index
+        # file that is always prepared ahead.
+        units = self.raft.append_size_max // 48
+        if self.store.index_file_units < units:
+            raise ConfigError(
+                f"index_file_units = {self.store.index_file_units} is too small for "
+                f"append_size_max = {self.raft.append_size_max}; use at least {units}"
+            )
         if self.node_id not in ids:
             raise ConfigError(
                 f"node_id = {self.node_id!r} is not among the members {', '.join(ids)}"
@@ -198,7 +206,9 @@ def parse_address(text: str, *, default_port: int | None = None) -> tuple[str, i
     Raises:
         ConfigError: *text* has no port and there is no default, or the port is none.
     """
-    match = re.fullmatch(r"(?:\[(?P<v6>[0-9A-Fa-f:.%]+)\]|(?P<host>[^:\[\]]+))(?::(?P<port>\d+))?", text)
+    match = re.fullmatch(
+        r"(?:\[(?P<v6>[0-9A-Fa-f:.%]+)\]|(?P<host>[^:\[\]]+))(?::(?P<port>\d+))?", text
+    )
     if match is None:
         raise ConfigError(f"address {text!r}: write host:port, an IPv6 host as [::1]:port")
     port = int(match["port"]) if match["port"] else default_port

@@ -43,7 +43,10 @@ class Following:
         raw = memoryview(message["entries"])
         previous, previous_term = message["prev_index"], message["prev_term"]
         if previous > store.end_index:
-            self._refuse(store.end_index + 1)
+            if self.waiting_for_room:
+                self._say_alive()
+            else:
+                self._refuse(store.end_index + 1)
             return
         if previous >= store.base.index:
             if store.term_at(previous) != previous_term:
@@ -53,7 +56,7 @@ class Following:
         elif message["last_index"] <= store.base.index:
             # What lies before the base was committed before it was dropped, so it agrees.
             self._verify_to(store.base.index)
-        if raw.nbytes and not self._keep_entries(raw):
+        if raw.nbytes and not self._keep_entries(raw, message["last_index"]):
             return
         if message["last_index"] >= store.base.index:
             self._verify_to(message["last_index"])
@@ -91,7 +94,7 @@ class Following:
         store = engine.store
         return max(engine.commit_index + 1, store.first_index_of_term(store.term_at(previous)))
 
-    def _keep_entries(self, raw: memoryview) -> bool:
+    def _keep_entries(self, raw: memoryview, last_index: int) -> bool:
         """Append what of *raw* is new here; return whether all of it is here now."""
         engine = self._engine
         store = engine.store
@@ -126,11 +129,11 @@ class Following:
             offset += header.size
         rest = raw[offset:]
         if rest.nbytes:
-            if not store.has_room(rest.nbytes - HEADER_SIZE):
+            if not store.fits(rest.nbytes, entry_count=last_index - store.end_index):
                 # Say that we are alive and no more; the window keeps the leader from going on,
                 # and it is asked again when there is room (`resume`).
                 self.waiting_for_room = True
-                self.answer()
+                self._say_alive()
                 return False
             store.append_raw(rest)
         return True
@@ -139,6 +142,10 @@ class Following:
         """Tell the leader that the logs part before what it sent; *next_index* may fit."""
         self._answer_due = False
         self._send_answer(next_index=next_index, success=False, reset=True)
+
+    def _say_alive(self) -> None:
+        """Answer without a promise and without asking for anything."""
+        self._send_answer(next_index=1, success=False, reset=False)
 
     def answer(self) -> None:
         """Promise what is both the leader's and durable; wait while the term itself is not."""

@@ -246,8 +246,12 @@ class SimCluster:
         self._linked.add(pair)
         self._generation[pair] = self._generation.get(pair, 0) + 1
         hellos = [(n.core.engine.joining, n.store.end_index) for n in (a, b)]  # type: ignore[union-attr]
-        self._hear(a, lambda: a.core.peer_connected(other, joining=hellos[1][0], last_index=hellos[1][1]))  # type: ignore[union-attr]
-        self._hear(b, lambda: b.core.peer_connected(one, joining=hellos[0][0], last_index=hellos[0][1]))  # type: ignore[union-attr]
+        self._hear(
+            a, lambda: a.core.peer_connected(other, joining=hellos[1][0], last_index=hellos[1][1])
+        )  # type: ignore[union-attr]
+        self._hear(
+            b, lambda: b.core.peer_connected(one, joining=hellos[0][0], last_index=hellos[0][1])
+        )  # type: ignore[union-attr]
 
     def unlink(self, one: str, other: str) -> None:
         """Break the connection between two members; both hear of it."""
@@ -479,10 +483,15 @@ class SimCluster:
 
         def led() -> bool:
             leader = self.leader
-            return leader is not None and not leader.paused and sum(
-                node.alive and node.core.engine.leader_id == leader.node_id  # type: ignore[union-attr]
-                for node in self.nodes.values()
-            ) > len(self.ids) // 2
+            return (
+                leader is not None
+                and not leader.paused
+                and sum(
+                    node.alive and node.core.engine.leader_id == leader.node_id  # type: ignore[union-attr]
+                    for node in self.nodes.values()
+                )
+                > len(self.ids) // 2
+            )
 
         assert self.run_until(led, seconds), "no leader in time"
         assert self.leader is not None

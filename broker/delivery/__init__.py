@@ -1,0 +1,1 @@
+"""How messages come to those who wait for them."""

@@ -1,0 +1,148 @@
+"""Pulls that found nothing and wait: woken by arrival, answered at the latest when time is up.
+
+There is no task for a held pull.  One heap keeps the deadlines, one table finds the pulls of a
+queue; a pull that is answered or whose client is gone is skipped when its turn comes.
+
+Source: RocketMQ ``PullRequestHoldService``; it looks every 5 s, here arrival alone wakes.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from typing import TYPE_CHECKING
+
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from dledger.clock import Clock
+    from dledger.remoting.command import Command
+    from dledger.remoting.server import Session
+
+QueueKey = tuple[str, int]
+
+
+class HeldPull:
+    """One pull that waits for a message at *queue_offset*."""
+
+    __slots__ = ("command", "deadline", "key", "queue_offset", "session", "waiting")
+
+    def __init__(
+        self,
+        *,
+        session: Session,
+        command: Command,
+        key: QueueKey,
+        queue_offset: int,
+        deadline: float,
+    ) -> None:
+        self.session = session
+        self.command = command
+        self.key = key
+        self.queue_offset = queue_offset
+        self.deadline = deadline
+        self.waiting = True
+
+
+class PullHold:
+    """The pulls held by one node, at most *count_max* of them."""
+
+    def __init__(
+        self, clock: Clock, *, count_max: int, answer: Callable[[HeldPull, bool], None]
+    ) -> None:
+        """Make an empty table.
+
+        Args:
+            clock: measures how long a pull may wait.
+            count_max: most pulls held at once.
+            answer: answers one pull; told whether its time is up.  Without new messages it may
+                hold the pull again.
+        """
+        self._clock = clock
+        self._count_max = count_max
+        self._answer = answer
+        self._by_queue: dict[QueueKey, list[HeldPull]] = {}
+        self._deadlines: list[tuple[float, int, HeldPull]] = []
+        self._order = itertools.count()
+        self._count = 0
+        self._wake = trio.Event()
+
+    @property
+    def count(self) -> int:
+        """Return how many pulls are held."""
+        return self._count
+
+    @property
+    def is_full(self) -> bool:
+        """Return whether no further pull can be held."""
+        return self._count >= self._count_max
+
+    def add(self, pull: HeldPull) -> None:
+        """Hold *pull* until something arrives in its queue or its deadline has come."""
+        self._by_queue.setdefault(pull.key, []).append(pull)
+        first = self._deadlines[0][0] if self._deadlines else None
+        heapq.heappush(self._deadlines, (pull.deadline, next(self._order), pull))
+        self._count += 1
+        if first is None or pull.deadline < first:
+            self._wake.set()
+
+    def notify_arrival(self, key: QueueKey, end_offset: int) -> None:
+        """Answer the pulls of *key* that wait for an offset below *end_offset*."""
+        held = self._by_queue.pop(key, None)
+        if held is None:
+            return
+        kept = []
+        for pull in held:
+            if not pull.waiting:
+                continue
+            if pull.session.closed:
+                self._release(pull)
+            elif pull.queue_offset < end_offset:
+                self._release(pull)
+                self._answer(pull, False)
+            else:
+                kept.append(pull)
+        if kept:
+            self._by_queue.setdefault(key, []).extend(kept)
+
+    def drop_session(self, session: Session) -> None:
+        """Forget the pulls of a client that is gone; they no longer count."""
+        for _, _, pull in self._deadlines:
+            if pull.session is session and pull.waiting:
+                self._release(pull)
+
+    def _release(self, pull: HeldPull) -> None:
+        pull.waiting = False
+        self._count -= 1
+
+    async def run(self) -> None:
+        """Answer pulls whose time is up, until cancelled."""
+        while True:
+            self._wake = trio.Event()
+            self._answer_expired()
+            if not self._deadlines:
+                await self._wake.wait()
+                continue
+            # A hair late, so that "deadline reached" holds on any clock.
+            delay = self._deadlines[0][0] - self._clock.now() + 0.001
+            with trio.move_on_after(max(delay, 0.0)):
+                await self._wake.wait()
+
+    def _answer_expired(self) -> None:
+        now = self._clock.now()
+        while self._deadlines and (
+            self._deadlines[0][0] <= now or not self._deadlines[0][2].waiting
+        ):
+            pull = heapq.heappop(self._deadlines)[2]
+            if not pull.waiting:
+                continue
+            self._release(pull)
+            held = self._by_queue.get(pull.key)
+            if held is not None:
+                held.remove(pull)
+                if not held:
+                    del self._by_queue[pull.key]
+            if not pull.session.closed:
+                self._answer(pull, True)
