@@ -1,0 +1,178 @@
+"""What one connection still has to send.
+
+`write` only appends and `flush` never waits, so both may be called anywhere; when the kernel takes
+no more, the `run` task sends the rest as room comes.  Buffers may be views over mapped files: they
+are held until sent.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from dledger.remoting.errors import ConnectionLostError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from dledger.remoting.command import Buffer
+    from dledger.remoting.network import ByteStream
+
+# From so many buffers on the small ones are copied together: an entry in a sendmsg vector costs
+# more than copying this much, and what the kernel does not take stays a short list.
+_COALESCE_COUNT: Final = 8
+_COALESCE_SIZE: Final = 8 * 1024
+
+
+class Outbox:
+    """The sending half of one stream.
+
+    Args:
+        stream: where the bytes go; closed when it breaks or overflows.
+        limit_bytes: most unsent bytes to keep.  A reader too slow for its limit loses its
+            connection, since dropping bytes inside a stream is not to be had.
+    """
+
+    def __init__(self, stream: ByteStream, limit_bytes: int) -> None:
+        assert limit_bytes > 0
+        self._stream = stream
+        self._limit_bytes = limit_bytes
+        self._queue: list[Buffer] = []
+        self._pending_size = 0
+        self._is_blocked = False  # the kernel is full; `run` waits for room
+        self._flush_wanted = False
+        self._closed = False
+        self._overflowed = False
+        self._error: ConnectionLostError | None = None
+        self._runner = trio.lowlevel.ParkingLot()
+        self._waiters = trio.lowlevel.ParkingLot()
+
+    @property
+    def pending_size(self) -> int:
+        """Bytes written and not yet taken by the kernel."""
+        return self._pending_size
+
+    @property
+    def overflowed(self) -> bool:
+        """Whether the connection was given up because it was read too slowly."""
+        return self._overflowed
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing will be sent any more."""
+        return self._closed
+
+    @property
+    def error(self) -> ConnectionLostError | None:
+        """Why sending ended, unless `close` ended it."""
+        return self._error
+
+    def write(self, buffers: Iterable[Buffer]) -> None:
+        """Append *buffers*; nothing is sent before a `flush`.  Thrown away once closed."""
+        if self._closed:
+            return
+        queue = self._queue
+        size = 0
+        for buffer in buffers:
+            size += len(buffer)
+            queue.append(buffer)
+        self._pending_size += size
+        if self._pending_size > self._limit_bytes:
+            self.flush()
+            if self._pending_size > self._limit_bytes:
+                self._overflow()
+
+    def flush(self) -> None:
+        """Send what can be sent without waiting; `run` sends what is left.  Never raises."""
+        self._flush_wanted = False
+        if self._is_blocked or not self._queue:
+            return
+        if len(self._queue) >= _COALESCE_COUNT:
+            self._queue = _coalesce(self._queue)
+        try:
+            rest = self._stream.send_now(self._queue)
+        except ConnectionLostError as error:
+            self._fail(error)
+            return
+        self._queue = list(rest)
+        self._pending_size = sum(map(len, rest))
+        if rest:
+            self._is_blocked = True
+            self._runner.unpark_all()
+        if self._waiters:
+            self._waiters.unpark_all()
+
+    def flush_soon(self) -> None:
+        """Have `run` flush when the tasks that run now have run: many writers, one send."""
+        if not self._flush_wanted:
+            self._flush_wanted = True
+            self._runner.unpark_all()
+
+    async def run(self) -> None:
+        """Send what `flush` left, until the stream is closed or cancelled."""
+        while not self._closed:
+            if self._is_blocked:
+                try:
+                    await self._stream.wait_writable()
+                except ConnectionLostError as error:
+                    self._fail(error)
+                    return
+                self._is_blocked = False
+                self.flush()
+            elif self._flush_wanted:
+                self.flush()
+            else:
+                await self._runner.park()
+
+    async def wait_below(self, size: int) -> None:
+        """Wait until at most *size* bytes are unsent, or nothing will be sent any more."""
+        while self._pending_size > size and not self._closed:
+            await self._waiters.park()
+
+    def close(self) -> None:
+        """Close the stream; what is unsent is thrown away.  Does nothing the second time."""
+        self._end()
+        self._stream.close()
+
+    def abort(self) -> None:
+        """Close the stream with a reset, where it has such a thing."""
+        self._end()
+        self._stream.abort()
+
+    def _overflow(self) -> None:
+        self._overflowed = True
+        self._error = ConnectionLostError(
+            f"connection to {self._stream.peer_address} was given up: it left "
+            f"{self._pending_size} bytes unread, over the limit of {self._limit_bytes}"
+        )
+        self.abort()
+
+    def _fail(self, error: ConnectionLostError) -> None:
+        if not self._closed:
+            self._error = error
+            self.close()
+
+    def _end(self) -> None:
+        self._closed = True
+        self._queue = []
+        self._pending_size = 0
+        self._runner.unpark_all()
+        self._waiters.unpark_all()
+
+
+def _coalesce(buffers: Iterable[Buffer]) -> list[Buffer]:
+    """Return the same bytes with runs of small buffers copied together."""
+    merged: list[Buffer] = []
+    small: list[Buffer] = []
+    for buffer in buffers:
+        if len(buffer) < _COALESCE_SIZE:
+            small.append(buffer)
+            continue
+        if small:
+            merged.append(small[0] if len(small) == 1 else b"".join(small))
+            small = []
+        merged.append(buffer)
+    if small:
+        merged.append(small[0] if len(small) == 1 else b"".join(small))
+    return merged

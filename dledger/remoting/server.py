@@ -1,0 +1,331 @@
+"""The trio shell that serves commands: connections in, passes over their commands, answers out.
+
+One synchronous pass per receive: parse every frame, hand all commands to the handler, send what it
+answered with one system call.  Answers that come later are sent by whoever has them.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import trio
+
+from dledger.remoting.command import (
+    CODE_SYSTEM_ERROR,
+    FLAG_RESPONSE,
+    Buffer,
+    Command,
+    SerializeType,
+)
+from dledger.remoting.connection import Connection
+from dledger.remoting.errors import (
+    ConnectionClosedError,
+    ConnectionLostError,
+    RemoteProtocolError,
+)
+from dledger.remoting.frame import FRAME_SIZE_MAX, encode_frame
+from dledger.remoting.outbox import Outbox
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from dledger.remoting.network import ByteStream, Listener, Network
+
+CONNECTIONS_MAX: Final = 10_000
+PENDING_SIZE_MAX: Final = 16 * 1024 * 1024
+OUTBOX_SIZE_MAX: Final = 256 * 1024 * 1024
+
+# After a refusal: how long we read on and throw away, so that the answer is not lost to the reset
+# a kernel sends when a socket is closed with bytes unread.
+_LINGER_SECONDS: Final = 1.0
+_LOG_LINES_MAX: Final = 10  # of one kind in one interval; more are counted
+_LOG_INTERVAL_SECONDS: Final = 10.0
+
+logger = logging.getLogger("dledger.remoting")
+
+
+class SessionHandler(Protocol):
+    """What the server above does with connections.  All three calls are synchronous.
+
+    An exception out of any of them is a bug, and ends `RemotingServer.serve` with it.
+    """
+
+    def on_opened(self, session: Session) -> None:
+        """A connection was accepted."""
+        ...
+
+    def on_commands(self, session: Session, commands: list[Command]) -> None:
+        """Commands have arrived, in order; answers written to *session* are flushed afterwards."""
+        ...
+
+    def on_closed(self, session: Session) -> None:
+        """The connection has ended; called once, and nothing of it is called afterwards."""
+        ...
+
+
+class Session:
+    """One connection, as handlers see it.
+
+    Attributes:
+        session_id: counts up from 1 within one server; never used twice.
+        context: the handler's own, for what it knows about this client.
+    """
+
+    def __init__(
+        self, *, session_id: int, stream: ByteStream, outbox: Outbox, pending_size_max: int
+    ) -> None:
+        self.session_id = session_id
+        self.context: Any = None
+        self._outbox = outbox
+        self._pending_size_max = pending_size_max
+        self._close_reason: str | None = None
+        # Asked for often, and the same to the end.
+        self.peer_address = stream.peer_address
+        self.local_address = stream.local_address
+
+    def __repr__(self) -> str:
+        return f"<Session {self.session_id} from {self.peer_address}>"
+
+    @property
+    def closed(self) -> bool:
+        """Whether the connection has ended; what is written to it is thrown away."""
+        return self._outbox.closed
+
+    @property
+    def close_reason(self) -> str | None:
+        """Why the connection ended; None while it lives."""
+        return self._close_reason
+
+    @property
+    def pending_size(self) -> int:
+        """Bytes answered that the client has not taken yet."""
+        return self._outbox.pending_size
+
+    @property
+    def is_congested(self) -> bool:
+        """Whether the client reads so slowly that large answers should wait or be refused."""
+        return self._outbox.pending_size > self._pending_size_max
+
+    def reply(self, command: Command) -> None:
+        """Queue a response (or a request of our own); sent by the next `flush`.
+
+        Raises:
+            LocalProtocolError: *command* cannot be written, or is too large for a frame.
+        """
+        self._outbox.write(encode_frame(command))
+
+    def write(self, buffers: Iterable[Buffer]) -> None:
+        """Queue bytes that are whole frames already."""
+        self._outbox.write(buffers)
+
+    def flush(self) -> None:
+        """Send what is queued, as far as the kernel takes it.  Not needed inside `on_commands`."""
+        self._outbox.flush()
+
+    def flush_soon(self) -> None:
+        """Flush once, when all tasks that run now have had their turn."""
+        self._outbox.flush_soon()
+
+    async def wait_below(self, size: int) -> None:
+        """Wait until at most *size* bytes are unsent, or the connection has ended."""
+        await self._outbox.wait_below(size)
+
+    def close(self, reason: str) -> None:
+        """End the connection; `on_closed` follows from its own task."""
+        if self._close_reason is None:
+            self._close_reason = reason
+        self._outbox.close()
+
+
+class RemotingServer:
+    """Listens on one port and serves every connection to it.
+
+    Args:
+        network: where connections come from.
+        host: address to listen on.
+        port: port to listen on; 0 takes any.
+        handler: what is done with commands.
+        connections_max: connections served at a time; one more is closed at once.
+        pending_size_max: unsent bytes of one connection above which no more of its requests are
+            read until half of them are gone.
+        outbox_size_max: unsent bytes of one connection above which it is closed: answers to what
+            was read already come however slowly their client reads.
+        frame_size_max: bytes of the largest frame taken.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        *,
+        host: str,
+        port: int,
+        handler: SessionHandler,
+        connections_max: int = CONNECTIONS_MAX,
+        pending_size_max: int = PENDING_SIZE_MAX,
+        outbox_size_max: int = OUTBOX_SIZE_MAX,
+        frame_size_max: int = FRAME_SIZE_MAX,
+    ) -> None:
+        assert connections_max >= 1
+        assert 0 < pending_size_max <= outbox_size_max
+        self._network = network
+        self._host = host
+        self._port = port
+        self._handler = handler
+        self._connections_max = connections_max
+        self._pending_size_max = pending_size_max
+        self._outbox_size_max = outbox_size_max
+        self._frame_size_max = frame_size_max
+        self._listener: Listener | None = None
+        self._sessions: dict[int, Session] = {}
+        self._last_session_id = 0
+        self._refused_log = _RateLimitedLog()
+        self._full_log = _RateLimitedLog()
+
+    @property
+    def sessions(self) -> list[Session]:
+        """The connections of this moment."""
+        return list(self._sessions.values())
+
+    async def serve(self, *, task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve until cancelled or `close`; ``port = await nursery.start(server.serve)``.
+
+        Raises:
+            ListenFailedError: also `AddressInUseError`; before anything was started.
+        """
+        self._listener = await self._network.listen(self._host, self._port)
+        try:
+            async with trio.open_nursery() as nursery:
+                task_status.started(self._listener.port)
+                await self._accept(self._listener, nursery)
+        finally:
+            self._listener.close()
+
+    async def close(self, *, grace_seconds: float = 1.0) -> None:
+        """Take no more connections, send what is answered, close all; `serve` then returns.
+
+        Args:
+            grace_seconds: longest time to wait for clients to read their answers.
+        """
+        if self._listener is not None:
+            self._listener.close()
+        sessions = self.sessions
+        with trio.move_on_after(grace_seconds):
+            for session in sessions:
+                session.flush()
+                await session.wait_below(0)
+        for session in self.sessions:
+            session.close("the server closed")
+
+    async def _accept(self, listener: Listener, nursery: trio.Nursery) -> None:
+        while True:
+            try:
+                stream = await listener.accept()
+            except ConnectionClosedError:
+                return
+            if len(self._sessions) >= self._connections_max:
+                self._full_log.warning(
+                    "connection from %s is closed: %d connections are open, as many as "
+                    "connections_max allows",
+                    stream.peer_address,
+                    self._connections_max,
+                )
+                stream.close()
+                continue
+            self._last_session_id += 1
+            outbox = Outbox(stream, self._outbox_size_max)
+            session = Session(
+                session_id=self._last_session_id,
+                stream=stream,
+                outbox=outbox,
+                pending_size_max=self._pending_size_max,
+            )
+            # Here and not in the task: the count must hold for the very next accept.
+            self._sessions[session.session_id] = session
+            nursery.start_soon(self._serve_connection, session, stream, outbox)
+
+    async def _serve_connection(self, session: Session, stream: ByteStream, outbox: Outbox) -> None:
+        opened = False
+        try:
+            self._handler.on_opened(session)
+            opened = True
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(outbox.run)
+                await self._receive(session, stream, outbox)
+                nursery.cancel_scope.cancel()
+        finally:
+            if outbox.overflowed:
+                self._refused_log.warning("session %d: %s", session.session_id, outbox.error)
+            session.close(str(outbox.error or "the server stopped"))
+            del self._sessions[session.session_id]
+            logger.debug("%r is closed: %s", session, session.close_reason)
+            if opened:
+                self._handler.on_closed(session)
+
+    async def _receive(self, session: Session, stream: ByteStream, outbox: Outbox) -> None:
+        """Serve *session* until one of its ends closes it or what it sends is refused."""
+        connection = Connection(frame_size_max=self._frame_size_max)
+        try:
+            while data := await stream.receive_some():
+                connection.receive_data(data)
+                while not outbox.closed and (commands := connection.commands()):
+                    self._handler.on_commands(session, commands)
+                outbox.flush()
+                if outbox.pending_size > self._pending_size_max:
+                    await outbox.wait_below(self._pending_size_max // 2)
+                if outbox.closed:
+                    return
+            connection.receive_eof()
+            session.close("the client closed")
+        except RemoteProtocolError as error:
+            await self._refuse(session, stream, error)
+        except ConnectionLostError as error:
+            session.close(str(outbox.error or error))
+
+    async def _refuse(
+        self, session: Session, stream: ByteStream, error: RemoteProtocolError
+    ) -> None:
+        """Answer bytes that are no frame, if it is known to whom, and close their connection."""
+        self._refused_log.warning(
+            "session %d from %s is closed: %s", session.session_id, session.peer_address, error
+        )
+        if error.opaque is not None and error.serialize_type is not None:
+            session.reply(
+                Command(
+                    CODE_SYSTEM_ERROR,
+                    FLAG_RESPONSE,
+                    error.opaque,
+                    remark=str(error),
+                    serialization=SerializeType(error.serialize_type),
+                )
+            )
+        session.flush()
+        try:
+            with trio.move_on_after(_LINGER_SECONDS):
+                while await stream.receive_some():
+                    pass
+        except ConnectionLostError:
+            pass  # gone: there is nobody left to wait for
+        session.close(str(error))
+
+
+class _RateLimitedLog:
+    """Warnings anyone outside can cause, so that nobody can fill the disk with them."""
+
+    def __init__(self) -> None:
+        self._interval_end = float("-inf")
+        self._line_count = 0
+
+    def warning(self, text: str, *args: object) -> None:
+        """Log a line, unless many of its kind were logged just now."""
+        now = trio.current_time()
+        if now >= self._interval_end:
+            if self._line_count > _LOG_LINES_MAX:
+                logger.warning(
+                    "%d more lines like those were left out", self._line_count - _LOG_LINES_MAX
+                )
+            self._interval_end = now + _LOG_INTERVAL_SECONDS
+            self._line_count = 0
+        self._line_count += 1
+        if self._line_count <= _LOG_LINES_MAX:
+            logger.warning(text, *args)
