@@ -10,15 +10,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import trio
-from dledger.remoting.client import RemotingClient
-from dledger.remoting.network import TcpNetwork
 
 from broker.errors import HeaderError
 from broker.protocol.bodies import GroupStatus
 from broker.protocol.request_code import RequestCode
 from dledger.config import parse_address
+from dledger.remoting.client import open_remoting_client
 from dledger.remoting.command import Command
 from dledger.remoting.errors import RemotingError
+from dledger.remoting.network import TcpNetwork
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -82,16 +82,12 @@ async def ask_node(
     answer: Command | None = None
     problem = f"no answer within {seconds:g} s"
     with trio.move_on_after(seconds):
-        client = RemotingClient(network or TcpNetwork(), host, port)
         try:
-            async with trio.open_nursery() as nursery:
-                await nursery.start(client.run)
-                answer = await client.request(
-                    Command(code=RequestCode.GET_GROUP_STATUS), timeout_seconds=seconds
-                )
-                nursery.cancel_scope.cancel()
-        except* RemotingError as group:
-            problem = str(_first(group))
+            async with open_remoting_client(network or TcpNetwork(), host, port) as client:
+                request = Command(code=RequestCode.GET_GROUP_STATUS)
+                answer = await client.request(request, timeout_seconds=seconds)
+        except RemotingError as error:
+            problem = str(error)
     if answer is None:
         return NodeAnswer(address=address, problem=problem)
     if answer.code:
@@ -158,9 +154,3 @@ def _order(node_id: str) -> tuple[bool, int, str]:
 def _body(command: Command) -> bytes:
     body = command.body
     return b"".join(body) if isinstance(body, list) else bytes(body)
-
-
-def _first(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

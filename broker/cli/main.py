@@ -15,9 +15,12 @@ import click
 
 from broker.errors import BrokerError
 from dledger.errors import LedgerError
+from dledger.remoting.errors import RemotingError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+_EXPECTED = (LedgerError, BrokerError, RemotingError)
 
 _COMMANDS = {
     "up": "broker.cli.group_commands",
@@ -84,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = 130
     except BrokenPipeError:  # `| head` has seen enough
         sys.stderr.close()
-    except (LedgerError, BrokerError) as error:
+    except _EXPECTED as error:
         code = fail(str(error))
     except BaseExceptionGroup as group:
         code = _fail_for(group)
@@ -102,7 +105,7 @@ def _fail_for(group: BaseExceptionGroup[BaseException]) -> int:
     found = _leaves(group)
     if all(isinstance(error, KeyboardInterrupt) for error in found):
         return 130
-    known = [error for error in found if isinstance(error, (LedgerError, BrokerError))]
+    known = [error for error in found if isinstance(error, _EXPECTED)]
     if len(known) == len(found):
         return fail(str(known[0]))
     raise group

@@ -72,3 +72,10 @@ def join_words(words: Sequence[str]) -> str:
     if len(words) < 2:
         return "".join(words)
     return f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def first_leaf(error: BaseException) -> BaseException:
+    """Return the first error that is no group, inside whatever groups *error* is."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -16,7 +16,7 @@ import trio
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 import broker
-from broker.cli.output import console, plural, print_json
+from broker.cli.output import console, first_leaf, plural, print_json
 from broker.cli.servers import choose_servers, servers_options
 from broker.errors import BrokerError
 
@@ -167,7 +167,7 @@ async def _send_many(
             try:
                 await send_in_lanes(read_messages(stream, make), send, ordered=ordered)
             except* BrokerError as group:
-                raise _first(group) from None
+                raise first_leaf(group) from None
     seconds = trio.current_time() - began
     rate = count / seconds if seconds else 0
     screen.print(f"{plural(count, 'message')} acknowledged in {seconds:.1f} s ({rate:,.0f}/s)")
@@ -308,9 +308,3 @@ def _read_properties(props: tuple[str, ...]) -> dict[str, str] | None:
             raise click.BadParameter(f"{prop!r}: write NAME=VALUE", param_hint="--prop")
         found[name] = value
     return found or None
-
-
-def _first(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
