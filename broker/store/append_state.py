@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Protocol
 
 from broker.store.log_view import CHANNEL_RECORDS
 from broker.store.producers import (
+    GAP_VERDICT,
+    NEW_VERDICT,
+    PENDING_VERDICT,
     Producer,
     ProducerKey,
     ProducerTable,
@@ -18,7 +21,6 @@ from broker.store.producers import (
     SequenceState,
     SequenceVerdict,
     check_sequence,
-    pending_verdict,
 )
 from broker.store.runs import RunReader
 
@@ -102,11 +104,11 @@ class AppendState:
         if reserved is not None:
             if first_sequence == reserved + 1:
                 self._reserved[key] = reserved + count
-                return SequenceVerdict(SequenceState.NEW)
+                return NEW_VERDICT
             last = first_sequence + count - 1
             appended = self._producer(key)
             if last > (appended.last_sequence if appended is not None else -1):
-                return pending_verdict() if last <= reserved else _GAP
+                return PENDING_VERDICT if last <= reserved else GAP_VERDICT
         verdict = check_sequence(self._producer(key), first_sequence, count)
         if verdict.state is SequenceState.NEW:
             self._reserved[key] = first_sequence + count - 1
@@ -158,6 +160,3 @@ class AppendState:
             if producer.index > dispatched
         }
         self._prune_at = max(_OVERLAY_PRUNED_AT, 2 * len(self._producers))
-
-
-_GAP = SequenceVerdict(SequenceState.GAP)

@@ -22,7 +22,7 @@ from broker.message.limits import (
     check_body_size,
     check_properties_size,
 )
-from broker.store.columns import COLUMN_MIN, IntArray, gather_bytes, gather_heads
+from broker.store.columns import COLUMN_MIN, IntArray, gather_heads, tails_match
 
 if TYPE_CHECKING:
     from broker.message.codec import Buffer
@@ -175,11 +175,7 @@ def _check_columns(
     )
     if sound.all():
         tails = starts + codec.BODY_OFFSET + body_sizes
-        fields = gather_bytes(body, tails, len(topic_field) + 2)
-        claimed = fields[:, -2].astype(np.int64) << 8 | fields[:, -1]
-        sound = (fields[:, :-2] == np.frombuffer(topic_field, np.uint8)).all(axis=1) & (
-            claimed == properties_sizes
-        )
+        sound = tails_match(body, tails, topic_field, properties_sizes)
         if sound.all():
             crc32 = zlib.crc32
             crcs = [

@@ -17,7 +17,7 @@ import numpy as np
 
 from broker.message.batch import MARK_SIZE, ProducerMark, encode_mark
 from broker.store.columns import COLUMN_MIN
-from broker.store.producers import SequenceState, SequenceVerdict
+from broker.store.producers import NEW_VERDICT, SequenceState, SequenceVerdict
 from broker.store.stamp import STORE_HOST_SIZE, stamp_columns, stamp_each
 from dledger.entry import HEADER_SIZE
 
@@ -153,7 +153,7 @@ class RecordGroup:
         """
         assert self._receipts is None, "the group is appended already"
         assert self.has_room(len(chunk.body))
-        verdict = _NEW
+        verdict = NEW_VERDICT
         if producer_id:
             verdict = self._state.reserve(
                 producer_id, chunk.topic, chunk.queue_id, first_sequence, chunk.record_count
@@ -255,6 +255,3 @@ class RecordGroup:
             timestamp_ms=timestamp_ms,
             store_host=self._store_host,
         )
-
-
-_NEW = SequenceVerdict(SequenceState.NEW)

@@ -53,10 +53,10 @@ class Run(NamedTuple):
     position: int  # of the first record in the log
 
 
-_NEW = SequenceVerdict(SequenceState.NEW)
-_PENDING = SequenceVerdict(SequenceState.PENDING)
-_GAP = SequenceVerdict(SequenceState.GAP)
-_UNKNOWN = SequenceVerdict(SequenceState.UNKNOWN)
+NEW_VERDICT = SequenceVerdict(SequenceState.NEW)
+PENDING_VERDICT = SequenceVerdict(SequenceState.PENDING)
+GAP_VERDICT = SequenceVerdict(SequenceState.GAP)
+UNKNOWN_VERDICT = SequenceVerdict(SequenceState.UNKNOWN)
 
 
 class Producer:
@@ -89,9 +89,9 @@ class Producer:
     def check(self, first_sequence: int, count: int) -> SequenceVerdict:
         """Say what *count* messages from *first_sequence* on are; see `SequenceState`."""
         if first_sequence == self.last_sequence + 1:
-            return _NEW
+            return NEW_VERDICT
         if first_sequence + count - 1 > self.last_sequence:
-            return _GAP
+            return GAP_VERDICT
         return SequenceVerdict(
             SequenceState.DUPLICATE, self._queue_offset_of(first_sequence), self.index
         )
@@ -216,10 +216,5 @@ def check_sequence(producer: Producer | None, first_sequence: int, count: int) -
     """Say what messages of *producer* are; None: nothing is known of it."""
     assert count >= 1
     if producer is None:
-        return _NEW if first_sequence == 0 else _UNKNOWN
+        return NEW_VERDICT if first_sequence == 0 else UNKNOWN_VERDICT
     return producer.check(first_sequence, count)
-
-
-def pending_verdict() -> SequenceVerdict:
-    """Return the verdict on messages handed in and not yet appended."""
-    return _PENDING

@@ -17,7 +17,7 @@ from broker.message import codec
 from broker.message.batch import MARK_MAGIC, MARK_SIZE, ProducerMark, decode_mark
 from broker.message.properties import find_property
 from broker.message.tags import java_string_hash
-from broker.store.columns import COLUMN_MIN, UNIT, gather_bytes, gather_heads, uniform_places
+from broker.store.columns import COLUMN_MIN, UNIT, gather_heads, tails_match, uniform_places
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -180,11 +180,7 @@ class RunReader:
             & (heads["position"] == starts + body_position)
         )
         if sound.all():
-            fields = gather_bytes(body, topics, len(topic_field) + 2)
-            claimed = fields[:, -2].astype(np.int64) << 8 | fields[:, -1]
-            sound = (fields[:, :-2] == np.frombuffer(topic_field, np.uint8)).all(axis=1) & (
-                claimed == properties_sizes
-            )
+            sound = tails_match(body, topics, topic_field, properties_sizes)
         if not sound.all():
             # Only to say what is wrong with which one.
             self._units_each(body, body_position, starts, end, first, topic_field, number)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from broker.message.batch import encode_sizes
 from broker.message.codec import encode_record
 from broker.message.properties import encode_properties
-
 from broker.store.chunk import Chunk, check_chunk
 from broker.store.commit_log import RecordGroup
 from broker.store.producers import ProducerTable
