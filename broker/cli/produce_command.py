@@ -6,6 +6,7 @@ import base64
 import contextlib
 import os
 import sys
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -21,7 +22,7 @@ from broker.cli.servers import choose_servers, servers_options
 from broker.errors import BrokerError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 
 # Messages on their way at once: enough to fill a batch of each queue while the last one travels.
 LANE_COUNT = 256
@@ -174,7 +175,7 @@ async def _send_many(
 
 
 async def send_in_lanes(
-    messages: AsyncIterator[Outgoing],
+    messages: AsyncGenerator[Outgoing, None],
     send: Callable[[Outgoing], Awaitable[None]],
     *,
     ordered: bool,
@@ -190,14 +191,14 @@ async def send_in_lanes(
             entrance, exit_ = trio.open_memory_channel[Outgoing](_LANE_BUFFER)
             lanes.append(entrance)
             nursery.start_soon(_run_lane, exit_, send)
-        lane_of: dict[str, int] = {}
         turn = 0
-        async for message in messages:
-            if ordered and message.keys:
-                lane = lane_of.setdefault(message.keys[0], len(lane_of) % lane_count)
-            else:
-                lane = turn = (turn + 1) % lane_count
-            await lanes[lane].send(message)
+        async with contextlib.aclosing(messages):
+            async for message in messages:
+                if ordered and message.keys:
+                    lane = zlib.crc32(message.keys[0].encode()) % lane_count
+                else:
+                    lane = turn = (turn + 1) % lane_count
+                await lanes[lane].send(message)
         for entrance in lanes:
             entrance.close()
 
@@ -211,7 +212,7 @@ async def _run_lane(
 
 async def read_messages(
     stream: BinaryIO, make: Callable[[int, bytes], Outgoing]
-) -> AsyncIterator[Outgoing]:
+) -> AsyncGenerator[Outgoing, None]:
     """Yield what *make* makes of each line of *stream*, which may block; no empty lines."""
     number = 0
     rest = b""

@@ -1,0 +1,148 @@
+"""Lines become messages; those of one key are sent one after another."""
+
+import io
+import random
+
+import pytest
+import trio
+from click import BadParameter
+
+from broker.cli.produce_command import (
+    Outgoing,
+    ProduceError,
+    _json_reader,
+    _line_reader,
+    _read_properties,
+    open_input,
+    read_messages,
+    send_in_lanes,
+)
+
+read_line = _line_reader((), None, None)
+read_json = _json_reader()
+
+
+async def collect(stream, make=read_line):
+    return [message async for message in read_messages(stream, make)]
+
+
+class Dribble(io.RawIOBase):
+    """A pipe that gives a few bytes at a time."""
+
+    def __init__(self, data, size):
+        self.data = data
+        self.size = size
+
+    def readable(self):
+        return True
+
+    def readinto(self, buffer):
+        part, self.data = self.data[: self.size], self.data[self.size :]
+        buffer[: len(part)] = part
+        return len(part)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 100])
+async def test_lines_are_messages_however_they_arrive(size):
+    stream = io.BufferedReader(Dribble(b"one\r\n\ntwo \n\xff\nlast", size), 100)
+
+    messages = await collect(stream)
+
+    assert [message.body for message in messages] == [b"one", b"two ", b"\xff", b"last"]
+    assert [message.number for message in messages] == [1, 3, 4, 5]
+
+
+async def test_json_lines_carry_key_tag_and_properties():
+    lines = (
+        b'{"body": "hi", "key": "k", "tag": "t", "properties": {"a": "5"}}\n'
+        b'{"body_base64": "/w==", "key": ["k1", "k2"], "queue_offset": 17}\n'
+    )
+
+    one, two = await collect(io.BytesIO(lines), read_json)
+
+    assert (one.body, one.keys, one.tag, one.properties) == (b"hi", ("k",), "t", {"a": "5"})
+    assert (two.body, two.keys, two.tag) == (b"\xff", ("k1", "k2"), None)
+
+
+@pytest.mark.parametrize(
+    "line", [b"{", b"[]", b'{"key": "k"}', b'{"body": 5}', b'{"body_base64": "*"}']
+)
+async def test_a_bad_json_line_is_named(line):
+    stream = io.BytesIO(b'{"body": "good"}\n' + line)
+
+    with pytest.raises(ProduceError, match=r"^line 2: "):
+        await collect(stream, read_json)
+
+
+def test_properties_are_read_from_name_and_value():
+    assert _read_properties(("a=5", "b=x=y", "c=")) == {"a": "5", "b": "x=y", "c": ""}
+    assert _read_properties(()) is None
+
+
+@pytest.mark.parametrize("prop", ["a", "=5"])
+def test_a_property_without_name_or_value_is_wrong_usage(prop):
+    with pytest.raises(BadParameter, match="write NAME=VALUE"):
+        _read_properties((prop,))
+
+
+def test_a_file_is_opened_at_its_beginning_and_measured(tmp_path):
+    path = tmp_path / "lines"
+    path.write_bytes(b"one\ntwo\n")
+
+    with open_input(str(path)) as (stream, size):
+        assert (stream.read(), size) == (b"one\ntwo\n", 8)
+    with pytest.raises(ProduceError, match="No such file"), open_input(str(tmp_path / "no")):
+        pass
+
+
+async def messages_of(keys):
+    for number, key in enumerate(keys):
+        yield Outgoing(number=number, body=b"", keys=(key,) if key else ())
+
+
+async def test_messages_of_one_key_go_one_after_another(autojump_clock):
+    chance = random.Random(1)
+    keys = [f"k{chance.randrange(20)}" for _ in range(500)]
+    sending = set()
+    sent = {}
+
+    async def send(message):
+        (key,) = message.keys
+        assert key not in sending, "two messages of one key under way"
+        sending.add(key)
+        await trio.sleep(chance.random())
+        sending.remove(key)
+        sent.setdefault(key, []).append(message.number)
+
+    await send_in_lanes(messages_of(keys), send, ordered=True, lane_count=8)
+
+    assert sum(map(len, sent.values())) == 500
+    assert all(numbers == sorted(numbers) for numbers in sent.values())
+
+
+async def test_without_order_as_many_are_under_way_as_there_are_lanes(autojump_clock):
+    under_way = 0
+    most = 0
+
+    async def send(_):
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        await trio.sleep(1)
+        under_way -= 1
+
+    await send_in_lanes(messages_of(["same"] * 40), send, ordered=False, lane_count=8)
+
+    assert most == 8
+    assert trio.current_time() == pytest.approx(5, abs=0.5)
+
+
+async def test_a_message_that_cannot_be_sent_ends_the_rest(autojump_clock):
+    async def send(message):
+        await trio.sleep(1)
+        if message.number == 3:
+            raise ProduceError("line 3")
+
+    with pytest.RaisesGroup(ProduceError):
+        await send_in_lanes(messages_of([""] * 1000), send, ordered=False, lane_count=4)
+    assert trio.current_time() < 5
