@@ -13,11 +13,11 @@ import trio
 import broker
 from broker.cli.output import plural, print_json
 from broker.cli.servers import choose_servers, servers_options
+from broker.message import properties as names
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from broker.client.message import ReceivedMessage
 
 DEFAULT_GROUP = "dledger-cli"
 
@@ -76,32 +76,34 @@ async def _consume(
     """Print messages; return how many, and whether a signal ended it."""
     seen = 0
     interrupted = False
+    reading: trio.CancelScope | None = None
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async with trio.open_nursery() as nursery, broker.connect(addresses) as mq:
-            scope = trio.CancelScope()
+        async with trio.open_nursery() as nursery:
 
             async def stop_on_signal() -> None:
                 nonlocal interrupted
                 await signals.__anext__()
                 interrupted = True
-                scope.cancel()
+                # While messages are read only the reading ends, so that they are committed.
+                (reading or nursery.cancel_scope).cancel()
 
             nursery.start_soon(stop_on_signal)
-            async with mq.consumer(group, topic, start=start) as consumer:
-                with scope:
-                    messages = aiter(consumer)
+            async with (
+                broker.connect(addresses, auto_create_topic=False) as mq,
+                mq.consumer(group, topic, start=start) as consumer,
+            ):
+                with trio.CancelScope() as reading:
                     while count is None or seen < count:
                         if patience is not None:
-                            scope.deadline = trio.current_time() + patience
-                        message = await anext(messages)
+                            reading.deadline = trio.current_time() + patience
+                        message = await anext(consumer)
                         print_message(message, as_json=as_json)
                         seen += 1
-                await consumer.commit()
             nursery.cancel_scope.cancel()
     return seen, interrupted
 
 
-def print_message(message: ReceivedMessage, *, as_json: bool) -> None:
+def print_message(message: broker.Message, *, as_json: bool) -> None:
     """Print *message*, at once, so that a reader of a pipe sees it."""
     if as_json:
         print_json(message_json(message))
@@ -110,7 +112,7 @@ def print_message(message: ReceivedMessage, *, as_json: bool) -> None:
     sys.stdout.buffer.flush()
 
 
-def message_json(message: ReceivedMessage) -> dict[str, Any]:
+def message_json(message: broker.Message) -> dict[str, Any]:
     """Return *message* fit for JSON; a body that is no text as base64."""
     body: dict[str, Any]
     try:
@@ -124,8 +126,11 @@ def message_json(message: ReceivedMessage) -> dict[str, Any]:
         **body,
         "key": list(message.keys),
         "tag": message.tag,
-        "properties": dict(message.properties),
+        "properties": {
+            name: value for name, value in message.properties.items() if name not in names.RESERVED
+        },
         "born_timestamp_ms": message.born_timestamp_ms,
         "store_timestamp_ms": message.store_timestamp_ms,
         "message_id": message.message_id,
+        "unique_id": message.unique_id,
     }

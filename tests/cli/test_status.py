@@ -103,7 +103,7 @@ async def test_all_members_are_asked_when_one_is_named(network):
     assert view.is_healthy
 
 
-async def test_a_dead_and_a_frozen_node_are_told_apart(network):
+async def test_a_dead_and_a_frozen_node_are_told_apart(network, autojump_clock):
     await network.serve("n2", FakeNode(status_of("n2")))
     await network.serve("n3", FakeNode())
     began = trio.current_time()
