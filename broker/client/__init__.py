@@ -1,0 +1,38 @@
+"""The client: producers, consumers and an operator's requests. Carries no server code."""
+
+from broker.client.admin import Admin
+from broker.client.connect import Client, connect
+from broker.client.consumer import Consumer
+from broker.client.errors import (
+    ClientError,
+    ClosedError,
+    CorruptAnswerError,
+    MessageRefusedError,
+    NoBrokerError,
+    NotWrittenError,
+    OutcomeUnknownError,
+    RequestFailedError,
+)
+from broker.client.producer import Producer
+from broker.client.records import Message
+from broker.client.results import SendResult
+from broker.client.send_loop import ProducerStats
+
+__all__ = [
+    "Admin",
+    "Client",
+    "ClientError",
+    "ClosedError",
+    "Consumer",
+    "CorruptAnswerError",
+    "Message",
+    "MessageRefusedError",
+    "NoBrokerError",
+    "NotWrittenError",
+    "OutcomeUnknownError",
+    "Producer",
+    "ProducerStats",
+    "RequestFailedError",
+    "SendResult",
+    "connect",
+]

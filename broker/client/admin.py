@@ -1,0 +1,101 @@
+"""What an operator does: topics, offsets, who leads."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from broker.client.errors import RequestFailedError
+from broker.protocol.bodies import TopicEntry, decode_topic_table
+from broker.protocol.request_code import RequestCode
+from dledger.remoting.command import Command
+
+if TYPE_CHECKING:
+    from broker.client.offsets import Offsets
+    from broker.client.requests import Requests
+    from broker.client.routes import RouteCache
+
+DEFAULT_QUEUE_COUNT = 8
+
+
+class Admin:
+    """Requests about the group itself. Every method raises `ClientError`s that say what to do."""
+
+    def __init__(self, requests: Requests, routes: RouteCache, offsets: Offsets) -> None:
+        self._requests = requests
+        self._routes = routes
+        self._offsets = offsets
+
+    async def create_topic(self, name: str, queue_count: int = DEFAULT_QUEUE_COUNT) -> None:
+        """Create topic *name*, or change the number of its queues.
+
+        Raises:
+            InvalidTopicError: no topic can have that name.
+        """
+        if queue_count < 1:
+            raise ValueError(f"queue_count = {queue_count}: must be at least 1")
+        await self._routes.create(name, queue_count)
+
+    async def list_topics(self) -> list[TopicEntry]:
+        """Return all topics, by name."""
+        answer = await self._requests.ask_leader(
+            lambda: Command(RequestCode.GET_ALL_TOPIC_CONFIG.value), "list topics"
+        )
+        assert not isinstance(answer.body, list), "received bodies are one buffer"
+        return sorted(decode_topic_table(answer.body))
+
+    async def group_status(self, node: str | None = None) -> dict[str, Any]:
+        """Return how the group stands, as one node sees it.
+
+        Args:
+            node: address of the node to ask, once; None asks the leader, or whoever answers.
+        """
+        request = Command(RequestCode.GET_GROUP_STATUS.value)
+        if node is None:
+            node, answer = await self._requests.ask_any(
+                lambda: Command(RequestCode.GET_GROUP_STATUS.value), "group status"
+            )
+        else:
+            answer = await self._requests.ask_node(node, request, "group status")
+        try:
+            status = json.loads(bytes(answer.body))  # type: ignore[arg-type]
+        except ValueError as error:
+            raise RequestFailedError(
+                f"group status, asked of {node}: the answer is no JSON", code=answer.code
+            ) from error
+        if not isinstance(status, dict):
+            raise RequestFailedError(
+                f"group status, asked of {node}: the answer is no status", code=answer.code
+            )
+        self._requests.leader.take_status(node, status)
+        return status
+
+    async def transfer_leadership(self, target: str | None = None) -> str:
+        """Hand the lead over, and return the id of the node that has it then.
+
+        Args:
+            target: id of the node that is to lead; None leaves the choice to the leader.
+        """
+        fields = {"target": target or "", "transfereeId": target or ""}
+        answer = await self._requests.ask_leader(
+            lambda: Command(RequestCode.LEADERSHIP_TRANSFER.value, ext_fields=dict(fields)),
+            f"transfer of leadership to {target or 'any other node'}",
+        )
+        found = answer.ext_fields.get("leader") or answer.ext_fields.get("leaderId")
+        return str(found or "")
+
+    async def max_offset(self, topic: str, queue: int) -> int:
+        """Return the offset the next message of that queue will get."""
+        return await self._offsets.max_offset(topic, queue)
+
+    async def min_offset(self, topic: str, queue: int) -> int:
+        """Return the offset of the oldest message of that queue that is kept."""
+        return await self._offsets.min_offset(topic, queue)
+
+    async def committed_offset(self, group: str, topic: str, queue: int) -> int | None:
+        """Return the offset *group* goes on at, or None when it has committed none."""
+        return await self._offsets.committed(group, topic, queue)
+
+    async def commit_offset(self, group: str, topic: str, queue: int, queue_offset: int) -> None:
+        """Have *group* go on at *queue_offset*; a lower offset than it has is ignored."""
+        await self._offsets.commit(group, topic, queue, queue_offset)

@@ -1,0 +1,287 @@
+"""The way in: one client for each group of brokers, and everything else from it."""
+
+from __future__ import annotations
+
+import random
+import secrets
+from typing import TYPE_CHECKING
+
+import trio
+
+from broker.client.admin import Admin
+from broker.client.consumer import Consumer, ConsumerOptions
+from broker.client.errors import ClosedError
+from broker.client.leader_finder import LeaderFinder
+from broker.client.links import Links
+from broker.client.offsets import Offsets
+from broker.client.producer import Producer, ProducerOptions
+from broker.client.requests import Requests
+from broker.client.routes import RouteCache
+from broker.client.unique_ids import UniqueIds
+from dledger.clock import Clock, SystemClock
+from dledger.remoting.errors import ConnectionClosedError
+from dledger.remoting.network import Network, TcpNetwork
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from types import TracebackType
+
+DEFAULT_PORT = 9876
+
+
+class Client:
+    """Connections to one group; use as ``async with broker.connect(...) as client``."""
+
+    def __init__(
+        self,
+        addresses: Iterable[str],
+        *,
+        group_timeout: float,
+        request_timeout: float,
+        connect_timeout: float,
+        auto_create_topic: bool,
+        network: Network,
+        clock: Clock,
+        chance: random.Random,
+    ) -> None:
+        self._finder = LeaderFinder(addresses, request_timeout=request_timeout)
+        self._group_timeout = group_timeout
+        self._request_timeout = request_timeout
+        self._connect_timeout = connect_timeout
+        self._auto_create_topic = auto_create_topic
+        self._network = network
+        self._clock = clock
+        self._chance = chance
+        # In the place of the client's address, which it may not know: unique all the same.
+        self._unique_ids = UniqueIds(chance.randbytes(4), chance)
+        self._manager = trio.open_nursery()
+        # Shielded: when the block is cancelled, its consumers can still commit on their way out.
+        self._services = trio.CancelScope(shield=True)
+        self._nursery: trio.Nursery | None = None
+        self._links: Links | None = None
+        self._requests: Requests | None = None
+        self._routes: RouteCache | None = None
+
+    @property
+    def leader_address(self) -> str | None:
+        """Where the leader is, as far as is known."""
+        return self._finder.leader
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """Addresses of all nodes known, the leader's first."""
+        return self._finder.nodes
+
+    @property
+    def admin(self) -> Admin:
+        """What an operator does."""
+        requests, routes = self._opened()
+        return Admin(requests, routes, Offsets(requests))
+
+    def producer(
+        self,
+        name: str = "default-producer",
+        *,
+        send_timeout: float = 15.0,
+        batch_size_max: int = 256 * 1024,
+        batch_count_max: int = 1000,
+        inflight_max: int = 5,
+        buffer_size_max: int = 64 * 1024 * 1024,
+        idempotent: bool = True,
+    ) -> Producer:
+        """Return a producer, to be opened with ``async with``.
+
+        Args:
+            name: producer group, for logs and statistics.
+            send_timeout: seconds from send() to the last moment its outcome is waited for.
+            batch_size_max: bytes of records in one request; a single message may be larger.
+            batch_count_max: messages in one request.
+            inflight_max: requests of one queue under way.
+            buffer_size_max: bytes of messages not settled; beyond it send() waits for room.
+            idempotent: have the broker recognise what it already has. Without, a message sent
+                again after a lost connection may be stored twice, and one request of a queue is
+                under way at a time.
+
+        Raises:
+            ValueError: a limit makes no sense.
+        """
+        _, routes = self._opened()
+        assert self._links is not None
+        assert self._nursery is not None
+        return Producer(
+            name,
+            nursery=self._nursery,
+            links=self._links,
+            leader=self._finder,
+            routes=routes,
+            clock=self._clock,
+            chance=self._chance,
+            unique_ids=self._unique_ids,
+            options=ProducerOptions(
+                send_timeout=send_timeout,
+                batch_size_max=batch_size_max,
+                batch_count_max=batch_count_max,
+                inflight_max=inflight_max,
+                buffer_size_max=buffer_size_max,
+                idempotent=idempotent,
+            ),
+        )
+
+    def consumer(
+        self,
+        group: str,
+        topic: str,
+        *,
+        queues: Iterable[int] | None = None,
+        start: str | int = "committed",
+        prefetch_bytes: int = 4 * 1024 * 1024,
+        commit_interval: float = 1.0,
+        poll_wait: float = 15.0,
+    ) -> Consumer:
+        """Return a consumer, to be opened with ``async with`` and iterated with ``async for``.
+
+        Args:
+            group: whose offsets are kept; several consumers of one group each read all they are
+                told to, so give each its own *queues*.
+            topic: what to read.
+            queues: numbers of the queues to read; None reads all there are when it is opened.
+            start: "committed" goes on where the group stopped, and begins with the oldest message
+                kept when it never started; "first", "last", or an offset for every queue.
+            prefetch_bytes: bytes pulled ahead, all queues together.
+            commit_interval: seconds between commits of what has been dealt with.
+            poll_wait: seconds a node may hold a pull until something arrives.
+
+        Raises:
+            ValueError: an option makes no sense.
+        """
+        requests, routes = self._opened()
+        assert self._nursery is not None
+        return Consumer(
+            group,
+            topic,
+            queues=queues,
+            nursery=self._nursery,
+            requests=requests,
+            routes=routes,
+            offsets=Offsets(requests),
+            options=ConsumerOptions(
+                start=start,
+                prefetch_bytes=prefetch_bytes,
+                commit_interval=commit_interval,
+                poll_wait=poll_wait,
+            ),
+        )
+
+    async def __aenter__(self) -> Client:
+        nursery = await self._manager.__aenter__()
+        self._nursery = await nursery.start(self._serve)
+        self._links = Links(
+            network=self._network,
+            nursery=self._nursery,
+            connect_timeout=self._connect_timeout,
+            on_lost=self._finder.on_lost,
+        )
+        self._finder.use(self._links)
+        self._requests = Requests(
+            self._links,
+            self._finder,
+            request_timeout=self._request_timeout,
+            group_timeout=self._group_timeout,
+        )
+        self._routes = RouteCache(self._requests, auto_create_topic=self._auto_create_topic)
+        self._nursery.start_soon(self._finder.run)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        assert self._links is not None
+        self._requests = self._routes = None
+        self._services.cancel()
+        self._links.close(ConnectionClosedError("the client was closed"))
+        # The block's own error is not passed in, so that it comes out as it is and not in a group.
+        await self._manager.__aexit__(None, None, None)
+
+    async def _serve(self, *, task_status: trio.TaskStatus[trio.Nursery]) -> None:
+        with self._services:
+            async with trio.open_nursery() as nursery:
+                task_status.started(nursery)
+                await trio.sleep_forever()
+
+    def _opened(self) -> tuple[Requests, RouteCache]:
+        if self._requests is None or self._routes is None:
+            raise ClosedError("the client is not open: use it inside 'async with'")
+        return self._requests, self._routes
+
+
+def connect(
+    addresses: str | Iterable[str],
+    *,
+    group_timeout: float = 10.0,
+    request_timeout: float = 1.0,
+    connect_timeout: float = 1.0,
+    auto_create_topic: bool = True,
+    network: Network | None = None,
+    clock: Clock | None = None,
+    chance: random.Random | None = None,
+) -> Client:
+    """Return a client of the group at *addresses*, to be opened with ``async with``.
+
+    Nothing is sent before it is needed; a group that is down shows at the first request.
+
+    Args:
+        addresses: ``host:port`` of one or several nodes, as a list or with commas between them;
+            the others of the group are learnt from them. Port 9876 when none is given.
+        group_timeout: seconds a request other than a send may take, all attempts together.
+        request_timeout: seconds one node may say nothing before another one is tried.
+        connect_timeout: seconds to wait for a connection.
+        auto_create_topic: create a topic with four queues when it is first used.
+        network: where connections come from; TCP when None.
+        clock: the one source of wall time; the system's when None.
+        chance: the one source of chance; seeded by the system when None.
+
+    Raises:
+        ValueError: *addresses* holds none, or something that is no address.
+    """
+    return Client(
+        parse_addresses(addresses),
+        group_timeout=group_timeout,
+        request_timeout=request_timeout,
+        connect_timeout=connect_timeout,
+        auto_create_topic=auto_create_topic,
+        network=network or TcpNetwork(),
+        clock=clock or SystemClock(),
+        chance=chance or random.Random(secrets.randbits(128)),
+    )
+
+
+def parse_addresses(addresses: str | Iterable[str]) -> list[str]:
+    """Return ``host:port`` texts, IPv6 hosts in brackets.
+
+    >>> parse_addresses("127.0.0.1:9876, broker-2")
+    ['127.0.0.1:9876', 'broker-2:9876']
+    >>> parse_addresses(["[::1]:9877", "::1"])
+    ['[::1]:9877', '[::1]:9876']
+
+    Raises:
+        ValueError: there is none, or one of them is no address.
+    """
+    texts = addresses.split(",") if isinstance(addresses, str) else list(addresses)
+    result: list[str] = []
+    for text in filter(None, (text.strip() for text in texts)):
+        if text.startswith("[") and text.endswith("]"):
+            host, port = text[1:-1], str(DEFAULT_PORT)
+        elif text.startswith("[") or text.count(":") == 1:
+            host, _, port = text.rpartition(":")
+            host = host.removeprefix("[").removesuffix("]")
+        else:
+            host, port = text, str(DEFAULT_PORT)
+        if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
+            raise ValueError(f"{text!r} is no address; write host:port, such as 127.0.0.1:9876")
+        result.append(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+    if not result:
+        raise ValueError("no address given; write host:port, such as 127.0.0.1:9876")
+    return result

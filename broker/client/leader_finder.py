@@ -1,0 +1,247 @@
+"""Who leads the group, found out by asking and by listening.
+
+Answers carry hints, and nodes say who leads and in which term when asked.  What a node says of
+itself counts most; what others say of a node that just failed us counts only in a newer term, since
+they may not have noticed yet.  While no leader is known, every node that can be reached is asked
+every 10 ms, so that the first request after an election leaves within milliseconds of its end.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from broker.protocol.request_code import RequestCode
+from broker.protocol.response_code import ResponseCode
+from dledger.remoting.command import Command
+from dledger.remoting.errors import ConnectionLostError, RemotingError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from broker.client.links import Answer, Link, Links
+
+POLL_INTERVAL = 0.010  # seconds between questions while no leader is known
+RECONNECT_INTERVAL = 0.100  # seconds between tries to reach a node that refused
+WATCH_INTERVAL = 0.100  # seconds between looks at the requests under way
+SUSPICION_AGE = 0.300  # seconds without an answer after which other nodes are asked who leads
+SLOW_WATCH_INTERVAL = 1.0  # seconds between questions to another node while all is well
+FORWARD_AFTER = 1.0  # seconds without a leader we can reach until others have to forward for us
+DISTRUST_SECONDS = 2.0  # how long hints without a term cannot bring back a node that failed
+
+_LOG = logging.getLogger("broker.client")
+
+
+class LeaderFinder:
+    """Knows the nodes of the group and which of them leads."""
+
+    def __init__(self, addresses: Iterable[str], *, request_timeout: float) -> None:
+        """Start with the nodes at *addresses*, ``host:port`` each.
+
+        A leader that says nothing at all for *request_timeout* seconds is given up.
+        """
+        self.seeds = tuple(dict.fromkeys(addresses))
+        assert self.seeds
+        self.leader: str | None = None  # address; None while nobody is known to lead
+        self.term = -1  # of the leader; -1 while unknown
+        self.last_failure = "no node has been asked yet"
+        self._links: Links | None = None
+        self._members: tuple[str, ...] = ()
+        self._listeners: list[Callable[[], None]] = []
+        self._changed = trio.Event()
+        self._asked: dict[str, float] = {}  # by address, nodes that have not answered yet
+        self._distrusted: dict[str, tuple[int, float]] = {}  # address: term of its lead, since when
+        self._turn = 0
+        self._request_timeout = request_timeout
+        self._lost_at = float("inf")  # trio seconds; since when no leader has been known
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """Addresses of all nodes known, the leader first."""
+        known = dict.fromkeys((*self._members, *self.seeds))
+        if self.leader is not None:
+            known = dict.fromkeys((self.leader, *known))
+        return tuple(known)
+
+    def use(self, links: Links) -> None:
+        """Ask over *links*; call once, before anything else."""
+        self._links = links
+
+    def listen(self, listener: Callable[[], None]) -> None:
+        """Call *listener* whenever another leader is known, or the same one again."""
+        self._listeners.append(listener)
+
+    def unlisten(self, listener: Callable[[], None]) -> None:
+        """Call *listener* no more."""
+        self._listeners.remove(listener)
+
+    async def wait(self) -> str:
+        """Return the leader's address as soon as there is one."""
+        while self.leader is None:
+            await self._changed.wait()
+        return self.leader
+
+    # --- what is learnt -----------------------------------------------------------------------
+
+    def hint(self, address: str) -> None:
+        """Take note that some node names *address* as the leader."""
+        if not address or address == self.leader:
+            return
+        distrusted = self._distrusted.get(address)
+        if distrusted is not None and trio.current_time() < distrusted[1] + DISTRUST_SECONDS:
+            return
+        self._follow(address, self.term)
+
+    def suspect(self, address: str, reason: str) -> None:
+        """Take note that *address* does not lead, or cannot be asked to."""
+        self.last_failure = reason
+        if address == self.leader:
+            self._distrusted[address] = (self.term, trio.current_time())
+            self.leader = None
+            self._lost_at = trio.current_time()
+            _LOG.info("leader %s lost: %s", address, reason)
+            self._wake()
+
+    def on_lost(self, link: Link, error: RemotingError) -> None:
+        """Take note that *link* broke or could not be opened."""
+        self._asked.pop(link.address, None)
+        self.suspect(link.address, str(error))
+
+    def take_status(self, address: str, status: dict[str, Any]) -> None:
+        """Learn from the group status that the node at *address* gave."""
+        term = _number(status.get("term"))
+        members = status.get("members")
+        if isinstance(members, list):
+            found = [_broker_address(member) for member in members]
+            if all(found) and found:
+                self._members = tuple(found)
+        if str(status.get("role", "")).lower() == "leader":
+            named = address
+            if term < self.term:
+                return  # deposed and has not noticed
+        else:
+            named = str(status.get("leader_address") or "")
+            if not named or term < self.term:
+                return
+            distrusted = self._distrusted.get(named)
+            if distrusted is not None and term <= distrusted[0]:
+                if self.leader is not None or trio.current_time() < self._lost_at + FORWARD_AFTER:
+                    return
+                named = address  # it reaches the leader and we do not: it forwards
+        if named == self.leader:
+            self.term = term
+        elif self.leader is None or term > self.term:
+            self._follow(named, term)
+
+    def _follow(self, address: str, term: int) -> None:
+        assert self._links is not None
+        self.leader, self.term = address, term
+        self._distrusted.pop(address, None)
+        _LOG.info("leader is %s, term %d", address, term)
+        self._links[address].open()
+        self._wake()
+        self._drop_silent()
+        for listener in list(self._listeners):
+            listener()
+
+    def _drop_silent(self) -> None:
+        """Close links to nodes that do not lead and do not answer: nothing they could say helps."""
+        assert self._links is not None
+        now = trio.current_time()
+        for link in self._links.all():
+            if link.address != self.leader and (
+                now - link.oldest_quick_request_at() > SUSPICION_AGE
+            ):
+                link.close(ConnectionLostError(f"{link.address} does not lead and does not answer"))
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+    # --- asking -------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Look for the leader whenever none is known; watch the one that is."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._find)
+            nursery.start_soon(self._watch)
+
+    async def _find(self) -> None:
+        while True:
+            if self.leader is not None:
+                await self._changed.wait()
+                continue
+            for address in self.nodes:
+                self._ask(address)
+            with trio.move_on_after(POLL_INTERVAL):
+                await self._changed.wait()
+
+    async def _watch(self) -> None:
+        links = self._links
+        assert links is not None
+        asked_at = trio.current_time()
+        while True:
+            await trio.sleep(WATCH_INTERVAL)
+            if self.leader is None:
+                continue
+            self._drop_silent()
+            now = trio.current_time()
+            link = links[self.leader]
+            age = now - link.oldest_quick_request_at()
+            if age > SUSPICION_AGE:
+                # The leader too: one that waits for its disk still answers this.
+                for address in self.nodes:
+                    self._ask(address)
+                if min(age, now - link.received_at) > self._request_timeout:
+                    link.close(
+                        ConnectionLostError(f"{link.address} has said nothing for {age:.1f} s")
+                    )
+            elif now - asked_at >= SLOW_WATCH_INTERVAL and len(self.nodes) > 1:
+                asked_at = now
+                self._turn += 1
+                self._ask(self.nodes[1 + self._turn % (len(self.nodes) - 1)])
+
+    def _ask(self, address: str) -> None:
+        """Ask the node at *address* how the group stands, unless it still owes an answer."""
+        links = self._links
+        assert links is not None
+        now = trio.current_time()
+        link = links[address]
+        if address in self._asked:
+            return
+        if not link.is_open:
+            if now - link.failed_at >= RECONNECT_INTERVAL:
+                link.open()
+            return
+        self._asked[address] = now
+        request = Command(RequestCode.GET_GROUP_STATUS)
+        link.submit(request, partial(self._on_status, address))
+        link.flush()
+
+    def _on_status(self, address: str, answer: Answer) -> None:
+        self._asked.pop(address, None)
+        if not isinstance(answer, Command) or answer.code != ResponseCode.SUCCESS:
+            return
+        try:
+            status = json.loads(bytes(answer.body))  # type: ignore[arg-type]
+        except ValueError:
+            _LOG.warning("%s sent a group status that is no JSON", address)
+            return
+        if isinstance(status, dict):
+            if self.leader is None:
+                self.last_failure = f"{address} knows no leader"
+            self.take_status(address, status)
+
+
+def _number(value: object) -> int:
+    return value if type(value) is int else -1
+
+
+def _broker_address(member: object) -> str:
+    if not isinstance(member, dict):
+        return ""
+    return str(member.get("broker_address") or member.get("address") or "")

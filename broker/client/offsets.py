@@ -1,0 +1,116 @@
+"""Where queues begin and end, and how far consumer groups have come. Asked of the leader."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from broker.protocol.headers import (
+    OffsetResponse,
+    QueryConsumerOffsetRequest,
+    QueueRequest,
+    UpdateConsumerOffsetRequest,
+)
+from broker.protocol.request_code import RequestCode
+from broker.protocol.response_code import ResponseCode
+from dledger.remoting.command import Command
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from broker.client.requests import Requests
+    from broker.protocol.header_fields import Header
+
+_NONE_COMMITTED = frozenset({int(ResponseCode.QUERY_NOT_FOUND)})
+
+
+class Offsets:
+    """Asks for queue offsets. All methods raise what `Requests.ask_leader` raises."""
+
+    def __init__(self, requests: Requests) -> None:
+        self._requests = requests
+
+    async def min_offset(self, topic: str, queue: int) -> int:
+        """Return the offset of the oldest message that is kept, or that comes next."""
+        header = QueueRequest(topic=topic, queue_id=queue)
+        return await self._offset(RequestCode.GET_MIN_OFFSET, header, f"{topic} queue {queue}")
+
+    async def max_offset(self, topic: str, queue: int) -> int:
+        """Return the offset the next message will get, as a majority knows it."""
+        header = QueueRequest(topic=topic, queue_id=queue)
+        return await self._offset(RequestCode.GET_MAX_OFFSET, header, f"{topic} queue {queue}")
+
+    async def committed(self, group: str, topic: str, queue: int) -> int | None:
+        """Return the offset *group* goes on at, or None when it has committed none."""
+        header = QueryConsumerOffsetRequest(consumer_group=group, topic=topic, queue_id=queue)
+        answer = await self._requests.ask_leader(
+            lambda: Command(RequestCode.QUERY_CONSUMER_OFFSET.value, ext_fields=header.encode()),
+            f"offset of group {group} in topic {topic} queue {queue}",
+            accept=_NONE_COMMITTED,
+        )
+        if answer.code == ResponseCode.QUERY_NOT_FOUND:
+            return None
+        return OffsetResponse.decode(answer.ext_fields).offset
+
+    async def commit(self, group: str, topic: str, queue: int, queue_offset: int) -> None:
+        """Have *group* go on at *queue_offset*; a lower offset than it has is ignored."""
+        header = UpdateConsumerOffsetRequest(
+            consumer_group=group, topic=topic, queue_id=queue, commit_offset=queue_offset
+        )
+        await self._requests.ask_leader(
+            lambda: Command(RequestCode.UPDATE_CONSUMER_OFFSET.value, ext_fields=header.encode()),
+            f"commit of group {group} in topic {topic} queue {queue}",
+        )
+
+    async def starts(
+        self,
+        group: str,
+        topic: str,
+        queues: Iterable[int],
+        *,
+        start: str | int,
+        result: dict[int, int],
+    ) -> None:
+        """Put the offset each of *queues* is to be read from into *result*.
+
+        Args:
+            group: whose committed offsets count.
+            topic: what is read.
+            queues: numbers of its queues.
+            start: "committed" (where there is none: "first"), "first", "last", or an offset.
+            result: filled in.
+        """
+
+        async def find(queue: int) -> None:
+            if isinstance(start, int):
+                result[queue] = start
+                return
+            found: int | None = None
+            if start == "last":
+                found = await self.max_offset(topic, queue)
+            elif start == "committed":
+                found = await self.committed(group, topic, queue)
+            result[queue] = await self.min_offset(topic, queue) if found is None else found
+
+        failure: Exception | None = None
+
+        async def find_or_fail(queue: int) -> None:
+            nonlocal failure
+            try:
+                await find(queue)
+            except Exception as error:  # noqa: BLE001 - raised below, not inside a group
+                failure = error
+                nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            for queue in queues:
+                nursery.start_soon(find_or_fail, queue)
+        if failure is not None:
+            raise failure
+
+    async def _offset(self, code: RequestCode, header: Header, what: str) -> int:
+        answer = await self._requests.ask_leader(
+            lambda: Command(code.value, ext_fields=header.encode()), f"{code.name} of topic {what}"
+        )
+        return OffsetResponse.decode(answer.ext_fields).offset

@@ -1,0 +1,389 @@
+"""Sends messages: many tasks send one each, few requests carry them all.
+
+A call of `Producer.send` encodes its message into the open batch of a queue and parks.  One task of
+the producer (`broker.client.send_loop`) sends the batches; answers wake the parked tasks.  Nothing
+is built, scheduled or sent for a single message but its record and its result.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import trio
+
+from broker.client.batch import Batch
+from broker.client.errors import ClientError, ClosedError, NotWrittenError
+from broker.client.queue_sender import QueueSender
+from broker.client.records import ENCODE_HEAD, encode_named_properties
+from broker.client.routes import ROUTE_AGE_MAX
+from broker.client.send_loop import EAGER_SIZE, ProducerStats, SendLoop
+from broker.client.topic_queues import TopicQueues
+from broker.errors import InvalidMessageError, NoPermissionError, TopicNotFoundError
+from broker.message import properties as names
+from broker.message.codec import BODY_OFFSET, CRC_MASK
+from broker.message.limits import BODY_SIZE_MAX, check_body_size
+from broker.message.tags import java_string_hash
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Iterable, Mapping
+    from types import TracebackType
+
+    from broker.client.leader_finder import LeaderFinder
+    from broker.client.links import Links
+    from broker.client.results import SendResult
+    from broker.client.routes import Route, RouteCache
+    from broker.client.unique_ids import UniqueIds
+    from dledger.clock import Clock
+
+PRODUCER_ID_BITS = 63  # by chance; 0 stands for none
+NO_HOST = b"\0\0\0\0"
+_UNIQUE_KEY = f"{names.UNIQUE_KEY}{names.NAME_VALUE_SEPARATOR}".encode()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProducerOptions:
+    """How a producer gathers and how long it tries."""
+
+    send_timeout: float = 15.0  # seconds from send() to the last moment its outcome is waited for
+    batch_size_max: int = 256 * 1024  # bytes of records in one request; one message may be larger
+    batch_count_max: int = 1000  # messages in one request
+    inflight_max: int = 5  # requests of one queue under way; 1 when not idempotent
+    buffer_size_max: int = 64 * 1024 * 1024  # bytes of unsettled records; beyond it send() waits
+    idempotent: bool = True  # have the broker recognise what it already has
+
+    def __post_init__(self) -> None:
+        for name in (
+            "send_timeout",
+            "batch_size_max",
+            "batch_count_max",
+            "inflight_max",
+            "buffer_size_max",
+        ):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} = {getattr(self, name)}: must be above 0")
+
+
+class Producer:
+    """Sends messages; open one with ``async with client.producer(...) as producer``.
+
+    All tasks of an event loop may send through one producer.  Messages of one queue are stored in
+    the order of their calls.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        nursery: trio.Nursery,
+        links: Links,
+        leader: LeaderFinder,
+        routes: RouteCache,
+        clock: Clock,
+        chance: random.Random,
+        unique_ids: UniqueIds,
+        options: ProducerOptions,
+    ) -> None:
+        self.name = name
+        self.options = options
+        self._nursery = nursery
+        self._routes = routes
+        self._clock = clock
+        self._chance = chance
+        self._unique_ids = unique_ids
+        self._producer_id = self._new_producer_id() if options.idempotent else 0
+        self._loop = SendLoop(
+            name,
+            links=links,
+            leader=leader,
+            in_flight_max=options.inflight_max if options.idempotent else 1,
+            recreate_topic=routes.get_again if routes.auto_create_topic else None,
+        )
+        self._topics = self._loop.topics
+        self._buffered_size = 0  # bytes of records not settled
+        self._room = trio.lowlevel.ParkingLot()  # senders that wait for the buffer to shrink
+        self._drained = trio.lowlevel.ParkingLot()  # flush() waits here
+        self._is_closed = False
+        self._scope = trio.CancelScope()
+        # Limits, where the hot path finds them quickest.
+        self._batch_size_max = options.batch_size_max
+        self._batch_count_max = options.batch_count_max
+        self._buffer_size_max = options.buffer_size_max
+        # Read once for each tick: what one tick sends has one time.
+        self._deadline = 0.0
+        self._wall_ms = -1
+        self._id_prefix = ""
+        self._id_property = b""
+        self._id_count = 0
+
+    @property
+    def stats(self) -> ProducerStats:
+        """What this producer has done so far."""
+        return self._loop.stats
+
+    @property
+    def buffered_size(self) -> int:
+        """Bytes of records that are not settled yet."""
+        return self._buffered_size
+
+    async def send(
+        self,
+        topic: str,
+        body: bytes | bytearray | memoryview,
+        *,
+        key: str | Iterable[str] | None = None,
+        tag: str | None = None,
+        properties: Mapping[str, str] | None = None,
+        queue: int | None = None,
+        ordering_key: str | None = None,
+    ) -> SendResult:
+        """Send one message and return where it is, once the group has it for good.
+
+        A call that is cancelled leaves its message behind: it may be written or not.
+
+        Args:
+            topic: created with four queues when there is none, unless the client is told not to.
+            body: at most 4 MiB.
+            key: one or several words to find the message by.
+            tag: one word consumers can filter by.
+            properties: named strings of your own.
+            queue: number of the queue; None lets the producer choose.
+            ordering_key: messages with the same key go to the same queue, in order.
+
+        Raises:
+            InvalidMessageError, InvalidTopicError: the message breaks a limit; nothing was sent.
+            MessageRefusedError: the broker will not have this message.
+            TopicNotFoundError, NoPermissionError: the topic does not take messages.
+            NotWrittenError: the time is up, and the message is not written and never will be.
+            OutcomeUnknownError: the time is up, and the message may be written.
+            NoBrokerError: the topic's queues are not known yet, and nobody says them.
+            ClosedError: the producer is closed.
+        """
+        loop = self._loop
+        queues = self._topics.get(topic)
+        if queues is None or self._buffered_size >= self._buffer_size_max or self._is_closed:
+            queues = await self._prepare(topic)
+        if loop.is_new_tick:
+            self._start_tick()
+        if type(body) is not bytes:
+            body = _as_bytes(body)
+        body_size = len(body)
+        if body_size > BODY_SIZE_MAX:
+            check_body_size(body_size)
+        if ordering_key is not None:
+            if queue is not None:
+                raise ValueError("give either queue or ordering_key: the key chooses the queue")
+            sender = queues.senders[abs(java_string_hash(ordering_key)) % queues.queue_count]
+        elif queue is not None:
+            sender = self._sender_of(queues, queue)
+        else:
+            sender = queues.sticky
+        extra = b""
+        if key is not None or tag is not None or properties is not None:
+            extra = encode_named_properties(key, tag, properties)
+
+        # No await from here to the parking: a record and its waiter go in together.
+        id_count = self._id_count
+        if id_count > 0xFFFF:  # the counter's sixteen bits: a busier millisecond borrows the next
+            self._set_millisecond(self._wall_ms + 1)
+            id_count = 0
+        self._id_count = id_count + 1
+        encoded = b"%s%04X%s" % (self._id_property, id_count, extra)
+        size = BODY_OFFSET + body_size + len(queues.encoded_name) + 2 + len(encoded)
+        pending = sender.pending
+        batch = pending[-1] if pending else None
+        if (
+            batch is None
+            or batch.size + size > self._batch_size_max
+            or len(batch.records) >= self._batch_count_max
+        ):
+            if batch is not None and queue is None and ordering_key is None:
+                queues.rotate()
+                sender = queues.sticky
+                pending = sender.pending
+            batch = Batch()
+            pending.append(batch)
+            loop.add(sender, queues)
+        record = b"".join(
+            (
+                ENCODE_HEAD.pack(
+                    size,
+                    queues.magic,
+                    zlib.crc32(body) & CRC_MASK,
+                    sender.queue_id,
+                    self._wall_ms,
+                    NO_HOST,
+                    body_size,
+                ),
+                body,
+                queues.encoded_name,
+                len(encoded).to_bytes(2, "big"),
+                encoded,
+            )
+        )
+        start = batch.size
+        number = len(batch.records)
+        task = trio.lowlevel.current_task()
+        task.custom_sleep_data = batch
+        batch.records.append(record)
+        batch.waiters.append(task)
+        batch.deadlines.append(self._deadline)
+        batch.size = start + size
+        self._buffered_size += size
+        loop.stats.sent += 1
+        id_prefix = self._id_prefix
+        if start < EAGER_SIZE <= batch.size:
+            loop.send_now(sender, queues)
+        moved: SendResult | None = await trio.lowlevel.wait_task_rescheduled(
+            partial(_stop_waiting, task)
+        )
+        if moved is not None:
+            return moved
+        return batch.result(topic, sender.queue_id, number, start, f"{id_prefix}{id_count:04X}")
+
+    async def flush(self) -> None:
+        """Return once nothing is under way any more.
+
+        Waits for every message sent before, and for those other tasks send meanwhile.
+        """
+        await trio.lowlevel.checkpoint()
+        while self._buffered_size:
+            await self._drained.park()
+
+    async def close(self) -> None:
+        """Take no more messages, and return once those under way are settled."""
+        self._is_closed = True
+        self._room.unpark_all()
+        try:
+            await self.flush()
+        finally:
+            self._loop.close("the producer was closed")
+            self._scope.cancel()
+
+    async def __aenter__(self) -> Producer:
+        await self._nursery.start(self._run)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    # --- inside -------------------------------------------------------------------------------
+
+    async def _run(self, *, task_status: trio.TaskStatus[None]) -> None:
+        with self._scope:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(self._loop.run)
+                task_status.started()
+                await self._refresh_routes()
+
+    async def _refresh_routes(self) -> None:
+        """Hear of queues added to the topics in use."""
+        while True:
+            await trio.sleep(ROUTE_AGE_MAX)
+            for topic in list(self._topics):
+                try:
+                    self._take_route(await self._routes.get(topic))
+                except (ClientError, TopicNotFoundError):
+                    continue  # the batches under way will find out, if it matters
+
+    async def _prepare(self, topic: str) -> TopicQueues:
+        """Wait until the topic's queues are known and the buffer has room."""
+        self._check_open()
+        deadline = trio.current_time() + self.options.send_timeout
+        queues = self._topics.get(topic)
+        if queues is None:
+            queues = self._take_route(await self._routes.get(topic))
+        with trio.move_on_at(deadline) as scope:
+            while self._buffered_size >= self._buffer_size_max and not self._is_closed:
+                await self._room.park()
+        if scope.cancelled_caught:
+            raise NotWrittenError(
+                f"topic {topic}: {self._buffered_size} bytes wait to be acknowledged, and "
+                f"buffer_size_max is {self._buffer_size_max}; there was no room for "
+                f"{self.options.send_timeout:g} s: it is not written, send it again later"
+            )
+        self._check_open()
+        return queues
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise ClosedError(f"producer {self.name} is closed; open another one")
+
+    def _take_route(self, route: Route) -> TopicQueues:
+        if not route.is_writable:
+            raise NoPermissionError(
+                f"topic {route.topic} may not be written to: perm {route.perm}, "
+                f"{route.write_queue_count} queues for writing"
+            )
+        queues = self._topics.get(route.topic)
+        if queues is None:
+            first = self._chance.randrange(route.write_queue_count)
+            queues = TopicQueues(route, first=first, make_sender=self._make_sender)
+            self._topics[route.topic] = queues
+        else:
+            queues.update(route)
+        return queues
+
+    def _make_sender(self, queues: TopicQueues, queue_id: int) -> QueueSender:
+        return QueueSender(
+            queues.topic,
+            queue_id,
+            producer_id=self._producer_id,
+            new_producer_id=self._new_producer_id,
+            chance=self._chance.random,
+            on_settled=self._on_settled,
+        )
+
+    def _new_producer_id(self) -> int:
+        return self._chance.getrandbits(PRODUCER_ID_BITS) or 1
+
+    def _sender_of(self, queues: TopicQueues, queue: int) -> QueueSender:
+        if not 0 <= queue < queues.queue_count:
+            raise InvalidMessageError(
+                f"topic {queues.topic} has no queue {queue}: it has 0 to {queues.queue_count - 1}"
+            )
+        return queues.senders[queue]
+
+    def _on_settled(self, batch: Batch) -> None:
+        self._buffered_size -= batch.size
+        if self._room and self._buffered_size < self._buffer_size_max:
+            self._room.unpark_all()
+        if not self._buffered_size and self._drained:
+            self._drained.unpark_all()
+
+    def _start_tick(self) -> None:
+        """Read the clocks for all that is sent in this tick, and have it sent in the next."""
+        loop = self._loop
+        loop.is_new_tick = False
+        loop.wake()
+        self._deadline = trio.current_time() + self.options.send_timeout
+        loop.wake_at(self._deadline)
+        wall_ms = self._clock.wall_ms()
+        if wall_ms > self._wall_ms:
+            self._set_millisecond(wall_ms)
+
+    def _set_millisecond(self, wall_ms: int) -> None:
+        self._wall_ms = wall_ms
+        self._id_prefix = self._unique_ids.prefix(wall_ms)
+        self._id_property = _UNIQUE_KEY + self._id_prefix.encode()
+        self._id_count = 0
+
+
+def _stop_waiting(task: trio.lowlevel.Task, _: object) -> trio.lowlevel.Abort:
+    """Leave the message in its batch, and wake nobody for it."""
+    task.custom_sleep_data.forget(task)
+    return trio.lowlevel.Abort.SUCCEEDED
+
+
+def _as_bytes(body: object) -> bytes:
+    if not isinstance(body, bytes | bytearray | memoryview):
+        raise TypeError(f"body is a {type(body).__name__}; encode it to bytes first")
+    return bytes(body)

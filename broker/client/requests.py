@@ -1,0 +1,180 @@
+"""Requests that may be repeated: asked of the leader, or of anybody, until the time is up."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from broker.client.errors import NoBrokerError, RequestFailedError
+from broker.errors import InvalidMessageError, NoPermissionError, TopicNotFoundError
+from broker.protocol.response_code import ResponseCode
+from dledger.remoting.errors import RemotingError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from broker.client.leader_finder import LeaderFinder
+    from broker.client.links import Links
+    from dledger.remoting.command import Command
+
+RETRY_DELAY_MIN = 0.005  # seconds
+RETRY_DELAY_MAX = 0.200
+NODE_RETRY_DELAY = 0.020  # seconds before the next node is asked, when any of them will do
+
+# Nothing was done, or doing it twice is the same as once: ask again.
+RETRYABLE = frozenset(
+    {
+        ResponseCode.SYSTEM_BUSY,
+        ResponseCode.SERVICE_NOT_AVAILABLE,
+        ResponseCode.FLOW_CONTROL,
+        ResponseCode.NOT_LEADER,
+        ResponseCode.NOT_READY,
+        ResponseCode.OUTCOME_UNKNOWN,
+    }
+)
+
+
+def leader_hint(answer: Command) -> str:
+    """Return the address *answer* names as the leader's, or ""."""
+    fields = answer.ext_fields
+    return str(fields.get("leaderAddress") or fields.get("leader") or "")
+
+
+def failure_text(answer: Command) -> str:
+    """Return what *answer*, which is no success, says."""
+    try:
+        name = ResponseCode(answer.code).name
+    except ValueError:
+        name = f"code {answer.code}"
+    return f"{name}: {answer.remark}" if answer.remark else name
+
+
+def error_of(answer: Command, what: str, node: str) -> Exception:
+    """Return the error for an answer that is final; *what* names the request."""
+    text = f"{what}, asked of {node}: {failure_text(answer)}"
+    if answer.code == ResponseCode.TOPIC_NOT_EXIST:
+        return TopicNotFoundError(f"{text}; create the topic first")
+    if answer.code == ResponseCode.NO_PERMISSION:
+        return NoPermissionError(text)
+    if answer.code == ResponseCode.MESSAGE_ILLEGAL:
+        return InvalidMessageError(text)
+    return RequestFailedError(text, code=answer.code)
+
+
+class Requests:
+    """Asks nodes of the group, and asks again when something is in the way."""
+
+    def __init__(
+        self, links: Links, leader: LeaderFinder, *, request_timeout: float, group_timeout: float
+    ) -> None:
+        """Prepare to ask.
+
+        Args:
+            links: the connections.
+            leader: who leads.
+            request_timeout: seconds one node may take to answer.
+            group_timeout: seconds until a request is given up.
+        """
+        self.links = links
+        self.leader = leader
+        self.request_timeout = request_timeout
+        self.group_timeout = group_timeout
+
+    async def ask_leader(
+        self,
+        make_request: Callable[[], Command],
+        what: str,
+        *,
+        accept: frozenset[int] = frozenset(),
+    ) -> Command:
+        """Return the leader's answer: a success or one of the codes in *accept*.
+
+        Args:
+            make_request: builds the request, once for each attempt.
+            what: names it in errors, with topic and queue.
+            accept: other response codes the caller understands.
+
+        Raises:
+            NoBrokerError: nobody answered in time; a write may still happen.
+            TopicNotFoundError, NoPermissionError, RequestFailedError: the leader refused.
+        """
+        delay = RETRY_DELAY_MIN
+        finder = self.leader
+        with trio.move_on_after(self.group_timeout):
+            while True:
+                node = await finder.wait()
+                try:
+                    answer = await self.links[node].request(
+                        make_request(), timeout_seconds=self.request_timeout
+                    )
+                except RemotingError as error:
+                    finder.suspect(node, str(error))
+                else:
+                    if answer.code == ResponseCode.SUCCESS or answer.code in accept:
+                        finder.hint(leader_hint(answer))
+                        return answer
+                    if answer.code not in RETRYABLE:
+                        raise error_of(answer, what, node)
+                    if answer.code == ResponseCode.NOT_LEADER:
+                        finder.suspect(node, f"{node}: {failure_text(answer)}")
+                        finder.hint(leader_hint(answer))
+                    else:
+                        finder.last_failure = f"{node}: {failure_text(answer)}"
+                await trio.sleep(delay)
+                delay = min(delay * 2, RETRY_DELAY_MAX)
+        raise self._no_broker(what)
+
+    async def ask_any(
+        self,
+        make_request: Callable[[], Command],
+        what: str,
+        *,
+        accept: frozenset[int] = frozenset(),
+    ) -> tuple[str, Command]:
+        """Return a node's address and its answer; nodes are asked in turn, the leader first.
+
+        Raises:
+            NoBrokerError: nobody answered in time.
+            TopicNotFoundError, NoPermissionError, RequestFailedError: a node refused.
+        """
+        finder = self.leader
+        with trio.move_on_after(self.group_timeout):
+            while True:
+                for node in finder.nodes:
+                    try:
+                        answer = await self.links[node].request(
+                            make_request(), timeout_seconds=self.request_timeout
+                        )
+                    except RemotingError as error:
+                        finder.suspect(node, str(error))
+                        continue
+                    if answer.code == ResponseCode.SUCCESS or answer.code in accept:
+                        return node, answer
+                    if answer.code not in RETRYABLE:
+                        raise error_of(answer, what, node)
+                    finder.last_failure = f"{node}: {failure_text(answer)}"
+                await trio.sleep(NODE_RETRY_DELAY)
+        raise self._no_broker(what)
+
+    async def ask_node(self, node: str, request: Command, what: str) -> Command:
+        """Return the success of one attempt at one node.
+
+        Raises:
+            NoBrokerError: the node could not be asked.
+            TopicNotFoundError, NoPermissionError, RequestFailedError: it refused.
+        """
+        try:
+            answer = await self.links[node].request(request, timeout_seconds=self.request_timeout)
+        except RemotingError as error:
+            raise NoBrokerError(f"{what}, asked of {node}: {error}") from error
+        if answer.code != ResponseCode.SUCCESS:
+            raise error_of(answer, what, node)
+        return answer
+
+    def _no_broker(self, what: str) -> NoBrokerError:
+        nodes = ", ".join(self.leader.nodes)
+        return NoBrokerError(
+            f"{what}: no answer within {self.group_timeout:g} s from {nodes}; last: "
+            f"{self.leader.last_failure}; see whether a majority of the group runs (dledger status)"
+        )

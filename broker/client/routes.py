@@ -1,0 +1,141 @@
+"""The queues of each topic, asked once and again from time to time."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from broker.client.errors import RequestFailedError
+from broker.errors import TopicNotFoundError
+from broker.message.limits import check_topic
+from broker.protocol.headers import PERM_READ, PERM_WRITE, CreateTopicRequest
+from broker.protocol.request_code import RequestCode
+from dledger.remoting.command import Command
+
+if TYPE_CHECKING:
+    from broker.client.requests import Requests
+
+ROUTE_REQUEST: Final = 105  # RocketMQ GET_ROUTEINFO_BY_TOPIC
+ROUTE_AGE_MAX = 30.0  # seconds. Source: RocketMQ ``ClientConfig.pollNameServerInterval``.
+AUTO_CREATED_QUEUE_COUNT = 4  # Source: RocketMQ ``DefaultMQProducer.defaultTopicQueueNums``
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """How many queues a topic has, and what may be done with them."""
+
+    topic: str
+    read_queue_count: int
+    write_queue_count: int
+    perm: int  # PERM_READ and PERM_WRITE
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether messages may be sent."""
+        return bool(self.perm & PERM_WRITE) and self.write_queue_count > 0
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether messages may be pulled."""
+        return bool(self.perm & PERM_READ) and self.read_queue_count > 0
+
+
+class RouteCache:
+    """Routes by topic."""
+
+    def __init__(self, requests: Requests, *, auto_create_topic: bool) -> None:
+        self._requests = requests
+        self.auto_create_topic = auto_create_topic
+        self._routes: dict[str, tuple[Route, float]] = {}  # and when it was asked for
+        self._locks: dict[str, trio.Lock] = {}
+
+    def forget(self, topic: str) -> None:
+        """Ask again when *topic* is next used."""
+        self._routes.pop(topic, None)
+
+    async def get(self, topic: str) -> Route:
+        """Return the route of *topic*; creates the topic if that is wished and none is there.
+
+        Raises:
+            InvalidTopicError: no topic can have that name.
+            TopicNotFoundError: there is none, and it is not to be created.
+            NoBrokerError: nobody answered in time.
+        """
+        found = self._routes.get(topic)
+        if found is not None and trio.current_time() - found[1] < ROUTE_AGE_MAX:
+            return found[0]
+        check_topic(topic)
+        lock = self._locks.setdefault(topic, trio.Lock())
+        async with lock:  # a thousand senders that start at once ask once
+            found = self._routes.get(topic)
+            if found is not None and trio.current_time() - found[1] < ROUTE_AGE_MAX:
+                return found[0]
+            try:
+                return await self.refresh(topic)
+            except TopicNotFoundError:
+                if not self.auto_create_topic:
+                    raise
+            await self.create(topic, AUTO_CREATED_QUEUE_COUNT)
+            return await self._refresh_created(topic)
+
+    async def get_again(self, topic: str) -> Route:
+        """Return the route of *topic*, whatever was known before. Raises as `get`."""
+        self.forget(topic)
+        return await self.get(topic)
+
+    async def create(self, topic: str, queue_count: int) -> None:
+        """Create *topic*; one that exists is left with at least the queues it has.
+
+        Raises:
+            InvalidTopicError: no topic can have that name.
+            NoBrokerError: nobody answered in time; the topic may still be created.
+        """
+        check_topic(topic)
+        header = CreateTopicRequest(
+            topic=topic, read_queue_nums=queue_count, write_queue_nums=queue_count
+        )
+        await self._requests.ask_leader(
+            lambda: Command(RequestCode.UPDATE_AND_CREATE_TOPIC, ext_fields=header.encode()),
+            f"create topic {topic}",
+        )
+        self.forget(topic)
+
+    async def refresh(self, topic: str) -> Route:
+        """Return the route of *topic* as the group has it now.
+
+        Raises:
+            TopicNotFoundError: there is no such topic.
+            NoBrokerError: nobody answered in time.
+        """
+        request = {"topic": topic}
+        node, answer = await self._requests.ask_any(
+            lambda: Command(ROUTE_REQUEST, ext_fields=dict(request)), f"route of topic {topic}"
+        )
+        try:
+            data = json.loads(bytes(answer.body))["queueDatas"][0]  # type: ignore[arg-type]
+            route = Route(
+                topic=topic,
+                read_queue_count=int(data["readQueueNums"]),
+                write_queue_count=int(data["writeQueueNums"]),
+                perm=int(data["perm"]),
+            )
+        except (ValueError, KeyError, TypeError, IndexError) as error:
+            raise RequestFailedError(
+                f"route of topic {topic}, asked of {node}: the answer is no route: {error!r}",
+                code=answer.code,
+            ) from error
+        self._routes[topic] = (route, trio.current_time())
+        return route
+
+    async def _refresh_created(self, topic: str) -> Route:
+        """Return the route of a topic just created, which a follower may hear of a moment later."""
+        with trio.move_on_after(self._requests.group_timeout):
+            while True:
+                try:
+                    return await self.refresh(topic)
+                except TopicNotFoundError:
+                    await trio.sleep(0.005)
+        return await self.refresh(topic)

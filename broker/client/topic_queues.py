@@ -1,0 +1,71 @@
+"""The queues of one topic, as one producer sees them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from broker.message.codec import MAGIC_V1, MAGIC_V2
+from broker.message.limits import TOPIC_SIZE_MAX
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from broker.client.queue_sender import QueueSender
+    from broker.client.routes import Route
+
+
+class TopicQueues:
+    """One sender for each queue, and the one whose turn it is for messages that may go anywhere."""
+
+    __slots__ = (
+        "encoded_name",
+        "magic",
+        "make_sender",
+        "queue_count",
+        "senders",
+        "sticky",
+        "topic",
+        "turn",
+    )
+
+    def __init__(
+        self, route: Route, *, first: int, make_sender: Callable[[TopicQueues, int], QueueSender]
+    ) -> None:
+        """Take the queues of *route*; messages that may go anywhere first go to queue *first*."""
+        self.topic = route.topic
+        name = route.topic.encode()
+        if len(name) <= TOPIC_SIZE_MAX:
+            self.magic = MAGIC_V1
+            self.encoded_name = bytes((len(name),)) + name
+        else:
+            self.magic = MAGIC_V2
+            self.encoded_name = len(name).to_bytes(2, "big") + name
+        self.make_sender = make_sender
+        self.senders: list[QueueSender] = []
+        self.queue_count = 0  # that may be written to; senders may be more, after a topic shrank
+        self.update(route)
+        self.turn = first % self.queue_count
+        self.sticky = self.senders[self.turn]
+
+    def update(self, route: Route) -> None:
+        """Take over another number of queues; messages with a key may change their queue."""
+        assert route.is_writable
+        self.queue_count = route.write_queue_count
+        while len(self.senders) < self.queue_count:
+            self.senders.append(self.make_sender(self, len(self.senders)))
+
+    def rotate(self) -> None:
+        """Choose the next queue for messages that may go anywhere: the next idle one, if any."""
+        count = self.queue_count
+        for step in range(1, count + 1):
+            turn = (self.turn + step) % count
+            if self.senders[turn].is_idle:
+                break
+        else:
+            turn = (self.turn + 1) % count
+        self.turn = turn
+        self.sticky = self.senders[turn]
+
+    def sealed_count(self) -> int:
+        """Return how many batches of all queues are sealed and not settled."""
+        return sum([len(sender.sealed) for sender in self.senders])
