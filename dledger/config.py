@@ -88,8 +88,8 @@ class RaftConfig:
     heartbeat_interval_ms: int = 75
     election_timeout_min_ms: int = 400
     election_timeout_max_ms: int = 800
-    # After a leader's connection broke the first candidate stands up within this time.
-    election_jitter_ms: int = 20
+    # After a leader's connection broke the survivors stand one after another, this far apart.
+    election_stagger_ms: int = 20
     transfer_timeout_ms: int = 2_000
     connect_timeout_ms: int = 1_000
     reconnect_delay_max_ms: int = 500
@@ -114,7 +114,7 @@ class RaftConfig:
                 f"election_timeout_min_ms = {self.election_timeout_min_ms}; the spread keeps two "
                 "candidates from standing up together"
             )
-        check_range("election_jitter_ms", self.election_jitter_ms, 0, 10_000)
+        check_range("election_stagger_ms", self.election_stagger_ms, 0, 10_000)
         check_range("transfer_timeout_ms", self.transfer_timeout_ms, 10, 600_000)
         check_range("connect_timeout_ms", self.connect_timeout_ms, 10, 600_000)
         check_range("reconnect_delay_max_ms", self.reconnect_delay_max_ms, 1, 600_000)

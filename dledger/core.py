@@ -129,6 +129,11 @@ class LedgerCore:
         return len(self._inflight)
 
     @property
+    def unfinished_count(self) -> int:
+        """Return how many proposals have not heard their end: on their way, or held back."""
+        return len(self._inflight) + len(self._waiting)
+
+    @property
     def pending_size(self) -> int:
         """Return bytes of bodies that are proposed and not committed yet."""
         return self._pending_size

@@ -150,6 +150,11 @@ class LedgerServer:
         return self.core.engine.leader_ready
 
     @property
+    def has_failed(self) -> bool:
+        """Return whether something happened that this node must not go on after."""
+        return self._failure is not None
+
+    @property
     def leader_id(self) -> str | None:
         """Return who leads, as far as this node knows."""
         return self.core.engine.leader_id

@@ -141,6 +141,9 @@ class _GuardedSyncObj(SyncObj):  # type: ignore[misc]  # PySyncObj is untyped
         """Refuse: the stock one unpickles what arrives from the network (flaw o)."""
         raise AssertionError("commands are applied by the dispatcher, never by PySyncObj")
 
+    def _SyncObj__generateRaftTimeout(self) -> float:
+        return self._engine.election_timeout(super()._SyncObj__generateRaftTimeout())
+
     def _SyncObj__connectedToAnyone(self) -> bool:
         """Ours: asked only before an election, so the pre-vote hangs here (flaw f)."""
         return self._engine.standing.may_stand()
@@ -198,8 +201,9 @@ class RaftEngine:
         self._heartbeat_seconds = raft.heartbeat_interval_ms / 1000
         self._election_seconds_min = raft.election_timeout_min_ms / 1000
         self._election_seconds_max = raft.election_timeout_max_ms / 1000
-        self._election_jitter_seconds = raft.election_jitter_ms / 1000
+        self._election_stagger_seconds = raft.election_stagger_ms / 1000
         self._leader_heard_at = float("-inf")
+        self._leader_is_gone = False  # its connection broke, and no other has been heard of
         self._stopped_leading = False
         self.storage_stalled = False  # set by the server: a sync hangs, so do not stand
         self._snapshot: tuple[int, bytes] | None = None
@@ -393,7 +397,18 @@ class RaftEngine:
         self.leading.disconnected(peer_id)
         if peer_id == self.leader_id and not self.is_leader:
             self._leader_heard_at = float("-inf")
-            self.hasten_election(self._chance.random() * self._election_jitter_seconds)
+            self._leader_is_gone = True
+            self.hasten_election(self._turn_to_stand(peer_id) + 0.0001)
+
+    def _turn_to_stand(self, gone_leader: str) -> float:
+        """Return after how many seconds it is this node's turn to follow a leader that died.
+
+        All survivors hear of it at once.  Standing together they would split the vote, so they
+        stand one after another, and whoever is first and has all of the log is elected alone.
+        """
+        survivors = [node_id for node_id in self._peers if node_id != gone_leader]
+        turn = survivors.index(self.node_id) + self._chance.random() / 4
+        return turn * self._election_stagger_seconds
 
     def log_synced(self) -> None:
         """Note that more of the log is durable."""
@@ -461,6 +476,7 @@ class RaftEngine:
         if not self.transfer_in_progress:
             self.delay_election()
         self._leader_heard_at = self.now()
+        self._leader_is_gone = False
         self._set("raftLeader", node)
         if message["type"] == "append_entries":
             self.following.on_append(message)
@@ -512,8 +528,18 @@ class RaftEngine:
         self._set("newAppendEntriesTime", self.now() + self._heartbeat_seconds)
         self.leading.send_heartbeats()
 
+    def election_timeout(self, timeout: float) -> float:
+        """Return how long to wait for an election's outcome, PySyncObj's choice being *timeout*.
+
+        The long timeout tells a dead leader from a slow one.  When the leader is known to be gone
+        it only has to outlast one round of votes.
+        """
+        if self._leader_is_gone:
+            return self._election_seconds_min * (0.25 + 0.35 * self._chance.random())
+        return timeout
+
     def delay_election(self) -> None:
-        """Wait a whole election timeout from now."""
+        """Wait an election timeout from now."""
         timeout = self._raft._SyncObj__generateRaftTimeout()
         self._set("raftElectionDeadline", self.now() + timeout)
 

@@ -50,8 +50,10 @@ class Connection:
         """Take received bytes, in order.
 
         Bodies will be views into *data*: bytes are kept as they are, anything that could still
-        change is copied.
+        change is copied.  After an error they are thrown away.
         """
+        if self._error is not None:
+            return
         self._inbox.append(data if type(data) is bytes else bytes(data))
 
     def commands(self) -> list[Command]:
@@ -67,6 +69,8 @@ class Connection:
                 self._parse(self._inbox.popleft(), found)
             except RemoteProtocolError as error:
                 self._error = error
+                self._inbox.clear()
+                self._partial = bytearray()
         if self._error is not None and not found:
             raise self._error
         return found
@@ -88,7 +92,7 @@ class Connection:
             RemoteProtocolError: it stopped inside a frame.
         """
         assert not self._inbox, "take the commands first"
-        if self._error is None and self._partial:
+        if self._partial:
             wanted = (
                 f"of {_LENGTH.unpack_from(self._partial)[0] + 4}"
                 if len(self._partial) >= _LENGTH.size

@@ -112,7 +112,12 @@ def decode_header(serialize_type: int, header: Buffer) -> Command:
 
 
 def _encode_msgpack_header(command: Command) -> bytes:
-    if not (0 <= command.opaque <= INT32_MAX and INT32_MIN <= command.code <= INT32_MAX):
+    if not (
+        0 <= command.opaque <= INT32_MAX
+        and INT32_MIN <= command.code <= INT32_MAX
+        and INT32_MIN <= command.flag <= INT32_MAX
+        and INT32_MIN <= command.version <= INT32_MAX
+    ):
         _check_ranges(command)
         raise LocalProtocolError(f"opaque = {command.opaque} is negative; MSGPACK has 0 and up")
     try:
