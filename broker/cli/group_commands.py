@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 import trio
+from rich.console import Group
 from rich.live import Live
 
 from broker.cli.ask import ask_group
@@ -230,7 +231,7 @@ async def _watch(servers: list[str], as_json: bool) -> None:
     with Live(console=screen, auto_refresh=False) as live:
         while True:
             view = await ask_group(servers)
-            live.update(status_table(view), refresh=True)
+            live.update(Group(status_table(view), verdict(view)), refresh=True)
             await trio.sleep(_WATCH_SECONDS)
 
 

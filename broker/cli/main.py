@@ -7,7 +7,6 @@ is 130.  A traceback is left for what is our own mistake.
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import sys
 from typing import TYPE_CHECKING
 
@@ -36,11 +35,16 @@ _COMMANDS = {
 }
 
 
-def _version() -> str:
+def _show_version(context: click.Context, _: click.Parameter, is_wanted: bool) -> None:
+    if not is_wanted:
+        return
+    from importlib import metadata  # 30 ms that no other command needs
+
     try:
-        return importlib.metadata.version("dledger")
-    except importlib.metadata.PackageNotFoundError:  # run from the sources, never installed
-        return "(not installed)"
+        print(f"dledger {metadata.version('dledger')}")
+    except metadata.PackageNotFoundError:
+        print("dledger, run from its sources")
+    context.exit()
 
 
 class _LazyGroup(click.Group):
@@ -59,7 +63,10 @@ class _LazyGroup(click.Group):
 
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(_version(), prog_name="dledger")
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version,
+    help="Show the version and exit.",
+)  # fmt: skip
 def cli() -> None:
     """A message broker group on one replicated log.
 

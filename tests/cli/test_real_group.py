@@ -1,0 +1,218 @@
+"""The commands as a user types them, against a group of three real processes."""
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from broker.cli.local_group import PEER_PORT_DISTANCE, LocalGroup
+
+pytestmark = [pytest.mark.process, pytest.mark.slow]
+
+
+def dledger(*arguments, stdin="", folder=None, check=True):
+    """Run the command as a process of its own; return what it did."""
+    done = subprocess.run(
+        [sys.executable, "-m", "broker.cli.main", *map(str, arguments)],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+    if check:
+        assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def free_base_port():
+    """Return a port that is free together with the ones a group of three has besides."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            base_port = probe.getsockname()[1]
+        ports = [base_port + n + distance for n in range(3) for distance in (0, PEER_PORT_DISTANCE)]
+        if max(ports) < 65_536 and not any(map(_is_taken, ports)):
+            return base_port
+
+
+def _is_taken(port):
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return True
+    return False
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The folder of a running group."""
+    folder = tmp_path_factory.mktemp("group")
+    up = dledger(
+        "up", "--data", folder, "--base-port", free_base_port(), "--segment-size", "16MiB",
+        "--detach",
+    )  # fmt: skip
+    assert re.search(r"n\d leads in term \d+; data in ", up.stdout), up.stdout
+    assert "export DLEDGER=127.0.0.1:" in up.stdout
+    yield folder
+    dledger("down", "--data", folder)
+
+
+@pytest.fixture
+def run(folder):
+    """Return a function that runs a command against the group."""
+
+    def run(*arguments, stdin="", check=True):
+        return dledger(*arguments, "--data", folder, stdin=stdin, check=check)
+
+    return run
+
+
+def test_the_group_is_up_and_healthy(run):
+    status = json.loads(run("status", "--json").stdout)
+
+    assert status["healthy"]
+    assert status["leader"] in ("n1", "n2", "n3")
+    assert [node["node_id"] for node in status["nodes"]] == ["n1", "n2", "n3"]
+    assert all(node["reachable"] for node in status["nodes"])
+    assert f"{status['leader']} leads 'local'" in run("status").stdout
+    assert run("leader", "show").stdout.startswith(status["leader"])
+
+
+def test_a_second_up_finds_the_group_running(run):
+    assert "runs already" in run("up").stdout
+
+
+def test_a_message_goes_in_and_comes_out(run):
+    assert run("topic", "create", "single", "-q", "2").stdout == "topic single has 2 queues\n"
+
+    sent = run("produce", "single", "hello", "-k", "k1", "--tag", "T", "--prop", "a=5")
+    got = run("consume", "single", "-g", "one", "-n", "1", "--timeout", "20", "--json")
+
+    assert re.match(r"sent to single, queue \d, offset 0 \([0-9A-F]{32}\)", sent.stdout)
+    message = json.loads(got.stdout)
+    assert message["body"] == "hello"
+    assert (message["key"], message["tag"], message["properties"]) == (["k1"], "T", {"a": "5"})
+
+
+def test_what_was_consumed_is_committed(run):
+    run("topic", "create", "twice", "-q", "1")
+    run("produce", "twice", stdin="one\ntwo\nthree\n")
+
+    first = run("consume", "twice", "-g", "g", "-n", "2", "--timeout", "20")
+    second = run("consume", "twice", "-g", "g", "-n", "1", "--timeout", "20")
+    other = run("consume", "twice", "-g", "other", "-n", "3", "--timeout", "20")
+
+    assert first.stdout == "one\ntwo\n"
+    assert second.stdout == "three\n"
+    assert other.stdout == "one\ntwo\nthree\n"
+
+
+def test_too_few_messages_in_time_fail(run):
+    run("topic", "create", "empty", "-q", "1")
+
+    done = run("consume", "empty", "-n", "1", "--timeout", "0.3", check=False)
+
+    assert done.returncode == 1
+    assert "0 messages of 1 came in time" in done.stderr
+
+
+def test_a_file_goes_in_by_lines_and_out_as_json_and_in_again(run, tmp_path):
+    lines = [f"line {number}" for number in range(1000)]
+    (tmp_path / "lines").write_text("\n".join(lines))
+    run("topic", "create", "lines", "-q", "4")
+
+    sent = run("produce", "lines", "-f", tmp_path / "lines", "-k", "k", "--ordered")
+    got = run("consume", "lines", "-g", "g", "-n", "1000", "--timeout", "20", "--json").stdout
+    run("produce", "copy", "--json", "--ordered", stdin=got)
+    copied = run("consume", "copy", "-g", "g", "-n", "1000", "--timeout", "20").stdout
+
+    assert "1,000 messages acknowledged" in sent.stderr
+    assert copied.splitlines() == lines
+
+
+def test_topics_are_listed_with_their_messages(run):
+    run("topic", "create", "listed", "-q", "3")
+    run("produce", "listed", stdin="a\nb\n")
+
+    found = {topic["topic"]: topic for topic in json.loads(run("topic", "list", "--json").stdout)}
+
+    assert found["listed"] == {"topic": "listed", "queues": 3, "messages": 2, "kept": 2}
+    assert "listed" in run("topic", "list").stdout
+
+
+def test_the_lead_is_handed_to_the_node_named(run):
+    leader = json.loads(run("leader", "show", "--json").stdout)["leader"]
+    target = "n1" if leader != "n1" else "n2"
+
+    done = run("leader", "transfer", target)
+
+    assert re.match(rf"{target} leads in term \d+; {leader} handed over in", done.stdout)
+    assert f"{target} leads already" in run("leader", "transfer", target).stdout
+
+
+def test_a_killed_leader_is_followed_and_comes_back(run, folder):
+    run("topic", "create", "survivor", "-q", "1")
+    run("produce", "survivor", "before")
+
+    killed = run("kill-leader").stdout
+    run("produce", "survivor", "after")
+    match = re.match(r"killed (n\d) \(pid \d+\), leader of term (\d+)\n(n\d) leads in term", killed)
+    assert match, killed
+    assert match[3] != match[1]
+    assert "unreachable" in run("status").stdout
+
+    assert f"started {match[1]}" in run("up", "--detach").stdout
+    got = run("consume", "survivor", "-n", "2", "--timeout", "20").stdout
+    assert got == "before\nafter\n"
+    assert json.loads(run("status", "--json").stdout)["healthy"]
+
+
+def test_logs_of_running_nodes_are_identical(run, folder):
+    run("produce", "verified", "x")
+
+    done = dledger(
+        "log", "verify", folder / "n1", "--against", folder / "n2", "--against", folder / "n3"
+    )
+
+    assert done.stdout.count("identical to") == 2
+    assert "every entry is whole and in its place" in done.stdout
+    assert "create_topic" in dledger("log", "dump", folder / "n2").stdout
+
+
+def test_a_group_in_the_foreground_ends_with_ctrl_c(tmp_path):
+    up = subprocess.Popen(
+        [
+            sys.executable, "-m", "broker.cli.main", "up", "--nodes", "1", "--data",
+            str(tmp_path / "single"), "--base-port", str(free_base_port()),
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
+    said = []
+    for line in up.stdout:
+        said.append(line)
+        if "Ctrl-C stops the group" in line:
+            up.send_signal(signal.SIGINT)
+    assert up.wait(30) == 0, said
+
+    assert any("n1 leads in term" in line for line in said)
+    assert LocalGroup.find(tmp_path / "single").running() == []
+
+
+def test_another_node_s_data_folder_is_refused_in_one_line(run, folder, tmp_path):
+    """n2's file with n1's data: the node says so and ends, without a traceback."""
+    text = (folder / "n2" / "node.toml").read_text()
+    path = tmp_path / "node.toml"
+    path.write_text(text.replace('"data"', f'"{folder}/n1/data"'))
+
+    done = dledger("node", "start", "-c", path, check=False)
+
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert str(folder / "n1" / "data") in done.stderr
