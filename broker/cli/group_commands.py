@@ -9,6 +9,7 @@ import click
 import trio
 from rich.console import Group
 from rich.live import Live
+from rich.text import Text
 
 from broker.cli.ask import ask_group
 from broker.cli.local_group import (
@@ -20,7 +21,7 @@ from broker.cli.local_group import (
 )
 from broker.cli.output import console, join_words, plural, print_json
 from broker.cli.servers import choose_servers, data_option, servers_options
-from broker.cli.status_table import status_json, status_table, verdict
+from broker.cli.status_table import problems, status_json, status_table, verdict
 from broker.config import format_size, parse_size
 from dledger.config import FlushDiskType
 from dledger.errors import ConfigError
@@ -231,7 +232,8 @@ async def _watch(servers: list[str], as_json: bool) -> None:
     with Live(console=screen, auto_refresh=False) as live:
         while True:
             view = await ask_group(servers)
-            live.update(Group(status_table(view), verdict(view)), refresh=True)
+            lines = [Text(line) for line in (*problems(view), verdict(view))]
+            live.update(Group(status_table(view), *lines), refresh=True)
             await trio.sleep(_WATCH_SECONDS)
 
 
@@ -240,7 +242,7 @@ def _show(view: GroupView, *, as_json: bool) -> None:
         print_json(status_json(view))
         return
     console().print(status_table(view))
-    print(verdict(view), flush=True)
+    print("\n".join([*problems(view), verdict(view)]), flush=True)
 
 
 async def _kill_leader(group: LocalGroup) -> None:

@@ -12,37 +12,42 @@ if TYPE_CHECKING:
 
     from broker.cli.ask import GroupView, NodeAnswer
 
-_NUMBERS = ("term", "committed", "end", "lag", "durable", "memory")
+_NUMBERS = ("term", "committed", "end", "lag", "memory")
 
 
 def status_table(view: GroupView) -> Table:
-    """Return one row for each node; a node that does not answer says why."""
+    """Return one row for each node; it fits a terminal of 80 columns."""
     table = make_table(
-        "node", "role", "term", "address", "committed", "end", "lag", "durable", "flush", "memory",
-        "", right=_NUMBERS,
+        "node", "role", "term", "address", "committed", "end", "lag", "flush", "memory",
+        right=_NUMBERS,
     )  # fmt: skip
     for answer in view.answers:
         if answer.status is None:
-            cells = [answer.node_id, "[red]unreachable[/]", "", answer.address]
-            table.add_row(*cells, *[""] * 6, f"[red]{_escape(answer.problem)}[/]")
+            table.add_row(answer.node_id, "[red]unreachable[/]", "", answer.address)
             continue
         status = answer.status
-        is_leader = status.role.upper() == LEADER
         lag = lag_of(view, answer)
         table.add_row(
             status.node_id,
-            f"[bold green]{status.role.lower()}[/]" if is_leader else status.role.lower(),
+            _role_of(answer),
             str(status.term),
             answer.address,
             f"{status.commit_index:,}",
             f"{status.end_index:,}",
             "" if lag is None else f"{lag:,}",
-            f"{status.durable_index:,}",
             _flush_of(answer),
             format_bytes(answer.details["rss_bytes"]) if "rss_bytes" in answer.details else "",
-            "" if status.is_ready else "[yellow]not ready[/]",
         )
     return table
+
+
+def problems(view: GroupView) -> list[str]:
+    """Return one line for each node that did not answer: which, and why."""
+    return [
+        f"{'' if answer.node_id == '?' else answer.node_id + ': '}{answer.problem}"
+        for answer in view.answers
+        if answer.problem
+    ]
 
 
 def lag_of(view: GroupView, answer: NodeAnswer) -> int | None:
@@ -93,5 +98,9 @@ def _flush_of(answer: NodeAnswer) -> str:
     return name.removesuffix("_FLUSH").lower()
 
 
-def _escape(text: str) -> str:
-    return text.replace("[", r"\[")
+def _role_of(answer: NodeAnswer) -> str:
+    assert answer.status is not None
+    role = answer.status.role.lower()
+    if not answer.status.is_ready:
+        return f"[yellow]{role}, not ready[/]"
+    return f"[bold green]{role}[/]" if answer.status.role.upper() == LEADER else role

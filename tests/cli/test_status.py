@@ -7,7 +7,7 @@ import trio
 
 from broker.cli.ask import GroupView, NodeAnswer, ask_group, ask_node, read_answer
 from broker.cli.output import console
-from broker.cli.status_table import status_json, status_table, verdict
+from broker.cli.status_table import problems, status_json, status_table, verdict
 from broker.protocol.bodies import GroupStatus, MemberStatus
 from broker.protocol.request_code import RequestCode
 from dledger.remoting.command import response
@@ -149,10 +149,17 @@ def test_the_table_shows_role_lag_and_memory(capsys):
 
     lines = [line.split() for line in text_of(view, capsys).splitlines()]
 
-    follower = ["n1", "follower", "3", "memory:9876", "88", "90", "10", "90", "sync", "50.0", "MiB"]
-    leader = ["n2", "leader", "3", "memory:9877", "100", "100", "0", "100", "sync", "50.0", "MiB"]
+    follower = ["n1", "follower", "3", "memory:9876", "88", "90", "10", "sync", "50.0", "MiB"]
+    leader = ["n2", "leader", "3", "memory:9877", "100", "100", "0", "sync", "50.0", "MiB"]
     assert lines[1:3] == [follower, leader]
-    assert lines[3] == ["n3", "unreachable", "memory:9878", "it", "is", "[dead]"]
+    assert lines[3] == ["n3", "unreachable", "memory:9878"]
+    assert problems(view) == ["n3: it is [dead]"]
+
+
+def test_a_node_that_is_not_ready_is_shown_so(capsys):
+    text = text_of(GroupView(answers=(answer_of("n2", is_ready=False),)), capsys)
+
+    assert "leader, not ready" in text
 
 
 @pytest.mark.parametrize(
