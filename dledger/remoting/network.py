@@ -248,6 +248,7 @@ class TcpStream:
     async def receive_some(self) -> bytes:
         """See `ByteStream.receive_some`."""
         while True:
+            self._check_open()
             try:
                 await trio.lowlevel.wait_readable(self._socket)
                 data = self._socket.recv(self._receive_size)
@@ -283,6 +284,7 @@ class TcpStream:
 
     async def wait_writable(self) -> None:
         """See `ByteStream.wait_writable`."""
+        self._check_open()
         try:
             await trio.lowlevel.wait_writable(self._socket)
         except (OSError, trio.ClosedResourceError) as error:
@@ -301,6 +303,13 @@ class TcpStream:
             linger_zero = struct.pack("ii", 1, 0)
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger_zero)
             self.close()
+
+    def _check_open(self) -> None:
+        # A closed socket has no descriptor, and trio's registration of -1 would fail untyped.
+        if self._closed:
+            raise ConnectionClosedError(
+                f"connection {self._local_address} - {self._peer_address} was closed by this end"
+            )
 
     def _lost(self, error: Exception) -> ConnectionLostError:
         between = f"connection {self._local_address} - {self._peer_address}"

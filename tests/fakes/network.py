@@ -133,7 +133,7 @@ class MemoryStream:
         await trio.lowlevel.checkpoint()
         pipe = self._inbound
         while True:
-            self._check()
+            self._check(pipe)
             now = trio.current_time()
             wake = float("inf")
             if pipe.chunks:
@@ -146,8 +146,8 @@ class MemoryStream:
                 await pipe.changed.park()
 
     def send_now(self, buffers: Sequence[Buffer]) -> list[memoryview]:
-        self._check()
         pipe = self._outbound
+        self._check(pipe)
         views = [memoryview(buffer) for buffer in buffers]
         arrival = trio.current_time() + pipe.network.latency_seconds
         taken = False
@@ -168,7 +168,7 @@ class MemoryStream:
     async def wait_writable(self) -> None:
         await trio.lowlevel.checkpoint()
         while True:
-            self._check()
+            self._check(self._outbound)
             if self._outbound.size < self._outbound.network.capacity:
                 return
             await self._outbound.changed.park()
@@ -206,9 +206,9 @@ class MemoryStream:
         pipe.changed.unpark_all()
         return data
 
-    def _check(self) -> None:
+    def _check(self, pipe: _Pipe) -> None:
         between = f"connection {self.local_address} - {self.peer_address}"
         if self.closed:
             raise ConnectionClosedError(f"{between} was closed by this end")
-        if self._inbound.broken or self._outbound.broken:
+        if pipe.broken:
             raise ConnectionLostError(f"{between} broke: Connection reset by peer")

@@ -1,0 +1,290 @@
+"""Frames: whole commands come out however the bytes were cut, and broken ones are refused early."""
+
+from __future__ import annotations
+
+import itertools
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dledger.remoting.command import (
+    FLAG_GROUPED,
+    FLAG_ONEWAY,
+    FLAG_RESPONSE,
+    Command,
+    SerializeType,
+    response,
+)
+from dledger.remoting.connection import Connection
+from dledger.remoting.errors import LocalProtocolError, RemoteProtocolError
+from dledger.remoting.frame import FRAME_SIZE_MAX, encode_frame
+
+KINDS = list(SerializeType)
+
+
+def frame(*args, **kwargs) -> bytes:
+    return b"".join(encode_frame(Command(*args, **kwargs)))
+
+
+def three_commands() -> list[Command]:
+    return [
+        Command(10, opaque=1, ext_fields={"topic": "TopicA"}, body=b"first body"),
+        Command(11, opaque=2, serialization=SerializeType.JSON),
+        Command(12, opaque=3, remark="r", body=b"x" * 40, serialization=SerializeType.ROCKETMQ),
+    ]
+
+
+def wire(commands: list[Command]) -> bytes:
+    return b"".join(b"".join(encode_frame(command)) for command in commands)
+
+
+def test_frames_cut_in_two_anywhere_come_out_whole():
+    commands = three_commands()
+    data = wire(commands)
+    for cut in range(len(data) + 1):
+        connection = Connection()
+        connection.receive_data(data[:cut])
+        found = connection.commands()
+        connection.receive_data(data[cut:])
+        found += connection.commands()
+        connection.receive_eof()
+        assert found == commands
+
+
+def test_frames_come_out_whole_byte_by_byte():
+    commands = three_commands()
+    connection = Connection()
+    found = []
+    for byte in wire(commands):
+        connection.receive_data(bytes([byte]))
+        found += connection.commands()
+    assert found == commands
+
+
+@given(
+    bodies=st.lists(st.binary(max_size=300), max_size=8),
+    kinds=st.lists(st.sampled_from(KINDS), min_size=8, max_size=8),
+    cuts=st.lists(st.integers(0, 3000), max_size=12),
+    late=st.booleans(),
+)
+def test_any_cuts_give_the_same_commands(bodies, kinds, cuts, late):
+    commands = [
+        Command(n, opaque=n, body=body, serialization=kind)
+        for n, (body, kind) in enumerate(zip(bodies, kinds, strict=False))
+    ]
+    data = wire(commands)
+    connection = Connection()
+    found = []
+    edges = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
+    for start, stop in itertools.pairwise(edges):
+        connection.receive_data(data[start:stop])
+        if not late:
+            found += connection.commands()
+    found += connection.commands()
+    connection.receive_eof()
+    assert found == commands
+
+
+def test_next_command_gives_one_at_a_time_and_then_none():
+    commands = three_commands()
+    connection = Connection()
+    connection.receive_data(wire(commands))
+    assert [connection.next_command() for _ in range(4)] == [*commands, None]
+
+
+def test_next_command_and_commands_may_be_mixed():
+    commands = three_commands()
+    connection = Connection()
+    connection.receive_data(wire(commands))
+    assert connection.next_command() == commands[0]
+    assert connection.commands() == commands[1:]
+
+
+def test_a_body_is_a_read_only_view_into_the_received_bytes():
+    data = frame(10, body=b"0123456789")
+    connection = Connection()
+    connection.receive_data(data)
+    (command,) = connection.commands()
+    assert isinstance(command.body, memoryview)
+    assert command.body.obj is data
+    assert command.body.readonly
+
+
+def test_a_body_that_came_in_pieces_is_read_only_too():
+    data = frame(10, body=b"0123456789")
+    connection = Connection()
+    connection.receive_data(data[:20])
+    connection.receive_data(data[20:])
+    (command,) = connection.commands()
+    assert command.body == b"0123456789"
+    assert command.body.readonly
+
+
+def test_a_buffer_that_is_used_again_does_not_change_a_body():
+    buffer = bytearray(frame(10, body=b"0123456789"))
+    connection = Connection()
+    connection.receive_data(memoryview(buffer))
+    buffer[-10:] = b"overwrites"
+    (command,) = connection.commands()
+    assert command.body == b"0123456789"
+
+
+def test_a_large_body_given_as_views_is_sent_uncopied():
+    views = [memoryview(b"a" * 2000), memoryview(b"b" * 3000)]
+    buffers = encode_frame(Command(11, body=list(views)))
+    assert [id(buffer) for buffer in buffers[1:]] == [id(view) for view in views]
+    connection = Connection()
+    connection.receive_data(b"".join(buffers))
+    assert connection.commands()[0].body == b"a" * 2000 + b"b" * 3000
+
+
+def test_a_small_body_shares_the_buffer_of_its_header():
+    assert len(encode_frame(Command(11, body=b"x" * 1000))) == 1
+    assert len(encode_frame(Command(11, body=[b"x" * 500, b"y" * 500]))) == 1
+    assert len(encode_frame(Command(11, body=b"x" * 2000))) == 2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_frame_of_exactly_the_limit_passes_and_one_byte_more_is_not_sent(kind):
+    overhead = len(frame(10, serialization=kind))
+    body = bytes(FRAME_SIZE_MAX - overhead)
+    connection = Connection()
+    connection.receive_data(frame(10, body=body, serialization=kind))
+    assert len(connection.commands()[0].body) == len(body)
+    with pytest.raises(LocalProtocolError, match="over the limit of 16777216"):
+        encode_frame(Command(10, body=body + b"x", serialization=kind))
+
+
+@pytest.mark.parametrize("length", [FRAME_SIZE_MAX - 3, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF])
+def test_a_frame_over_the_limit_is_refused_from_its_length_alone(length):
+    connection = Connection()
+    connection.receive_data(struct.pack(">I", length))
+    with pytest.raises(RemoteProtocolError, match="over the limit"):
+        connection.commands()
+
+
+@pytest.mark.parametrize("length", [0, 1, 3])
+def test_a_frame_too_short_for_a_header_length_is_refused(length):
+    connection = Connection()
+    connection.receive_data(struct.pack(">I", length) + bytes(8))
+    with pytest.raises(RemoteProtocolError, match="no room"):
+        connection.commands()
+
+
+@pytest.mark.parametrize("cut", [0, 1, 4, 7, 8, 12])
+def test_a_header_longer_than_its_frame_is_refused_from_the_first_eight_bytes(cut):
+    data = struct.pack(">II", 20, 77 << 24 | 17) + bytes(8)
+    connection = Connection()
+    connection.receive_data(data[:cut])
+    connection.receive_data(data[cut:])
+    with pytest.raises(RemoteProtocolError, match="header length 17"):
+        connection.commands()
+
+
+def test_an_empty_header_is_refused():
+    for kind in (0, 1, 77):
+        connection = Connection()
+        connection.receive_data(struct.pack(">II", 4, kind << 24))
+        with pytest.raises(RemoteProtocolError):
+            connection.commands()
+
+
+def test_an_unknown_serialize_type_is_refused():
+    connection = Connection()
+    connection.receive_data(struct.pack(">II", 4, 2 << 24))
+    with pytest.raises(RemoteProtocolError, match="serialize type 2"):
+        connection.commands()
+
+
+def test_commands_in_front_of_a_broken_frame_come_out_and_the_error_stays():
+    connection = Connection()
+    connection.receive_data(wire(three_commands()) + struct.pack(">I", 1 << 30) + b"rest")
+    assert connection.commands() == three_commands()
+    for _ in range(2):
+        with pytest.raises(RemoteProtocolError, match="over the limit"):
+            connection.commands()
+    connection.receive_data(wire(three_commands()))
+    with pytest.raises(RemoteProtocolError):
+        connection.next_command()
+    connection.receive_eof()
+
+
+def test_a_frame_over_the_limit_tells_whose_it_is_when_its_header_came_too():
+    data = frame(10, opaque=4711, body=bytes(200))
+    connection = Connection(frame_size_max=100)
+    connection.receive_data(data[:60])
+    with pytest.raises(RemoteProtocolError) as caught:
+        connection.commands()
+    assert (caught.value.opaque, caught.value.serialize_type) == (4711, 77)
+
+
+@pytest.mark.parametrize("size", [1, 3, 4, 9, 20])
+def test_an_end_inside_a_frame_is_an_error_and_says_how_far_it_came(size):
+    connection = Connection()
+    connection.receive_data(frame(10, body=b"body")[:size])
+    assert connection.commands() == []
+    with pytest.raises(RemoteProtocolError, match=f"after {size} bytes"):
+        connection.receive_eof()
+
+
+def test_a_huge_frame_in_pieces_costs_one_copy_of_each_piece(monkeypatch):
+    """Counted, not timed: what is appended to the kept frame adds up to the frame, once."""
+    copied = 0
+
+    class Counting(bytearray):
+        def __iadd__(self, piece):
+            nonlocal copied
+            copied += len(piece)
+            return super().__iadd__(piece)
+
+    data = frame(10, body=bytes(1 << 20))
+    connection = Connection()
+    connection._partial = Counting()
+    found = []
+    for start in range(0, len(data), 1000):
+        connection.receive_data(data[start : start + 1000])
+        found += connection.commands()
+    assert len(found[0].body) == 1 << 20
+    assert copied == len(data)
+
+
+def test_a_claimed_length_takes_no_memory_before_its_bytes_come():
+    connection = Connection()
+    connection.receive_data(struct.pack(">II", FRAME_SIZE_MAX - 4, 77 << 24))
+    assert connection.commands() == []
+    assert connection._partial.__sizeof__() < 1000
+
+
+def test_grouped_counts_only_in_msgpack():
+    command = Command(10, flag=FLAG_GROUPED | FLAG_RESPONSE)
+    assert command.is_grouped
+    assert command.is_response
+    assert not command.is_oneway
+    command.serialization = SerializeType.JSON
+    assert not command.is_grouped
+    assert Command(10, flag=FLAG_ONEWAY).is_oneway
+
+
+def test_the_grouped_flag_survives_the_wire():
+    connection = Connection()
+    connection.receive_data(frame(10, flag=FLAG_GROUPED))
+    assert connection.commands()[0].is_grouped
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_response_has_the_opaque_and_the_serialization_of_its_request(kind):
+    """A C++ client that asked in JSON and was answered in binary asked again for 40 s."""
+    request = Command(10, opaque=77, flag=FLAG_GROUPED, serialization=kind)
+    answer = response(request, 1, "why", {"a": 1}, [b"xy", b"z"])
+    assert (answer.opaque, answer.serialization, answer.flag) == (77, kind, FLAG_RESPONSE)
+    assert (answer.code, answer.remark, answer.ext_fields) == (1, "why", {"a": 1})
+    assert answer.body_size == 3
+
+
+def test_responses_do_not_share_their_ext_fields():
+    request = Command(10)
+    response(request, 0).ext_fields["x"] = 1
+    assert response(request, 0).ext_fields == {}
+    assert request.ext_fields == {}

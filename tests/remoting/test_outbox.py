@@ -1,0 +1,177 @@
+"""Sending without waiting: what the kernel does not take is kept, bounded, and sent in order."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+import trio.testing
+
+from dledger.remoting.errors import ConnectionLostError
+from dledger.remoting.outbox import Outbox
+from tests.fakes.network import MemoryNetwork
+
+
+@pytest.fixture
+async def pair():
+    network = MemoryNetwork(capacity=1000)
+    listener = await network.listen("127.0.0.1", 1)
+    stream = await network.connect("127.0.0.1", 1)
+    return stream, await listener.accept()
+
+
+async def receive_all(stream, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        data += await stream.receive_some()
+    return data
+
+
+async def test_nothing_is_sent_before_a_flush(pair, autojump_clock):
+    stream, _ = pair
+    outbox = Outbox(stream, 10_000)
+    outbox.write([b"abc", b"de"])
+    assert (outbox.pending_size, stream.send_count) == (5, 0)
+    outbox.flush()
+    assert (outbox.pending_size, stream.send_count) == (0, 1)
+
+
+async def test_many_writes_go_out_in_one_send(pair, autojump_clock):
+    stream, peer = pair
+    outbox = Outbox(stream, 10_000)
+    for n in range(100):
+        outbox.write([b"%03d" % n])
+    outbox.flush()
+    assert stream.send_count == 1
+    assert await receive_all(peer, 300) == b"".join(b"%03d" % n for n in range(100))
+
+
+async def test_what_the_kernel_does_not_take_follows_in_order(pair, nursery, autojump_clock):
+    stream, peer = pair
+    outbox = Outbox(stream, 1_000_000)
+    nursery.start_soon(outbox.run)
+    data = bytes(n % 251 for n in range(50_000))
+    for start in range(0, len(data), 700):
+        outbox.write([data[start : start + 700]])
+        outbox.flush()
+    assert outbox.pending_size == 49_000
+    assert await receive_all(peer, 50_000) == data
+    assert outbox.pending_size == 0
+
+
+async def test_small_and_large_buffers_keep_their_order(pair, nursery, autojump_clock):
+    stream, peer = pair
+    outbox = Outbox(stream, 1_000_000)
+    nursery.start_soon(outbox.run)
+    buffers = [bytes([n]) * (20_000 if n % 4 == 0 else n) for n in range(1, 30)]
+    outbox.write(buffers)
+    outbox.flush()
+    wanted = b"".join(buffers)
+    assert await receive_all(peer, len(wanted)) == wanted
+
+
+async def test_a_large_view_is_handed_on_uncopied(autojump_clock):
+    taken = []
+
+    class Stream:
+        def send_now(self, buffers):
+            taken.extend(buffers)
+            return []
+
+    outbox = Outbox(Stream(), 1_000_000)
+    view = memoryview(bytes(20_000))
+    outbox.write([b"h"] * 10)
+    outbox.write([view])
+    outbox.flush()
+    assert taken[0] == b"h" * 10
+    assert taken[1] is view
+
+
+async def test_flush_soon_sends_once_for_all_who_ran(pair, nursery, autojump_clock):
+    stream, peer = pair
+    outbox = Outbox(stream, 10_000)
+    nursery.start_soon(outbox.run)
+    await trio.testing.wait_all_tasks_blocked()
+
+    async def write(n: int) -> None:
+        outbox.write([bytes([n])])
+        outbox.flush_soon()
+
+    async with trio.open_nursery() as writers:
+        for n in range(50):
+            writers.start_soon(write, n)
+    assert len(await receive_all(peer, 50)) == 50
+    assert stream.send_count == 1
+
+
+async def test_wait_below_waits_for_the_reader(pair, nursery, autojump_clock):
+    stream, peer = pair
+    outbox = Outbox(stream, 10_000)
+    nursery.start_soon(outbox.run)
+    outbox.write([bytes(5_000)])
+    outbox.flush()
+    with trio.move_on_after(1) as waiting:
+        await outbox.wait_below(2_000)
+    assert waiting.cancelled_caught
+    nursery.start_soon(receive_all, peer, 5_000)
+    with trio.fail_after(1):
+        await outbox.wait_below(2_000)
+    assert outbox.pending_size <= 2_000
+
+
+async def test_a_reader_too_slow_for_the_limit_loses_its_connection(pair, autojump_clock):
+    stream, peer = pair
+    outbox = Outbox(stream, 3_000)
+    outbox.write([bytes(3_000)])
+    outbox.flush()
+    outbox.write([bytes(1_000)])
+    assert not outbox.overflowed  # 1000 of the 4000 have gone
+    outbox.write([b"x"])
+    assert outbox.overflowed
+    assert outbox.closed
+    assert "3001 bytes unread" in str(outbox.error)
+    with pytest.raises(ConnectionLostError):
+        await peer.receive_some()
+
+
+async def test_a_burst_over_the_limit_passes_when_the_kernel_takes_it(pair, autojump_clock):
+    stream, _ = pair
+    outbox = Outbox(stream, 500)
+    outbox.write([bytes(900)])
+    assert not outbox.overflowed
+    assert outbox.pending_size == 0
+
+
+async def test_a_broken_connection_ends_flush_and_waiters_without_raising(
+    pair, nursery, autojump_clock
+):
+    stream, peer = pair
+    outbox = Outbox(stream, 10_000)
+    nursery.start_soon(outbox.run)
+    outbox.write([bytes(5_000)])
+    outbox.flush()
+    nursery.start_soon(outbox.wait_below, 0)
+    await trio.testing.wait_all_tasks_blocked()
+    peer.abort()
+    await trio.testing.wait_all_tasks_blocked()
+    assert outbox.closed
+    assert "reset" in str(outbox.error)
+    outbox.write([b"thrown away"])
+    outbox.flush()
+    assert outbox.pending_size == 0
+
+
+async def test_closing_drops_what_is_unsent_and_wakes_everybody(pair, autojump_clock):
+    stream, _ = pair
+    outbox = Outbox(stream, 10_000)
+    with trio.fail_after(1):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(outbox.run)
+            outbox.write([bytes(5_000)])
+            outbox.flush()
+            nursery.start_soon(outbox.wait_below, 0)
+            await trio.testing.wait_all_tasks_blocked()
+            outbox.close()
+            outbox.close()
+    assert outbox.pending_size == 0
+    assert outbox.error is None
+    assert not outbox.overflowed
