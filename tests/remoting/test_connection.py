@@ -288,3 +288,32 @@ def test_responses_do_not_share_their_ext_fields():
     response(request, 0).ext_fields["x"] = 1
     assert response(request, 0).ext_fields == {}
     assert request.ext_fields == {}
+
+
+@given(
+    changes=st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), max_size=4),
+    cut=st.integers(0, 10_000),
+    noise=st.binary(max_size=40),
+)
+def test_damaged_bytes_give_commands_or_a_refusal_and_nothing_else(changes, cut, noise):
+    """Whatever comes, a handler sees only well-formed commands, and the loop no other error."""
+    data = bytearray(wire(three_commands()) + noise)
+    for position, value in changes:
+        data[position % len(data)] = value
+    connection = Connection()
+    found = []
+    try:
+        for piece in (data[: cut % len(data)], data[cut % len(data) :]):
+            connection.receive_data(piece)
+            while commands := connection.commands():
+                found += commands
+        connection.receive_eof()
+    except RemoteProtocolError as error:
+        refusal = str(error)
+    else:
+        refusal = None
+    assert refusal is None or len(refusal) > 10
+    for command in found:
+        assert isinstance(command.serialization, SerializeType)
+        assert isinstance(command.ext_fields, dict)
+        assert command.body_size >= 0
