@@ -63,3 +63,7 @@ class UnknownProducerError(SequenceError):
 
 class OutOfOrderSequenceError(SequenceError):
     """An earlier message of the producer is missing, or its sequence went back halfway."""
+
+
+class NoPermissionError(BrokerError):
+    """The topic does not allow that: change its permission, or use another topic."""

@@ -61,6 +61,14 @@ class StateKeeper(Protocol):
         """
         ...
 
+    def log_replaced(self, base: LogPoint) -> None:
+        """Go on from the state installed last: the log is empty at *base* now."""
+        ...
+
+    def log_dropped(self) -> None:
+        """Follow the log, the base of which has moved forward."""
+        ...
+
     def applied_index(self) -> int:
         """Return up to which entry the log has been taken in; nothing above may be dropped."""
         ...
@@ -198,14 +206,20 @@ class LedgerServer:
             outcome.append(error)
             done.set()
 
-        self.core.transfer(target, finish)
-        self._pump_soon()
+        self.begin_transfer(target, finish)
         await done.wait()
         if outcome[0] is not None:
             raise outcome[0]
         leader = self.leader_id
         assert leader is not None
         return leader
+
+    def begin_transfer(
+        self, target: str | None, done: Callable[[LedgerError | None], None]
+    ) -> None:
+        """Hand the leadership over; *done* hears how it ended. See `LedgerCore.transfer`."""
+        self.core.transfer(target, done)
+        self._pump_soon()
 
     # -- running --------------------------------------------------------------------------------
 
@@ -441,7 +455,10 @@ class LedgerServer:
                 and self._state_keeper.has_state(base_index)
             ):
                 ticket = store.begin_drop(position)
-                return None if ticket is None else ticket.run
+                if ticket is None:
+                    return None
+                self._state_keeper.log_dropped()
+                return ticket.run
             position -= segment_size
         return None
 
@@ -475,6 +492,7 @@ class LedgerServer:
         self._state_keeper.install_state(base, state)
         self.store.reset_to(base)
         self._published_index = base.index
+        self._state_keeper.log_replaced(base)
 
     # -- LinkHooks ------------------------------------------------------------------------------
 

@@ -26,6 +26,10 @@ class Worker(Protocol):
         """
         ...
 
+    def drain(self) -> None:
+        """Wait until all jobs submitted have run; blocks, so only for rare and grave moments."""
+        ...
+
     def close(self) -> None:
         """Take no more jobs and let the last one finish."""
         ...
@@ -45,6 +49,12 @@ class ThreadWorker:
     def submit(self, job: Callable[[], None], done: Callable[[BaseException | None], None]) -> None:
         """See `Worker.submit`."""
         self._jobs.put((job, done))
+
+    def drain(self) -> None:
+        """See `Worker.drain`."""
+        reached = threading.Event()
+        self._jobs.put((reached.set, lambda _: None))
+        reached.wait()
 
     def close(self) -> None:
         """See `Worker.close`."""

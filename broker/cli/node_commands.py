@@ -33,8 +33,6 @@ def start(path: Path, *, log_level: str | None) -> None:
             config, broker=dataclasses.replace(config.broker, log_level=log_level)
         )
     _set_up_logging(config)
-    for warning in config.warnings():
-        logging.getLogger("broker").warning("%s", warning)
     from broker.node import run_node  # numpy and the engine: only now, when they are needed
 
     def ready() -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from broker.client.errors import RequestFailedError
-from broker.protocol.bodies import TopicEntry, decode_topic_table
+from broker.errors import HeaderError
+from broker.protocol.bodies import GroupStatus, TopicEntry, decode_topic_table
+from broker.protocol.headers import LeadershipTransferRequest
 from broker.protocol.request_code import RequestCode
 from dledger.remoting.command import Command
 
@@ -44,7 +45,7 @@ class Admin:
         assert not isinstance(answer.body, list), "received bodies are one buffer"
         return sorted(decode_topic_table(answer.body))
 
-    async def group_status(self, node: str | None = None) -> dict[str, Any]:
+    async def group_status(self, node: str | None = None) -> GroupStatus:
         """Return how the group stands, as one node sees it.
 
         Args:
@@ -57,32 +58,30 @@ class Admin:
             )
         else:
             answer = await self._requests.ask_node(node, request, "group status")
+        assert not isinstance(answer.body, list), "received bodies are one buffer"
         try:
-            status = json.loads(bytes(answer.body))  # type: ignore[arg-type]
-        except ValueError as error:
+            return GroupStatus.decode(answer.body)
+        except HeaderError as error:
             raise RequestFailedError(
-                f"group status, asked of {node}: the answer is no JSON", code=answer.code
+                f"group status, asked of {node}: {error}; is it a node of this version?",
+                code=answer.code,
             ) from error
-        if not isinstance(status, dict):
-            raise RequestFailedError(
-                f"group status, asked of {node}: the answer is no status", code=answer.code
-            )
-        self._requests.leader.take_status(node, status)
-        return status
 
     async def transfer_leadership(self, target: str | None = None) -> str:
         """Hand the lead over, and return the id of the node that has it then.
 
+        Asked once: when the connection breaks meanwhile, look who leads before asking again.
+
         Args:
             target: id of the node that is to lead; None leaves the choice to the leader.
         """
-        fields = {"target": target or "", "transfereeId": target or ""}
+        header = LeadershipTransferRequest(transferee_id=target or "")
         answer = await self._requests.ask_leader(
-            lambda: Command(RequestCode.LEADERSHIP_TRANSFER.value, ext_fields=dict(fields)),
+            lambda: Command(RequestCode.LEADERSHIP_TRANSFER.value, ext_fields=header.encode()),
             f"transfer of leadership to {target or 'any other node'}",
+            is_repeatable=False,
         )
-        found = answer.ext_fields.get("leader") or answer.ext_fields.get("leaderId")
-        return str(found or "")
+        return str(answer.ext_fields.get("leaderId") or "")
 
     async def max_offset(self, topic: str, queue: int) -> int:
         """Return the offset the next message of that queue will get."""

@@ -50,7 +50,7 @@ class LeaderFinder:
         self.term = -1  # of the leader; -1 while unknown
         self.last_failure = "no node has been asked yet"
         self._links: Links | None = None
-        self._members: tuple[str, ...] = ()
+        self._addresses: dict[str, str] = {}  # by node id, as the nodes say
         self._listeners: list[Callable[[], None]] = []
         self._changed = trio.Event()
         self._asked: dict[str, float] = {}  # by address, nodes that have not answered yet
@@ -62,7 +62,7 @@ class LeaderFinder:
     @property
     def nodes(self) -> tuple[str, ...]:
         """Addresses of all nodes known, the leader first."""
-        known = dict.fromkeys((*self._members, *self.seeds))
+        known = dict.fromkeys((*self._addresses.values(), *self.seeds))
         if self.leader is not None:
             known = dict.fromkeys((self.leader, *known))
         return tuple(known)
@@ -88,7 +88,10 @@ class LeaderFinder:
     # --- what is learnt -----------------------------------------------------------------------
 
     def hint(self, address: str) -> None:
-        """Take note that some node names *address* as the leader."""
+        """Take note that some node names *address*, or a node's id, as the leader."""
+        address = self._addresses.get(address, address)
+        if ":" not in address:
+            return  # the id of a node we know nothing of
         if not address or address == self.leader:
             return
         distrusted = self._distrusted.get(address)
@@ -116,9 +119,9 @@ class LeaderFinder:
         term = _number(status.get("term"))
         members = status.get("members")
         if isinstance(members, list):
-            found = [_broker_address(member) for member in members]
-            if all(found) and found:
-                self._members = tuple(found)
+            found = dict(map(_identity, members))
+            if all(found.values()) and found:
+                self._addresses = found
         if str(status.get("role", "")).lower() == "leader":
             named = address
             if term < self.term:
@@ -241,7 +244,8 @@ def _number(value: object) -> int:
     return value if type(value) is int else -1
 
 
-def _broker_address(member: object) -> str:
+def _identity(member: object) -> tuple[str, str]:
+    """Return a member's id and its address for clients; "" for what is missing."""
     if not isinstance(member, dict):
-        return ""
-    return str(member.get("broker_address") or member.get("address") or "")
+        return "", ""
+    return str(member.get("node_id", "")), str(member.get("address", ""))

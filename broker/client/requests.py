@@ -9,7 +9,7 @@ import trio
 from broker.client.errors import NoBrokerError, RequestFailedError
 from broker.errors import InvalidMessageError, NoPermissionError, TopicNotFoundError
 from broker.protocol.response_code import ResponseCode
-from dledger.remoting.errors import RemotingError
+from dledger.remoting.errors import ConnectFailedError, NotConnectedError, RemotingError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,6 +22,7 @@ RETRY_DELAY_MIN = 0.005  # seconds
 RETRY_DELAY_MAX = 0.200
 NODE_RETRY_DELAY = 0.020  # seconds before the next node is asked, when any of them will do
 
+NEVER_SENT = (ConnectFailedError, NotConnectedError)
 # Nothing was done, or doing it twice is the same as once: ask again.
 RETRYABLE = frozenset(
     {
@@ -36,9 +37,9 @@ RETRYABLE = frozenset(
 
 
 def leader_hint(answer: Command) -> str:
-    """Return the address *answer* names as the leader's, or ""."""
+    """Return the address or the id *answer* names as the leader's, or ""."""
     fields = answer.ext_fields
-    return str(fields.get("leaderAddress") or fields.get("leader") or "")
+    return str(fields.get("leaderAddress") or fields.get("leaderId") or "")
 
 
 def failure_text(answer: Command) -> str:
@@ -87,6 +88,7 @@ class Requests:
         what: str,
         *,
         accept: frozenset[int] = frozenset(),
+        is_repeatable: bool = True,
     ) -> Command:
         """Return the leader's answer: a success or one of the codes in *accept*.
 
@@ -94,6 +96,8 @@ class Requests:
             make_request: builds the request, once for each attempt.
             what: names it in errors, with topic and queue.
             accept: other response codes the caller understands.
+            is_repeatable: doing it twice is the same as once; otherwise it is asked again only when
+                nothing was done, and an answer may take as long as all attempts together.
 
         Raises:
             NoBrokerError: nobody answered in time; a write may still happen.
@@ -104,12 +108,25 @@ class Requests:
         with trio.move_on_after(self.group_timeout):
             while True:
                 node = await finder.wait()
+                link = self.links[node]
                 try:
-                    answer = await self.links[node].request(
-                        make_request(), timeout_seconds=self.request_timeout
+                    answer = await link.request(
+                        make_request(),
+                        timeout_seconds=self.request_timeout
+                        if is_repeatable
+                        else self.group_timeout,
                     )
                 except RemotingError as error:
-                    finder.suspect(node, str(error))
+                    if not is_repeatable and not isinstance(error, NEVER_SENT):
+                        raise NoBrokerError(
+                            f"{what}, asked of {node}: {error}; it may have been done: look before "
+                            "you ask again"
+                        ) from error
+                    # Silent about this request is not silent: it may wait for its disk.
+                    if trio.current_time() - link.received_at >= self.request_timeout:
+                        finder.suspect(node, str(error))
+                    else:
+                        finder.last_failure = str(error)
                 else:
                     if answer.code == ResponseCode.SUCCESS or answer.code in accept:
                         finder.hint(leader_hint(answer))

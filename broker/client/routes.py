@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import trio
 
 from broker.client.errors import RequestFailedError
 from broker.errors import TopicNotFoundError
 from broker.message.limits import check_topic
-from broker.protocol.headers import PERM_READ, PERM_WRITE, CreateTopicRequest
+from broker.protocol.headers import PERM_READ, PERM_WRITE, CreateTopicRequest, RouteRequest
 from broker.protocol.request_code import RequestCode
 from dledger.remoting.command import Command
 
 if TYPE_CHECKING:
     from broker.client.requests import Requests
 
-ROUTE_REQUEST: Final = 105  # RocketMQ GET_ROUTEINFO_BY_TOPIC
 ROUTE_AGE_MAX = 30.0  # seconds. Source: RocketMQ ``ClientConfig.pollNameServerInterval``.
 AUTO_CREATED_QUEUE_COUNT = 4  # Source: RocketMQ ``DefaultMQProducer.defaultTopicQueueNums``
 
@@ -110,9 +109,10 @@ class RouteCache:
             TopicNotFoundError: there is no such topic.
             NoBrokerError: nobody answered in time.
         """
-        request = {"topic": topic}
+        header = RouteRequest(topic=topic)
         node, answer = await self._requests.ask_any(
-            lambda: Command(ROUTE_REQUEST, ext_fields=dict(request)), f"route of topic {topic}"
+            lambda: Command(RequestCode.GET_ROUTEINFO_BY_TOPIC.value, ext_fields=header.encode()),
+            f"route of topic {topic}",
         )
         try:
             data = json.loads(bytes(answer.body))["queueDatas"][0]  # type: ignore[arg-type]

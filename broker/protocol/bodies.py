@@ -82,6 +82,16 @@ class GroupStatus:
     durable_index: int
     commit_index: int
     dispatched_index: int
+    begin_position: int  # bytes
+    end_position: int  # bytes
+    flush_disk_type: str  # SYNC_FLUSH or ASYNC_FLUSH
+    topic_count: int
+    connection_count: int
+    held_pull_count: int
+    rss_bytes: int  # resident memory without mapped files
+    uptime_seconds: float
+    sync_seconds_last: float
+    version: str
     members: tuple[MemberStatus, ...]
 
     def encode(self) -> bytes:

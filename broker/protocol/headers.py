@@ -291,17 +291,17 @@ class CreateTopicRequest(Header):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LeadershipTransferRequest(Header):
-    """LEADERSHIP_TRANSFER. Source: DLedger ``LeadershipTransferRequest``."""
+class RouteRequest(Header):
+    """GET_ROUTEINFO_BY_TOPIC. Source: RocketMQ ``GetRouteInfoRequestHeader``."""
 
-    transferee_id: str
+    topic: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ForwardRequest(Header):
-    """FORWARD: the body is the frame of the request as the client sent it, without its length."""
+class LeadershipTransferRequest(Header):
+    """LEADERSHIP_TRANSFER. Source: DLedger ``LeadershipTransferRequest``."""
 
-    origin_peer: str  # address of the client, for the leader's log
+    transferee_id: str = ""  # "": the member that has most of the log
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

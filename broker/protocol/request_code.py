@@ -21,13 +21,13 @@ class RequestCode(enum.IntEnum):
     SEARCH_OFFSET_BY_TIMESTAMP = 29
     GET_MAX_OFFSET = 30
     GET_MIN_OFFSET = 31
+    GET_ROUTEINFO_BY_TOPIC = 105  # in RocketMQ a name server's; here every node answers
     SEND_MESSAGE_V2 = 310  # header fields named a to n
     SEND_BATCH_MESSAGE = 320  # RocketMQ's batch body, or our records when recordFormat is given
 
     LEADERSHIP_TRANSFER = 51005  # DLedger's
 
     GET_GROUP_STATUS = 60001  # any member answers: who leads, how far is everyone
-    FORWARD = 60002  # a member hands a client's request on to the leader
 
 
 RECORD_FORMAT_COMMIT_LOG = 1  # recordFormat of our SEND_BATCH_MESSAGE

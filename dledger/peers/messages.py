@@ -141,7 +141,7 @@ def _checked(kind: str, name: str, value: object, wanted: type) -> object:
 
 
 def _base_from(value: list[object]) -> LogPoint:
-    if len(value) != 4 or any(type(item) is not int or item < 0 for item in value):  # type: ignore[operator]
+    if len(value) != 4 or any(type(item) is not int or item < 0 for item in value):
         raise RemoteProtocolError("install: field base is not four whole numbers")
     index, term, position, chain_crc = value
     return LogPoint(index=index, term=term, position=position, chain_crc=chain_crc)  # type: ignore[arg-type]

@@ -1,0 +1,269 @@
+"""Requests that only the leader can answer, taken by a node that is not it.
+
+They are handed to the leader over one connection of this node's own, in the order in which they
+came, and the answers are passed back.  While nobody leads they wait here for a bounded time: an
+election is shorter than most clients' patience, so most clients never hear of it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from typing import TYPE_CHECKING
+
+import trio
+
+from broker.handlers.registry import answer, error_response
+from broker.protocol.headers import LeaderHint
+from broker.protocol.response_code import ResponseCode
+from dledger.errors import LedgerBusyError, NotLeaderError, OutcomeUnknownError
+from dledger.remoting.client import RemotingClient
+from dledger.remoting.command import FLAG_GROUPED, Command
+from dledger.remoting.errors import RemotingError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from broker.handlers.registry import Handler
+    from dledger.clock import Clock
+    from dledger.remoting.network import Network
+    from dledger.remoting.server import Session
+    from dledger.server import LedgerServer
+
+logger = logging.getLogger(__name__)
+
+# On a request: it has been forwarded once.  Two nodes that each think the other leads would hand
+# it to and fro for ever.
+FORWARDED = "forwardedBy"
+
+_RETRY_SECONDS = 0.02
+
+
+class Forwarder:
+    """This node's connection to the leader, and what waits for one."""
+
+    def __init__(
+        self,
+        *,
+        ledger: LedgerServer,
+        addresses: Mapping[str, tuple[str, int]],
+        advertised: Mapping[str, str],
+        network: Network,
+        clock: Clock,
+        hold_seconds: float,
+        held_size_max: int,
+        connect_seconds: float,
+    ) -> None:
+        """Make a forwarder that holds nothing.
+
+        Args:
+            ledger: knows who leads.
+            addresses: broker (host, port) of every member.
+            advertised: the same as clients are told it.
+            network: for the connection to the leader.
+            clock: measures how long a request has waited.
+            hold_seconds: longest time a request waits for a leader.
+            held_size_max: most bytes of bodies that wait.
+            connect_seconds: longest time to wait for a connection to the leader.
+        """
+        self._ledger = ledger
+        self._addresses = addresses
+        self._advertised = advertised
+        self._network = network
+        self._clock = clock
+        self._hold_seconds = hold_seconds
+        self._held_size_max = held_size_max
+        self._connect_seconds = connect_seconds
+        self._held: deque[tuple[float, Session, Command]] = deque()
+        self._held_size = 0
+        self._client: RemotingClient | None = None
+        self._client_leader: str | None = None
+        self._changed = trio.Event()
+        self._redispatch: Handler | None = None
+        self._end_of_pass: Callable[[], None] | None = None
+        self.forwarded_count = 0
+
+    def connect_to(self, redispatch: Handler, end_of_pass: Callable[[], None]) -> None:
+        """Name what handles held requests once this node itself serves."""
+        self._redispatch = redispatch
+        self._end_of_pass = end_of_pass
+
+    @property
+    def held_count(self) -> int:
+        """Return how many requests wait for a leader."""
+        return len(self._held)
+
+    def take(self, session: Session, command: Command) -> None:
+        """Forward *command*, or let it wait for a leader.
+
+        Raises:
+            NotLeaderError: it has been forwarded already, and not to the leader.
+            LedgerBusyError: too much is waiting already.
+        """
+        leader = self._ledger.leader_id
+        mine = self._ledger.config.node_id
+        if FORWARDED in command.ext_fields and leader != mine:
+            raise NotLeaderError(f"node {mine} does not lead", leader_id=leader)
+        client = self._client
+        connected = client is not None and self._client_leader == leader and not client.closed
+        if client is not None and connected and not self._held:
+            self._submit(client, session, command)
+            return
+        size = command.body_size
+        if self._held and self._held_size + size > self._held_size_max:
+            raise LedgerBusyError(
+                f"node {mine} holds {self._held_size} bytes for want of a leader; send again later"
+            )
+        self._held.append((self._clock.now() + self._hold_seconds, session, command))
+        self._held_size += size
+        self._changed.set()
+
+    def leader_changed(self) -> None:
+        """Look again who leads; called for every change of role."""
+        self._changed.set()
+
+    def serve_held(self) -> None:
+        """Handle here what waited, as this node has become the serving leader."""
+        if not self._held:
+            return
+        assert self._redispatch is not None
+        assert self._end_of_pass is not None
+        for _, session, command in self._take_held():
+            if not session.closed:
+                self._redispatch(session, command)
+                session.flush()
+        self._end_of_pass()
+
+    def _take_held(self) -> deque[tuple[float, Session, Command]]:
+        held, self._held = self._held, deque()
+        self._held_size = 0
+        return held
+
+    def _submit(self, client: RemotingClient, session: Session, command: Command) -> None:
+        opaque, oneway = command.opaque, command.is_oneway
+        request = Command(
+            code=command.code,
+            flag=command.flag & ~FLAG_GROUPED,
+            language=command.language,
+            version=command.version,
+            ext_fields={**command.ext_fields, FORWARDED: self._ledger.config.node_id},
+            body=command.body,
+        )
+        leader = self._client_leader or ""
+        self.forwarded_count += 1
+
+        def passed_back(result: Command | RemotingError) -> None:
+            if session.closed or oneway:
+                return
+            if isinstance(result, RemotingError):
+                reply = error_response(
+                    command,
+                    OutcomeUnknownError(
+                        f"the connection to the leader {leader} broke before it answered: {result}"
+                    ),
+                )
+            elif result.code == ResponseCode.NOT_LEADER:
+                # Nothing was written: wait for whoever does lead.
+                self.hold_again(session, command)
+                return
+            else:
+                result.opaque = opaque
+                result.serialization = command.serialization
+                result.ext_fields = {
+                    **(result.ext_fields or {}),
+                    **LeaderHint(
+                        leader_id=leader, leader_address=self._advertised.get(leader)
+                    ).encode(),
+                }
+                reply = result
+            session.reply(reply)
+            session.flush()
+
+        client.submit(request, passed_back)
+        client.flush()
+
+    def hold_again(self, session: Session, command: Command) -> None:
+        """Let a request wait that was turned away unwritten; errors become its answer."""
+        try:
+            self.take(session, command)
+        except (NotLeaderError, LedgerBusyError) as error:
+            answer(session, command, error_response(command, error))
+            session.flush()
+
+    def drop_session(self, session: Session) -> None:
+        """Forget what a client waited for that is gone."""
+        kept: deque[tuple[float, Session, Command]] = deque()
+        for item in self._held:
+            if item[1] is session:
+                self._held_size -= item[2].body_size
+            else:
+                kept.append(item)
+        self._held = kept
+
+    # -- tasks ----------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Keep a connection to the leader and let nothing wait too long, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._follow_leader)
+            nursery.start_soon(self._expire)
+
+    async def _expire(self) -> None:
+        while True:
+            now = self._clock.now()
+            while self._held and self._held[0][0] <= now:
+                _, session, command = self._held.popleft()
+                self._held_size -= command.body_size
+                if not session.closed:
+                    waited = NotLeaderError(
+                        f"no leader was elected for {self._hold_seconds:g} s; is a majority of the "
+                        "group running?"
+                    )
+                    answer(session, command, error_response(command, waited))
+                    session.flush()
+            delay = self._held[0][0] - now + 0.001 if self._held else self._hold_seconds / 2
+            await trio.sleep(delay)
+
+    async def _follow_leader(self) -> None:
+        while True:
+            self._changed = trio.Event()
+            leader = self._ledger.leader_id
+            if leader is None or leader == self._ledger.config.node_id:
+                await self._changed.wait()
+                continue
+            await self._serve_link(leader)
+
+    async def _serve_link(self, leader: str) -> None:
+        host, port = self._addresses[leader]
+        client = RemotingClient(self._network, host, port)
+        try:
+            async with trio.open_nursery() as nursery:
+
+                async def connect(
+                    *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+                ) -> None:
+                    await client.run(task_status=task_status)
+                    nursery.cancel_scope.cancel()
+
+                with trio.move_on_after(self._connect_seconds) as patience:
+                    await nursery.start(connect)
+                if patience.cancelled_caught:
+                    return
+                self._client, self._client_leader = client, leader
+                for _, session, command in self._take_held():
+                    if not session.closed:
+                        self._submit(client, session, command)
+                await self._watch_leader(leader)
+                nursery.cancel_scope.cancel()
+        except* RemotingError as errors:
+            logger.info("no connection to the leader %s: %s", leader, errors.exceptions[0])
+        finally:
+            self._client = self._client_leader = None
+            client.close()
+        with trio.move_on_after(_RETRY_SECONDS):
+            await self._changed.wait()
+
+    async def _watch_leader(self, leader: str) -> None:
+        while self._ledger.leader_id in (leader, None):
+            self._changed = trio.Event()
+            await self._changed.wait()

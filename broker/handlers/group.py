@@ -1,0 +1,150 @@
+"""The group itself: how each member is, and a planned change of its leader."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from broker.handlers.registry import answer, error_response, handles
+from broker.protocol.bodies import GroupStatus, MemberStatus
+from broker.protocol.headers import LeaderHint, LeadershipTransferRequest
+from broker.protocol.request_code import RequestCode
+from broker.protocol.response_code import ResponseCode
+from dledger.core import Role
+from dledger.remoting.command import Command, response
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from broker.metadata.topics import Topics
+    from broker.store.derived import DerivedState
+    from dledger.clock import Clock
+    from dledger.errors import LedgerError
+    from dledger.remoting.server import Session
+    from dledger.server import LedgerServer
+
+
+class GroupHandlers:
+    """The family of the group."""
+
+    def __init__(
+        self,
+        *,
+        ledger: LedgerServer,
+        derived: DerivedState,
+        topics: Topics,
+        clock: Clock,
+        advertised: Mapping[str, str],
+        is_serving: Callable[[], bool],
+        connection_count: Callable[[], int],
+        held_pull_count: Callable[[], int],
+    ) -> None:
+        self._ledger = ledger
+        self._derived = derived
+        self._topics = topics
+        self._clock = clock
+        self._advertised = advertised
+        self._is_serving = is_serving
+        self._connection_count = connection_count
+        self._held_pull_count = held_pull_count
+        self._started_at = clock.now()
+        self._version = version("dledger")
+
+    @handles(RequestCode.GET_GROUP_STATUS)
+    def status(self, session: Session, command: Command) -> None:
+        """Answer how this node is and what it sees of the others."""
+        body = self.current_status().encode()
+        answer(session, command, response(command, int(ResponseCode.SUCCESS), body=body))
+
+    def current_status(self) -> GroupStatus:
+        """Return the status of this moment."""
+        ledger = self._ledger
+        core, store = ledger.core, ledger.store
+        leads = core.role is Role.LEADER
+        leader = ledger.leader_id
+        members = tuple(
+            MemberStatus(
+                node_id=node_id,
+                address=self._advertised[node_id],
+                is_connected=node_id == core.config.node_id or node_id in core.connected_peers,
+                match_index=self._match_index(node_id) if leads else -1,
+            )
+            for node_id in sorted(self._advertised)
+        )
+        return GroupStatus(
+            group=core.config.group,
+            node_id=core.config.node_id,
+            role=core.role.name,
+            term=ledger.term,
+            leader_id=leader,
+            leader_address=None if leader is None else self._advertised[leader],
+            is_ready=self._is_serving() if leads else self._follows(),
+            begin_index=store.begin_index,
+            end_index=store.end_index,
+            durable_index=store.durable_index,
+            commit_index=ledger.committed_index,
+            dispatched_index=self._derived.dispatched_index,
+            begin_position=store.base.position,
+            end_position=store.end_position,
+            flush_disk_type=core.config.store.flush_disk_type.value,
+            topic_count=len(self._topics),
+            connection_count=self._connection_count(),
+            held_pull_count=self._held_pull_count(),
+            rss_bytes=resident_size(),
+            uptime_seconds=round(self._clock.now() - self._started_at, 3),
+            sync_seconds_last=round(ledger.sync_seconds_last, 6),
+            version=self._version,
+            members=members,
+        )
+
+    def _match_index(self, node_id: str) -> int:
+        engine = self._ledger.core.engine
+        if node_id == engine.node_id:
+            return self._ledger.store.durable_index
+        return engine.leading.progress[node_id].match_index
+
+    def _follows(self) -> bool:
+        """Whether this follower has taken in all it knows to be committed."""
+        return (
+            self._ledger.core.role is Role.FOLLOWER
+            and self._ledger.leader_id is not None
+            and self._derived.dispatched_index >= self._ledger.core.engine.commit_index
+        )
+
+    @handles(RequestCode.LEADERSHIP_TRANSFER, on_leader=True)
+    def transfer(self, session: Session, command: Command) -> None:
+        """Hand the leadership over; answered when another leads, or when that failed."""
+        header = LeadershipTransferRequest.decode(command.ext_fields)
+
+        def done(error: LedgerError | None) -> None:
+            if error is None:
+                leader = self._ledger.leader_id
+                reply = response(
+                    command,
+                    int(ResponseCode.SUCCESS),
+                    None,
+                    LeaderHint(
+                        leader_id=leader, leader_address=self._advertised.get(leader or "")
+                    ).encode(),
+                )
+            else:
+                reply = error_response(command, error)
+            answer(session, command, reply)
+            if not session.closed:
+                session.flush_soon()
+
+        self._ledger.begin_transfer(header.transferee_id or None, done)
+
+
+def resident_size() -> int:
+    """Return this process' resident memory in bytes, mapped files aside where the system tells."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+    except OSError:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+    sizes = dict(line.split(":", 1) for line in status.splitlines() if line.startswith("Rss"))
+    return int(sizes["RssAnon"].split()[0]) * 1024

@@ -1,0 +1,181 @@
+"""Offsets of queues and of consumer groups.
+
+What a group has committed and where a queue ends are answered by the leader after it has proved
+that it still leads: a deposed one would tell offsets that have moved on since.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from broker.errors import TopicNotFoundError
+from broker.handlers.registry import answer, error_response, handles
+from broker.metadata.consumer_offsets import commit_offsets
+from broker.protocol.headers import (
+    OffsetResponse,
+    QueryConsumerOffsetRequest,
+    QueueRequest,
+    UpdateConsumerOffsetRequest,
+)
+from broker.protocol.request_code import RequestCode
+from broker.protocol.response_code import ResponseCode
+from dledger.errors import NotLeaderError
+from dledger.remoting.command import Command, response
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from broker.handlers.forward import Forwarder
+    from broker.metadata.consumer_offsets import ConsumerOffsets
+    from broker.metadata.topics import Topics
+    from broker.store.append_queue import AppendQueue
+    from broker.store.derived import DerivedState
+    from broker.store.reader import Reader
+    from dledger.errors import LedgerError
+    from dledger.remoting.server import Session
+    from dledger.server import LedgerServer
+
+
+class OffsetHandlers:
+    """The family of offsets."""
+
+    def __init__(
+        self,
+        *,
+        ledger: LedgerServer,
+        derived: DerivedState,
+        reader: Reader,
+        queue: AppendQueue,
+        topics: Topics,
+        offsets: ConsumerOffsets,
+        forwarder: Forwarder,
+    ) -> None:
+        self._ledger = ledger
+        self._derived = derived
+        self._reader = reader
+        self._queue = queue
+        self._topics = topics
+        self._offsets = offsets
+        self._forwarder = forwarder
+        self._waiting: list[tuple[int, Callable[[], None]]] = []
+
+    @handles(RequestCode.GET_MAX_OFFSET, on_leader=True)
+    def max_offset(self, session: Session, command: Command) -> None:
+        """Answer the offset the queue's next message gets; nothing acknowledged is beyond it."""
+        header = QueueRequest.decode(command.ext_fields)
+        self._check_queue(header.topic, header.queue_id)
+        self._when_current(
+            session,
+            command,
+            lambda: self._derived.next_queue_offset(header.topic, header.queue_id),
+        )
+
+    @handles(RequestCode.GET_MIN_OFFSET)
+    def min_offset(self, session: Session, command: Command) -> None:
+        """Answer the first offset this node still has."""
+        header = QueueRequest.decode(command.ext_fields)
+        self._check_queue(header.topic, header.queue_id)
+        offset = self._reader.min_offset(header.topic, header.queue_id)
+        answer(session, command, _offset_response(command, offset))
+
+    @handles(RequestCode.QUERY_CONSUMER_OFFSET, on_leader=True)
+    def query(self, session: Session, command: Command) -> None:
+        """Answer what a group has committed for a queue; QUERY_NOT_FOUND where it has nothing."""
+        header = QueryConsumerOffsetRequest.decode(command.ext_fields)
+        self._when_current(
+            session,
+            command,
+            lambda: self._offsets.get(header.consumer_group, header.topic, header.queue_id),
+        )
+
+    @handles(RequestCode.UPDATE_CONSUMER_OFFSET, on_leader=True)
+    def update(self, session: Session, command: Command) -> None:
+        """Commit a group's offset; answered when it is in the log of a majority."""
+        header = UpdateConsumerOffsetRequest.decode(command.ext_fields)
+        if header.commit_offset < 0:
+            # ali-ons commits -1 for queues it has never consumed.
+            answer(session, command, response(command, int(ResponseCode.SUCCESS)))
+            return
+        self._check_queue(header.topic, header.queue_id)
+
+        def done(_: int, error: LedgerError | None) -> None:
+            if isinstance(error, NotLeaderError) and not session.closed:
+                self._forwarder.hold_again(session, command)
+                return
+            reply = (
+                response(command, int(ResponseCode.SUCCESS))
+                if error is None
+                else error_response(command, error)
+            )
+            answer(session, command, reply)
+            if not session.closed:
+                session.flush_soon()
+
+        self._queue.put_command(
+            commit_offsets(
+                header.consumer_group, header.topic, {header.queue_id: header.commit_offset}
+            ),
+            done,
+        )
+
+    def commit_along(self, group: str, topic: str, queue_id: int, offset: int) -> None:
+        """Commit an offset that came with a pull; nobody waits for the outcome."""
+        known = self._offsets.get(group, topic, queue_id)
+        if self._queue.is_open and (known is None or known < offset):
+            self._queue.put_command(
+                commit_offsets(group, topic, {queue_id: offset}), lambda _index, _error: None
+            )
+
+    def _check_queue(self, topic: str, queue_id: int) -> None:
+        config = self._topics.get(topic)
+        if config is None:
+            raise TopicNotFoundError(f"topic {topic!r} does not exist")
+        if not 0 <= queue_id < max(config.read_queue_count, config.write_queue_count):
+            raise TopicNotFoundError(f"topic {topic!r} has no queue {queue_id}")
+
+    def _when_current(
+        self, session: Session, command: Command, read: Callable[[], int | None]
+    ) -> None:
+        """Answer with *read* once this node has proved that it leads and has taken in enough."""
+
+        def tell() -> None:
+            if session.closed:
+                return
+            offset = read()
+            if offset is None:
+                reply = response(
+                    command, int(ResponseCode.QUERY_NOT_FOUND), "nothing is committed there yet"
+                )
+            else:
+                reply = _offset_response(command, offset)
+            answer(session, command, reply)
+            session.flush_soon()
+
+        def proved(leads: bool) -> None:
+            if not leads:
+                if not session.closed:
+                    self._forwarder.hold_again(session, command)
+                return
+            if self._derived.dispatched_index >= needed:
+                tell()
+            else:
+                self._waiting.append((needed, tell))
+
+        needed = self._ledger.committed_index
+        self._ledger.request_barrier(proved)
+
+    def dispatched(self) -> None:
+        """Answer what waited for dispatch to come so far."""
+        if not self._waiting:
+            return
+        reached = self._derived.dispatched_index
+        ready = [tell for needed, tell in self._waiting if needed <= reached]
+        self._waiting = [item for item in self._waiting if item[0] > reached]
+        for tell in ready:
+            tell()
+
+
+def _offset_response(command: Command, offset: int) -> Command:
+    return response(
+        command, int(ResponseCode.SUCCESS), None, OffsetResponse(offset=offset).encode()
+    )

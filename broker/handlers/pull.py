@@ -1,0 +1,190 @@
+"""PULL_MESSAGE: records from the mapped log, at once or as soon as there are any.
+
+Every node answers from what it has committed itself; a follower may therefore lag behind, but
+never shows what could still be taken back.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from broker.delivery.hold import HeldPull, PullHold
+from broker.errors import BrokerError, NoPermissionError, TopicNotFoundError
+from broker.handlers.registry import answer, error_response, handles
+from broker.protocol.headers import PERM_READ, PullMessageRequest, PullMessageResponse
+from broker.protocol.request_code import RequestCode
+from broker.protocol.response_code import ResponseCode
+from broker.store.reader import PullStatus
+from dledger.remoting.command import Command, response
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from broker.metadata.topics import Topics
+    from broker.store.reader import PullResult, Reader
+    from dledger.clock import Clock
+    from dledger.remoting.server import Session
+
+COUNT_MAX = 4096  # records in one answer
+SIZE_DEFAULT = 1024 * 1024  # bytes in one answer when the client names no bound
+SIZE_MAX = 12 * 1024 * 1024  # leaves room for the rest of a 16 MiB frame
+
+
+class PullHandlers:
+    """The family of pulls."""
+
+    def __init__(
+        self,
+        *,
+        reader: Reader,
+        topics: Topics,
+        clock: Clock,
+        hold_ms_max: int,
+        held_max: int,
+        commit_offset: Callable[[str, str, int, int], None],
+        is_serving: Callable[[], bool],
+    ) -> None:
+        """Make the family.
+
+        Args:
+            reader: finds records by queue offset.
+            topics: what exists.
+            clock: measures how long pulls wait.
+            hold_ms_max: longest time a pull waits, whatever its client asks for.
+            held_max: most pulls that wait at once.
+            commit_offset: takes (group, topic, queue, offset) that came along with a pull.
+            is_serving: whether this node is the leader and lags behind nobody.
+        """
+        self._reader = reader
+        self._topics = topics
+        self._clock = clock
+        self._hold_ms_max = hold_ms_max
+        self._commit_offset = commit_offset
+        self._is_serving = is_serving
+        self.hold = PullHold(clock, count_max=held_max, answer=self._answer_held)
+        self.message_count = 0
+
+    @handles(RequestCode.PULL_MESSAGE)
+    def pull(self, session: Session, command: Command) -> None:
+        """Answer a pull, or hold it when it finds nothing and may wait."""
+        header = PullMessageRequest.decode(command.ext_fields)
+        self._check(header)
+        if header.commits_offset and header.commit_offset >= 0:
+            self._commit_offset(
+                header.consumer_group, header.topic, header.queue_id, header.commit_offset
+            )
+        result = self._read(header)
+        if (
+            self._may_come(result)
+            and header.may_suspend
+            and header.suspend_timeout_millis > 0
+            and not self.hold.is_full
+        ):
+            wait_ms = min(header.suspend_timeout_millis, self._hold_ms_max)
+            self.hold.add(
+                HeldPull(
+                    session=session,
+                    command=command,
+                    key=(header.topic, header.queue_id),
+                    queue_offset=header.queue_offset,
+                    deadline=self._clock.now() + wait_ms / 1000,
+                )
+            )
+            return
+        answer(session, command, self._response(command, header, result))
+
+    def _check(self, header: PullMessageRequest) -> None:
+        config = self._topics.get(header.topic)
+        if config is None:
+            raise TopicNotFoundError(f"topic {header.topic!r} does not exist")
+        if not config.perm & PERM_READ:
+            raise NoPermissionError(
+                f"topic {header.topic!r} may not be read (perm {config.perm}); allow it first"
+            )
+        if not 0 <= header.queue_id < config.read_queue_count:
+            raise TopicNotFoundError(
+                f"queue {header.queue_id} is not one of the {config.read_queue_count} readable "
+                f"queues of topic {header.topic!r}"
+            )
+
+    def _read(self, header: PullMessageRequest) -> PullResult:
+        size_max = header.max_msg_bytes or SIZE_DEFAULT
+        return self._reader.get_messages(
+            header.topic,
+            header.queue_id,
+            header.queue_offset,
+            count_max=max(1, min(header.max_msg_nums, COUNT_MAX)),
+            size_max=max(1, min(size_max, SIZE_MAX)),
+        )
+
+    def _may_come(self, result: PullResult) -> bool:
+        """Return whether nothing is wrong with the offset and a message may still arrive there.
+
+        Beyond the end of the queue that is so on a node that may lag: a consumer sent back to
+        such a node's end would be given everything up to its own offset a second time.
+        """
+        if result.status is PullStatus.OFFSET_TOO_LARGE:
+            return not self._is_serving()
+        return result.status in {PullStatus.NO_NEW_MESSAGE, PullStatus.NO_MESSAGE_IN_QUEUE}
+
+    def _response(
+        self, command: Command, header: PullMessageRequest, result: PullResult
+    ) -> Command:
+        code, remark = _CODES[result.status]
+        next_offset = result.next_offset
+        self.message_count += result.message_count
+        if self._may_come(result):
+            code, remark = ResponseCode.PULL_NOT_FOUND, ""
+            next_offset = header.queue_offset
+        return response(
+            command,
+            int(code),
+            remark.format(result=result) or None,
+            PullMessageResponse(
+                suggest_which_broker_id=0,
+                next_begin_offset=next_offset,
+                min_offset=result.min_offset,
+                max_offset=result.max_offset,
+            ).encode(),
+            list(result.views),
+        )
+
+    def _answer_held(self, pull: HeldPull, is_late: bool) -> None:
+        session, command = pull.session, pull.command
+        header = PullMessageRequest.decode(command.ext_fields)
+        try:
+            self._check(header)
+            result = self._read(header)
+        except BrokerError as error:
+            answer(session, command, error_response(command, error))
+            session.flush()
+            return
+        if self._may_come(result) and not is_late:
+            self.hold.add(
+                HeldPull(
+                    session=session,
+                    command=command,
+                    key=pull.key,
+                    queue_offset=pull.queue_offset,
+                    deadline=pull.deadline,
+                )
+            )
+            return
+        answer(session, command, self._response(command, header, result))
+        session.flush()
+
+
+_CODES = {
+    PullStatus.FOUND: (ResponseCode.SUCCESS, ""),
+    PullStatus.NO_NEW_MESSAGE: (ResponseCode.PULL_NOT_FOUND, ""),
+    PullStatus.NO_MESSAGE_IN_QUEUE: (ResponseCode.PULL_NOT_FOUND, ""),
+    PullStatus.NO_MATCHED_MESSAGE: (ResponseCode.PULL_RETRY_IMMEDIATELY, ""),
+    PullStatus.OFFSET_TOO_SMALL: (
+        ResponseCode.PULL_OFFSET_MOVED,
+        "the offset lies before the first one kept, {result.min_offset}: older messages are gone",
+    ),
+    PullStatus.OFFSET_TOO_LARGE: (
+        ResponseCode.PULL_OFFSET_MOVED,
+        "the offset lies behind the queue's end, {result.max_offset}",
+    ),
+}

@@ -1,0 +1,175 @@
+"""Which function answers which request, where it may run, and what its errors say on the wire.
+
+A handler is a plain function: it answers at once, or hands the request to something that will
+(the append queue, the pull hold, the forwarder).  Nothing here waits, and there is no task for a
+request.  This is the only place where errors become response codes.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from broker.errors import (
+    BrokerError,
+    CorruptRecordError,
+    HeaderError,
+    InvalidMessageError,
+    NoPermissionError,
+    TopicNotFoundError,
+)
+from broker.protocol.headers import LeaderHint
+from broker.protocol.request_code import RequestCode
+from broker.protocol.response_code import ResponseCode
+from dledger.errors import (
+    LedgerBusyError,
+    LedgerError,
+    LedgerFullError,
+    NotLeaderError,
+    OutcomeUnknownError,
+)
+from dledger.remoting.command import Command, response
+
+if TYPE_CHECKING:
+    from dledger.remoting.server import Session
+
+logger = logging.getLogger(__name__)
+
+Handler = Callable[["Session", Command], None]
+_Method = TypeVar("_Method", bound=Callable[..., None])
+
+_HANDLES = "_handles_request_code"
+
+
+def handles(code: RequestCode, *, on_leader: bool = False) -> Callable[[_Method], _Method]:
+    """Mark a method as the one that answers *code*, on the serving leader alone if *on_leader*."""
+
+    def mark(method: _Method) -> _Method:
+        marks = [*getattr(method, _HANDLES, []), (code, on_leader)]
+        setattr(method, _HANDLES, marks)
+        return method
+
+    return mark
+
+
+def error_response(command: Command, error: Exception) -> Command:
+    """Return the answer that tells *error* to whoever sent *command*."""
+    ext_fields: dict[str, Any] = {}
+    if isinstance(error, NotLeaderError):
+        code = ResponseCode.NOT_LEADER
+        ext_fields = LeaderHint(leader_id=error.leader_id).encode()
+    elif isinstance(error, OutcomeUnknownError):
+        code = ResponseCode.OUTCOME_UNKNOWN
+    elif isinstance(error, LedgerBusyError):
+        code = ResponseCode.SYSTEM_BUSY
+    elif isinstance(error, LedgerFullError):
+        code = ResponseCode.SERVICE_NOT_AVAILABLE
+    elif isinstance(error, TopicNotFoundError):
+        code = ResponseCode.TOPIC_NOT_EXIST
+    elif isinstance(error, CorruptRecordError):
+        code = ResponseCode.CORRUPT_RECORD
+    elif isinstance(error, NoPermissionError):
+        code = ResponseCode.NO_PERMISSION
+    elif isinstance(error, InvalidMessageError):
+        code = ResponseCode.MESSAGE_ILLEGAL
+    else:
+        code = ResponseCode.SYSTEM_ERROR
+    return response(command, int(code), str(error), ext_fields)
+
+
+class Registry:
+    """The table of handlers, and the `SessionHandler` that every connection talks to."""
+
+    def __init__(
+        self,
+        *,
+        is_serving: Callable[[], bool],
+        forward: Handler,
+        end_of_pass: Callable[[], None],
+        session_gone: Callable[[Session], None],
+    ) -> None:
+        """Make an empty table.
+
+        Args:
+            is_serving: whether this node is the leader and has taken in its predecessors' log.
+            forward: takes a request that only the leader can answer.
+            end_of_pass: called after all requests of one receive have been handled.
+            session_gone: called when a connection has ended.
+        """
+        self._handlers: dict[int, Handler] = {}
+        self._leader_only: set[int] = set()
+        self._is_serving = is_serving
+        self._forward = forward
+        self._end_of_pass = end_of_pass
+        self._session_gone = session_gone
+        self.session_count = 0
+
+    @property
+    def codes(self) -> frozenset[int]:
+        """Return the request codes that have a handler."""
+        return frozenset(self._handlers)
+
+    def register(self, family: object) -> None:
+        """Add every method of *family* that `handles` has marked."""
+        for name in dir(type(family)):
+            for code, on_leader in getattr(getattr(type(family), name), _HANDLES, []):
+                assert code not in self._handlers, f"two handlers for {code!r}"
+                self._handlers[int(code)] = getattr(family, name)
+                if on_leader:
+                    self._leader_only.add(int(code))
+
+    # -- SessionHandler -------------------------------------------------------------------------
+
+    def on_opened(self, session: Session) -> None:
+        """Count a connection."""
+        self.session_count += 1
+
+    def on_closed(self, session: Session) -> None:
+        """Forget a connection and what it waited for."""
+        self.session_count -= 1
+        self._session_gone(session)
+
+    def on_commands(self, session: Session, commands: list[Command]) -> None:
+        """Handle all requests of one receive, then seal and send what they added up to."""
+        for command in commands:
+            self.dispatch(session, command)
+        self._end_of_pass()
+
+    def dispatch(self, session: Session, command: Command) -> None:
+        """Handle one request; its errors become its answer."""
+        if command.is_response:
+            return
+        try:
+            handler = self._handlers.get(command.code)
+            if handler is None:
+                self._refuse_code(session, command)
+            elif command.code in self._leader_only and not self._is_serving():
+                self._forward(session, command)
+            else:
+                handler(session, command)
+        except HeaderError as error:
+            answer(session, command, response(command, int(ResponseCode.SYSTEM_ERROR), str(error)))
+        except (BrokerError, LedgerError) as error:
+            answer(session, command, error_response(command, error))
+
+    def _refuse_code(self, session: Session, command: Command) -> None:
+        try:
+            name = f"{RequestCode(command.code).name} ({command.code})"
+        except ValueError:
+            name = str(command.code)
+        answer(
+            session,
+            command,
+            response(
+                command,
+                int(ResponseCode.REQUEST_CODE_NOT_SUPPORTED),
+                f"request code {name} is not supported by this broker",
+            ),
+        )
+
+
+def answer(session: Session, request: Command, reply: Command) -> None:
+    """Queue *reply* unless nobody waits for it."""
+    if not request.is_oneway and not session.closed:
+        session.reply(reply)

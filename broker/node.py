@@ -1,0 +1,420 @@
+"""One node, put together once and by constructor: the log below, messages above, clients around.
+
+    bytes in -> command -> record -> entry -> committed -> dispatched -> bytes out
+
+`Node` wires the rooms; `run_node` runs one with the machine's own clock, disk, network and
+threads.  The simulator builds the same `Node` from its own.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import signal
+import socket
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import trio
+
+from broker.handlers.forward import Forwarder
+from broker.handlers.group import GroupHandlers
+from broker.handlers.offsets import OffsetHandlers
+from broker.handlers.pull import PullHandlers
+from broker.handlers.registry import Registry
+from broker.handlers.send import SendHandlers
+from broker.handlers.topics import TopicHandlers
+from broker.message.limits import MessageLimits
+from broker.message.model import HostAddress
+from broker.metadata.consumer_offsets import ConsumerOffsets
+from broker.metadata.state_machine import StateMachine
+from broker.metadata.topics import Topics
+from broker.store.append_queue import AppendQueue
+from broker.store.derived import DerivedState
+from broker.store.dispatch_service import DispatchService
+from broker.store.reader import Reader
+from dledger.clock import SystemClock
+from dledger.errors import LedgerError
+from dledger.remoting.network import TcpNetwork
+from dledger.remoting.server import RemotingServer
+from dledger.server import LedgerServer
+from dledger.store.data_folder import DataFolder
+from dledger.store.disk import OsDisk
+from dledger.store.ledger_store import LedgerStore
+from dledger.worker import ThreadWorker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from broker.config import NodeConfig
+    from dledger.clock import Clock
+    from dledger.core import Role
+    from dledger.remoting.network import Network
+    from dledger.remoting.server import Session
+    from dledger.store.disk import Disk
+    from dledger.worker import Worker
+
+logger = logging.getLogger(__name__)
+
+HOLD_SECONDS = 3.0  # longest time a request waits for a leader: RocketMQ's default send timeout
+HELD_SIZE_MAX = 64 * 1024 * 1024
+STOP_SECONDS = 2.0  # longest time a graceful stop spends on handing over and on slow clients
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What a node has of the world: every source of time, chance and I/O."""
+
+    clock: Clock
+    disk: Disk
+    network: Network
+    chance: random.Random
+    make_worker: Callable[[str], Worker]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenFiles:
+    """What `open_files` found in a node's data folder."""
+
+    folder: DataFolder
+    store: LedgerStore
+    derived: DerivedState
+    topics: Topics
+    offsets: ConsumerOffsets
+
+
+def open_files(config: NodeConfig, disk: Disk) -> OpenFiles:
+    """Take hold of the data folder and recover what is in it; blocking.
+
+    Raises:
+        LedgerError: the folder is in use, another node's, damaged, or the disk has no room.
+    """
+    folder = DataFolder.open(
+        disk,
+        config.data_folder,
+        group=config.group,
+        node_id=config.node_id,
+        config=config.store,
+        joining=len(config.members) > 1,
+    )
+    try:
+        store = LedgerStore.open(disk, config.store, config.data_folder)
+        topics, offsets = Topics(), ConsumerOffsets()
+        derived = DerivedState.open(
+            disk,
+            f"{config.data_folder}/derived",
+            store,
+            commit_index=store.checkpoint_commit_index,
+            segment_size=config.store.segment_size,
+            metadata=StateMachine([topics, offsets]),
+        )
+    except BaseException:
+        folder.close()
+        raise
+    return OpenFiles(folder=folder, store=store, derived=derived, topics=topics, offsets=offsets)
+
+
+class Node:
+    """A running member of a broker group."""
+
+    def __init__(
+        self,
+        config: NodeConfig,
+        files: OpenFiles,
+        surroundings: Surroundings,
+        *,
+        store_host: HostAddress,
+    ) -> None:
+        """Wire the rooms of one node.
+
+        Args:
+            config: its settings.
+            files: what its data folder holds.
+            surroundings: time, chance, disk, network, threads.
+            store_host: the IPv4 address that records and message ids name as this broker's.
+        """
+        self.config = config
+        self._files = files
+        self._clock = surroundings.clock
+        clock, network = surroundings.clock, surroundings.network
+        self._workers = {
+            name: surroundings.make_worker(f"{config.node_id}-{name}")
+            for name in ("sync", "vote", "file", "derived")
+        }
+        derived = files.derived
+        self.dispatch = DispatchService(
+            derived,
+            clock=clock,
+            worker=self._workers["derived"],
+            state_interval_seconds=config.store.checkpoint_interval_ms / 1000,
+            dispatched=self._dispatched,
+        )
+        self.ledger = LedgerServer(
+            config=config.to_ledger_config(),
+            store=files.store,
+            votes=files.folder.vote,
+            network=network,
+            clock=clock,
+            chance=surroundings.chance,
+            sync_worker=self._workers["sync"],
+            vote_worker=self._workers["vote"],
+            file_worker=self._workers["file"],
+            state_keeper=self.dispatch,
+        )
+        self.queue = AppendQueue(
+            ledger=self.ledger,
+            dispatched=derived,
+            clock=clock,
+            store_host=store_host.ip + store_host.port.to_bytes(4, "big"),
+            opened=self._began_to_serve,
+            finished=self._group_finished,
+        )
+        advertised = {member.node_id: member.broker_address for member in config.members}
+        self.forwarder = Forwarder(
+            ledger=self.ledger,
+            addresses={
+                member.node_id: (member.host, member.broker_port) for member in config.members
+            },
+            advertised=advertised,
+            network=network,
+            clock=clock,
+            hold_seconds=HOLD_SECONDS,
+            held_size_max=HELD_SIZE_MAX,
+            connect_seconds=config.raft.connect_timeout_ms / 1000,
+        )
+        self.registry = Registry(
+            is_serving=self._is_serving,
+            forward=self.forwarder.take,
+            end_of_pass=self._end_of_pass,
+            session_gone=self._session_gone,
+        )
+        self.forwarder.connect_to(self.registry.dispatch, self._end_of_pass)
+        self._make_families(advertised, store_host)
+        self.server = RemotingServer(
+            network,
+            host=config.listen_host,
+            port=config.listen_broker_port,
+            handler=self.registry,
+            connections_max=config.broker.connections_max,
+            pending_size_max=config.broker.connection_pending_size_max,
+            outbox_size_max=2 * config.broker.connection_pending_size_max,
+        )
+        self.ledger.watch_commits(self.dispatch.committed_to)
+        self.ledger.watch_commits(self._committed)
+        self.ledger.watch_role(self._role_changed)
+        self.dispatch.committed_to(self.ledger.committed_index)
+
+    def _make_families(self, advertised: dict[str, str], store_host: HostAddress) -> None:
+        config, files, clock = self.config, self._files, self._clock
+        reader = Reader(files.store, files.derived.queues)
+        self.topics = TopicHandlers(
+            ledger=self.ledger,
+            derived=files.derived,
+            queue=self.queue,
+            topics=files.topics,
+            forwarder=self.forwarder,
+            advertised=advertised,
+        )
+        self.sends = SendHandlers(
+            queue=self.queue,
+            topics=files.topics,
+            forwarder=self.forwarder,
+            clock=clock,
+            limits=MessageLimits(body_size_max=config.broker.body_size_max),
+            host=store_host,
+            auto_create_topic=config.broker.auto_create_topic,
+            default_queue_count=config.broker.default_topic_queue_count,
+            committed_index=lambda: self.ledger.committed_index,
+            create_topic=self.topics.create_missing,
+        )
+        self.offsets = OffsetHandlers(
+            ledger=self.ledger,
+            derived=files.derived,
+            reader=reader,
+            queue=self.queue,
+            topics=files.topics,
+            offsets=files.offsets,
+            forwarder=self.forwarder,
+        )
+        self.pulls = PullHandlers(
+            reader=reader,
+            topics=files.topics,
+            clock=clock,
+            hold_ms_max=config.broker.pull_hold_max_ms,
+            held_max=config.broker.pulls_held_max,
+            commit_offset=self.offsets.commit_along,
+            is_serving=self._is_serving,
+        )
+        self.group = GroupHandlers(
+            ledger=self.ledger,
+            derived=files.derived,
+            topics=files.topics,
+            clock=clock,
+            advertised=advertised,
+            is_serving=self._is_serving,
+            connection_count=lambda: self.registry.session_count,
+            held_pull_count=lambda: self.pulls.hold.count,
+        )
+        for family in (self.sends, self.pulls, self.offsets, self.topics, self.group):
+            self.registry.register(family)
+        files.derived.on_arrival = self._arrived
+
+    # -- what happens, and who has to know ------------------------------------------------------
+
+    def _is_serving(self) -> bool:
+        return self.queue.is_open
+
+    def _role_changed(self, role: Role, term: int, leader_id: str | None) -> None:
+        if not self.ledger.is_leader:
+            self.queue.refresh()
+            self.sends.lost_lead()
+        self.forwarder.leader_changed()
+        self.queue.refresh()
+
+    def _committed(self, index: int) -> None:
+        self.sends.committed_to(index)
+        self.sends.send_answers()
+
+    def _dispatched(self) -> None:
+        self.queue.refresh()
+        self.topics.dispatched()
+        self.offsets.dispatched()
+        for session, command in self.sends.topics_changed():
+            self.registry.dispatch(session, command)
+        self._end_of_pass()
+
+    def _arrived(self, topic: str, queue_id: int, max_offset: int) -> None:
+        self.pulls.hold.notify_arrival((topic, queue_id), max_offset)
+
+    def _began_to_serve(self) -> None:
+        logger.info("serving as the leader of term %d", self.ledger.term)
+        self.forwarder.serve_held()
+
+    def _end_of_pass(self) -> None:
+        self.queue.seal()
+        self.sends.send_answers()
+
+    def _group_finished(self) -> None:
+        self.sends.send_answers()
+
+    def _session_gone(self, session: Session) -> None:
+        self.pulls.hold.drop_session(session)
+        self.forwarder.drop_session(session)
+
+    # -- running --------------------------------------------------------------------------------
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Run until cancelled; started once clients can connect.
+
+        Raises:
+            LedgerError: something happened that this node must not go on after.
+            RemotingError: a port cannot be had.
+        """
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self.dispatch.run)
+            await nursery.start(self.ledger.run)
+            nursery.start_soon(self.pulls.hold.run)
+            nursery.start_soon(self.forwarder.run)
+            await nursery.start(self.server.serve)
+            task_status.started()
+
+    async def step_back(self) -> None:
+        """Hand the leadership over and let clients read their answers, within `STOP_SECONDS`."""
+        with trio.move_on_after(STOP_SECONDS):
+            if self.ledger.is_leader and self.ledger.core.connected_peers:
+                try:
+                    leader = await self.ledger.transfer()
+                    logger.info("handed the leadership to %s", leader)
+                except LedgerError as error:
+                    logger.warning("could not hand the leadership over: %s", error)
+            await self.server.close(grace_seconds=STOP_SECONDS / 4)
+
+    def close(self, *, write_down: bool) -> None:
+        """Close the files; with *write_down* sync and checkpoint first.  Blocking.
+
+        Raises:
+            StorageFailedError: the disk fails.
+        """
+        try:
+            if write_down:
+                for name in ("sync", "vote", "file"):
+                    self._workers[name].drain()
+                self.ledger.stop()
+                self.dispatch.write_down()
+        finally:
+            for worker in self._workers.values():
+                worker.close()
+            self._files.derived.close()
+            self._files.store.close()
+            self._files.folder.close()
+
+
+async def run_node(config: NodeConfig, *, ready: Callable[[], None]) -> None:
+    """Run one node until SIGTERM or SIGINT, then stop gracefully.
+
+    Args:
+        config: its settings.
+        ready: called once clients can connect.
+
+    Raises:
+        LedgerError: it could not start, or has stopped because it must not go on; the text is the
+            last word.
+        RemotingError: a port cannot be had.
+    """
+    for warning in config.warnings():
+        logger.warning("%s", warning)
+    disk = OsDisk()
+    files = await trio.to_thread.run_sync(open_files, config, disk)
+    surroundings = Surroundings(
+        clock=SystemClock(),
+        disk=disk,
+        network=TcpNetwork(),
+        chance=random.Random(),
+        make_worker=ThreadWorker,
+    )
+    store_host = await find_store_host(config)
+    node = Node(config, files, surroundings, store_host=store_host)
+    stopped_well = False
+    try:
+        with _one_last_word():
+            async with trio.open_nursery() as nursery:
+                with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+                    await nursery.start(node.run)
+                    ready()
+                    async for number in signals:
+                        logger.info("%s: stopping", signal.Signals(number).name)
+                        break
+                    await node.step_back()
+                    nursery.cancel_scope.cancel()
+        stopped_well = True
+    finally:
+        node.close(write_down=stopped_well)
+
+
+@contextmanager
+def _one_last_word() -> Iterator[None]:
+    """Raise the first error of a failed nursery by itself, so that it can be told in a line."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        error: BaseException = group
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        raise error from error.__cause__
+
+
+async def find_store_host(config: NodeConfig) -> HostAddress:
+    """Return this node's advertised address as IPv4; zeros where it has none."""
+    member = config.member
+    try:
+        found = await trio.socket.getaddrinfo(
+            member.advertised_host or member.host,
+            member.broker_port,
+            family=socket.AF_INET,
+            type=socket.SOCK_STREAM,
+        )
+    except OSError:
+        # IPv6 only: records of version 1 have no room for it in their fixed part.
+        return HostAddress(b"\0\0\0\0", member.broker_port)
+    return HostAddress(socket.inet_aton(str(found[0][4][0])), member.broker_port)

@@ -1,0 +1,329 @@
+"""What waits to be appended on the leader, and when it is sealed into an entry.
+
+Group commit without a timer: a group is sealed at once when nothing is on its way; while entries
+are, it grows, and is sealed when fewer than four are on their way and 64 KiB have come together.
+So a lone message never waits for company, and a crowd shares entries and syncs.
+
+The queue is open only on a leader that has taken in its predecessors' log.  It then holds an
+`AppendState`, which says what offset and sequence come next; should an append fail for whatever
+reason, that state is wrong, so it is thrown away and made anew from the log.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Protocol
+
+import msgpack
+
+from broker.store.append_state import AppendState
+from broker.store.commit_log import RecordGroup
+from broker.store.log_view import CHANNEL_METADATA, CHANNEL_RECORDS
+from broker.store.producers import SequenceState, SequenceVerdict
+from dledger.entry import HEADER_SIZE
+from dledger.errors import LedgerBusyError, LedgerError, NotLeaderError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from broker.store.append_state import Dispatched
+    from broker.store.chunk import Chunk
+    from broker.store.commit_log import Receipt
+    from dledger.clock import Clock
+    from dledger.remoting.command import Buffer
+    from dledger.server import LedgerServer
+
+GROUPS_ON_THEIR_WAY_MAX = 4
+GROUP_SIZE_WORTH_SEALING = 64 * 1024
+GROUP_SIZE_MAX = 1024 * 1024  # more would keep the first message of a group waiting for the last
+
+
+class MetadataCommand(Protocol):
+    """One change of the replicated state; `broker.metadata.state_machine` has it."""
+
+    @property
+    def kind(self) -> str:
+        """What to change."""
+        ...
+
+    @property
+    def args(self) -> Mapping[str, object]:
+        """To what."""
+        ...
+
+
+class Put(Protocol):
+    """Somebody whose records are to be appended; hears the end by exactly one of the two calls."""
+
+    def succeeded(self, receipt: Receipt) -> None:
+        """Hear where the records are, committed."""
+        ...
+
+    def failed(self, error: LedgerError) -> None:
+        """Hear that they were not written, or that nobody knows (`OutcomeUnknownError`)."""
+        ...
+
+
+class RecordProposal:
+    """One entry of records, and those who wait for it."""
+
+    channel = CHANNEL_RECORDS
+
+    def __init__(self, queue: AppendQueue, group: RecordGroup) -> None:
+        self._queue = queue
+        self.group = group
+        self.puts: list[Put] = []
+
+    @property
+    def body_size(self) -> int:
+        """See `Proposal`."""
+        return self.group.body_size
+
+    def encode(self, body_position: int) -> Sequence[Buffer]:
+        """See `Proposal`."""
+        return self.group.encode(body_position - HEADER_SIZE)
+
+    def on_appended(self, index: int, term: int) -> None:
+        """See `Proposal`."""
+
+    def on_committed(self, index: int, term: int) -> None:
+        """See `AppendProposal`."""
+        for put, receipt in zip(self.puts, self.group.receipts, strict=True):
+            put.succeeded(receipt)
+        self._queue.group_finished()
+
+    def on_failed(self, error: LedgerError) -> None:
+        """See `AppendProposal`."""
+        for put in self.puts:
+            put.failed(error)
+        self._queue.group_failed()
+
+
+class CommandProposal:
+    """One entry of metadata commands, and those who wait for it."""
+
+    channel = CHANNEL_METADATA
+
+    def __init__(self, queue: AppendQueue) -> None:
+        self._queue = queue
+        self._packed: list[bytes] = []
+        self._size = 0
+        self._waiting: list[Callable[[int, LedgerError | None], None]] = []
+
+    @property
+    def body_size(self) -> int:
+        """See `Proposal`."""
+        return self._size + len(self._head())
+
+    def _head(self) -> bytes:
+        return msgpack.Packer().pack_array_header(len(self._packed))
+
+    def add(self, packed: bytes, done: Callable[[int, LedgerError | None], None]) -> None:
+        """Take one command that is packed already."""
+        self._packed.append(packed)
+        self._size += len(packed)
+        self._waiting.append(done)
+
+    def encode(self, body_position: int) -> Sequence[Buffer]:
+        """See `Proposal`."""
+        return [b"".join([self._head(), *self._packed])]
+
+    def on_appended(self, index: int, term: int) -> None:
+        """See `Proposal`."""
+
+    def on_committed(self, index: int, term: int) -> None:
+        """See `AppendProposal`."""
+        for done in self._waiting:
+            done(index, None)
+        self._queue.group_finished()
+
+    def on_failed(self, error: LedgerError) -> None:
+        """See `AppendProposal`."""
+        for done in self._waiting:
+            done(0, error)
+        self._queue.group_failed()
+
+
+class AppendQueue:
+    """The one way into the log: records and metadata commands, in the order they came."""
+
+    def __init__(
+        self,
+        *,
+        ledger: LedgerServer,
+        dispatched: Dispatched,
+        clock: Clock,
+        store_host: bytes,
+        opened: Callable[[], None],
+        finished: Callable[[], None],
+    ) -> None:
+        """Make a closed queue.
+
+        Args:
+            ledger: where entries go.
+            dispatched: what is known up to the entry that dispatch has reached.
+            clock: stamps records.
+            store_host: this broker's address as records hold it, 8 bytes.
+            opened: called when the queue has opened.
+            finished: called after each group whose end was told; the place to send answers.
+        """
+        self._ledger = ledger
+        self._dispatched = dispatched
+        self._clock = clock
+        self._store_host = store_host
+        self._opened = opened
+        self._finished = finished
+        self._state: AppendState | None = None
+        self._groups: deque[RecordProposal | CommandProposal] = deque()
+        self._sealing = False
+        room = ledger.config.store.segment_size - 2 * HEADER_SIZE - 16
+        self._body_size_max = min(GROUP_SIZE_MAX, room)
+        self._record_room = room
+        self._pending_size_max = ledger.config.raft.pending_size_max
+
+    @property
+    def is_open(self) -> bool:
+        """Return whether this node takes appends: it leads and knows all that was before."""
+        return self._state is not None and self._ledger.is_leader
+
+    # -- opening and closing --------------------------------------------------------------------
+
+    def refresh(self) -> None:
+        """Open or close as role and dispatch allow; call after a change of either."""
+        ledger = self._ledger
+        if not ledger.is_leader:
+            if self._state is not None or self._groups:
+                self._close()
+            return
+        if (
+            self._state is None
+            and not self._groups
+            and not ledger.core.unfinished_count
+            and self._dispatched.dispatched_index >= ledger.core.engine.first_index_of_own_term
+        ):
+            self._state = AppendState(self._dispatched, ledger.store)
+            self._opened()
+
+    def _close(self) -> None:
+        self._state = None
+        groups, self._groups = self._groups, deque()
+        leader = self._ledger.leader_id
+        error = NotLeaderError(
+            f"node {self._ledger.config.node_id} does not lead any more", leader_id=leader
+        )
+        for group in groups:
+            group.on_failed(error)
+
+    def group_failed(self) -> None:
+        """Give up offsets and sequences that were counted on an append which did not come."""
+        if self._state is not None:
+            self._close()
+        self._finished()
+
+    def group_finished(self) -> None:
+        """Seal what has gathered meanwhile."""
+        self._finished()
+        self.seal()
+
+    # -- taking ---------------------------------------------------------------------------------
+
+    def put_chunk(
+        self, chunk: Chunk, put: Put, *, producer_id: int, first_sequence: int
+    ) -> SequenceVerdict:
+        """Take checked records; unless the verdict is NEW nothing was taken.
+
+        Raises:
+            NotLeaderError: the queue is not open.
+            LedgerBusyError: too much is waiting.
+            LedgerError: the disk has no room, or the records cannot fit a segment.
+        """
+        size = len(chunk.body)
+        self._check_room(size)
+        group = self._groups[-1] if self._groups else None
+        if not isinstance(group, RecordProposal) or not group.group.has_room(size):
+            group = self._begin_record_group(size)
+        verdict = group.group.add_chunk(
+            chunk, producer_id=producer_id, first_sequence=first_sequence
+        )
+        if verdict.state is SequenceState.NEW:
+            group.puts.append(put)
+            if not self._groups or self._groups[-1] is not group:
+                self._groups.append(group)
+        return verdict
+
+    def put_command(
+        self, command: MetadataCommand, done: Callable[[int, LedgerError | None], None]
+    ) -> None:
+        """Take one metadata command; *done* hears the entry's index, or the error.
+
+        Raises: as `put_chunk`.
+        """
+        packed: bytes = msgpack.packb([command.kind, command.args])
+        self._check_room(len(packed))
+        group = self._groups[-1] if self._groups else None
+        if (
+            not isinstance(group, CommandProposal)
+            or group.body_size + len(packed) + 8 > self._body_size_max
+        ):
+            group = CommandProposal(self)
+            self._groups.append(group)
+        group.add(packed, done)
+
+    def _check_room(self, size: int) -> None:
+        ledger = self._ledger
+        if not self.is_open:
+            raise NotLeaderError(
+                f"node {ledger.config.node_id} does not take writes", leader_id=ledger.leader_id
+            )
+        if ledger.core.disk_full is not None:
+            raise ledger.core.disk_full
+        waiting = ledger.core.pending_size + sum(group.body_size for group in self._groups)
+        if waiting and waiting + size + 64 > self._pending_size_max:
+            raise LedgerBusyError(
+                f"{waiting} bytes wait to be committed on node {ledger.config.node_id}, the limit "
+                f"is pending_size_max = {self._pending_size_max}; send again later"
+            )
+
+    def _begin_record_group(self, size: int) -> RecordProposal:
+        assert self._state is not None
+        if size + 64 > self._record_room:
+            raise LedgerError(
+                f"{size} bytes of records do not fit a segment of "
+                f"{self._ledger.config.store.segment_size} bytes; send fewer at a time, or set a "
+                "larger segment_size"
+            )
+        return RecordProposal(
+            self,
+            RecordGroup(
+                self._state,
+                clock=self._clock,
+                store_host=self._store_host,
+                body_size_max=max(self._body_size_max, size + 64),
+            ),
+        )
+
+    # -- sealing --------------------------------------------------------------------------------
+
+    def seal(self) -> None:
+        """Propose what is due; called at the end of every pass over a socket's requests."""
+        if self._sealing:
+            return
+        self._sealing = True
+        try:
+            while self._groups:
+                on_their_way = self._ledger.core.unfinished_count
+                if on_their_way and (
+                    on_their_way >= GROUPS_ON_THEIR_WAY_MAX
+                    or self._groups[0].body_size < GROUP_SIZE_WORTH_SEALING
+                ):
+                    return
+                group = self._groups.popleft()
+                try:
+                    self._ledger.propose(group)
+                except LedgerError as error:
+                    # Nothing of it is in the log; a broken log raises from the pump instead.
+                    if self._ledger.has_failed:
+                        raise
+                    group.on_failed(error)
+        finally:
+            self._sealing = False

@@ -1,0 +1,162 @@
+"""Keeps dispatch going: woken by commits, beside the path of the acknowledgements.
+
+Also the ledger's `StateKeeper`: what the log amounts to at its base, for members behind retention.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import trio
+
+from dledger.errors import LedgerError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from broker.store.derived import DerivedState, Job
+    from dledger.clock import Clock
+    from dledger.entry import LogPoint
+    from dledger.worker import Worker
+
+logger = logging.getLogger(__name__)
+
+
+class DispatchService:
+    """Takes committed entries into the derived state and gets its blocking work done."""
+
+    def __init__(
+        self,
+        derived: DerivedState,
+        *,
+        clock: Clock,
+        worker: Worker,
+        state_interval_seconds: float,
+        dispatched: Callable[[], None],
+    ) -> None:
+        """Make a service that has not begun.
+
+        Args:
+            derived: what is kept up.
+            clock: tells when the next state is due.
+            worker: runs what blocks; used by nobody else.
+            state_interval_seconds: between two states written down.
+            dispatched: called after each batch taken in.
+        """
+        self._derived = derived
+        self._clock = clock
+        self._worker = worker
+        self._state_interval_seconds = state_interval_seconds
+        self._dispatched = dispatched
+        self._committed_index = 0
+        self._wake = trio.Event()
+        self._state_at = clock.now() + state_interval_seconds
+        self._running: list[Job] = []
+        self._generation = 0  # of the log; what was begun before a replacement is void
+        self._failure: BaseException | None = None
+
+    def committed_to(self, index: int) -> None:
+        """Hear that entries up to *index* may be taken in."""
+        self._committed_index = max(self._committed_index, index)
+        self._wake.set()
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Dispatch until cancelled.
+
+        Raises:
+            LedgerError: an entry cannot be taken in, or the disk fails; the node has to stop.
+        """
+        task_status.started()
+        derived = self._derived
+        while True:
+            if self._failure is not None:
+                raise self._failure
+            self._wake = trio.Event()
+            before = derived.dispatched_index
+            if before < self._committed_index:
+                derived.dispatch_up_to(self._committed_index)
+                self._dispatched()
+            self._start_jobs()
+            if before < derived.dispatched_index < self._committed_index:
+                await trio.lowlevel.checkpoint()
+                continue
+            delay = max(self._state_at - self._clock.now(), 0.0) + 0.001
+            with trio.move_on_after(delay):
+                await self._wake.wait()
+
+    def _start_jobs(self) -> None:
+        due = self._clock.now() >= self._state_at
+        if self._running or not (due or self._derived.needs_flush):
+            return
+        if due:
+            self._state_at = self._clock.now() + self._state_interval_seconds
+        self._run_jobs(self._derived.begin_jobs(with_state=due))
+
+    def _run_jobs(self, jobs: list[Job]) -> None:
+        if not jobs:
+            return
+        self._running += jobs
+        generation = self._generation
+
+        def work() -> None:
+            for job in jobs:
+                job.run()
+
+        def done(failure: BaseException | None) -> None:
+            if generation != self._generation:
+                return
+            self._running = [job for job in self._running if job not in jobs]
+            if failure is not None:
+                self._failure = failure
+            else:
+                for job in jobs:
+                    job.finish()
+            self._wake.set()
+
+        self._worker.submit(work, done)
+
+    def write_down(self) -> None:
+        """Write the state as it is; blocking, for a node that stops."""
+        self._worker.drain()
+        for job in self._derived.begin_jobs(with_state=True):
+            job.run()
+            job.finish()
+
+    # -- StateKeeper ----------------------------------------------------------------------------
+
+    def has_state(self, index: int) -> bool:
+        """See `StateKeeper`."""
+        return index in self._derived.boundary_indexes
+
+    def load_state(self, index: int) -> bytes:
+        """See `StateKeeper`."""
+        return self._derived.read_state(index)
+
+    def applied_index(self) -> int:
+        """See `StateKeeper`."""
+        return self._derived.dispatched_index
+
+    def log_dropped(self) -> None:
+        """See `StateKeeper`."""
+        self._run_jobs([self._derived.begin_drop()])
+
+    def install_state(self, base: LogPoint, state: bytes) -> None:
+        """See `StateKeeper`."""
+        # The jobs of the old log must be through before its files are given another meaning.
+        self._worker.drain()
+        self._generation += 1
+        self._running = []
+        point = self._derived.save_state_of_peer(state)
+        if (point.index, point.term) != (base.index, base.term):
+            raise LedgerError(
+                f"the state received is that of entry {point.index}, the log begins at {base.index}"
+            )
+
+    def log_replaced(self, base: LogPoint) -> None:
+        """See `StateKeeper`."""
+        self._derived.reopen(base.index)
+        self._committed_index = max(self._committed_index, base.index)
+        logger.info("took over the state at entry %d from the leader", base.index)
+        self._dispatched()
+        self._wake.set()
