@@ -48,7 +48,7 @@ SETTLE_SECONDS = 20.0
 DEAD_SECONDS = 1.5  # how long the killed node stays away
 LIMIT_SECONDS = 58.0
 
-_POLL_SECONDS = 0.01
+_POLL_SECONDS = 0.05  # each poll costs the nodes a connection: not too often
 _IN_FLIGHT_SECONDS = 0.005  # answers on their way when the leader dies still arrive
 
 

@@ -145,6 +145,9 @@ async def _up(group: LocalGroup, detach: bool) -> bool:
             nursery.start_soon(stop_on_signal)
             with group.starting():
                 started = group.start_missing()
+                if started:
+                    names = join_words([node.node_id for node in started])
+                    print(f"starting {names}", flush=True)
                 view = await _wait_for_leader(group, started)
             _introduce(group, started, view)
             detach = detach or not started  # a second `up` only tells how the first one stands
@@ -200,8 +203,6 @@ def _introduce(group: LocalGroup, started: list[LocalNode], view: GroupView) -> 
     assert leader.status is not None
     if not started:
         print(f"the group in {group.folder} runs already")
-    elif len(started) < len(group.nodes):
-        print(f"started {join_words([node.node_id for node in started])}")
     for node in group.nodes:
         role = "leader" if node.node_id == leader.node_id else "follower"
         print(f"{node.node_id}  {node.address}  {role:8}  log {node.log_path}")

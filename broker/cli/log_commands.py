@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from broker.cli.log_check import StoredEntry
     from broker.message.model import StoredMessage
 
+_SHOWN_MAX = 10
 _FOLDER = click.Path(path_type=Path)
 
 
@@ -62,8 +63,11 @@ def verify(folder: Path, others: tuple[Path, ...], *, as_json: bool) -> None:
 @click.argument("folder", type=_FOLDER)
 @click.option("--from", "first_index", default=1, show_default=True, help="First entry to show.")
 @click.option("--limit", type=click.IntRange(min=1), help="Show so many entries at most.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object for each entry.")
-def dump(folder: Path, *, first_index: int, limit: int | None, as_json: bool) -> None:
+@click.option("--all", "show_all", is_flag=True, help=f"All messages, not {_SHOWN_MAX} an entry.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object for each entry, all of it.")
+def dump(
+    folder: Path, *, first_index: int, limit: int | None, show_all: bool, as_json: bool
+) -> None:
     """Show the entries of the log in FOLDER and what they hold."""
     stored = StoredLog.open(folder)
     entries = (entry for entry in stored.walk() if entry.header.index >= first_index)
@@ -72,7 +76,7 @@ def dump(folder: Path, *, first_index: int, limit: int | None, as_json: bool) ->
         if as_json:
             print_json(described)
             continue
-        for line in format_entry(described):
+        for line in format_entry(described, shown_max=None if show_all else _SHOWN_MAX):
             print(line)
 
 
@@ -196,13 +200,14 @@ def describe_entry(entry: StoredEntry) -> dict[str, Any]:
     return described
 
 
-def format_entry(described: dict[str, Any]) -> Iterator[str]:
-    """Yield the lines for one entry as `describe_entry` has it."""
+def format_entry(described: dict[str, Any], *, shown_max: int | None = None) -> Iterator[str]:
+    """Yield the lines for one entry as `describe_entry` has it, *shown_max* records of it."""
     yield (
         f"{described['index']:>8}  term {described['term']}  position {described['position']}  "
         f"{described['size']} B  {described['kind']}"
     )
-    for record in described.get("records", ()):
+    records = described.get("records", ())
+    for record in records[:shown_max]:
         if "producer_id" in record:
             yield (
                 f"{'':10}producer {record['producer_id']:x}: {record['record_count']} from "
@@ -216,6 +221,8 @@ def format_entry(described: dict[str, Any]) -> Iterator[str]:
             f"{'':10}{record['topic']}/{record['queue_id']}/{record['queue_offset']}"
             f"{names}  {record['body']}"
         )
+    if shown_max is not None and len(records) > shown_max:
+        yield f"{'':10}and {len(records) - shown_max:,} more"
     for command in described.get("commands", ()):
         yield f"{'':10}{command['kind']} {command['arguments']}"
     if "problem" in described:

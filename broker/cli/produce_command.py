@@ -6,7 +6,6 @@ import base64
 import contextlib
 import os
 import sys
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -24,9 +23,9 @@ from broker.errors import BrokerError
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 
-# Messages on their way at once: enough to fill a batch of each queue while the last one travels.
-LANE_COUNT = 256
-_LANE_BUFFER = 4
+# Messages on their way at once: enough for a batch of each queue while the last one travels.
+IN_FLIGHT_MAX = 1_000
+
 _CHUNK_SIZE = 65_536
 
 
@@ -70,7 +69,9 @@ class _JsonLine(msgspec.Struct):
     help='Lines are JSON: {"body": .., "key": .., "tag": .., "properties": {..}}; '
     "the answer to a single message is JSON, too.",
 )  # fmt: skip
-@click.option("--ordered", is_flag=True, help="Messages of the same (first) key keep their order.")
+@click.option(
+    "--ordered", is_flag=True, help="Messages with the same (first) key go to one queue, in order."
+)
 @servers_options
 def produce(
     topic: str,
@@ -166,7 +167,7 @@ async def _send_many(
                 advance(message.size)
 
             try:
-                await send_in_lanes(read_messages(stream, make), send, ordered=ordered)
+                await send_in_order(read_messages(stream, make), send)
             except* BrokerError as group:
                 raise first_leaf(group) from None
     seconds = trio.current_time() - began
@@ -174,40 +175,34 @@ async def _send_many(
     screen.print(f"{plural(count, 'message')} acknowledged in {seconds:.1f} s ({rate:,.0f}/s)")
 
 
-async def send_in_lanes(
+async def send_in_order(
     messages: AsyncGenerator[Outgoing, None],
     send: Callable[[Outgoing], Awaitable[None]],
     *,
-    ordered: bool,
-    lane_count: int = LANE_COUNT,
+    in_flight_max: int = IN_FLIGHT_MAX,
 ) -> None:
-    """Send *messages*, *lane_count* at once; with *ordered* those of one first key in turn.
+    """Call *send* for each of *messages* in their order, up to *in_flight_max* at once.
 
-    A lane sends one message after another, so all of one key take the same lane.
+    A producer keeps the order of the calls within each queue, so none has to wait for the last.
     """
-    async with trio.open_nursery() as nursery:
-        lanes = []
-        for _ in range(lane_count):
-            entrance, exit_ = trio.open_memory_channel[Outgoing](_LANE_BUFFER)
-            lanes.append(entrance)
-            nursery.start_soon(_run_lane, exit_, send)
-        turn = 0
-        async with contextlib.aclosing(messages):
-            async for message in messages:
-                if ordered and message.keys:
-                    lane = zlib.crc32(message.keys[0].encode()) % lane_count
-                else:
-                    lane = turn = (turn + 1) % lane_count
-                await lanes[lane].send(message)
-        for entrance in lanes:
-            entrance.close()
+    room = trio.Semaphore(in_flight_max)
 
-
-async def _run_lane(
-    messages: trio.MemoryReceiveChannel[Outgoing], send: Callable[[Outgoing], Awaitable[None]]
-) -> None:
-    async for message in messages:
+    async def run(message: Outgoing) -> None:
         await send(message)
+        room.release()
+
+    async with contextlib.aclosing(messages), trio.open_nursery() as nursery:
+        is_first = True
+        async for message in messages:
+            if is_first:
+                await send(message)  # alone: it asks for the topic's queues, and others would race
+                is_first = False
+                continue
+            await room.acquire()
+            nursery.start_soon(run, message)
+            # The task runs before the next one is started: trio starts those of one tick in any
+            # order.
+            await trio.lowlevel.checkpoint()
 
 
 async def read_messages(

@@ -1,4 +1,4 @@
-"""Lines become messages; those of one key are sent one after another."""
+"""Lines become messages, handed over in their order."""
 
 import io
 import random
@@ -15,7 +15,7 @@ from broker.cli.produce_command import (
     _read_properties,
     open_input,
     read_messages,
-    send_in_lanes,
+    send_in_order,
 )
 
 read_line = _line_reader((), None, None)
@@ -95,32 +95,25 @@ def test_a_file_is_opened_at_its_beginning_and_measured(tmp_path):
         pass
 
 
-async def messages_of(keys):
-    for number, key in enumerate(keys):
-        yield Outgoing(number=number, body=b"", keys=(key,) if key else ())
+async def messages_of(count):
+    for number in range(count):
+        yield Outgoing(number=number, body=b"")
 
 
-async def test_messages_of_one_key_go_one_after_another(autojump_clock):
+async def test_messages_are_handed_over_in_their_order(autojump_clock):
     chance = random.Random(1)
-    keys = [f"k{chance.randrange(20)}" for _ in range(500)]
-    sending = set()
-    sent = {}
+    begun = []
 
     async def send(message):
-        (key,) = message.keys
-        assert key not in sending, "two messages of one key under way"
-        sending.add(key)
+        begun.append(message.number)
         await trio.sleep(chance.random())
-        sending.remove(key)
-        sent.setdefault(key, []).append(message.number)
 
-    await send_in_lanes(messages_of(keys), send, ordered=True, lane_count=8)
+    await send_in_order(messages_of(500), send, in_flight_max=100)
 
-    assert sum(map(len, sent.values())) == 500
-    assert all(numbers == sorted(numbers) for numbers in sent.values())
+    assert begun == list(range(500))
 
 
-async def test_without_order_as_many_are_under_way_as_there_are_lanes(autojump_clock):
+async def test_as_many_are_under_way_as_are_allowed(autojump_clock):
     under_way = 0
     most = 0
 
@@ -131,10 +124,10 @@ async def test_without_order_as_many_are_under_way_as_there_are_lanes(autojump_c
         await trio.sleep(1)
         under_way -= 1
 
-    await send_in_lanes(messages_of(["same"] * 40), send, ordered=False, lane_count=8)
+    await send_in_order(messages_of(41), send, in_flight_max=8)
 
     assert most == 8
-    assert trio.current_time() == pytest.approx(5, abs=0.5)
+    assert trio.current_time() == pytest.approx(6, abs=0.5)
 
 
 async def test_a_message_that_cannot_be_sent_ends_the_rest(autojump_clock):
@@ -144,5 +137,5 @@ async def test_a_message_that_cannot_be_sent_ends_the_rest(autojump_clock):
             raise ProduceError("line 3")
 
     with pytest.RaisesGroup(ProduceError):
-        await send_in_lanes(messages_of([""] * 1000), send, ordered=False, lane_count=4)
+        await send_in_order(messages_of(1000), send, in_flight_max=4)
     assert trio.current_time() < 5

@@ -167,7 +167,7 @@ def test_a_killed_leader_is_followed_and_comes_back(run, folder):
     assert match[3] != match[1]
     assert "unreachable" in run("status").stdout
 
-    assert f"started {match[1]}" in run("up", "--detach").stdout
+    assert f"starting {match[1]}" in run("up", "--detach").stdout
     got = run("consume", "survivor", "-n", "2", "--timeout", "20").stdout
     assert got == "before\nafter\n"
     assert json.loads(run("status", "--json").stdout)["healthy"]
@@ -182,7 +182,7 @@ def test_logs_of_running_nodes_are_identical(run, folder):
 
     assert done.stdout.count("identical to") == 2
     assert "every entry is whole and in its place" in done.stdout
-    assert "create_topic" in dledger("log", "dump", folder / "n2").stdout
+    assert "topic.put" in dledger("log", "dump", folder / "n2").stdout
 
 
 def test_a_group_in_the_foreground_ends_with_ctrl_c(tmp_path):
