@@ -250,6 +250,37 @@ async def test_opaques_start_again_after_the_last_positive_number(client, autoju
     ]
 
 
+async def test_an_opaque_that_came_around_has_its_own_deadline(client, handler, autojump_clock):
+    found = []
+    client.submit(Command(10), found.append, timeout_seconds=2)
+    client.flush()
+    await trio.testing.wait_all_tasks_blocked()
+    handler.answers = False
+    client._next_opaque = 1
+    client.submit(Command(10), found.append, timeout_seconds=10)
+    client.flush()
+    await trio.sleep(5)
+    assert len(found) == 1
+    await trio.sleep(6)
+    assert isinstance(found[1], RequestTimeoutError)
+
+
+async def test_a_client_that_submits_without_end_is_told_why_it_lost_its_connection(
+    network, autojump_clock
+):
+    listener = await network.listen("127.0.0.1", 1)
+    reasons = []
+    client = RemotingClient(
+        network, "127.0.0.1", 1, on_lost=reasons.append, outbox_size_max=20_000_000
+    )
+    async with trio.open_nursery() as nursery:
+        await nursery.start(client.run)
+        await listener.accept()
+        for _ in range(3):
+            client.submit(Command(10, body=bytes(10_000_000)), lambda _: None)
+    assert "over the limit of 20000000" in str(reasons[0])
+
+
 async def test_on_lost_is_told_once_after_the_callbacks(server, network, handler, autojump_clock):
     handler.answers = False
     told = []

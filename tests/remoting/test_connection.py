@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import struct
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -317,3 +318,42 @@ def test_damaged_bytes_give_commands_or_a_refusal_and_nothing_else(changes, cut,
         assert isinstance(command.serialization, SerializeType)
         assert isinstance(command.ext_fields, dict)
         assert command.body_size >= 0
+
+
+def test_a_longer_msgpack_array_does_not_reach_the_fields_behind_the_header():
+    header = msgspec.msgpack.encode([10, 0, 1, 3, 401, None, None, 5, 0])
+    connection = Connection()
+    connection.receive_data(struct.pack(">II", 4 + len(header), 77 << 24 | len(header)) + header)
+    with pytest.raises(RemoteProtocolError, match="array of 7"):
+        connection.commands()
+
+
+@pytest.mark.parametrize("excess", [1, 4])
+def test_a_whole_frame_in_one_receive_is_measured_too(excess):
+    data = frame(10, body=bytes(100))
+    connection = Connection(frame_size_max=len(data))
+    connection.receive_data(data)
+    assert len(connection.commands()) == 1
+    connection = Connection(frame_size_max=len(data) - excess)
+    connection.receive_data(data)
+    with pytest.raises(RemoteProtocolError, match="over the limit"):
+        connection.commands()
+
+
+def test_a_header_does_not_reach_into_the_next_frame():
+    header = frame(10)[8:]
+    connection = Connection()
+    connection.receive_data(
+        struct.pack(">II", 4 + len(header) - 1, 77 << 24 | len(header)) + header + frame(11) * 3
+    )
+    with pytest.raises(RemoteProtocolError, match="header length"):
+        connection.commands()
+
+
+def test_what_was_received_behind_a_broken_frame_is_let_go():
+    connection = Connection()
+    connection.receive_data(struct.pack(">I", 1 << 30))
+    connection.receive_data(frame(10))
+    with pytest.raises(RemoteProtocolError):
+        connection.commands()
+    connection.receive_eof()  # nothing is left to complain about

@@ -144,6 +144,19 @@ async def test_a_send_takes_what_fits_and_gives_back_the_rest(pair):
     assert received == wanted
 
 
+async def test_receives_grow_with_what_waits_and_shrink_again(pair):
+    caller, callee = pair
+    size = 20_000_000 - sum(map(len, caller.send_now([bytes(20_000_000)])))
+    pieces = []
+    while sum(pieces) < size:
+        pieces.append(len(await callee.receive_some()))
+    assert max(pieces) > 64 * 1024
+    for _ in range(10):
+        caller.send_now([b"x"])
+        await callee.receive_some()
+    assert callee._receive_size == 32 * 1024
+
+
 async def test_more_buffers_than_one_system_call_takes_are_sent(pair):
     caller, callee = pair
     assert caller.send_now([b"x"] * 3_000) == []

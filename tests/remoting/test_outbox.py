@@ -175,3 +175,19 @@ async def test_closing_drops_what_is_unsent_and_wakes_everybody(pair, autojump_c
     assert outbox.pending_size == 0
     assert outbox.error is None
     assert not outbox.overflowed
+
+
+async def test_a_full_kernel_is_not_asked_again_before_it_has_room(autojump_clock):
+    attempts = []
+
+    class Full:
+        def send_now(self, buffers):
+            attempts.append(len(buffers))
+            return [memoryview(buffer) for buffer in buffers]
+
+    outbox = Outbox(Full(), 1_000_000)
+    for _ in range(10):
+        outbox.write([b"x"])
+        outbox.flush()
+    assert attempts == [1]
+    assert outbox.pending_size == 10

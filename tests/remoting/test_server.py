@@ -13,6 +13,7 @@ from dledger.remoting.command import FLAG_ONEWAY, Command, SerializeType
 from dledger.remoting.errors import AddressInUseError, ConnectFailedError, ConnectionLostError
 from dledger.remoting.frame import encode_frame
 from dledger.remoting.server import RemotingServer
+from tests.fakes.network import MemoryNetwork
 from tests.remoting.conftest import receive_commands
 
 
@@ -263,6 +264,30 @@ async def test_a_handler_that_closes_gets_nothing_more_of_that_connection(
     assert await is_ended(stream)
     assert len(handler.passes) == 1
     assert handler.closed[0].close_reason == "wrong password"
+
+
+async def test_what_follows_in_the_same_receive_is_not_judged_after_the_handler_closed(
+    server, network, handler, autojump_clock, caplog
+):
+    handler.on_commands = lambda session, commands: session.close("wrong password")
+    stream = await network.connect("127.0.0.1", 10911)
+    stream.send_now([frame(10), b"\xff" * 100])
+    assert await is_ended(stream)
+    assert handler.closed[0].close_reason == "wrong password"
+    assert caplog.records == []
+
+
+async def test_a_refusal_reaches_a_client_that_still_sends(handler, autojump_clock):
+    """Closing with its bytes unread would be a reset, and the reset would overtake the answer."""
+    network = MemoryNetwork(receive_size_max=100, latency_seconds=0.01)
+    server = RemotingServer(network, host="127.0.0.1", port=1, handler=handler)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(server.serve)
+        stream = await network.connect("127.0.0.1", 1)
+        stream.send_now([wrong_header(SerializeType.MSGPACK), bytes(5_000)])
+        (answer,) = await receive_commands(stream, 1)
+        assert answer.code == 1
+        nursery.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize("name", ["on_opened", "on_commands", "on_closed"])
