@@ -35,8 +35,8 @@ def status_table(view: GroupView) -> Table:
             f"{status.commit_index:,}",
             f"{status.end_index:,}",
             "" if lag is None else f"{lag:,}",
-            _flush_of(answer),
-            format_bytes(answer.details["rss_bytes"]) if "rss_bytes" in answer.details else "",
+            status.flush_disk_type.removesuffix("_FLUSH").lower(),
+            format_bytes(status.rss_bytes),
         )
     return table
 
@@ -91,11 +91,6 @@ def status_json(view: GroupView) -> dict[str, Any]:
             for answer in view.answers
         ],
     }
-
-
-def _flush_of(answer: NodeAnswer) -> str:
-    name = str(answer.details.get("flush_disk_type", ""))
-    return name.removesuffix("_FLUSH").lower()
 
 
 def _role_of(answer: NodeAnswer) -> str:

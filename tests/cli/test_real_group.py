@@ -14,7 +14,7 @@ from broker.cli.local_group import PEER_PORT_DISTANCE, LocalGroup
 pytestmark = [pytest.mark.process, pytest.mark.slow]
 
 
-def dledger(*arguments, stdin="", folder=None, check=True):
+def dledger(*arguments, stdin="", check=True):
     """Run the command as a process of its own; return what it did."""
     done = subprocess.run(
         [sys.executable, "-m", "broker.cli.main", *map(str, arguments)],
@@ -186,21 +186,18 @@ def test_logs_of_running_nodes_are_identical(run, folder):
 
 
 def test_a_group_in_the_foreground_ends_with_ctrl_c(tmp_path):
-    up = subprocess.Popen(
-        [
-            sys.executable, "-m", "broker.cli.main", "up", "--nodes", "1", "--data",
-            str(tmp_path / "single"), "--base-port", str(free_base_port()),
-        ],
-        stdout=subprocess.PIPE,
-        text=True,
-    )  # fmt: skip
+    command = [
+        sys.executable, "-m", "broker.cli.main", "up", "--nodes", "1", "--data",
+        str(tmp_path / "single"), "--base-port", str(free_base_port()),
+    ]  # fmt: skip
     said = []
-    for line in up.stdout:
-        said.append(line)
-        if "Ctrl-C stops the group" in line:
-            up.send_signal(signal.SIGINT)
-    assert up.wait(30) == 0, said
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as up:
+        for line in up.stdout:
+            said.append(line)
+            if "Ctrl-C stops the group" in line:
+                up.send_signal(signal.SIGINT)
 
+    assert up.returncode == 0, said
     assert any("n1 leads in term" in line for line in said)
     assert LocalGroup.find(tmp_path / "single").running() == []
 

@@ -31,6 +31,16 @@ def status_of(node_id, *, leader="n2", term=3, end=100, commit=100, **changes):
         "durable_index": end,
         "commit_index": commit,
         "dispatched_index": commit,
+        "begin_position": 0,
+        "end_position": 48 * end,
+        "flush_disk_type": "SYNC_FLUSH",
+        "topic_count": 1,
+        "connection_count": 2,
+        "held_pull_count": 0,
+        "rss_bytes": 50 << 20,
+        "uptime_seconds": 1.5,
+        "sync_seconds_last": 0.001,
+        "version": "0.1.0",
         "members": tuple(
             MemberStatus(node_id=name, address=f"memory:{port}", is_connected=True)
             for name, port in PORTS.items()
@@ -40,9 +50,7 @@ def status_of(node_id, *, leader="n2", term=3, end=100, commit=100, **changes):
 
 
 def answer_of(node_id, **changes):
-    body = json.loads(status_of(node_id, **changes).encode())
-    body |= {"rss_bytes": 50 << 20, "flush_disk_type": "SYNC_FLUSH"}
-    return read_answer(f"memory:{PORTS[node_id]}", json.dumps(body).encode())
+    return read_answer(f"memory:{PORTS[node_id]}", status_of(node_id, **changes).encode())
 
 
 def silent(node_id):
