@@ -297,6 +297,8 @@ class Node:
 
     def _group_finished(self) -> None:
         self.sends.send_answers()
+        if not self.queue.is_open:
+            self.queue.refresh()  # an append failed and nothing is on its way any more: begin anew
 
     def _session_gone(self, session: Session) -> None:
         self.pulls.hold.drop_session(session)

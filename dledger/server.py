@@ -9,6 +9,7 @@ sockets and for time.
 from __future__ import annotations
 
 import logging
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 import trio
@@ -19,7 +20,7 @@ from dledger.peers.links import PeerLinks
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from dledger.clock import Clock
     from dledger.config import LedgerConfig
@@ -361,31 +362,33 @@ class LedgerServer:
                 engine.abdicate()
                 self._pump_again = True
 
-    def _log_synced(self, ticket: SyncTicket, failure: BaseException | None) -> None:
-        self._syncing = False
+    @contextmanager
+    def _on_loop(self, failure: BaseException | None) -> Iterator[None]:
+        """Guard what runs when a worker's job is done: trio has nobody to raise an error to.
+
+        Then comes a pump. Whatever goes wrong, or went wrong in the job, `run` raises.
+        """
         try:
             if failure is not None:
                 raise failure
-            self.store.finish_sync(ticket)
+            yield
+            self.pump()
         except BaseException as error:  # noqa: BLE001 - `run` raises it
             self._fail(error)
-            return
-        self.sync_seconds_last = self._clock.now() - self._sync_started_at
-        self.core.engine.storage_stalled = False
-        self.core.engine.log_synced()
-        self.pump()
+
+    def _log_synced(self, ticket: SyncTicket, failure: BaseException | None) -> None:
+        self._syncing = False
+        with self._on_loop(failure):
+            self.store.finish_sync(ticket)
+            self.sync_seconds_last = self._clock.now() - self._sync_started_at
+            self.core.engine.storage_stalled = False
+            self.core.engine.log_synced()
 
     def _vote_synced(self, ticket: VoteTicket, failure: BaseException | None) -> None:
         self._vote_syncing = False
-        try:
-            if failure is not None:
-                raise failure
+        with self._on_loop(failure):
             self._votes.finish_sync(ticket)
-        except BaseException as error:  # noqa: BLE001 - `run` raises it
-            self._fail(error)
-            return
-        self.core.engine.vote_synced()
-        self.pump()
+            self.core.engine.vote_synced()
 
     # -- segments, checkpoints, states ----------------------------------------------------------
 
@@ -406,17 +409,15 @@ class LedgerServer:
 
     def _prepared(self, failure: BaseException | None) -> None:
         self._preparing = False
-        if isinstance(failure, LedgerFullError):
+        if not isinstance(failure, LedgerFullError):
+            with self._on_loop(failure):
+                self.core.room_made()
+            return
+        with self._on_loop(None):
             if self.core.disk_full is None:
                 logger.error("no new segment: %s", failure)
             self._prepare_not_before = self._clock.now() + 1.0
             self.core.fail_waiting(failure)
-        elif failure is not None:
-            self._fail(failure)
-            return
-        else:
-            self.core.room_made()
-        self.pump()
 
     def _keep_house(self, now: float) -> None:
         self._housekeeping_at = now + self.config.store.checkpoint_interval_ms / 1000
@@ -464,10 +465,8 @@ class LedgerServer:
 
     def _house_kept(self, failure: BaseException | None) -> None:
         self._housekeeping = False
-        if failure is not None:
-            self._fail(failure)
-            return
-        self.pump()
+        with self._on_loop(failure):
+            pass
 
     def _load_snapshot(self, base_index: int) -> None:
         self._housekeeping = True
@@ -476,11 +475,11 @@ class LedgerServer:
 
         def done(failure: BaseException | None) -> None:
             self._housekeeping = False
-            if failure is not None:
-                self._fail(failure)
-                return
-            self.core.engine.provide_snapshot(base_index, loaded[0])
-            self.pump()
+            if base_index != self.store.base.index:
+                failure = None  # retention has gone on and taken the file away meanwhile
+            with self._on_loop(failure):
+                if loaded:
+                    self.core.engine.provide_snapshot(base_index, loaded[0])
 
         self._file_worker.submit(
             lambda: loaded.append(self._state_keeper.load_state(base_index)), done

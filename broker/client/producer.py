@@ -70,9 +70,9 @@ class ProducerOptions:
 class Producer:
     """Sends messages; open one with ``async with client.producer(...) as producer``.
 
-    All tasks of an event loop may send through one producer.  What one task sends to one queue, each
-    message after the send before has returned, is stored in that order.  So are messages of many
-    tasks, in the order of their calls, unless a call has to wait for the topic or for room.
+    All tasks of an event loop may send through one producer.  What one task sends to one queue,
+    each message after the send before has returned, is stored in that order.  So are messages of
+    many tasks, in the order of their calls, unless a call has to wait for the topic or for room.
     """
 
     def __init__(

@@ -109,13 +109,15 @@ class Forwarder:
         if client is not None and connected and not self._held:
             self._submit(client, session, command)
             return
-        size = command.body_size
-        if self._held and self._held_size + size > self._held_size_max:
+        if self._held and self._held_size + command.body_size > self._held_size_max:
             raise LedgerBusyError(
                 f"node {mine} holds {self._held_size} bytes for want of a leader; send again later"
             )
+        self._hold(session, command)
+
+    def _hold(self, session: Session, command: Command) -> None:
         self._held.append((self._clock.now() + self._hold_seconds, session, command))
-        self._held_size += size
+        self._held_size += command.body_size
         self._changed.set()
 
     def leader_changed(self) -> None:
@@ -163,8 +165,8 @@ class Forwarder:
                     ),
                 )
             elif result.code == ResponseCode.NOT_LEADER:
-                # Nothing was written: wait for whoever does lead.
-                self.hold_again(session, command)
+                # Nothing was written: wait for whoever does lead, and do not ask at once again.
+                self._hold(session, command)
                 return
             else:
                 result.opaque = opaque
@@ -250,10 +252,7 @@ class Forwarder:
                 if patience.cancelled_caught:
                     return
                 self._client, self._client_leader = client, leader
-                for _, session, command in self._take_held():
-                    if not session.closed:
-                        self._submit(client, session, command)
-                await self._watch_leader(leader)
+                await self._watch_leader(leader, client)
                 nursery.cancel_scope.cancel()
         except* RemotingError as errors:
             logger.info("no connection to the leader %s: %s", leader, errors.exceptions[0])
@@ -263,7 +262,13 @@ class Forwarder:
         with trio.move_on_after(_RETRY_SECONDS):
             await self._changed.wait()
 
-    async def _watch_leader(self, leader: str) -> None:
+    async def _watch_leader(self, leader: str, client: RemotingClient) -> None:
+        """Send on what is held, now and after it has been turned away, while *leader* leads."""
         while self._ledger.leader_id in (leader, None):
             self._changed = trio.Event()
+            if self._ledger.leader_id == leader:
+                for _, session, command in self._take_held():
+                    if not session.closed:
+                        self._submit(client, session, command)
             await self._changed.wait()
+            await trio.sleep(_RETRY_SECONDS)
