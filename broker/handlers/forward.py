@@ -271,4 +271,5 @@ class Forwarder:
                     if not session.closed:
                         self._submit(client, session, command)
             await self._changed.wait()
-            await trio.sleep(_RETRY_SECONDS)
+            if self._ledger.leader_id == leader:
+                await trio.sleep(_RETRY_SECONDS)  # it turned something away: let it settle
