@@ -1,0 +1,255 @@
+"""How long a running client waits when the leader dies.
+
+    python -m bench.failover --kills 20
+    python -m bench.failover --kills 10 --signal STOP
+
+Three nodes with default settings, one client that keeps sending with ordering keys.  Again and
+again the leader's process gets SIGKILL (or SIGSTOP); the time from the signal to the first message
+that another node acknowledges is what is reported.  A killed node is started again and has to catch
+up before the next one is killed; a stopped one goes on.
+
+Nothing may be lost on the way: at the end every node is read, and every message that was
+acknowledged must be there, once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING
+
+import trio
+
+import broker
+from broker.cli.ask import ask_group
+from broker.cli.local_group import PEER_PORT_DISTANCE, GroupPlan, LocalGroup
+from broker.cli.node_reader import read_topic
+from broker.cli.output import first_leaf
+from broker.errors import BrokerError
+from dledger.config import MIB, FlushDiskType
+
+if TYPE_CHECKING:
+    from broker.cli.ask import GroupView, NodeAnswer
+    from broker.client.producer import Producer
+
+TOPIC = "failover"
+QUEUE_COUNT = 8
+SENDER_COUNT = 16
+PACE_SECONDS = 0.010  # between two sends of one task: about 1,300 messages a second in all
+SETTLE_SECONDS = 30.0  # longest time the group may need to be whole again
+POLL_SECONDS = 0.05
+CALM_SECONDS = 1.0  # load between the group being whole and the next signal, at the least
+
+
+class Unsettled(Exception):  # noqa: N818 - says what it is
+    """The group did not become what it had to be; the text says what was waited for."""
+
+
+class FailoverBench:
+    """One run: a group, a load on it, and what the load saw."""
+
+    def __init__(self, group: LocalGroup, number: signal.Signals, chance: random.Random) -> None:
+        self.group = group
+        self.number = number
+        self.chance = chance
+        self.acknowledged: list[bytes] = []
+        self.last_ack: dict[str, float] = {}  # by node: trio seconds
+        self.first_ack: dict[str, float] = {}  # by node, since `_forget_acks`
+        self.failures: list[str] = []
+        self.times: list[float] = []  # seconds from signal to first acknowledgement
+        self._heard = trio.Event()
+        self._load = trio.CancelScope()
+
+    async def run(self, kills: int) -> None:
+        """Measure *kills* failovers and check what is left of the messages."""
+        self.group.start_missing()
+        await self._settled("a leader and all members")
+        async with broker.connect(self.group.addresses) as mq:
+            await mq.admin.create_topic(TOPIC, queue_count=QUEUE_COUNT)
+            async with trio.open_nursery() as nursery:
+                async with mq.producer("failover", send_timeout=SETTLE_SECONDS) as producer:
+                    with self._load:
+                        async with trio.open_nursery() as senders:
+                            for number in range(SENDER_COUNT):
+                                senders.start_soon(self._send, producer, number)
+                            for turn in range(kills):
+                                await self._kill_once(turn)
+                            self._load.cancel()
+                nursery.cancel_scope.cancel()
+        await self._settled("all members equal")
+        await self._check()
+
+    async def _send(self, producer: Producer, number: int) -> None:
+        count = 0
+        while True:
+            body = b"%d:%d" % (number, count)
+            count += 1
+            try:
+                with trio.CancelScope(shield=True):  # so that every message has an outcome
+                    result = await producer.send(TOPIC, body, ordering_key=str(number))
+            except BrokerError as error:
+                self.failures.append(str(error))
+            else:
+                self.acknowledged.append(body)
+                if result.node not in self.first_ack:
+                    self.first_ack[result.node] = trio.current_time()
+                    self._heard.set()
+            await trio.sleep(PACE_SECONDS)
+
+    async def _kill_once(self, turn: int) -> None:
+        leader = await self._settled("a leader and all members")
+        await trio.sleep(CALM_SECONDS * (1 + self.chance.random()))
+        node = self.group.node(leader.node_id)
+        self.first_ack.clear()
+        mark = node.send_signal(self.number)
+        began = trio.current_time()
+        if mark is None:
+            raise Unsettled(f"{leader.node_id} leads, but its process does not run")
+        with trio.move_on_after(SETTLE_SECONDS):
+            while not any(address != leader.address for address in self.first_ack):
+                self._heard = trio.Event()
+                await self._heard.wait()
+        others = [at for address, at in self.first_ack.items() if address != leader.address]
+        if not others:
+            raise Unsettled(f"nothing was acknowledged within {SETTLE_SECONDS:g} s")
+        self.times.append(min(others) - began)
+        print(f"  {turn + 1:3}  {leader.node_id}  {1000 * self.times[-1]:7.1f} ms", flush=True)
+        await trio.sleep(CALM_SECONDS)
+        if self.number == signal.SIGSTOP:
+            mark.send_signal(signal.SIGCONT)
+        else:
+            node.start()
+
+    async def _settled(self, what: str) -> NodeAnswer:
+        """Wait until a leader serves and every member has (nearly) all it has; return the leader.
+
+        Raises:
+            Unsettled: a member has ended, or it took too long.
+        """
+        with trio.move_on_after(SETTLE_SECONDS):
+            while True:
+                view = await ask_group(self.group.addresses)
+                if _is_whole(view, len(self.group.nodes)):
+                    assert view.leader is not None
+                    return view.leader
+                for node in self.group.nodes:
+                    if node.started is not None and node.started.poll() is not None:
+                        raise Unsettled(f"{node.node_id} has ended: {node.last_words()}")
+                await trio.sleep(POLL_SECONDS)
+        raise Unsettled(f"not within {SETTLE_SECONDS:g} s: {what}")
+
+    async def _check(self) -> None:
+        wanted = set(self.acknowledged)
+        for node in self.group.nodes:
+            messages = await read_topic(node.address, TOPIC, queue_count=QUEUE_COUNT)
+            found = Counter(bytes(message.body) for message in messages)
+            if missing := wanted - found.keys():
+                self.failures.append(f"{node.node_id} lacks {len(missing)} acknowledged messages")
+            if doubled := [body for body, count in found.items() if count > 1]:
+                self.failures.append(f"{node.node_id} has {len(doubled)} messages twice")
+
+
+def _is_whole(view: GroupView, count: int) -> bool:
+    leader = view.leader
+    if leader is None or leader.status is None or len(view.answering) != count:
+        return False
+    return all(
+        answer.status is not None
+        and answer.status.leader_id == leader.node_id
+        and answer.status.commit_index + 100 >= leader.status.commit_index
+        for answer in view.answering
+    )
+
+
+def find_base_port() -> int:
+    """Return a port such that three nodes from it on find theirs free."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            base_port: int = probe.getsockname()[1]
+        wanted = [base_port + n for n in range(3)]
+        wanted += [port + PEER_PORT_DISTANCE for port in wanted]
+        if max(wanted) < 65_536 and all(map(_is_free, wanted)):
+            return base_port
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+async def _run(bench: FailoverBench, kills: int) -> None:
+    try:
+        await bench.run(kills)
+    finally:
+        with trio.CancelScope(shield=True):
+            await bench.group.stop()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure, print, and return the exit code: 1 when anything was lost, doubled or refused."""
+    parser = argparse.ArgumentParser(description="time from a leader's death to the next ack")
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--signal", choices=("KILL", "STOP"), default="KILL")
+    parser.add_argument("--flush", choices=("sync", "async"), default="sync")
+    parser.add_argument("--keep", type=Path, help="use this folder, and leave it behind")
+    parser.add_argument("--json", type=Path, help="write the figures there")
+    options = parser.parse_args(arguments)
+
+    folder = options.keep or Path(tempfile.mkdtemp(prefix="dledger-failover-"))
+    plan = GroupPlan(
+        node_count=3,
+        base_port=find_base_port(),
+        segment_size=64 * MIB,
+        flush_disk_type=FlushDiskType(f"{options.flush.upper()}_FLUSH"),
+    )
+    number = signal.Signals[f"SIG{options.signal}"]
+    bench = FailoverBench(LocalGroup.find_or_create(folder, plan), number, random.Random())
+    print(f"{number.name} to the leader, {options.kills} times, {options.flush} flush")
+    try:
+        trio.run(_run, bench, options.kills)
+    except (Unsettled, BaseExceptionGroup) as error:
+        cause = first_leaf(error)
+        if not isinstance(cause, Unsettled):
+            raise
+        print(f"stopped: {cause}; see {folder}", file=sys.stderr)
+        return 1
+    times = sorted(bench.times)
+    result = {
+        "signal": number.name,
+        "flush": options.flush,
+        "kills": len(times),
+        "p50_ms": round(1000 * median(times), 1),
+        "max_ms": round(1000 * times[-1], 1),
+        "times_ms": [round(1000 * time, 1) for time in bench.times],
+        "acknowledged": len(bench.acknowledged),
+        "failed_sends": len(bench.failures),
+    }
+    print(
+        f"first acknowledgement after p50 {result['p50_ms']} ms, max {result['max_ms']} ms; "
+        f"{result['acknowledged']} messages acknowledged"
+    )
+    for failure in bench.failures[:5]:
+        print(failure)
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    if not options.keep:
+        shutil.rmtree(folder, ignore_errors=True)
+    return 1 if bench.failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
