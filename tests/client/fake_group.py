@@ -1,0 +1,445 @@
+"""A broker group in memory: what a client can see of three nodes, with every failure at hand.
+
+All nodes share one log per queue, as a replicated group's committed state would be; which node
+leads, and which are dead or frozen, is set by the test.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections import Counter, defaultdict
+from typing import TYPE_CHECKING
+
+import trio
+
+from broker.message.batch import decode_sizes
+from broker.message.codec import QUEUE_OFFSET_OFFSET, decode_record, decode_records, encode_record
+from broker.protocol.bodies import Ack, GroupStatus, MemberStatus, encode_acks
+from broker.protocol.request_code import RequestCode
+from broker.protocol.response_code import ResponseCode as Code
+from dledger.remoting.command import FLAG_GROUPED, FLAG_RESPONSE, Command, response
+from dledger.remoting.connection import Connection
+from dledger.remoting.errors import ConnectionLostError, RemoteProtocolError
+from dledger.remoting.frame import encode_frame
+from tests.fakes.network import MemoryNetwork, MemoryStream
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from broker.message.model import StoredMessage
+
+_PLACE = struct.Struct(">qq")
+FIRST_PORT = 9876
+
+
+class FakeClock:
+    """Wall time that follows trio's virtual time."""
+
+    def now(self) -> float:
+        return trio.current_time()
+
+    def wall_ms(self) -> int:
+        return 1_760_000_000_000 + int(trio.current_time() * 1000)
+
+
+class FakeNode:
+    def __init__(self, group: FakeGroup, number: int) -> None:
+        self.group = group
+        self.number = number
+        self.node_id = f"n{number + 1}"
+        self.port = FIRST_PORT + number
+        self.address = f"127.0.0.1:{self.port}"
+        self.is_frozen = False
+        self.frozen_input: list[tuple[MemoryStream, list[Command]]] = []
+        self.knows_leader = True  # False: says that nobody leads
+        self.believes: FakeNode | None = None  # a stale view of who leads
+        self.streams: set[MemoryStream] = set()
+        self.requests: list[Command] = []
+        self.lag = 0  # messages at the end of each queue it does not have yet
+        self._scope = trio.CancelScope()
+        self._listener = None
+
+    async def start(self) -> None:
+        self._scope = trio.CancelScope()
+        await self.group.nursery.start(self._serve)
+
+    def kill(self) -> None:
+        self._scope.cancel()
+        if self._listener is not None:
+            self._listener.close()
+        for stream in list(self.streams):
+            stream.abort()
+        self.streams.clear()
+
+    def break_connections(self) -> None:
+        for stream in list(self.streams):
+            stream.abort()
+
+    def freeze(self) -> None:
+        self.is_frozen = True
+
+    def thaw(self) -> None:
+        self.is_frozen = False
+        held, self.frozen_input = self.frozen_input, []
+        for stream, commands in held:
+            self._pass(stream, commands)
+
+    async def _serve(self, *, task_status) -> None:
+        self._listener = await self.group.network.listen("127.0.0.1", self.port)
+        task_status.started()
+        with self._scope:
+            async with trio.open_nursery() as nursery:
+                while True:
+                    stream = await self._listener.accept()
+                    self.streams.add(stream)
+                    nursery.start_soon(self._converse, stream)
+
+    async def _converse(self, stream: MemoryStream) -> None:
+        connection = Connection()
+        try:
+            while data := await stream.receive_some():
+                connection.receive_data(data)
+                commands = []
+                while found := connection.commands():
+                    commands += found
+                if self.is_frozen:
+                    self.frozen_input.append((stream, commands))
+                else:
+                    self._pass(stream, commands)
+        except (ConnectionLostError, RemoteProtocolError):
+            pass
+        finally:
+            self.streams.discard(stream)
+            stream.close()
+
+    def _pass(self, stream: MemoryStream, commands: list[Command]) -> None:
+        acks: list[Ack] = []
+        answers: list[Command] = []
+        for command in commands:
+            self.requests.append(command)
+            answer = self.group.answer(self, stream, command)
+            if isinstance(answer, Ack):
+                acks.append(answer)
+            elif answer is not None:
+                answers.append(answer)
+        self.send(stream, answers)
+        if acks:
+            grouped = Command(0, FLAG_RESPONSE | FLAG_GROUPED, body=encode_acks(acks))
+            if self.group.ack_delay:
+                self.group.nursery.start_soon(self._send_late, stream, grouped)
+            else:
+                self.send(stream, [grouped])
+
+    async def _send_late(self, stream: MemoryStream, grouped: Command) -> None:
+        await trio.sleep(self.group.ack_delay)
+        self.send(stream, [grouped])
+
+    def send(self, stream: MemoryStream, answers: list[Command]) -> None:
+        try:
+            for answer in answers:
+                rest = stream.send_now(encode_frame(answer))
+                assert not rest, "give the network more capacity"
+        except ConnectionLostError:
+            pass
+
+
+class FakeGroup:
+    """See the module. *refuse* may answer any request first: return a Command, an Ack, or None."""
+
+    def __init__(self, nursery: trio.Nursery, count: int = 3) -> None:
+        self.nursery = nursery
+        self.network = MemoryNetwork(capacity=64 << 20)
+        self.nodes = [FakeNode(self, number) for number in range(count)]
+        self.leader: FakeNode | None = self.nodes[0]
+        self.term = 1
+        self.topics: dict[str, int] = {}
+        self.queues: dict[tuple[str, int], list[bytes]] = defaultdict(list)
+        self.end_position = 48  # bytes; the log begins with an entry's header
+        self.min_offsets: Counter = Counter()
+        self.producers: dict[tuple[int, str, int], dict] = {}
+        self.offsets: dict[tuple[str, str, int], int] = {}
+        self.refuse: Callable[[FakeNode, Command], Command | Ack | None] = lambda node, command: (
+            None
+        )
+        self.ack_delay = 0.0  # seconds
+        self.lose_acks = 0  # so many sends are written, and the connection broken instead of an ack
+        self.held_pulls: list[tuple[FakeNode, MemoryStream, Command]] = []
+        self.batch_counts: list[int] = []  # messages of each send, in order of arrival
+        self.transfers: list[str] = []
+
+    async def start(self) -> None:
+        for node in self.nodes:
+            await node.start()
+
+    @property
+    def addresses(self) -> list[str]:
+        return [node.address for node in self.nodes]
+
+    def elect(self, number: int | None) -> None:
+        self.leader = None if number is None else self.nodes[number]
+        if number is not None:
+            self.term += 1
+
+    def stored(self, topic: str) -> dict[int, list[StoredMessage]]:
+        return {
+            queue: decode_records(b"".join(records))
+            for (name, queue), records in sorted(self.queues.items())
+            if name == topic
+        }
+
+    def bodies(self, topic: str) -> dict[int, list[bytes]]:
+        return {q: [message.body for message in found] for q, found in self.stored(topic).items()}
+
+    def all_bodies(self, topic: str) -> list[bytes]:
+        return [body for bodies in self.bodies(topic).values() for body in bodies]
+
+    def put(self, topic: str, queue: int, bodies: list[bytes]) -> None:
+        self.topics.setdefault(topic, 4)
+        for body in bodies:
+            record = encode_record(topic=topic.encode(), queue_id=queue, body=body)
+            self.append(topic, queue, record)
+        self.wake_pulls()
+
+    def append(self, topic: str, queue: int, record: bytes) -> tuple[int, int]:
+        records = self.queues[topic, queue]
+        position = self.end_position
+        self.end_position += len(record)
+        stamped = bytearray(record)
+        _PLACE.pack_into(stamped, QUEUE_OFFSET_OFFSET, len(records), position)
+        records.append(bytes(stamped))
+        return len(records) - 1, position
+
+    # --- requests -----------------------------------------------------------------------------
+
+    def answer(self, node: FakeNode, stream: MemoryStream, command: Command):
+        refused = self.refuse(node, command)
+        if refused is not None:
+            return refused
+        handler = {
+            RequestCode.GET_ROUTEINFO_BY_TOPIC: self.route,
+            RequestCode.UPDATE_AND_CREATE_TOPIC: self.create_topic,
+            RequestCode.GET_ALL_TOPIC_CONFIG: self.list_topics,
+            RequestCode.SEND_BATCH_MESSAGE: self.send,
+            RequestCode.PULL_MESSAGE: self.pull,
+            RequestCode.QUERY_CONSUMER_OFFSET: self.query_offset,
+            RequestCode.UPDATE_CONSUMER_OFFSET: self.update_offset,
+            RequestCode.GET_MAX_OFFSET: self.max_offset,
+            RequestCode.GET_MIN_OFFSET: self.min_offset,
+            RequestCode.GET_GROUP_STATUS: self.status,
+            RequestCode.LEADERSHIP_TRANSFER: self.transfer,
+        }[command.code]
+        return handler(node, stream, command)
+
+    def not_leader(self, node: FakeNode, command: Command) -> Command | None:
+        if node is self.leader:
+            return None
+        leader = self.seen_leader(node)
+        hint = leader.address if leader is not None else ""
+        return response(command, Code.NOT_LEADER, "follower", {"leaderAddress": hint})
+
+    def seen_leader(self, node: FakeNode) -> FakeNode | None:
+        return (node.believes or self.leader) if node.knows_leader else None
+
+    def status(self, node: FakeNode, stream, command: Command) -> Command:
+        leader = self.seen_leader(node)
+        status = GroupStatus(
+            group="g",
+            node_id=node.node_id,
+            role="LEADER" if leader is node else "FOLLOWER",
+            term=self.term - (1 if node.believes else 0),
+            leader_id=leader and leader.node_id,
+            leader_address=leader and leader.address,
+            is_ready=True,
+            begin_index=1,
+            end_index=1,
+            durable_index=1,
+            commit_index=1,
+            dispatched_index=1,
+            begin_position=0,
+            end_position=0,
+            flush_disk_type="SYNC_FLUSH",
+            topic_count=len(self.topics),
+            connection_count=1,
+            held_pull_count=len(self.held_pulls),
+            rss_bytes=1,
+            uptime_seconds=1.0,
+            sync_seconds_last=0.0,
+            version="0",
+            members=tuple(
+                MemberStatus(node_id=n.node_id, address=n.address, is_connected=True)
+                for n in self.nodes
+            ),
+        )
+        return response(command, 0, body=status.encode())
+
+    def route(self, node: FakeNode, stream, command: Command) -> Command:
+        topic = command.ext_fields["topic"]
+        if topic not in self.topics:
+            return response(command, Code.TOPIC_NOT_EXIST, f"no topic {topic}")
+        count = self.topics[topic]
+        body = {
+            "queueDatas": [
+                {"brokerName": "g", "readQueueNums": count, "writeQueueNums": count, "perm": 6}
+            ],
+            "brokerDatas": [],
+        }
+        return response(command, 0, body=json.dumps(body).encode())
+
+    def create_topic(self, node: FakeNode, stream, command: Command) -> Command:
+        refused = self.not_leader(node, command)
+        if refused is None:
+            self.topics[command.ext_fields["topic"]] = command.ext_fields["writeQueueNums"]
+        return refused or response(command, 0)
+
+    def list_topics(self, node: FakeNode, stream, command: Command) -> Command:
+        table = {
+            topic: {"readQueueNums": count, "writeQueueNums": count, "perm": 6}
+            for topic, count in self.topics.items()
+        }
+        return response(command, 0, body=json.dumps({"topicConfigTable": table}).encode())
+
+    def send(self, node: FakeNode, stream: MemoryStream, command: Command):
+        ext = command.ext_fields
+        assert command.flag & FLAG_GROUPED
+        assert ext["recordFormat"] == 1
+        sizes = decode_sizes(ext["sizes"])
+        self.batch_counts.append(len(sizes))
+        topic, queue = ext["topic"], ext["queueId"]
+        refused = self.not_leader(node, command)
+        if refused is not None:
+            return refused
+        if topic not in self.topics:
+            return response(command, Code.TOPIC_NOT_EXIST, f"no topic {topic}")
+        records = []
+        at = 0
+        for size in sizes:
+            record = bytes(command.body[at : at + size])
+            message = decode_record(record)
+            assert (message.topic, message.queue_id, message.size) == (topic, queue, size)
+            if message.body.startswith(b"illegal"):
+                return response(command, Code.MESSAGE_ILLEGAL, "one of them is not for us")
+            records.append(record)
+            at += size
+        assert at == len(command.body)
+        producer_id, sequence = ext["producerId"], ext["sequence"]
+        places: list[tuple[int, int]]
+        if producer_id:
+            state = self.producers.get((producer_id, topic, queue))
+            if state is None:
+                if sequence:
+                    return Ack(command.opaque, Code.UNKNOWN_PRODUCER, queue)
+                state = self.producers[producer_id, topic, queue] = {"next": 0, "places": {}}
+            if sequence + len(records) <= state["next"]:
+                offset, position = state["places"].get(sequence, (-1, -1))
+                return Ack(command.opaque, 0, queue, offset, position)
+            if sequence != state["next"]:
+                return Ack(command.opaque, Code.OUT_OF_ORDER_SEQUENCE, queue)
+            places = [self.append(topic, queue, record) for record in records]
+            state["next"] = sequence + len(records)
+            for number, place in enumerate(places):
+                state["places"][sequence + number] = place
+        else:
+            places = [self.append(topic, queue, record) for record in records]
+        self.wake_pulls()
+        if self.lose_acks:
+            self.lose_acks -= 1
+            stream.abort()
+            return None
+        return Ack(command.opaque, 0, queue, *places[0])
+
+    def pull(self, node: FakeNode, stream: MemoryStream, command: Command) -> Command | None:
+        answer = self.try_pull(node, command)
+        if answer is None:
+            self.held_pulls.append((node, stream, command))
+            self.nursery.start_soon(self._expire_pull, node, stream, command)
+        return answer
+
+    async def _expire_pull(self, node: FakeNode, stream: MemoryStream, command: Command) -> None:
+        await trio.sleep(command.ext_fields["suspendTimeoutMillis"] / 1000)
+        if (node, stream, command) in self.held_pulls:
+            self.held_pulls.remove((node, stream, command))
+            offset = command.ext_fields["queueOffset"]
+            node.send(stream, [self.pulled(command, Code.PULL_NOT_FOUND, offset, 0, offset)])
+
+    def wake_pulls(self) -> None:
+        held, self.held_pulls = self.held_pulls, []
+        for node, stream, command in held:
+            answer = None if node.is_frozen else self.try_pull(node, command)
+            if answer is None:
+                self.held_pulls.append((node, stream, command))
+            else:
+                node.send(stream, [answer])
+
+    def try_pull(self, node: FakeNode, command: Command) -> Command | None:
+        ext = command.ext_fields
+        topic, queue, offset = ext["topic"], ext["queueId"], ext["queueOffset"]
+        if topic not in self.topics:
+            return response(command, Code.TOPIC_NOT_EXIST, f"no topic {topic}")
+        records = self.queues[topic, queue]
+        end = max(len(records) - node.lag, 0)
+        least = self.min_offsets[topic, queue]
+        if offset < least:
+            return self.pulled(command, Code.PULL_OFFSET_MOVED, least, least, end)
+        if offset > end:
+            return self.pulled(command, Code.PULL_OFFSET_MOVED, end, least, end)
+        if offset == end:
+            return None
+        found = []
+        size = 0
+        for record in records[offset : min(end, offset + ext["maxMsgNums"])]:
+            if found and size + len(record) > ext["maxMsgBytes"]:
+                break
+            found.append(record)
+            size += len(record)
+        return self.pulled(command, 0, offset + len(found), least, end, b"".join(found))
+
+    @staticmethod
+    def pulled(
+        command: Command, code: int, after: int, least: int, end: int, body: bytes = b""
+    ) -> Command:
+        fields = {
+            "suggestWhichBrokerId": 0,
+            "nextBeginOffset": after,
+            "minOffset": least,
+            "maxOffset": end,
+        }
+        return response(command, code, None, fields, body)
+
+    def query_offset(self, node: FakeNode, stream, command: Command) -> Command:
+        ext = command.ext_fields
+        refused = self.not_leader(node, command)
+        if refused is not None:
+            return refused
+        found = self.offsets.get((ext["consumerGroup"], ext["topic"], ext["queueId"]))
+        if found is None:
+            return response(command, Code.QUERY_NOT_FOUND, "none committed")
+        return response(command, 0, None, {"offset": found})
+
+    def update_offset(self, node: FakeNode, stream, command: Command) -> Command:
+        ext = command.ext_fields
+        refused = self.not_leader(node, command)
+        if refused is not None:
+            return refused
+        key = (ext["consumerGroup"], ext["topic"], ext["queueId"])
+        self.offsets[key] = max(self.offsets.get(key, 0), ext["commitOffset"])
+        return response(command, 0)
+
+    def max_offset(self, node: FakeNode, stream, command: Command) -> Command:
+        key = (command.ext_fields["topic"], command.ext_fields["queueId"])
+        refused = self.not_leader(node, command)
+        return refused or response(command, 0, None, {"offset": len(self.queues[key])})
+
+    def min_offset(self, node: FakeNode, stream, command: Command) -> Command:
+        key = (command.ext_fields["topic"], command.ext_fields["queueId"])
+        refused = self.not_leader(node, command)
+        return refused or response(command, 0, None, {"offset": self.min_offsets[key]})
+
+    def transfer(self, node: FakeNode, stream, command: Command) -> Command:
+        refused = self.not_leader(node, command)
+        if refused is not None:
+            return refused
+        target = command.ext_fields["transfereeId"] or "n2"
+        self.transfers.append(target)
+        self.elect(int(target[1:]) - 1)
+        return response(command, 0, None, {"leaderId": target})

@@ -1,0 +1,459 @@
+"""Leaders that die, freeze, are deposed or cannot be reached, while messages are on their way."""
+
+from __future__ import annotations
+
+import itertools
+import random
+
+import pytest
+import trio
+
+import broker
+from broker.protocol.request_code import RequestCode
+from broker.protocol.response_code import ResponseCode as Code
+from dledger.remoting.command import response
+
+
+def sends_of(node):
+    return [c for c in node.requests if c.code == RequestCode.SEND_BATCH_MESSAGE]
+
+
+class Stream:
+    """Sends numbered messages to one queue, each from a task of its own, one each 5 ms."""
+
+    def __init__(self, producer, count, interval=0.005):
+        self.producer = producer
+        self.count = count
+        self.interval = interval
+        self.acked = {}
+        self.failed = {}
+        self.acked_at = []
+
+    async def run(self):
+        async with trio.open_nursery() as nursery:
+            for number in range(self.count):
+                nursery.start_soon(self.send, number)
+                await trio.sleep(self.interval)
+
+    async def send(self, number):
+        try:
+            self.acked[number] = await self.producer.send("orders", b"%06d" % number, queue=0)
+        except broker.ClientError as error:
+            self.failed[number] = error
+        else:
+            self.acked_at.append(trio.current_time())
+
+    @property
+    def longest_gap(self):
+        times = sorted(self.acked_at)
+        return max(later - sooner for sooner, later in itertools.pairwise(times))
+
+
+def assert_stored_once_and_in_order(group, count):
+    assert group.bodies("orders")[0] == [b"%06d" % number for number in range(count)]
+
+
+async def test_a_killed_leader_costs_the_election_and_a_few_milliseconds(
+    group, connect, autojump_clock
+):
+    async with connect() as mq, mq.producer() as producer, trio.open_nursery() as nursery:
+        stream = Stream(producer, 400)
+        nursery.start_soon(stream.run)
+        await trio.sleep(0.5)
+        group.elect(None)
+        group.nodes[0].kill()
+        await trio.sleep(0.100)
+        group.elect(1)
+
+    assert not stream.failed
+    assert_stored_once_and_in_order(group, 400)
+    assert stream.longest_gap < 0.130
+
+
+async def test_acks_lost_with_the_connection_write_nothing_twice(group, connect, autojump_clock):
+    async with connect() as mq, mq.producer() as producer:
+        stream = Stream(producer, 300)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stream.run)
+            for _ in range(10):
+                await trio.sleep(0.1)
+                group.lose_acks = 1
+
+    assert not stream.failed
+    assert_stored_once_and_in_order(group, 300)
+    assert producer.stats.retried >= 10
+    for number, result in stream.acked.items():
+        assert result.queue_offset == number
+
+
+async def test_many_batches_under_way_are_resent_in_order(group, connect, autojump_clock):
+    """Five requests of one queue are on their way when the connection breaks."""
+    group.ack_delay = 0.020
+    async with connect() as mq, mq.producer(batch_count_max=3) as producer:
+        stream = Stream(producer, 500, interval=0.001)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stream.run)
+            for _ in range(8):
+                await trio.sleep(0.050)
+                group.nodes[0].break_connections()
+
+    assert not stream.failed
+    assert_stored_once_and_in_order(group, 500)
+
+
+async def test_a_deposed_leader_that_names_the_new_one_is_followed_at_once(
+    group, connect, autojump_clock
+):
+    async with connect() as mq, mq.producer() as producer:
+        await producer.send("orders", b"1", queue=0)
+        group.elect(2)
+        began = trio.current_time()
+        await producer.send("orders", b"2", queue=0)
+        assert trio.current_time() - began < 0.010
+        assert mq.leader_address == group.nodes[2].address
+    assert group.bodies("orders")[0] == [b"1", b"2"]
+
+
+async def test_a_frozen_leader_is_left_once_others_follow_another(group, connect, autojump_clock):
+    """SIGSTOP: the connection stands, and nothing comes; what it took may be written later."""
+    async with connect() as mq, mq.producer() as producer, trio.open_nursery() as nursery:
+        stream = Stream(producer, 400)
+        nursery.start_soon(stream.run)
+        await trio.sleep(0.5)
+        group.nodes[0].freeze()
+        await trio.sleep(0.150)
+        group.elect(1)
+        await trio.sleep(2.0)
+        group.nodes[0].thaw()
+
+    assert not stream.failed
+    assert_stored_once_and_in_order(group, 400)
+    assert stream.longest_gap < 0.600
+
+
+async def test_a_slow_leader_is_not_left(group, connect, autojump_clock):
+    """A disk that stalls for three seconds: the leader still says that it leads."""
+    group.ack_delay = 3.0
+    async with connect() as mq, mq.producer() as producer:
+        await producer.send("orders", b"1", queue=0)
+        assert producer.stats.retried == 0
+        assert len(group.nodes[0].streams) == 1
+
+
+async def test_nodes_that_still_name_the_dead_leader_do_not_bring_it_back(
+    group, connect, autojump_clock
+):
+    async with connect() as mq, mq.producer() as producer, trio.open_nursery() as nursery:
+        stream = Stream(producer, 200)
+        nursery.start_soon(stream.run)
+        await trio.sleep(0.3)
+        dead = group.nodes[0]
+        dead.kill()
+        group.nodes[1].believes = group.nodes[2].believes = dead
+        await trio.sleep(0.2)
+        group.nodes[1].believes = group.nodes[2].believes = None
+        group.elect(2)
+
+    assert not stream.failed
+    assert_stored_once_and_in_order(group, 200)
+    assert stream.longest_gap < 0.250
+
+
+async def test_the_first_address_may_be_dead_from_the_start(group, connect, autojump_clock):
+    group.nodes[0].kill()
+    group.elect(2)
+    async with connect() as mq, mq.producer() as producer:
+        await producer.send("orders", b"1")
+        assert trio.current_time() < 0.1
+        assert mq.leader_address == group.nodes[2].address
+
+
+async def test_one_address_is_enough_to_find_the_group(group, connect, autojump_clock):
+    async with (
+        broker.connect(group.nodes[1].address, network=group.network) as mq,
+        mq.producer() as producer,
+    ):
+        await producer.send("orders", b"1")
+        group.nodes[1].kill()
+        group.elect(2)
+        group.nodes[0].kill()
+        await producer.send("orders", b"2")
+    assert sorted(group.all_bodies("orders")) == [b"1", b"2"]
+
+
+async def test_a_restarted_leader_is_found_again(group, connect, autojump_clock):
+    """A group of one: there is nobody else to ask."""
+    group.nodes[1].kill()
+    group.nodes[2].kill()
+    async with connect() as mq, mq.producer() as producer, trio.open_nursery() as nursery:
+        stream = Stream(producer, 300)
+        nursery.start_soon(stream.run)
+        await trio.sleep(0.5)
+        group.nodes[0].kill()
+        await trio.sleep(0.5)
+        await group.nodes[0].start()
+
+    assert not stream.failed
+    assert_stored_once_and_in_order(group, 300)
+
+
+async def test_a_leader_out_of_reach_is_reached_through_another_node(
+    group, connect, autojump_clock
+):
+    """The link between client and leader is cut; the group itself is well, so nobody is elected."""
+
+    def forward(node, command):
+        if node is group.nodes[1] and command.code == RequestCode.SEND_BATCH_MESSAGE:
+            return group.send(group.nodes[0], None, command)
+        return None
+
+    async with connect() as mq, mq.producer() as producer:
+        await producer.send("orders", b"1", queue=0)
+        group.refuse = forward
+        group.nodes[0].kill()
+        group.nodes[2].kill()
+        result = await producer.send("orders", b"2", queue=0)
+
+    assert group.bodies("orders")[0] == [b"1", b"2"]
+    assert result.queue_offset == 1
+
+
+# --- deadlines ------------------------------------------------------------------------------------
+
+
+async def test_without_a_leader_nothing_is_written_and_the_error_says_so(
+    group, connect, autojump_clock
+):
+    async with connect() as mq, mq.producer(send_timeout=2.0) as producer:
+        await producer.send("orders", b"1", queue=0)
+        group.elect(None)
+        with pytest.raises(
+            broker.NotWrittenError, match=r"topic orders queue 0.*cannot duplicate"
+        ) as caught:
+            await producer.send("orders", b"2", queue=0)
+        assert not isinstance(caught.value, broker.OutcomeUnknownError)
+        assert trio.current_time() == pytest.approx(2.0, abs=0.2)
+        group.elect(1)
+        await producer.send("orders", b"3", queue=0)
+
+    assert group.bodies("orders")[0] == [b"1", b"3"]
+
+
+async def test_a_lost_answer_and_no_leader_since_is_unknown(group, connect, autojump_clock):
+    async with connect() as mq, mq.producer(send_timeout=2.0) as producer:
+        await producer.send("orders", b"1", queue=0)
+        group.lose_acks = 1
+        group.nodes[0].believes = None
+
+        def refuse(node, command):
+            if group.lose_acks == 0:
+                group.elect(None)
+            return
+
+        group.refuse = refuse
+        with pytest.raises(
+            broker.OutcomeUnknownError, match=r"topic orders queue 0.*look for it before"
+        ):
+            await producer.send("orders", b"2", queue=0)
+        group.refuse = lambda node, command: None
+        group.elect(1)
+        await producer.send("orders", b"3", queue=0)
+
+    # It was written: the caller was told that nobody knew.
+    assert group.bodies("orders")[0] == [b"1", b"2", b"3"]
+
+
+async def test_expired_and_fresh_messages_of_one_queue_part_ways(group, connect, autojump_clock):
+    """What has expired unwritten is never written; what has time left goes on, in order."""
+    group.elect(None)
+    outcomes = {}
+
+    async def send(number):
+        try:
+            await producer.send("orders", b"%d" % number, queue=0)
+            outcomes[number] = "acked"
+        except broker.NotWrittenError:
+            outcomes[number] = "not written"
+
+    async with (
+        connect() as mq,
+        mq.producer(send_timeout=3.0) as producer,
+        trio.open_nursery() as nursery,
+    ):
+        for number in range(20):
+            nursery.start_soon(send, number)
+            await trio.sleep(0.2)
+        group.elect(2)
+
+    stored = [int(body) for body in group.bodies("orders")[0]]
+    assert stored == [number for number in range(20) if outcomes[number] == "acked"]
+    assert 2 < len(stored) < 18
+
+
+async def test_a_busy_leader_is_asked_again_later(group, connect, autojump_clock):
+    async with connect() as mq, mq.producer() as producer:
+        await producer.send("orders", b"1", queue=0)
+
+        def busy(node, command):
+            if command.code == RequestCode.SEND_BATCH_MESSAGE and trio.current_time() < 1.0:
+                return response(command, Code.SYSTEM_BUSY, "too much at once")
+            return None
+
+        group.refuse = busy
+        await producer.send("orders", b"2", queue=0)
+        assert 1.0 <= trio.current_time() < 1.3
+        # 5 ms, doubled up to 200 ms: a dozen requests at most, not a storm.
+        assert len(sends_of(group.nodes[0])) < 20
+    assert group.bodies("orders")[0] == [b"1", b"2"]
+
+
+async def test_a_producer_the_broker_has_forgotten_takes_a_new_id(group, connect, autojump_clock):
+    """Idle for days: the first attempt is refused, nothing can have been written."""
+    async with connect() as mq, mq.producer() as producer:
+        await producer.send("orders", b"1", queue=0)
+        group.producers.clear()
+        await producer.send("orders", b"2", queue=0)
+        await producer.send("orders", b"3", queue=0)
+
+    assert group.bodies("orders")[0] == [b"1", b"2", b"3"]
+    ids = [c.ext_fields["producerId"] for c in sends_of(group.nodes[0])]
+    assert len(set(ids)) == 2
+
+
+async def test_forgotten_between_a_lost_answer_and_its_retry_is_unknown(
+    group, connect, autojump_clock
+):
+    async with connect() as mq, mq.producer() as producer:
+        await producer.send("orders", b"1", queue=0)
+        group.lose_acks = 1
+        original = group.send
+
+        def forget_after(node, stream, command):
+            answer = original(node, stream, command)
+            if answer is None:
+                group.producers.clear()
+            return answer
+
+        group.send = forget_after
+        with pytest.raises(broker.OutcomeUnknownError, match="UNKNOWN_PRODUCER"):
+            await producer.send("orders", b"2", queue=0)
+        await producer.send("orders", b"3", queue=0)
+    assert group.bodies("orders")[0] == [b"1", b"2", b"3"]
+
+
+async def test_sequences_are_dense_for_each_queue(group, connect, autojump_clock):
+    async with (
+        connect() as mq,
+        mq.producer(batch_count_max=7) as producer,
+        trio.open_nursery() as nursery,
+    ):
+        for number in range(300):
+            nursery.start_soon(
+                lambda n: producer.send("orders", b"x", ordering_key=f"k{n}"), number
+            )
+    following = {}
+    for command in sends_of(group.nodes[0]):
+        queue = command.ext_fields["queueId"]
+        assert command.ext_fields["sequence"] == following.get(queue, 0)
+        following[queue] = command.ext_fields["sequence"] + len(command.ext_fields["sizes"]) // 4
+    assert sum(following.values()) == 300
+
+
+async def test_without_idempotence_one_request_of_a_queue_is_under_way(
+    group, connect, autojump_clock
+):
+    group.ack_delay = 0.010
+    async with connect() as mq, mq.producer(idempotent=False, batch_count_max=5) as producer:
+        stream = Stream(producer, 100, interval=0.001)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stream.run)
+            await trio.sleep(0.030)
+            group.nodes[0].break_connections()
+    assert {c.ext_fields["producerId"] for c in sends_of(group.nodes[0])} == {0}
+    stored = [int(body) for body in group.bodies("orders")[0]]
+    assert list(dict.fromkeys(stored)) == list(range(100))  # in order, perhaps some twice
+
+
+async def test_a_duplicate_whose_place_is_forgotten_is_written_all_the_same(
+    group, connect, autojump_clock
+):
+    async with connect() as mq, mq.producer() as producer:
+        await producer.send("orders", b"1", queue=0)
+        group.lose_acks = 1
+        original = group.send
+
+        def forget_place(node, stream, command):
+            answer = original(node, stream, command)
+            for state in group.producers.values():
+                state["places"].clear()
+            return answer
+
+        group.send = forget_place
+        result = await producer.send("orders", b"2", queue=0)
+    assert (result.queue_offset, result.position, result.message_id) == (-1, -1, "")
+    assert producer.stats.duplicates_answered == 1
+    assert group.bodies("orders")[0] == [b"1", b"2"]
+
+
+async def test_a_vanished_topic_is_created_again(group, connect, autojump_clock):
+    async with connect() as mq, mq.producer() as producer:
+        await producer.send("orders", b"1", queue=0)
+        del group.topics["orders"]
+        await producer.send("orders", b"2", queue=0)
+    assert group.bodies("orders")[0] == [b"1", b"2"]
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_any_mix_of_failures_leaves_every_message_once_and_in_order(
+    group, connect, autojump_clock, seed
+):
+    """Kills, freezes, lost acks, broken connections and depositions, by chance."""
+    chance = random.Random(seed)
+    group.ack_delay = 0.004
+
+    async def torment():
+        for _ in range(25):
+            await trio.sleep(chance.uniform(0.02, 0.25))
+            leader = group.leader
+            what = chance.choice(["kill", "freeze", "lose", "break", "depose", "busy"])
+            others = [n for n, node in enumerate(group.nodes) if node is not leader]
+            if what == "lose":
+                group.lose_acks += 1
+            elif what == "break":
+                leader.break_connections()
+            elif what == "depose":
+                group.elect(chance.choice(others))
+            elif what == "busy":
+                until = trio.current_time() + 0.05
+                group.refuse = lambda node, command, until=until: (
+                    response(command, Code.SYSTEM_BUSY, "busy")
+                    if command.code == RequestCode.SEND_BATCH_MESSAGE
+                    and trio.current_time() < until
+                    else None
+                )
+            elif what == "kill":
+                group.elect(None)
+                leader.kill()
+                await trio.sleep(chance.uniform(0.0, 0.3))
+                group.elect(chance.choice(others))
+                await leader.start()
+            else:
+                leader.freeze()
+                await trio.sleep(chance.uniform(0.0, 0.3))
+                group.elect(chance.choice(others))
+                await trio.sleep(chance.uniform(0.0, 0.3))
+                leader.thaw()
+
+    async with (
+        connect() as mq,
+        mq.producer(batch_count_max=4) as producer,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(torment)
+        stream = Stream(producer, 1500, interval=0.003)
+        nursery.start_soon(stream.run)
+
+    assert not stream.failed
+    assert_stored_once_and_in_order(group, 1500)
+    for number, result in stream.acked.items():
+        assert result.queue_offset in (number, -1)

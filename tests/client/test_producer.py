@@ -1,0 +1,318 @@
+from __future__ import annotations
+
+import pytest
+import trio
+
+import broker
+from broker.message.message_id import decode_offset_id
+from broker.message.tags import java_string_hash
+from broker.protocol.request_code import RequestCode
+from broker.protocol.response_code import ResponseCode as Code
+from dledger.remoting.command import response
+
+
+async def send_all(producer, bodies, **options):
+    """Send each body from a task of its own; return the results in the same order."""
+    results = [None] * len(bodies)
+
+    async def send(number):
+        results[number] = await producer.send("orders", bodies[number], **options)
+
+    async with trio.open_nursery() as nursery:
+        for number in range(len(bodies)):
+            nursery.start_soon(send, number)
+    return results
+
+
+async def test_a_message_comes_back_with_its_place(group, connect, autojump_clock):
+    async with connect() as mq, mq.producer("shop") as producer:
+        result = await producer.send(
+            "orders", b"hello", key=["k1", "k2"], tag="A", properties={"a": "5"}, queue=2
+        )
+
+    (stored,) = group.stored("orders")[2]
+    assert stored.body == b"hello"
+    assert stored.keys == ("k1", "k2")
+    assert stored.tag == "A"
+    assert stored.properties["a"] == "5"
+    assert stored.unique_key == result.unique_id
+    assert (result.topic, result.queue_id, result.queue_offset) == ("orders", 2, 0)
+    host, position = decode_offset_id(result.message_id)
+    assert str(host) == group.nodes[0].address
+    assert position == stored.position
+
+
+async def test_sends_of_one_tick_share_a_request(group, connect, autojump_clock):
+    async with connect() as mq, mq.producer() as producer:
+        await producer.send("orders", b"first")
+        results = await send_all(producer, [b"%d" % n for n in range(100)])
+
+    assert group.batch_counts == [1, 100]
+    assert len({(result.queue_id, result.queue_offset) for result in results}) == 100
+    assert len({result.unique_id for result in results}) == 100
+
+
+async def test_every_result_names_the_record_that_was_stored(group, connect, autojump_clock):
+    bodies = [b"%d" % n * (n % 7 + 1) for n in range(500)]
+    async with connect() as mq, mq.producer(batch_count_max=64) as producer:
+        results = await send_all(producer, bodies)
+
+    stored = group.stored("orders")
+    for body, result in zip(bodies, results, strict=True):
+        message = stored[result.queue_id][result.queue_offset]
+        assert message.body == body
+        assert message.position == result.position
+        assert message.unique_key == result.unique_id
+
+
+async def test_what_arrives_while_a_request_is_under_way_is_the_next_batch(
+    group, connect, autojump_clock
+):
+    group.ack_delay = 0.010
+    async with connect() as mq, mq.producer() as producer:
+        await producer.send("orders", b"0", queue=0)
+        async with trio.open_nursery() as nursery:
+            for number in range(20):  # one each millisecond
+                nursery.start_soon(send_later, producer, number * 0.001, b"%d" % number)
+
+    # 10 ms a round trip: the first goes alone, then all that gathered meanwhile.
+    assert group.batch_counts[0] == 1
+    assert len(group.batch_counts) <= 5
+    assert sum(group.batch_counts) == 21
+
+
+async def send_later(producer, delay, body):
+    await trio.sleep(delay)
+    await producer.send("orders", body, queue=0)
+
+
+async def test_batches_without_key_take_turns_over_the_queues(group, connect, autojump_clock):
+    async with connect() as mq, mq.producer() as producer:
+        for number in range(8):
+            await producer.send("orders", b"%d" % number)
+
+    assert [len(bodies) for bodies in group.bodies("orders").values()] == [2, 2, 2, 2]
+
+
+async def test_an_ordering_key_chooses_its_queue_by_java_hash(group, connect, autojump_clock):
+    async with connect() as mq, mq.producer() as producer:
+        for key in ("user-7", "user-8", "ordering", ""):
+            result = await producer.send("orders", b"x", ordering_key=key)
+            assert result.queue_id == abs(java_string_hash(key)) % 4
+
+
+async def test_messages_of_one_queue_keep_their_order_over_many_batches(
+    group, connect, autojump_clock
+):
+    bodies = [b"%05d" % number for number in range(2000)]
+    async with connect() as mq, mq.producer(batch_count_max=50) as producer:
+        await producer.send("orders", b"now the topic is known", queue=0)
+        async with trio.open_nursery() as nursery:
+            for body in bodies:
+                nursery.start_soon(send_in_order, producer, body)
+                await trio.lowlevel.checkpoint()
+
+    stored = group.bodies("orders")[1]
+    assert sorted(stored) == bodies
+    assert stored == ORDER_OF_CALLS
+    ORDER_OF_CALLS.clear()
+
+
+ORDER_OF_CALLS: list[bytes] = []
+
+
+async def send_in_order(producer, body):
+    ORDER_OF_CALLS.append(body)
+    await producer.send("orders", body, queue=1)
+
+
+async def test_an_unknown_topic_is_created_once(group, connect, autojump_clock):
+    async with connect() as mq, mq.producer() as producer, trio.open_nursery() as nursery:
+        for _ in range(50):
+            nursery.start_soon(producer.send, "new-topic", b"x")
+
+    assert group.topics["new-topic"] == 4
+    requests = [request for node in group.nodes for request in node.requests]
+    assert sum(r.code == RequestCode.UPDATE_AND_CREATE_TOPIC for r in requests) == 1
+
+
+async def test_an_unknown_topic_is_an_error_when_none_may_be_created(
+    group, connect, autojump_clock
+):
+    async with connect(auto_create_topic=False) as mq, mq.producer() as producer:
+        with pytest.raises(broker.TopicNotFoundError, match=r"new-topic.*create the topic"):
+            await producer.send("new-topic", b"x")
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"body": b"x" * (4 * 1024 * 1024 + 1)}, "4194305 bytes; at most 4194304"),
+        ({"properties": {"a": "x" * 32_767}}, "32769 bytes encoded; at most 32725"),
+        ({"properties": {"UNIQ_KEY": "x"}}, "UNIQ_KEY.*the broker's own"),
+        ({"key": "two words"}, "holds a blank"),
+        ({"queue": 4}, "no queue 4: it has 0 to 3"),
+    ],
+)
+async def test_a_message_over_a_limit_is_refused_before_it_is_sent(
+    group, connect, autojump_clock, options, problem
+):
+    async with connect() as mq, mq.producer() as producer:
+        body = options.pop("body", b"x")
+        with pytest.raises(broker.InvalidMessageError, match=problem):
+            await producer.send("orders", body, **options)
+        assert producer.buffered_size == 0
+    assert group.all_bodies("orders") == []
+
+
+async def test_a_topic_with_a_wrong_name_is_refused(group, connect, autojump_clock):
+    async with connect() as mq, mq.producer() as producer:
+        with pytest.raises(broker.InvalidTopicError, match="only letters"):
+            await producer.send("no topic", b"x")
+
+
+async def test_a_body_that_is_no_bytes_is_a_type_error(group, connect, autojump_clock):
+    async with connect() as mq, mq.producer() as producer:
+        with pytest.raises(TypeError, match="body is a str; encode it"):
+            await producer.send("orders", "text")
+        await producer.send("orders", bytearray(b"abc"))
+        await producer.send("orders", memoryview(b"def"))
+    assert sorted(group.all_bodies("orders")) == [b"abc", b"def"]
+
+
+async def test_one_illegal_message_fails_alone(group, connect, autojump_clock):
+    bodies = (
+        [b"good-%d" % n for n in range(40)] + [b"illegal"] + [b"fine-%d" % n for n in range(23)]
+    )
+    results = {}
+
+    async def send(body):
+        try:
+            results[body] = await producer.send("orders", body, queue=0)
+        except broker.MessageRefusedError as error:
+            results[body] = error
+
+    async with connect() as mq, mq.producer() as producer:
+        async with trio.open_nursery() as nursery:
+            for body in bodies:
+                nursery.start_soon(send, body)
+        after = await producer.send("orders", b"after", queue=0)
+
+    refused = results.pop(b"illegal")
+    assert "one of them is not for us" in str(refused)
+    stored = group.stored("orders")[0]
+    assert sorted(message.body for message in stored) == sorted([*results, b"after"])
+    for body, result in results.items():
+        assert stored[result.queue_offset].body == body
+        assert stored[result.queue_offset].unique_key == result.unique_id
+        assert stored[result.queue_offset].position == result.position
+    assert after.queue_offset == 63
+
+
+async def test_a_cancelled_send_does_not_break_its_batch(group, connect, autojump_clock):
+    group.ack_delay = 0.050
+    async with connect() as mq, mq.producer() as producer:
+        await producer.send("orders", b"first")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(producer.send, "orders", b"stays")
+            with trio.move_on_after(0.010) as scope:
+                await producer.send("orders", b"cancelled")
+            nursery.start_soon(producer.send, "orders", b"later")
+        assert scope.cancelled_caught
+
+    assert {b"stays", b"later"} <= set(group.all_bodies("orders"))
+    assert producer.buffered_size == 0
+
+
+async def test_a_full_buffer_makes_senders_wait(group, connect, autojump_clock):
+    group.ack_delay = 1.0
+    async with connect() as mq, mq.producer(buffer_size_max=10_000) as producer:
+        highest = 0
+
+        async def send():
+            nonlocal highest
+            await producer.send("orders", b"x" * 900)
+            highest = max(highest, producer.buffered_size)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(40):
+                nursery.start_soon(send)
+            await trio.sleep(0.5)
+            assert 9_000 < producer.buffered_size < 11_500
+
+    assert len(group.all_bodies("orders")) == 40
+
+
+async def test_no_room_until_the_deadline_is_not_written(group, connect, autojump_clock):
+    group.elect(None)
+    async with (
+        connect() as mq,
+        mq.producer(buffer_size_max=100, send_timeout=2.0) as producer,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(expect, broker.NotWrittenError, producer, b"first")
+        await trio.sleep(0.1)
+        nursery.start_soon(expect, broker.NotWrittenError, producer, b"second")
+    assert group.all_bodies("orders") == []
+
+
+async def expect(error, producer, body, **options):
+    with pytest.raises(error):
+        await producer.send("orders", body, **options)
+
+
+async def test_closing_waits_for_what_is_under_way(group, connect, autojump_clock):
+    group.ack_delay = 0.3
+    async with connect() as mq, mq.producer() as producer, trio.open_nursery() as nursery:
+        nursery.start_soon(producer.send, "orders", b"last")
+        await trio.sleep(0.01)
+        nursery.start_soon(producer.close)
+        await trio.sleep(0.01)
+        with pytest.raises(broker.ClosedError, match="open another"):
+            await producer.send("orders", b"too late")
+    assert group.all_bodies("orders") == [b"last"]
+
+
+async def test_flush_returns_when_nothing_is_under_way(group, connect, autojump_clock):
+    group.ack_delay = 0.3
+    async with connect() as mq, mq.producer() as producer, trio.open_nursery() as nursery:
+        for _ in range(10):
+            nursery.start_soon(producer.send, "orders", b"x")
+        await trio.sleep(0.01)
+        assert producer.buffered_size > 0
+        await producer.flush()
+        assert producer.buffered_size == 0
+
+
+async def test_statistics_count_messages_and_requests(group, connect, autojump_clock):
+    async with connect() as mq, mq.producer() as producer:
+        await send_all(producer, [b"x"] * 10)
+        stats = producer.stats
+    assert (stats.sent, stats.acked, stats.failed, stats.retried) == (10, 10, 0, 0)
+    assert stats.batches == len(group.batch_counts)
+    assert stats.bytes == sum(len(record) for found in group.queues.values() for record in found)
+
+
+async def test_an_error_in_the_block_comes_out_as_it_is(group, connect, autojump_clock):
+    async def fail():
+        async with connect() as mq, mq.producer() as producer:
+            await producer.send("orders", b"x")
+            raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        await fail()
+
+
+async def test_a_topic_without_write_permission_says_so(group, connect, autojump_clock):
+    def refuse(node, command):
+        if command.code == RequestCode.SEND_BATCH_MESSAGE:
+            return response(command, Code.NO_PERMISSION, "perm is 4")
+        return None
+
+    group.refuse = refuse
+    async with connect() as mq, mq.producer() as producer:
+        with pytest.raises(broker.NoPermissionError, match=r"orders.*perm is 4"):
+            await producer.send("orders", b"x")
+        group.refuse = lambda node, command: None
+        await producer.send("orders", b"y", queue=0)
+    assert group.all_bodies("orders") == [b"y"]
