@@ -140,8 +140,9 @@ def test_retention_may_die_anywhere_between_checkpoint_and_unlink(power):
         LogPoint(index=500, term=3, position=50 * SEGMENT, chain_crc=7),
         LogPoint(index=500, term=3, position=50 * SEGMENT + 123, chain_crc=7),
         LogPoint(index=60, term=1, position=3 * SEGMENT + 40, chain_crc=9),  # among our own files
+        LogPoint(index=20, term=1, position=3 * SEGMENT + 40, chain_crc=9),  # below the watermark
     ],
-    ids=["boundary", "mid-segment", "overlapping"],
+    ids=["boundary", "mid-segment", "overlapping", "back"],
 )
 def test_a_snapshot_install_may_die_anywhere(base, power):
     reference = _filled(FakeDisk())

@@ -1,9 +1,11 @@
 """Damage is told from a torn tail, and loudly; what is derived is built again."""
 
 import random
+import zlib
 
 import pytest
 
+from dledger.entry import encode_filler, encode_header
 from dledger.errors import CorruptStoreError
 from tests.fakes.disk import FakeDisk
 from tests.store.model import FOLDER, SEGMENT, append, check_agreement, dump, fill, open_store
@@ -162,6 +164,25 @@ def test_a_missing_checkpoint_after_retention_is_damage(disk, store):
         open_store(disk)
 
 
+def test_an_entry_in_the_next_segment_that_fits_this_one_is_no_entry(disk, store):
+    """Every replica puts an entry at the one place its size gives; another place is no log."""
+    append(store, b"first", term=1)
+    end = store.end
+    header, _ = encode_header(
+        kind=1,
+        index=2,
+        term=1,
+        position=SEGMENT,
+        channel=0,
+        previous_chain_crc=end.chain_crc,
+        body_crc=zlib.crc32(b"second"),
+        body_size=6,
+    )
+    disk.overwrite(f"{LOG}/{0:020d}", end.position, encode_filler(SEGMENT - end.position))
+    disk.write_file_atomic(f"{LOG}/{SEGMENT:020d}", (header + b"second").ljust(SEGMENT, b"\0"))
+    assert open_store(disk).end == end
+
+
 # -- the index is derived ------------------------------------------------------------------------
 
 
@@ -193,6 +214,23 @@ def test_a_deleted_index_is_built_again_to_the_same_bytes(disk, store, drop):
         return b"".join(files[path] for path in sorted(files))[begin - first :]
 
     assert joined(index_files(disk)) == joined(before)
+
+
+def test_an_index_built_again_is_durable_before_anything_rests_on_it(disk, store):
+    """Its checkpoint is the old one: a power loss must not leave holes below it."""
+    fill(store, 500, 100, term=1)
+    store.begin_checkpoint(500).run()
+    image = disk.files()
+    for seed in range(20):
+        disk = FakeDisk()
+        for folder in (LOG, INDEX):
+            disk.make_folder(folder)
+        for path, content in image.items():
+            if not path.startswith(INDEX):
+                disk.write_file_atomic(path, content)
+        open_store(disk)
+        disk.power_loss(random.Random(seed))
+        check_agreement(open_store(disk))
 
 
 @pytest.mark.parametrize("what", ["last unit", "size", "middle file"])

@@ -97,7 +97,7 @@ def test_an_unreadable_identity_is_damage(disk, content):
 def test_a_lost_vote_is_loud(disk):
     open_folder(disk).close()
     disk.unlink(f"{PATH}/vote")
-    with pytest.raises(CorruptStoreError, match="vote is missing: .* vote twice"):
+    with pytest.raises(CorruptStoreError, match=r"vote is missing: .* vote twice"):
         open_folder(disk)
 
 
