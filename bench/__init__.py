@@ -1,1 +1,1 @@
-"""Measurements: each module is run by itself and says what it measures."""
+"""How fast a real group of three is: ``python -m bench``, described in docs/performance.md."""

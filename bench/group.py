@@ -1,0 +1,154 @@
+"""A group of real node processes, and what it says and costs."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import TYPE_CHECKING
+
+import trio
+
+from bench.measured import LoadError
+from broker.cli.ask import ask_group, ask_node
+from broker.cli.local_group import PEER_PORT_DISTANCE, GroupPlan, LocalGroup
+from broker.cli.log_check import StoredLog, compare
+from dledger.config import parse_address
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from broker.cli.local_group import LocalNode
+    from dledger.config import FlushDiskType
+
+NODE_COUNT = 3
+_START_SECONDS = 20.0
+_SETTLE_SECONDS = 60.0
+_POLL_SECONDS = 0.05
+
+
+class BenchGroup:
+    """Three nodes in a folder of their own."""
+
+    def __init__(self, folder: Path, *, flush: FlushDiskType, segment_size: int) -> None:
+        plan = GroupPlan(
+            node_count=NODE_COUNT,
+            base_port=_find_base_port(),
+            flush_disk_type=flush,
+            segment_size=segment_size,
+        )
+        self._group = LocalGroup.find_or_create(folder, plan)
+
+    @property
+    def addresses(self) -> list[str]:
+        """``host:port`` of every node."""
+        return self._group.addresses
+
+    async def start(self) -> None:
+        """Start the processes; return when one of them leads.
+
+        Raises:
+            LoadError: nobody does after a while.
+        """
+        self._group.start_missing()
+        await self.leader()
+
+    async def stop(self) -> None:
+        """Stop the processes."""
+        await self._group.stop()
+
+    async def leader(self) -> LocalNode:
+        """Return the node that leads now, waiting for one if there is none."""
+        with trio.move_on_after(_START_SECONDS):
+            while True:
+                view = await ask_group(self.addresses)
+                if view.leader is not None:
+                    return self._group.node(view.leader.node_id)
+                await trio.sleep(_POLL_SECONDS)
+        words = "; ".join(f"{node.node_id}: {node.last_words()}" for node in self._group.nodes)
+        raise LoadError(f"nobody leads after {_START_SECONDS:g} s; last words: {words}")
+
+    async def wait_until_equal(self) -> None:
+        """Return once every node has committed and indexed the leader's last entry.
+
+        Raises:
+            LoadError: that takes too long.
+        """
+        with trio.move_on_after(_SETTLE_SECONDS):
+            while True:
+                view = await ask_group(self.addresses)
+                points = {
+                    point
+                    for answer in view.answering
+                    if (status := answer.status) is not None
+                    for point in (status.end_index, status.commit_index, status.dispatched_index)
+                }
+                if len(points) == 1 and len(view.answering) == NODE_COUNT:
+                    return
+                await trio.sleep(_POLL_SECONDS)
+        raise LoadError(f"the nodes are not equal after {_SETTLE_SECONDS:g} s")
+
+    async def rss(self) -> tuple[int, ...]:
+        """Return the resident memory of each node without mapped files, in bytes."""
+        answers = [await ask_node(address) for address in self.addresses]
+        return tuple(answer.status.rss_bytes if answer.status else 0 for answer in answers)
+
+    async def cpu_seconds(self) -> tuple[float, float]:
+        """Return the processor time spent so far by the leader, and by the others together."""
+        leader = await self.leader()
+        spent = {node.node_id: _cpu_seconds(node) for node in self._group.nodes}
+        return spent.pop(leader.node_id), sum(spent.values())
+
+    async def leader_address(self) -> tuple[str, int]:
+        """Return host and port of the leader."""
+        return parse_address((await self.leader()).address)
+
+    def compare_logs(self) -> tuple[int, int]:
+        """Compare the logs of the stopped nodes byte for byte; return entries and bytes.
+
+        Raises:
+            LoadError: they differ, or one is longer.
+        """
+        first, *others = (node.folder for node in self._group.nodes)
+        stored = StoredLog.open(first)
+        results = compare(stored, [(other.name, StoredLog.open(other)) for other in others])
+        for result in results:
+            if result.difference or not (
+                result.identical_index == result.end_index == stored.end.index
+            ):
+                raise LoadError(
+                    f"the log of {result.name} is not that of {first.name}: identical up to entry "
+                    f"{result.identical_index}, they end at {result.end_index} and "
+                    f"{stored.end.index}; {result.difference}"
+                )
+        return stored.end.index, stored.end.position
+
+
+def _cpu_seconds(node: LocalNode) -> float:
+    mark = node.process
+    if mark is None:
+        raise LoadError(f"{node.node_id} has ended: {node.last_words()}")
+    with open(f"/proc/{mark.pid}/stat", encoding="ascii") as stat:
+        # The name in brackets may hold anything; user and system ticks are fields 14 and 15.
+        fields = stat.read().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _find_base_port() -> int:
+    for _ in range(100):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            base_port: int = probe.getsockname()[1]
+        wanted = [base_port + n for n in range(NODE_COUNT)]
+        wanted += [port + PEER_PORT_DISTANCE for port in wanted]
+        if max(wanted) < 65_536 and all(map(_is_free, wanted)):
+            return base_port
+    raise LoadError("no six free ports on this machine")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True

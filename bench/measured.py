@@ -1,0 +1,99 @@
+"""What one load of one round came to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class LoadError(Exception):
+    """A load cannot go on, or its outcome is not what was acknowledged; the text says why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """Figures of one load; rates in messages a second, latencies in milliseconds."""
+
+    message_count: int  # in the time that counts
+    rate: float
+    p50: float
+    p99: float
+    written_count: int  # acknowledged in all, with what came before and after that time
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        message_count: int,
+        seconds: float,
+        latencies: np.ndarray[Any, np.dtype[np.float64]],
+        written_count: int,
+    ) -> Measured:
+        """Reckon them from *latencies* in seconds."""
+        p50, p99 = np.percentile(latencies, (50, 99)) * 1000 if len(latencies) else (0.0, 0.0)
+        return cls(
+            message_count=message_count,
+            rate=message_count / seconds,
+            p50=float(p50),
+            p99=float(p99),
+            written_count=written_count,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Round:
+    """One load in one round, with what the nodes spent on it."""
+
+    measured: Measured
+    leader_cpu_us: float  # microseconds of processor time a message
+    followers_cpu_us: float  # of both together
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """Medians over the rounds of one load."""
+
+    load: str
+    body_size: int  # bytes
+    flush: str
+    rate: float
+    rates: tuple[float, ...]  # of each round
+    p50: float
+    p99: float
+    leader_cpu_us: float
+    followers_cpu_us: float
+
+    @classmethod
+    def of(cls, load: str, body_size: int, flush: str, rounds: Sequence[Round]) -> Line:
+        """Take the medians."""
+        return cls(
+            load=load,
+            body_size=body_size,
+            flush=flush,
+            rate=median(item.measured.rate for item in rounds),
+            rates=tuple(round(item.measured.rate, 1) for item in rounds),
+            p50=median(item.measured.p50 for item in rounds),
+            p99=median(item.measured.p99 for item in rounds),
+            leader_cpu_us=median(item.leader_cpu_us for item in rounds),
+            followers_cpu_us=median(item.followers_cpu_us for item in rounds),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupReport:
+    """What one group of nodes came to."""
+
+    flush: str
+    body_size: int
+    lines: tuple[Line, ...]
+    rss_before: tuple[int, ...]  # bytes of each node
+    rss_after: tuple[int, ...]
+    message_count: int  # acknowledged, and found by their queues' ends
+    entry_count: int  # of the log
+    log_size: int  # bytes, compared on all nodes

@@ -1,0 +1,96 @@
+"""What is measured: loads, sizes and how often; no I/O here.
+
+Every load is a closed loop: so many sends are under way, and each answer lets the next one go.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from dledger.config import FlushDiskType
+
+QUEUE_COUNT = 4
+
+
+class Kind(enum.Enum):
+    """Who makes the load."""
+
+    RAW = "raw"  # frames encoded beforehand, over a plain socket: what the broker can do
+    CLIENT = "client"  # ``await producer.send()`` from many tasks of one process
+    PULL = "pull"  # raw pulls: what the broker can hand out
+    CONSUME = "consume"  # ``async for message in consumer``
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """One line of the table."""
+
+    name: str
+    kind: Kind
+    in_flight: int = 0  # requests, or tasks, under way
+    batch_count: int = 1  # messages in one request
+
+    @property
+    def topic(self) -> str:
+        """The topic it writes; consuming reads what the batches have written."""
+        return f"bench-{self.name}" if self.is_sending else "bench-raw-batch-256"
+
+    @property
+    def is_sending(self) -> bool:
+        """Whether it writes."""
+        return self.kind in (Kind.RAW, Kind.CLIENT)
+
+
+LOADS = (
+    Load("raw-1", Kind.RAW, 1),
+    Load("raw-256", Kind.RAW, 256),
+    Load("raw-1000", Kind.RAW, 1000),
+    Load("raw-batch-256", Kind.RAW, 8, 256),
+    Load("send-1", Kind.CLIENT, 1),
+    Load("send-256", Kind.CLIENT, 256),
+    Load("send-1000", Kind.CLIENT, 1000),
+    Load("pull", Kind.PULL, QUEUE_COUNT),
+    Load("consume", Kind.CONSUME, QUEUE_COUNT),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """One run of the benchmark."""
+
+    loads: tuple[Load, ...] = LOADS
+    body_sizes: tuple[int, ...] = (100, 1024)  # bytes
+    flush_types: tuple[FlushDiskType, ...] = (FlushDiskType.ASYNC_FLUSH, FlushDiskType.SYNC_FLUSH)
+    round_count: int = 3
+    seconds: float = 3.0  # of each load in each round
+    warm_up_seconds: float = 0.3  # at its beginning, not counted
+    segment_size: int = 256 * 1024 * 1024  # bytes
+
+    @property
+    def seconds_least(self) -> float:
+        """How long the loads alone take."""
+        groups = len(self.flush_types) * len(self.body_sizes)
+        each = self.seconds + self.warm_up_seconds
+        return groups * self.round_count * len(self.loads) * each
+
+
+def quick() -> Plan:
+    """Return a plan of about half a minute: a look, not a measurement."""
+    return Plan(body_sizes=(100,), round_count=1, seconds=1.0, warm_up_seconds=0.2)
+
+
+def choose(text: str) -> tuple[Load, ...]:
+    """Return the loads whose names begin with one of the words in *text*, divided by commas.
+
+    Raises:
+        ValueError: a word fits none; names those there are.
+    """
+    chosen: list[Load] = []
+    for word in text.split(","):
+        fitting = [load for load in LOADS if load.name.startswith(word.strip())]
+        if not fitting:
+            names = ", ".join(load.name for load in LOADS)
+            raise ValueError(f"no load begins with {word.strip()!r}; there are {names}")
+        chosen += [load for load in fitting if load not in chosen]
+    return tuple(load for load in LOADS if load in chosen)

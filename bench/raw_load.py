@@ -1,0 +1,198 @@
+"""Loads over a plain socket, so that the client's own work hardly counts."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bench.measured import LoadError, Measured
+from broker.protocol.bodies import ACK_SIZE
+from broker.protocol.request_code import RequestCode
+from broker.protocol.response_code import ResponseCode
+from dledger.remoting.command import FLAG_GROUPED, Command
+from dledger.remoting.connection import Connection
+from dledger.remoting.frame import encode_frame
+
+if TYPE_CHECKING:
+    from bench.frames import FrameRing
+
+_ACK = np.dtype(
+    [("opaque", ">u4"), ("code", ">i4"), ("queue", ">i4"), ("offset", ">i8"), ("at", ">i8")]
+)
+assert _ACK.itemsize == ACK_SIZE
+_TIMES = 1 << 16  # sends under way never come near it
+_SILENCE_SECONDS = 10.0
+_PULL_SIZE = 1024 * 1024  # bytes asked for at a time
+_PREFIX = struct.Struct(">II")
+
+
+def connect(host: str, port: int) -> socket.socket:
+    """Return a connection to a broker that gives up after a long silence."""
+    connected = socket.create_connection((host, port), timeout=_SILENCE_SECONDS)
+    connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return connected
+
+
+def run_sends(
+    connected: socket.socket,
+    ring: FrameRing,
+    *,
+    in_flight: int,
+    batch_count: int,
+    seconds: float,
+    warm_up_seconds: float,
+) -> Measured:
+    """Keep *in_flight* requests under way, then wait for all answers.
+
+    Raises:
+        LoadError: a send was refused, or no answer comes.
+    """
+    connection = Connection()
+    sent_at = np.zeros(_TIMES)
+    latencies: list[np.ndarray[tuple[int], np.dtype[np.float64]]] = []
+    began = perf_counter()
+    counting_from, until = began + warm_up_seconds, began + warm_up_seconds + seconds
+    counted = answered = 0
+
+    def send(count: int) -> None:
+        slots = np.arange(ring.next_opaque, ring.next_opaque + count) % _TIMES
+        views = ring.take(count)
+        sent_at[slots] = perf_counter()
+        for view in views:
+            connected.sendall(view)
+
+    under_way = in_flight
+    send(in_flight)
+    while under_way:
+        try:
+            data = connected.recv(1 << 20)
+        except TimeoutError as error:
+            raise LoadError(f"no answer for {_SILENCE_SECONDS:g} s") from error
+        now = perf_counter()
+        if not data:
+            raise LoadError("the broker closed the connection")
+        connection.receive_data(data)
+        count = 0
+        for command in connection.commands():
+            opaques = _opaques(command)
+            count += len(opaques)
+            if counting_from <= now < until:
+                latencies.append(now - sent_at[opaques % _TIMES])
+        answered += count
+        under_way -= count
+        if now < until:
+            send(count)
+            under_way += count
+            if now >= counting_from:
+                counted += count
+    return Measured.of(
+        message_count=counted * batch_count,
+        seconds=seconds,
+        latencies=np.concatenate(latencies) if latencies else np.zeros(0),
+        written_count=answered * batch_count,
+    )
+
+
+def _opaques(command: Command) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    if not command.flag & FLAG_GROUPED:
+        raise LoadError(f"a send was refused with code {command.code}: {command.remark}")
+    body = command.body
+    assert not isinstance(body, list)
+    acks = np.frombuffer(body, _ACK)
+    if acks["code"].any():
+        raise LoadError(f"a send was refused with code {int(acks['code'].max())}")
+    return acks["opaque"].astype(np.int64)
+
+
+def run_pulls(
+    connected: socket.socket, topic: str, *, queue_count: int, seconds: float
+) -> Measured:
+    """Pull a topic from its beginning, over and over, one pull of each queue under way.
+
+    Raises:
+        LoadError: a pull fails.
+    """
+    offsets = [0] * queue_count
+    began = perf_counter()
+    asked_at = [0.0] * queue_count
+    latencies: list[float] = []
+    count = size = under_way = 0
+
+    def ask(queue_id: int) -> None:
+        nonlocal under_way
+        command = Command(
+            RequestCode.PULL_MESSAGE.value,
+            0,
+            queue_id,
+            ext_fields={
+                "consumerGroup": "bench-pull",
+                "topic": topic,
+                "queueId": queue_id,
+                "queueOffset": offsets[queue_id],
+                "maxMsgNums": 1 << 20,
+                "sysFlag": 0,
+                "maxMsgBytes": _PULL_SIZE,
+            },
+        )
+        asked_at[queue_id] = perf_counter()
+        connected.sendall(b"".join(encode_frame(command)))
+        under_way += 1
+
+    for queue_id in range(queue_count):
+        ask(queue_id)
+    while under_way:
+        command, body_size = _receive_pulled(connected)
+        now = perf_counter()
+        under_way -= 1
+        queue_id = command.opaque
+        latencies.append(now - asked_at[queue_id])
+        if command.code == ResponseCode.SUCCESS:
+            end = int(command.ext_fields["nextBeginOffset"])
+            count += end - offsets[queue_id]
+            size += body_size
+            offsets[queue_id] = end
+        elif command.code == ResponseCode.PULL_NOT_FOUND:
+            offsets[queue_id] = 0
+        else:
+            raise LoadError(f"a pull failed with code {command.code}: {command.remark}")
+        if now < began + seconds:
+            ask(queue_id)
+    return Measured.of(
+        message_count=count,
+        seconds=perf_counter() - began,
+        latencies=np.array(latencies),
+        written_count=0,
+    )
+
+
+_pulled = bytearray(2 * _PULL_SIZE)
+
+
+def _receive_pulled(connected: socket.socket) -> tuple[Command, int]:
+    """Receive one frame into a buffer used again; return its head and the size of its body."""
+    head = _receive_exactly(connected, memoryview(bytearray(8)))
+    length, mark = _PREFIX.unpack(head)
+    header = bytes(_receive_exactly(connected, memoryview(bytearray(mark & 0xFFFFFF))))
+    body_size = length - 4 - len(header)
+    if body_size > len(_pulled):
+        raise LoadError(f"a pull brought {body_size} bytes, more than was asked for")
+    _receive_exactly(connected, memoryview(_pulled)[:body_size])
+    connection = Connection()
+    connection.receive_data(_PREFIX.pack(4 + len(header), mark) + header)
+    command = connection.next_command()
+    assert command is not None
+    return command, body_size
+
+
+def _receive_exactly(connected: socket.socket, view: memoryview) -> memoryview:
+    at = 0
+    while at < len(view):
+        received = connected.recv_into(view[at:], 0, socket.MSG_WAITALL)
+        if not received:
+            raise LoadError("the broker closed the connection")
+        at += received
+    return view
