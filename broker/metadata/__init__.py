@@ -1,0 +1,1 @@
+"""Replicated state that changes by commands in the log: topics, consumer offsets."""

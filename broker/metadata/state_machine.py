@@ -1,0 +1,129 @@
+"""Commands in the log and the parts of the state they change.
+
+The body of an entry of channel 1 is one msgpack array of commands, each ``[kind, args]`` with
+*kind* a string and *args* a map.  A part registers the kinds it knows.  Whether a command makes
+sense is checked before it is proposed; once it is in the log it is applied by every node, and comes
+to a result: applying never fails for what a user asked.
+
+A kind nobody knows was written by a newer version.  A node that skipped it would from then on
+differ from the others, so it stops instead.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import msgpack
+
+from dledger.errors import PoisonEntryError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    Buffer = bytes | bytearray | memoryview
+
+
+class MetadataCommand(NamedTuple):
+    """One change to be made on every node."""
+
+    kind: str
+    args: dict[str, Any]
+
+
+class StatePart(Protocol):
+    """One piece of the replicated state."""
+
+    @property
+    def name(self) -> str:
+        """Name of its piece of the snapshot."""
+        ...
+
+    @property
+    def appliers(self) -> Mapping[str, Callable[[Mapping[str, Any]], Any]]:
+        """For each kind of command what applies its args and returns the result."""
+        ...
+
+    def snapshot(self) -> Any:  # noqa: ANN401 - plain lists, maps, strings and numbers
+        """Return the whole piece in plain values, in an order that follows from the content."""
+        ...
+
+    def restore(self, snapshot: Any) -> None:  # noqa: ANN401
+        """Become what `snapshot` was taken of; None: as before the first command.
+
+        Raises:
+            ValueError, TypeError, KeyError: *snapshot* is none of this part's.
+        """
+        ...
+
+
+def encode_commands(commands: Iterable[MetadataCommand]) -> bytes:
+    """Return the body of the entry that carries *commands*."""
+    body: bytes = msgpack.packb([[command.kind, command.args] for command in commands])
+    return body
+
+
+def decode_commands(body: Buffer) -> list[MetadataCommand]:
+    """Return the commands of an entry.
+
+    Raises:
+        PoisonEntryError: *body* is no array of commands.
+    """
+    try:
+        commands = msgpack.unpackb(body, strict_map_key=False)
+        result = [MetadataCommand(kind, args) for kind, args in commands]
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
+        raise PoisonEntryError(f"no array of metadata commands: {error!r}") from error
+    for kind, args in result:
+        if not isinstance(kind, str) or not isinstance(args, dict):
+            raise PoisonEntryError(f"{kind!r} with {type(args).__name__} is no metadata command")
+    return result
+
+
+class StateMachine:
+    """All parts together."""
+
+    def __init__(self, parts: Iterable[StatePart]) -> None:
+        self._parts = {part.name: part for part in parts}
+        self._appliers: dict[str, Callable[[Mapping[str, Any]], Any]] = {}
+        for part in self._parts.values():
+            for kind, apply in part.appliers.items():
+                assert kind not in self._appliers, f"{kind} is registered twice"
+                self._appliers[kind] = apply
+
+    def apply_entry(self, body: Buffer) -> list[Any]:
+        """Apply the commands of one entry; return what each came to.
+
+        Raises:
+            PoisonEntryError: a command is of a kind or form this version does not know.
+        """
+        results: list[Any] = []
+        for kind, args in decode_commands(body):
+            apply = self._appliers.get(kind)
+            if apply is None:
+                raise PoisonEntryError(f"metadata command {kind!r} is unknown")
+            try:
+                results.append(apply(args))
+            except (KeyError, TypeError, ValueError) as error:
+                raise PoisonEntryError(
+                    f"metadata command {kind!r} has unknown args: {error!r}"
+                ) from error
+        return results
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return every part's piece by its name, sorted."""
+        return {name: self._parts[name].snapshot() for name in sorted(self._parts)}
+
+    def restore(self, snapshot: dict[str, Any] | None) -> None:
+        """Become what `snapshot` was taken of; None: as before the first command.
+
+        A part the snapshot does not know yet begins empty.
+
+        Raises:
+            ValueError: the snapshot has a part this version does not know.
+        """
+        pieces = snapshot or {}
+        unknown = pieces.keys() - self._parts.keys()
+        if unknown:
+            raise ValueError(f"parts {sorted(unknown)} are unknown")
+        for name, part in self._parts.items():
+            part.restore(pieces.get(name))

@@ -1,0 +1,160 @@
+"""One queue's index into the commit log.
+
+A consume queue turns a *queue offset* (0, 1, 2, ... inside one queue of one topic) into the place
+of a record in the commit log.  It is derived state: delete the folder, dispatch the commit log
+again, and the same bytes come back.
+
+A unit is 20 bytes, big-endian, as RocketMQ lays it out (docs/en/Design_Store.md):
+
+    position   int64   byte position of the record in the commit log
+    size       int32   length of the record in bytes
+    tags_code  int64   hash of the tag; 0 when the message has none
+
+New units gather in memory; a job beside the event loop writes them to the queue's file.  The latest
+stay in memory, which is where consumers that keep up read them.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING
+
+from broker.errors import OffsetTooSmallError
+from broker.store.runs import UNIT_SIZE
+
+if TYPE_CHECKING:
+    from broker.store.queue_files import Piece, QueueFiles, QueueKey
+
+TAIL_UNITS_KEPT = 1024  # in memory after they were written: 20 KiB for each busy queue
+
+_UNIT = struct.Struct(">qiq")
+_POSITION = struct.Struct(">q")
+
+
+class ConsumeQueue:
+    """The units of one queue from *min_offset* to *max_offset*."""
+
+    def __init__(
+        self, files: QueueFiles, key: QueueKey, *, min_offset: int = 0, max_offset: int = 0
+    ) -> None:
+        """Begin with the units that the files hold.
+
+        Args:
+            files: where the units are kept.
+            key: topic and queue id.
+            min_offset: first unit that can be read.
+            max_offset: behind the last unit; all before it are in *files*.
+        """
+        assert 0 <= min_offset <= max_offset
+        self._files = files
+        self._key = key
+        self._min_offset = min_offset
+        self._tail = bytearray()
+        self._tail_begin = max_offset  # queue offset of the tail's first unit
+        self._captured = max_offset  # up to here a job writes or wrote the units
+        self._written = max_offset  # up to here the files hold them
+
+    @property
+    def min_offset(self) -> int:
+        """The first queue offset that can be read; the end when there is none."""
+        return self._min_offset
+
+    @property
+    def max_offset(self) -> int:
+        """The queue offset the next message gets."""
+        return self._tail_begin + len(self._tail) // UNIT_SIZE
+
+    @property
+    def unwritten_size(self) -> int:
+        """Bytes of units no file holds yet."""
+        return (self.max_offset - self._written) * UNIT_SIZE
+
+    def append(self, position: int, size: int, tags_code: int) -> None:
+        """Add one unit: the record at *position* of the log, *size* bytes long."""
+        self._tail += _UNIT.pack(position, size, tags_code)
+
+    def append_units(self, units: bytes) -> None:
+        """Add whole units, laid flat."""
+        assert len(units) % UNIT_SIZE == 0
+        self._tail += units
+
+    def units_from(self, queue_offset: int, *, unit_count_max: int) -> bytes | memoryview:
+        """Return up to *unit_count_max* whole units, the first at *queue_offset*.
+
+        Args:
+            queue_offset: first unit wanted, in messages, not bytes; at most the queue's end.
+            unit_count_max: most units to return; at least 1.
+
+        Returns:
+            Units laid flat, 20 bytes each; fewer than asked for only at the end of the queue, and
+            empty when *queue_offset* is the end.
+
+        Raises:
+            OffsetTooSmallError: retention has already removed *queue_offset*.
+
+        Source: RocketMQ ``GetMessageStatus.OFFSET_TOO_SMALL``.
+        """
+        assert unit_count_max >= 1
+        assert queue_offset <= self.max_offset
+        if queue_offset < self._min_offset:
+            raise OffsetTooSmallError(
+                f"queue {self._key[1]} of topic {self._key[0]} begins at offset "
+                f"{self._min_offset}; {queue_offset} was removed",
+                min_offset=self._min_offset,
+            )
+        end = min(queue_offset + unit_count_max, self.max_offset)
+        if queue_offset >= self._tail_begin:
+            return self._from_tail(queue_offset, end)
+        in_files = min(end, self._tail_begin)
+        units: bytes | memoryview = self._files.read(
+            self._key, queue_offset, unit_count=in_files - queue_offset
+        )
+        reached = queue_offset + len(units) // UNIT_SIZE
+        if reached == end:
+            return units
+        parts = [units]
+        while reached < in_files:
+            units = self._files.read(self._key, reached, unit_count=in_files - reached)
+            parts.append(units)
+            reached += len(units) // UNIT_SIZE
+        parts.append(self._from_tail(reached, end))
+        return b"".join(parts)
+
+    def position_at(self, queue_offset: int) -> int:
+        """Return the position of the record at *queue_offset*, in bytes. Raises as `units_from`."""
+        (position,) = _POSITION.unpack_from(self.units_from(queue_offset, unit_count_max=1))
+        return int(position)
+
+    def drop_below_position(self, position: int) -> bool:
+        """Forget the units of records before *position* of the log; whether there were any."""
+        low, high = self._min_offset, self.max_offset
+        while low < high:  # positions grow along the queue
+            middle = (low + high) // 2
+            if self.position_at(middle) < position:
+                low = middle + 1
+            else:
+                high = middle
+        dropped = low > self._min_offset
+        self._min_offset = low
+        return dropped
+
+    def begin_flush(self) -> list[Piece]:
+        """Return what is to be written so that the files hold all units; the order must be kept."""
+        begin = (self._captured - self._tail_begin) * UNIT_SIZE
+        data = bytes(memoryview(self._tail)[begin:])
+        pieces = list(self._files.pieces(self._key, self._captured, data))
+        self._captured = self.max_offset
+        return pieces
+
+    def finish_flush(self, written_offset: int) -> None:
+        """Take note that the files hold all units before *written_offset*."""
+        assert self._written <= written_offset <= self._captured
+        self._written = written_offset
+        kept = min(written_offset, self.max_offset - TAIL_UNITS_KEPT)
+        if kept > self._tail_begin:
+            del self._tail[: (kept - self._tail_begin) * UNIT_SIZE]
+            self._tail_begin = kept
+
+    def _from_tail(self, queue_offset: int, end: int) -> bytes:
+        begin = (queue_offset - self._tail_begin) * UNIT_SIZE
+        return bytes(self._tail[begin : (end - self._tail_begin) * UNIT_SIZE])

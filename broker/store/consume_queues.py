@@ -1,0 +1,220 @@
+"""All consume queues of a node.
+
+On start the queues are what a state file says (`broker.store.state_file`), provided that their
+files hold as much; what the files hold beyond that was dispatched after the state was written, and
+will be written over with the same bytes.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING
+
+from broker.message import codec
+from broker.store.consume_queue import ConsumeQueue
+from broker.store.runs import UNIT_SIZE
+from dledger.errors import PoisonEntryError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from broker.store.log_view import LogView
+    from broker.store.queue_files import Piece, QueueFiles, QueueKey
+    from broker.store.runs import RecordRun
+
+_UNIT = struct.Struct(">qiq")
+_QUEUE_ID = struct.Struct(">i")
+_PLACES = struct.Struct(">qq")  # queue offset and position of a record
+
+
+class QueueFlush:
+    """Units on their way to the files; see `ConsumeQueues.begin_flush`."""
+
+    def __init__(
+        self, files: QueueFiles, pieces: list[Piece], ends: list[tuple[ConsumeQueue, int]]
+    ) -> None:
+        self._files = files
+        self._pieces = pieces
+        self._ends = ends
+
+    def run(self) -> None:
+        """Write the units; blocking, beside the event loop.
+
+        Raises:
+            StorageFailedError: stop the node.
+        """
+        self._files.write(self._pieces)
+
+    def finish(self) -> None:
+        """Take note on the event loop that `run` is done."""
+        for queue, end in self._ends:
+            queue.finish_flush(end)
+
+
+class ConsumeQueues:
+    """The consume queues by topic and queue id. A queue begins with its first message."""
+
+    def __init__(self, files: QueueFiles) -> None:
+        self._files = files
+        self._queues: dict[QueueKey, ConsumeQueue] = {}
+        self._grown: set[QueueKey] = set()  # since the last flush began
+        self._unflushed_size = 0
+
+    def __len__(self) -> int:
+        return len(self._queues)
+
+    @property
+    def unflushed_size(self) -> int:
+        """Bytes of units no job has been given yet."""
+        return self._unflushed_size
+
+    def get(self, topic: str, queue_id: int) -> ConsumeQueue | None:
+        """Return a queue; None as long as it never had a message."""
+        return self._queues.get((topic, queue_id))
+
+    def next_queue_offset(self, topic: str, queue_id: int) -> int:
+        """Return the offset the queue's next message gets."""
+        queue = self._queues.get((topic, queue_id))
+        return 0 if queue is None else queue.max_offset
+
+    def put_run(self, run: RecordRun) -> None:
+        """Add the units of a run.
+
+        Raises:
+            PoisonEntryError: its queue offsets do not continue the queue's.
+        """
+        key = run.topic, run.queue_id
+        queue = self._queues.get(key)
+        if queue is None:
+            queue = self._queues[key] = ConsumeQueue(self._files, key)
+        if run.first_queue_offset != queue.max_offset:
+            raise PoisonEntryError(
+                f"the record at position {run.first_position} has offset "
+                f"{run.first_queue_offset} in queue {run.queue_id} of topic {run.topic}, where "
+                f"{queue.max_offset} comes next"
+            )
+        queue.append_units(run.units)
+        self._grown.add(key)
+        self._unflushed_size += len(run.units)
+
+    def begin_flush(self) -> QueueFlush:
+        """Return the job that brings every unit so far to the files; jobs run in order."""
+        pieces: list[Piece] = []
+        ends: list[tuple[ConsumeQueue, int]] = []
+        for key in sorted(self._grown):
+            queue = self._queues[key]
+            pieces += queue.begin_flush()
+            ends.append((queue, queue.max_offset))
+        self._grown.clear()
+        self._unflushed_size = 0
+        return QueueFlush(self._files, pieces, ends)
+
+    def drop_below_position(self, position: int) -> list[tuple[QueueKey, int]]:
+        """Forget units of records before *position*; return what changed, for `unlink_dropped`."""
+        return [
+            (key, queue.min_offset)
+            for key, queue in self._queues.items()
+            if queue.drop_below_position(position)
+        ]
+
+    def unlink_dropped(self, dropped: Iterable[tuple[QueueKey, int]]) -> list[str]:
+        """Remove the files without a unit that can still be read; blocking, beside the event loop.
+
+        Return their paths, for `forget_files`.
+
+        The file of the last unit stays, so that a start can tell a queue whose messages are gone
+        from one whose files are.
+        """
+        paths = [
+            path
+            for key, min_offset in dropped
+            for path in self._files.paths_before(key, min_offset - 1)
+        ]
+        self._files.unlink(paths)
+        return paths
+
+    def forget_files(self, paths: Iterable[str]) -> None:
+        """Let go of the mappings of removed files, which hold their space on the disk."""
+        for path in paths:
+            self._files.forget(path)
+
+    def snapshot(self) -> Iterator[tuple[str, int, int]]:
+        """Yield topic, queue id and next offset of each queue, in order; the same on every node."""
+        for topic, queue_id in sorted(self._queues):
+            yield topic, queue_id, self._queues[topic, queue_id].max_offset
+
+    def load(self, snapshot: Iterable[tuple[str, int, int]], log: LogView) -> bool:
+        """Become the queues of *snapshot*, if the files hold them as far; blocking.
+
+        Returns:
+            Whether they do. If not, only `restart` or another `load` may follow.
+        """
+        self._clear()
+        for topic, queue_id, next_offset in snapshot:
+            key = topic, queue_id
+            begin = self._first_held(key, next_offset)
+            if begin is None:
+                self._queues.clear()
+                return False
+            queue = ConsumeQueue(self._files, key, min_offset=begin, max_offset=next_offset)
+            if not self._fits_the_log(queue, key, log):
+                self._queues.clear()
+                return False
+            queue.drop_below_position(log.base.position)
+            self._queues[key] = queue
+        return True
+
+    def restart(self, snapshot: Iterable[tuple[str, int, int]]) -> None:
+        """Remove all files and begin with empty queues at the offsets of *snapshot*; blocking."""
+        self._clear()
+        self._files.unlink_all()
+        for topic, queue_id, next_offset in snapshot:
+            key = topic, queue_id
+            # A blank unit before the first stands for those that were: `load` finds the file.
+            self._files.write(self._files.pieces(key, next_offset - 1, bytes(UNIT_SIZE)))
+            self._queues[key] = ConsumeQueue(
+                self._files, key, min_offset=next_offset, max_offset=next_offset
+            )
+
+    def close(self) -> None:
+        """Let go of the files."""
+        self._files.close()
+
+    def _clear(self) -> None:
+        self._files.close()
+        self._queues.clear()
+        self._grown.clear()
+        self._unflushed_size = 0
+
+    def _first_held(self, key: QueueKey, next_offset: int) -> int | None:
+        """Return where the unbroken row of units up to *next_offset* begins; None if there is none.
+
+        A row: the last file reaches *next_offset* and every file before it is full.
+        """
+        end = next_offset
+        for begin in reversed(self._files.file_begins(key)):
+            if begin >= next_offset:
+                continue
+            if self._files.file_end(begin) < end or self._files.written_end(key, begin) < end:
+                break
+            end = begin
+        return end if end < next_offset else None
+
+    def _fits_the_log(self, queue: ConsumeQueue, key: QueueKey, log: LogView) -> bool:
+        """Whether no unit of a record still in the log is missing, and the last one is right."""
+        # The file of the last unit that retention took stays (`unlink_dropped`), so a row that does
+        # not begin at 0 begins with a unit of a record that is gone; otherwise a file is missing.
+        first = queue.min_offset
+        if first > 0 and queue.position_at(first) >= log.base.position:
+            return False
+        last = queue.max_offset - 1
+        position, size, _ = _UNIT.unpack(queue.units_from(last, unit_count_max=1))
+        if position < log.base.position:
+            return True
+        end_position = log.point_at(log.end_index).position
+        if size < codec.RECORD_SIZE_MIN or position + size > end_position:
+            return False
+        head = log.bytes_at(position, codec.BODY_OFFSET)
+        (found_queue,) = _QUEUE_ID.unpack_from(head, codec.QUEUE_ID_OFFSET)
+        found = _PLACES.unpack_from(head, codec.QUEUE_OFFSET_OFFSET)
+        return (found_queue, *found) == (key[1], last, position)

@@ -1,0 +1,368 @@
+"""Everything a node derives from its log: opened, kept up, written down, thrown away.
+
+    <folder>/state-<index>      metadata, producers and ends of queues after that entry
+    <folder>/consumequeue/...   the units of the queues
+
+On start the newest usable state is taken and dispatch goes on behind it.  When the queues' files do
+not hold what the state says, everything is built again from the state at the log's base, or from
+nothing when the log is whole: delete the folder, and the same bytes come back.
+
+Nothing here writes a file on the event loop: `begin_jobs` hands out the work that blocks.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Protocol
+
+from broker.store.checkpoint import StateFiles
+from broker.store.consume_queues import ConsumeQueues
+from broker.store.dispatch import DISPATCH_SIZE_MAX, Dispatch
+from broker.store.producers import ProducerTable
+from broker.store.queue_files import UNITS_PER_FILE, QueueFiles
+from broker.store.state_file import DerivedSnapshot, decode_state, encode_state
+from dledger.entry import LogPoint
+from dledger.errors import CorruptStoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from broker.store.dispatch import (
+        AppliedListener,
+        ArrivalListener,
+        Dispatcher,
+        MetadataMachine,
+    )
+    from broker.store.log_view import LogView
+    from broker.store.queue_files import QueueKey
+    from dledger.entry import Entry
+    from dledger.store.disk import Disk
+
+FLUSH_SIZE = 4 * 1024 * 1024  # bytes of units in memory before a job should write them
+UNFLUSHED_SIZE_MAX = 64 * 1024 * 1024  # dispatch waits for the jobs beyond that
+
+_log = logging.getLogger("broker.store")
+
+
+class Job(Protocol):
+    """Work that blocks. Jobs run one at a time, in the order they were handed out."""
+
+    def run(self) -> None:
+        """Do it; blocking, beside the event loop.
+
+        Raises:
+            StorageFailedError: stop the node.
+            LedgerFullError: the disk is full; stop the node, what is derived is lost only up to
+                the last state.
+        """
+        ...
+
+    def finish(self) -> None:
+        """Take note on the event loop that `run` is done."""
+        ...
+
+
+class DerivedState:
+    """The derived state of one node."""
+
+    def __init__(
+        self,
+        disk: Disk,
+        folder: str,
+        log: LogView,
+        *,
+        segment_size: int,
+        metadata: MetadataMachine,
+        dispatchers: Sequence[Dispatcher] = (),
+        units_per_file: int = UNITS_PER_FILE,
+    ) -> None:
+        """Make an empty one; `open` is what is wanted."""
+        self._disk = disk
+        self._folder = folder
+        self._log = log
+        self._segment_size = segment_size
+        self._metadata = metadata
+        self._files = QueueFiles(disk, f"{folder}/consumequeue", units_per_file=units_per_file)
+        self.queues = ConsumeQueues(self._files)
+        self.producers = ProducerTable()
+        self._dispatch = Dispatch(
+            queues=self.queues,
+            producers=self.producers,
+            metadata=metadata,
+            segment_size=segment_size,
+            dispatchers=dispatchers,
+        )
+        self._states = StateFiles(disk, folder)
+        self._point = log.base
+        self._state_index = -1  # of the last state handed out as a job, or loaded
+        self._jobs: list[Job] = []
+        self.on_arrival: ArrivalListener | None = None
+        self.on_applied: AppliedListener | None = None
+
+    @classmethod
+    def open(
+        cls,
+        disk: Disk,
+        folder: str,
+        log: LogView,
+        *,
+        commit_index: int,
+        segment_size: int,
+        metadata: MetadataMachine,
+        dispatchers: Sequence[Dispatcher] = (),
+        units_per_file: int = UNITS_PER_FILE,
+    ) -> DerivedState:
+        """Take up what *folder* holds; blocking.
+
+        Args:
+            disk: where the files are.
+            folder: of the derived state; nothing else may be in it.
+            log: what everything is derived from.
+            commit_index: entries up to here are known to be committed.
+            segment_size: of the log, in bytes.
+            metadata: restored to fit; its state is written along.
+            dispatchers: hear of every run of records, after the queues.
+            units_per_file: of a consume queue.
+
+        Raises:
+            CorruptStoreError: the log begins behind its first entry and no state leads there.
+        """
+        derived = cls(
+            disk,
+            folder,
+            log,
+            segment_size=segment_size,
+            metadata=metadata,
+            dispatchers=dispatchers,
+            units_per_file=units_per_file,
+        )
+        derived.reopen(commit_index)
+        return derived
+
+    @property
+    def dispatched_index(self) -> int:
+        """The last entry taken in."""
+        return self._point.index
+
+    @property
+    def boundary_indexes(self) -> list[int]:
+        """Last entries of segments whose state is on the disk, ascending.
+
+        The log may begin behind each of them: retention must not go further than the last.
+        """
+        return self._states.boundaries
+
+    @property
+    def needs_flush(self) -> bool:
+        """Whether `begin_jobs` should be called soon."""
+        return bool(self._jobs) or self.queues.unflushed_size >= FLUSH_SIZE
+
+    def next_queue_offset(self, topic: str, queue_id: int) -> int:
+        """Return the offset the queue's next message gets, as far as dispatch knows."""
+        return self.queues.next_queue_offset(topic, queue_id)
+
+    def dispatch_up_to(self, committed_index: int, *, size_max: int = DISPATCH_SIZE_MAX) -> int:
+        """Take in committed entries, about *size_max* bytes of them; return the last taken in.
+
+        Fewer than there are when the size is reached, or when `UNFLUSHED_SIZE_MAX` bytes of units
+        wait for `begin_jobs`: call again.  Listeners hear of arrivals once, at the end.
+
+        Raises:
+            PoisonEntryError: an entry cannot be taken in; stop the node.
+        """
+        size = 0
+        if self._point.index < committed_index:
+            for entry in self._log.entries(self._point.index + 1, committed_index):
+                if size >= size_max or self.queues.unflushed_size >= UNFLUSHED_SIZE_MAX:
+                    break
+                self._take_in(entry)
+                size += entry.size
+            if self.on_arrival is None:
+                self._dispatch.take_arrived()
+            else:
+                for arrived in self._dispatch.take_arrived():
+                    self.on_arrival(*arrived)
+        return self._point.index
+
+    def begin_jobs(self, *, with_state: bool = False) -> list[Job]:
+        """Return the work that waits, to be run in this order and before any handed out later.
+
+        Ask again only when all of it is finished: what waits meanwhile is then one flush.
+
+        Args:
+            with_state: also write down the state as it is now; a matter of how long a restart may
+                take, every few seconds will do.
+        """
+        if with_state and self._point.index != self._state_index and self._point.index > 0:
+            self._add_state_job(is_boundary=False)
+        elif self.queues.unflushed_size >= FLUSH_SIZE:
+            self._jobs.append(self.queues.begin_flush())
+        jobs, self._jobs = self._jobs, []
+        return jobs
+
+    def begin_drop(self) -> Job:
+        """Follow retention: call it when the log's base has moved; the job does what blocks."""
+        base = self._log.base
+        dropped = self.queues.drop_below_position(base.position)
+        return _DropJob(self.queues, dropped, self._states, self._states.drop_before(base.index))
+
+    def read_state(self, index: int) -> bytes:
+        """Return the state at one of `boundary_indexes`, for a peer; blocking."""
+        return self._states.read(index)
+
+    def save_state_of_peer(self, data: bytes) -> LogPoint:
+        """Keep a state a peer sent, durably, and return the point it leads to; blocking.
+
+        Only when the log begins at that point, too, is `reopen` to be called.
+
+        Raises:
+            CorruptStateError: *data* is no state of this version.
+        """
+        point = decode_state(data).point
+        self._states.write(point.index, data)
+        self._states.add(point.index, is_boundary=True)
+        return point
+
+    def reopen(self, commit_index: int) -> None:
+        """Forget everything in memory and take up what the disk holds; blocking.
+
+        For the start, and for a log that was replaced; nobody may use this object meanwhile, and
+        all jobs handed out must be finished.
+
+        Raises:
+            CorruptStoreError: as `open`.
+        """
+        base = self._log.base
+        self._jobs.clear()
+        self._states.find_boundaries(self._log, segment_size=self._segment_size)
+        for index in self._states.indexes:
+            if base.index <= index <= commit_index:
+                snapshot = self._states.load(index, self._log.point_at(index))
+                if snapshot is not None:
+                    if self.queues.load(snapshot.queues, self._log):
+                        self._restore(snapshot)
+                        return
+                    _log.warning(
+                        "%s: the consume queues hold less; taking an older state",
+                        self._states.path(index),
+                    )
+        self._rebuild(base)
+
+    def close(self) -> None:
+        """Let go of the files; what no job has written yet is derived again on the next start."""
+        self.queues.close()
+
+    def _rebuild(self, base: LogPoint) -> None:
+        snapshot: DerivedSnapshot | None = None
+        if base.index > 0:
+            if base.index in self._states.indexes:
+                snapshot = self._states.load(base.index, base)
+            if snapshot is None:
+                raise CorruptStoreError(
+                    f"{self._folder}: the log begins behind entry {base.index} and there is no "
+                    f"sound {self._states.path(base.index)}; stop the node, move its data folder "
+                    "aside and start it again: it is filled from its peers"
+                )
+        _log.info("%s: deriving everything from entry %d on", self._folder, base.index + 1)
+        if snapshot is None:
+            self.queues.restart(())
+            self.producers.restore([0, []])
+            self._metadata.restore(None)
+            self._point = base
+            self._state_index = -1
+        else:
+            self.queues.restart(snapshot.queues)
+            self._restore(snapshot)
+
+    def _restore(self, snapshot: DerivedSnapshot) -> None:
+        try:
+            self.producers.restore(snapshot.producers)
+            self._metadata.restore(snapshot.metadata)
+        except (ValueError, TypeError, KeyError) as error:
+            raise CorruptStoreError(
+                f"{self._states.path(snapshot.point.index)}: sound, yet not what this version "
+                f"writes ({error!r}); start the version that wrote it"
+            ) from error
+        self._point = snapshot.point
+        self._state_index = snapshot.point.index
+
+    def _take_in(self, entry: Entry) -> None:
+        if self._point.index > 0 and self._dispatch.begins_segment(entry):
+            self._add_state_job(is_boundary=True)
+        results = self._dispatch.take_in(entry)
+        self._point = LogPoint(entry.index, entry.term, entry.end, entry.chain_crc)
+        if results is not None and self.on_applied is not None:
+            self.on_applied(entry.index, results)
+
+    def _add_state_job(self, *, is_boundary: bool) -> None:
+        data = encode_state(
+            DerivedSnapshot(
+                point=self._point,
+                queues=list(self.queues.snapshot()),
+                producers=self.producers.snapshot(),
+                metadata=self._metadata.snapshot(),
+            )
+        )
+        index = self._point.index
+        self._state_index = index
+        self._jobs.append(
+            _StateJob(
+                self.queues.begin_flush(), self._files, self._states, index, data, is_boundary
+            )
+        )
+
+
+class _StateJob:
+    """Writes the queues' units, then the state that counts on them."""
+
+    def __init__(
+        self,
+        flush: Job,
+        files: QueueFiles,
+        states: StateFiles,
+        index: int,
+        data: bytes,
+        is_boundary: bool,
+    ) -> None:
+        self._flush = flush
+        self._files = files
+        self._states = states
+        self._index = index
+        self._data = data
+        self._is_boundary = is_boundary
+        self._superseded = states.take_superseded()
+
+    def run(self) -> None:
+        self._flush.run()
+        self._files.sync()
+        self._states.write(self._index, self._data)
+        self._states.unlink(self._superseded)
+
+    def finish(self) -> None:
+        self._flush.finish()
+        self._states.add(self._index, is_boundary=self._is_boundary)
+
+
+class _DropJob:
+    """Removes what belongs to records the log does not hold any more."""
+
+    def __init__(
+        self,
+        queues: ConsumeQueues,
+        dropped: list[tuple[QueueKey, int]],
+        states: StateFiles,
+        state_indexes: list[int],
+    ) -> None:
+        self._queues = queues
+        self._dropped = dropped
+        self._states = states
+        self._state_indexes = state_indexes
+
+        self._unlinked: list[str] = []
+
+    def run(self) -> None:
+        self._unlinked = self._queues.unlink_dropped(self._dropped)
+        self._states.unlink(self._state_indexes)
+
+    def finish(self) -> None:
+        self._queues.forget_files(self._unlinked)

@@ -1,0 +1,154 @@
+"""Committed entries become derived state, in log order, on leader and followers alike.
+
+Dispatch never passes the committed index, and it stops for nothing but an entry that cannot be
+taken in: then every replica would derive something wrong, so this one stops.
+
+Source: RocketMQ ``DefaultMessageStore.ReputMessageService``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+from broker.errors import CorruptRecordError
+from broker.store.log_view import CHANNEL_METADATA, CHANNEL_RECORDS
+from broker.store.producers import Run
+from broker.store.runs import RunReader
+from dledger.entry import EntryKind
+from dledger.errors import PoisonEntryError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from broker.store.consume_queues import ConsumeQueues
+    from broker.store.producers import ProducerTable
+    from broker.store.runs import RecordRun
+    from dledger.entry import Entry
+
+DISPATCH_SIZE_MAX = 8 * 1024 * 1024  # bytes of entries in one go: about 10 ms
+
+REMEDY = (
+    "this version cannot take the entry in; if it was written by a newer version, start that one, "
+    "else report the log, as every member holds the same bytes"
+)
+
+
+class Dispatcher(Protocol):
+    """Takes in every run of committed records, in log order."""
+
+    def dispatch_run(self, run: RecordRun, entry: Entry) -> None:
+        """Take in *run*, a part of *entry*; must not wait and may not fail for its content."""
+        ...
+
+
+class MetadataMachine(Protocol):
+    """State that changes by commands in the log. `broker.metadata.state_machine` has it."""
+
+    def apply_entry(self, body: memoryview) -> list[Any]:
+        """Apply the commands of one entry; return what each came to.
+
+        Raises:
+            PoisonEntryError: a command cannot be applied by this version.
+        """
+        ...
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return the whole state in plain values; the same on every node."""
+        ...
+
+    def restore(self, snapshot: dict[str, Any] | None) -> None:
+        """Become what `snapshot` was taken of; None: as before the first command."""
+        ...
+
+
+class ArrivalListener(Protocol):
+    """Hears of new messages, once for each queue and batch."""
+
+    def __call__(self, topic: str, queue_id: int, max_offset: int) -> None:
+        """Messages before *max_offset* can be read now."""
+        ...
+
+
+class AppliedListener(Protocol):
+    """Hears what the commands of one metadata entry came to."""
+
+    def __call__(self, index: int, results: list[Any]) -> None:
+        """Entry *index* is applied; *results* has one item for each of its commands."""
+        ...
+
+
+class Dispatch:
+    """Takes entries in one after another."""
+
+    def __init__(
+        self,
+        *,
+        queues: ConsumeQueues,
+        producers: ProducerTable,
+        metadata: MetadataMachine,
+        segment_size: int,
+        dispatchers: Sequence[Dispatcher] = (),
+    ) -> None:
+        self._queues = queues
+        self._producers = producers
+        self._metadata = metadata
+        self._segment_size = segment_size
+        self._dispatchers = dispatchers
+        self._reader = RunReader()
+        self._arrived: dict[tuple[str, int], None] = {}
+
+    def begins_segment(self, entry: Entry) -> bool:
+        """Whether *entry* is the first of a segment."""
+        return entry.position % self._segment_size == 0
+
+    def take_in(self, entry: Entry) -> list[Any] | None:
+        """Dispatch one entry; return what its commands came to if it holds commands.
+
+        Raises:
+            PoisonEntryError: names index and position.
+        """
+        if self.begins_segment(entry):
+            self._producers.expire()
+        if entry.kind == EntryKind.NOOP:
+            return None
+        try:
+            if entry.channel == CHANNEL_RECORDS:
+                self._take_in_records(entry)
+                return None
+            if entry.channel == CHANNEL_METADATA:
+                return self._metadata.apply_entry(entry.body)
+            raise PoisonEntryError(f"channel {entry.channel} is unknown")
+        except (CorruptRecordError, PoisonEntryError) as error:
+            raise PoisonEntryError(
+                f"entry {entry.index} at position {entry.position}: {error}; {REMEDY}"
+            ) from error
+
+    def take_arrived(self) -> list[tuple[str, int, int]]:
+        """Return topic, queue id and end of the queues that grew since the last call."""
+        arrived = [
+            (topic, queue_id, self._queues.next_queue_offset(topic, queue_id))
+            for topic, queue_id in self._arrived
+        ]
+        self._arrived.clear()
+        return arrived
+
+    def _take_in_records(self, entry: Entry) -> None:
+        for run in self._reader.runs(entry.body, entry.body_position):
+            self._queues.put_run(run)
+            if run.mark is None:
+                self._producers.observe_time(run.store_timestamp_ms)
+            else:
+                self._producers.record(
+                    (run.mark.producer_id, run.topic, run.queue_id),
+                    Run(
+                        run.mark.first_sequence,
+                        run.record_count,
+                        run.first_queue_offset,
+                        run.first_position,
+                    ),
+                    index=entry.index,
+                    timestamp_ms=run.store_timestamp_ms,
+                )
+            for dispatcher in self._dispatchers:
+                dispatcher.dispatch_run(run, entry)
+            self._arrived[run.topic, run.queue_id] = None

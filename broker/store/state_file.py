@@ -1,0 +1,103 @@
+"""Everything derived from a log prefix but the consume queues' units, in one piece of bytes.
+
+    magic     4 bytes  "DLS1"
+    crc       uint32   of everything behind it
+    payload            one msgpack array:
+                       [index, term, position, chain_crc]   the point behind the last entry taken in
+                       [[topic, queue id, next offset] ...] sorted
+                       producers                            `ProducerTable.snapshot`
+                       metadata                             a map by name, sorted
+
+The bytes depend on the log prefix alone: every node writes the same for the same index, so that one
+of them can hand them to another that lags behind retention.  Files are named ``state-<index>``.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import msgpack
+
+from dledger.entry import LogPoint
+
+if TYPE_CHECKING:
+    from broker.message.codec import Buffer
+
+FILE_PREFIX = "state-"
+
+_MAGIC = b"DLS1"
+_HEAD = struct.Struct(">4sI")
+
+
+class CorruptStateError(Exception):
+    """The bytes are no state, or not of this version; caught where another state can be taken."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DerivedSnapshot:
+    """What a state file holds."""
+
+    point: LogPoint
+    queues: list[tuple[str, int, int]]  # topic, queue id, next offset
+    producers: list[Any]
+    metadata: dict[str, Any]
+
+
+def encode_state(snapshot: DerivedSnapshot) -> bytes:
+    """Return the bytes of *snapshot*; the same for the same log prefix."""
+    point = snapshot.point
+    payload: bytes = msgpack.packb(
+        [
+            [point.index, point.term, point.position, point.chain_crc],
+            snapshot.queues,
+            snapshot.producers,
+            snapshot.metadata,
+        ]
+    )
+    return _HEAD.pack(_MAGIC, zlib.crc32(payload)) + payload
+
+
+def decode_state(data: Buffer) -> DerivedSnapshot:
+    """Return what `encode_state` was given.
+
+    Raises:
+        CorruptStateError: *data* is damaged, or of a version this program does not know.
+    """
+    if len(data) < _HEAD.size:
+        raise CorruptStateError(f"{len(data)} bytes are no state")
+    magic, crc = _HEAD.unpack_from(data)
+    if magic != _MAGIC:
+        raise CorruptStateError(f"magic {magic!r} is not {_MAGIC!r}, the one this version writes")
+    payload = memoryview(data)[_HEAD.size :]
+    if zlib.crc32(payload) != crc:
+        raise CorruptStateError("the checksum does not fit the content")
+    try:
+        content = msgpack.unpackb(payload, strict_map_key=False)
+    except (ValueError, msgpack.UnpackException) as error:
+        raise CorruptStateError(f"the content is no msgpack: {error!r}") from error
+    try:
+        point, queues, producers, metadata = content
+        return DerivedSnapshot(
+            point=LogPoint(*point),
+            queues=[(topic, queue_id, offset) for topic, queue_id, offset in queues],
+            producers=producers,
+            metadata=metadata,
+        )
+    except (ValueError, TypeError) as error:
+        raise CorruptStateError(f"the content is no state: {error!r}") from error
+
+
+def file_name(index: int) -> str:
+    """Return the name of the state file of entry *index*."""
+    return f"{FILE_PREFIX}{index:020d}"
+
+
+def index_of_file(name: str) -> int | None:
+    """Return the index a state file's name tells; None when the name is not one's."""
+    digits = name.removeprefix(FILE_PREFIX)
+    if digits == name or len(digits) != 20 or not digits.isdecimal():
+        return None
+    return int(digits)

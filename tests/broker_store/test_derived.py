@@ -1,0 +1,582 @@
+"""Dispatch, states, restarts and rebuilds: the same log, the same bytes."""
+
+from __future__ import annotations
+
+import logging
+import random
+import shutil
+
+import msgpack
+import pytest
+
+from broker.message.codec import decode_record
+from broker.store.append_state import AppendState
+from broker.store.derived import DerivedState
+from broker.store.state_file import CorruptStateError, decode_state
+from dledger.entry import EntryKind
+from dledger.errors import CorruptStoreError, PoisonEntryError
+from dledger.store.disk import OsDisk
+from tests.broker_store.helpers import (
+    FixedClock,
+    MemoryLog,
+    NothingDispatched,
+    append_group,
+    make_chunk,
+    new_group,
+)
+
+SEGMENT = 1 << 15
+
+
+class CountingMachine:
+    """Metadata that counts commands; see `broker.store.dispatch.MetadataMachine`."""
+
+    def __init__(self):
+        self.count = 0
+
+    def apply_entry(self, body):
+        if body == b"poison":
+            raise PoisonEntryError("metadata command 'poison' is unknown")
+        self.count += 1
+        return [self.count]
+
+    def snapshot(self):
+        return {"count": self.count}
+
+    def restore(self, snapshot):
+        self.count = snapshot["count"] if snapshot else 0
+
+
+class Node:
+    """One node's derived state over a log it shares with the others."""
+
+    def __init__(self, folder, log):
+        self.folder = folder
+        self.log = log
+        self.derived = None
+
+    def start(self, commit_index=None):
+        if self.derived is not None:
+            self.derived.close()
+        self.machine = CountingMachine()
+        self.derived = DerivedState.open(
+            OsDisk(),
+            str(self.folder),
+            self.log,
+            commit_index=self.log.end_index if commit_index is None else commit_index,
+            segment_size=SEGMENT,
+            metadata=self.machine,
+            units_per_file=50,
+        )
+        return self.derived
+
+    def catch_up(self, to=None):
+        to = self.log.end_index if to is None else to
+        while self.derived.dispatched_index < to:
+            self.derived.dispatch_up_to(to)
+
+    def run_jobs(self, *, with_state=False):
+        for job in self.derived.begin_jobs(with_state=with_state):
+            job.run()
+            job.finish()
+
+    def everything(self):
+        """The state's bytes and every unit that can be read."""
+        self.run_jobs(with_state=True)
+        queues = {}
+        for topic, queue_id, end in self.derived.queues.snapshot():
+            queue = self.derived.queues.get(topic, queue_id)
+            units = b""
+            if queue.min_offset < end:
+                units = bytes(queue.units_from(queue.min_offset, unit_count_max=end))
+            queues[topic, queue_id] = (queue.min_offset, end, units)
+        return self.derived.read_state(self.derived.dispatched_index), queues
+
+    def files(self):
+        return {
+            str(path.relative_to(self.folder)): path.read_bytes()
+            for path in self.folder.rglob("*")
+            if path.is_file()
+        }
+
+
+def fill(log, seed=1, *, entries=60, clock=None, state=None):
+    """Append entries of all kinds; about 600 messages in 5 queues over several segments."""
+    chance = random.Random(seed)
+    state = state or AppendState(NothingDispatched(), log)
+    clock = clock or FixedClock()
+    sequences = {}
+    for _ in range(entries):
+        kind = chance.random()
+        clock.ms += chance.randrange(1000)
+        if kind < 0.1:
+            log.append(b"", kind=EntryKind.NOOP)
+        elif kind < 0.25:
+            log.append(b"command", channel=1)
+        else:
+            group = new_group(state, clock)
+            for _ in range(chance.randint(1, 4)):
+                topic, queue_id = chance.choice([("a", 0), ("a", 1), ("b", 0), ("%RETRY%g", 0)])
+                producer_id = chance.choice([0, 1, 2])
+                count = chance.choice([1, 3, 33])
+                bodies = [chance.randbytes(chance.randrange(60)) for _ in range(count)]
+                key = producer_id, topic, queue_id
+                group.add_chunk(
+                    make_chunk(bodies, topic=topic, queue_id=queue_id),
+                    producer_id=producer_id,
+                    first_sequence=sequences.get(key, 0),
+                )
+                if producer_id:
+                    sequences[key] = sequences.get(key, 0) + count
+            append_group(log, group)
+    return state
+
+
+@pytest.fixture
+def log():
+    log = MemoryLog(segment_size=SEGMENT)
+    fill(log)
+    assert log.end.position > 5 * SEGMENT
+    return log
+
+
+@pytest.fixture
+def node(tmp_path, log):
+    node = Node(tmp_path / "derived", log)
+    node.start()
+    yield node
+    node.derived.close()
+
+
+def test_every_unit_leads_to_its_record(node, log):
+    node.catch_up()
+
+    total = 0
+    for (topic, queue_id), (begin, end, units) in node.everything()[1].items():
+        assert (begin, len(units)) == (0, 20 * end)
+        for offset in range(end):
+            position = int.from_bytes(units[20 * offset : 20 * offset + 8], "big")
+            size = int.from_bytes(units[20 * offset + 8 : 20 * offset + 12], "big")
+            message = decode_record(log.bytes_at(position, size))
+            assert (message.topic, message.queue_id) == (topic, queue_id)
+            assert (message.queue_offset, message.position) == (offset, position)
+            total += 1
+    assert total > 400
+
+
+def test_dispatch_never_passes_the_committed_index(node):
+    assert node.derived.dispatch_up_to(7) == 7
+    assert node.derived.dispatch_up_to(5) == 7
+    assert node.derived.dispatched_index == 7
+
+
+def test_dispatch_stops_at_its_budget_and_goes_on(node, log):
+    steps = 0
+    while node.derived.dispatched_index < log.end_index:
+        before = node.derived.dispatched_index
+        assert node.derived.dispatch_up_to(log.end_index, size_max=1) == before + 1
+        steps += 1
+
+    assert steps == log.end_index
+
+
+def test_dispatch_waits_for_the_files_when_too_much_is_in_memory(node, log, monkeypatch):
+    monkeypatch.setattr("broker.store.derived.UNFLUSHED_SIZE_MAX", 200)
+    monkeypatch.setattr("broker.store.derived.FLUSH_SIZE", 200)
+    rounds = 0
+    while node.derived.dispatched_index < log.end_index:
+        before = node.derived.dispatched_index
+        node.derived.dispatch_up_to(log.end_index)
+        assert node.derived.dispatched_index > before
+        assert node.derived.needs_flush or node.derived.dispatched_index == log.end_index
+        node.run_jobs()
+        rounds += 1
+
+    assert rounds > 5
+
+
+def test_arrivals_are_told_once_for_each_queue_and_batch(node):
+    arrivals = []
+    node.derived.on_arrival = lambda *arrived: arrivals.append(arrived)
+
+    node.catch_up()
+
+    assert sorted(arrivals) == list(node.derived.queues.snapshot())
+
+
+def test_the_results_of_commands_are_told_by_index(node, log):
+    applied = []
+    node.derived.on_applied = lambda index, results: applied.append((index, results))
+
+    node.catch_up()
+
+    commands = [e.index for e in log.entries(1, log.end_index) if e.channel == 1]
+    assert applied == [(index, [n]) for n, index in enumerate(commands, 1)]
+
+
+def test_all_nodes_write_the_same_bytes_however_they_got_there(tmp_path, log):
+    whole, stepwise, restarted = (Node(tmp_path / name, log) for name in "abc")
+    whole.start()
+    whole.catch_up()
+    chance = random.Random(4)
+    for node in (stepwise, restarted):
+        node.start()
+        while node.derived.dispatched_index < log.end_index:
+            node.derived.dispatch_up_to(log.end_index, size_max=chance.choice([1, 5000]))
+            if chance.random() < 0.4:
+                node.run_jobs(with_state=chance.random() < 0.5)
+            if node is restarted and chance.random() < 0.3:
+                node.start()
+
+    expected = whole.everything()
+    assert stepwise.everything() == expected
+    assert restarted.everything() == expected
+    boundaries = whole.derived.boundary_indexes
+    assert len(boundaries) == log.end.position // SEGMENT
+    for node in (stepwise, restarted):
+        assert node.derived.boundary_indexes == boundaries
+        for index in boundaries:
+            assert node.derived.read_state(index) == whole.derived.read_state(index)
+        node.derived.close()
+    queue_files = {n: d for n, d in whole.files().items() if n.startswith("consumequeue")}
+    for node in (stepwise, restarted):
+        assert {n: d for n, d in node.files().items() if n in queue_files} == queue_files
+    whole.derived.close()
+
+
+def test_a_deleted_folder_comes_back_byte_for_byte(node):
+    node.catch_up()
+    expected = node.everything()
+    node.derived.close()
+    before = node.files()
+    shutil.rmtree(node.folder)
+
+    node.start()
+    node.catch_up()
+
+    assert node.everything() == expected
+    assert node.files() == before
+
+
+def test_a_restart_goes_on_from_the_newest_state(node, log):
+    node.catch_up(40)
+    node.run_jobs(with_state=True)
+    node.catch_up(50)
+
+    derived = node.start()
+
+    assert derived.dispatched_index == 40
+    node.catch_up()
+    assert len(derived.producers) == 8
+
+
+def test_a_state_beyond_the_commit_index_is_left_aside(node):
+    for index in (37, 38):
+        node.catch_up(index)
+        node.run_jobs(with_state=True)
+
+    assert node.start(commit_index=37).dispatched_index == 37
+
+
+def test_only_two_periodic_states_are_kept(node):
+    for index in range(31, 37):
+        node.catch_up(index)
+        node.run_jobs(with_state=True)
+
+    states = sorted(int(name[6:]) for name in node.files() if name.startswith("state"))
+    boundaries = node.derived.boundary_indexes
+    periodic = [index for index in states if index not in boundaries]
+    assert periodic[-2:] == [n for n in range(31, 37) if n not in boundaries][-2:]
+    # The third goes with the job after the one that made it superfluous.
+    assert len(periodic) <= 3
+
+
+def test_a_damaged_state_is_passed_over_for_an_older_one(node, caplog):
+    node.catch_up()
+    expected = node.everything()
+    newest = node.folder / f"state-{node.derived.dispatched_index:020d}"
+    damaged = bytearray(newest.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    newest.write_bytes(damaged)
+
+    with caplog.at_level(logging.WARNING):
+        derived = node.start()
+
+    assert derived.dispatched_index == derived.boundary_indexes[-1]
+    assert "checksum" in caplog.text
+    assert str(newest) in caplog.text
+    node.catch_up()
+    assert node.everything() == expected
+
+
+@pytest.mark.parametrize("damage", ["unlink", "truncate", "zero", "first"])
+def test_queue_files_that_hold_less_than_the_state_are_built_again(node, damage):
+    node.catch_up()
+    expected = node.everything()
+    paths = sorted((node.folder / "consumequeue" / "a" / "0").iterdir())
+    assert len(paths) > 2
+    path = paths[0] if damage == "first" else paths[-1]
+    node.derived.close()
+    content = path.read_bytes()
+    if damage == "truncate":
+        path.write_bytes(content[:-1])
+    elif damage == "zero":
+        path.write_bytes(bytes(len(content)))
+    else:
+        path.unlink()
+
+    derived = node.start()
+
+    assert derived.dispatched_index < node.log.end_index
+    node.catch_up()
+    assert node.everything() == expected
+
+
+def test_a_state_of_another_log_is_not_taken(node, tmp_path, caplog):
+    node.catch_up(20)
+    node.run_jobs(with_state=True)
+    other = MemoryLog(segment_size=SEGMENT)
+    fill(other, seed=2)
+    node.log = other
+
+    with caplog.at_level(logging.WARNING):
+        derived = node.start()
+
+    assert derived.dispatched_index == 0
+    assert "another log" in caplog.text
+    node.catch_up()
+    fresh = Node(tmp_path / "fresh", other)
+    fresh.start()
+    fresh.catch_up()
+    assert node.everything() == fresh.everything()
+    fresh.derived.close()
+
+
+def drop_first_segments(node, count=4):
+    node.catch_up()
+    node.run_jobs(with_state=True)
+    node.log.drop_before(count * SEGMENT)
+    assert node.log.base.index in node.derived.boundary_indexes
+    job = node.derived.begin_drop()
+    job.run()
+    job.finish()
+
+
+def test_retention_takes_units_and_states_along(node):
+    node.catch_up()
+    ends = list(node.derived.queues.snapshot())
+    drop_first_segments(node)
+
+    assert node.derived.boundary_indexes[0] == node.log.base.index
+    assert list(node.derived.queues.snapshot()) == ends
+    for topic, queue_id, end in ends:
+        queue = node.derived.queues.get(topic, queue_id)
+        assert 0 < queue.min_offset < end
+        assert queue.position_at(queue.min_offset) >= node.log.base.position
+    first = min(path.name for path in (node.folder / "consumequeue" / "a" / "0").iterdir())
+    assert first > "0" * 20
+
+
+def test_a_restart_after_retention_finds_the_same(node):
+    drop_first_segments(node)
+    expected = node.everything()
+
+    derived = node.start()
+
+    assert derived.dispatched_index == node.log.end_index
+    assert node.everything() == expected
+
+
+def test_a_rebuild_after_retention_finds_the_same(node):
+    drop_first_segments(node)
+    expected = node.everything()
+    node.derived.close()
+    shutil.rmtree(node.folder / "consumequeue")
+
+    derived = node.start()
+
+    assert derived.dispatched_index == node.log.base.index
+    node.catch_up()
+    assert node.everything() == expected
+    # And a second start finds what the first one built.
+    node.start()
+    assert node.derived.dispatched_index == node.log.end_index
+    assert node.everything() == expected
+
+
+def test_a_queue_whose_messages_are_all_gone_keeps_counting(tmp_path):
+    log = MemoryLog(segment_size=SEGMENT)
+    state = AppendState(NothingDispatched(), log)
+    group = new_group(state)
+    group.add_chunk(make_chunk([b"x"] * 50, topic="gone"))
+    append_group(log, group)
+    while log.end.position < 5 * SEGMENT:
+        group = new_group(state)
+        group.add_chunk(make_chunk([b"y"] * 20, topic="busy"))
+        append_group(log, group)
+    node = Node(tmp_path / "derived", log)
+    node.start()
+    drop_first_segments(node)
+    assert node.derived.queues.get("gone", 0).min_offset == 50
+
+    for _ in range(2):
+        node.start()
+        queue = node.derived.queues.get("gone", 0)
+        assert (queue.min_offset, queue.max_offset) == (50, 50)
+        assert node.derived.dispatched_index == log.end_index
+    node.derived.close()
+    shutil.rmtree(node.folder / "consumequeue")
+    for _ in range(2):
+        node.start()
+        node.catch_up()
+        node.run_jobs(with_state=True)
+        queue = node.derived.queues.get("gone", 0)
+        assert (queue.min_offset, queue.max_offset) == (50, 50)
+    node.derived.close()
+
+
+def test_a_log_that_begins_late_without_a_state_is_refused_with_the_remedy(node):
+    drop_first_segments(node)
+    node.derived.close()
+    shutil.rmtree(node.folder)
+
+    with pytest.raises(CorruptStoreError, match="filled from its peers") as caught:
+        node.start()
+
+    assert str(node.folder) in str(caught.value)
+
+
+def test_a_peer_behind_retention_goes_on_from_the_state_it_gets(node, tmp_path):
+    drop_first_segments(node)
+    log = node.log
+    behind = MemoryLog(segment_size=SEGMENT)
+    fill(behind, entries=5)
+    peer = Node(tmp_path / "peer", behind)
+    peer.start()
+    peer.catch_up()
+    peer.run_jobs(with_state=True)
+
+    data = node.derived.read_state(log.base.index)
+    point = peer.derived.save_state_of_peer(data)
+    assert (point.index, point.chain_crc) == (log.base.index, log.base.chain_crc)
+    behind.__dict__.update(log.__dict__)  # the ledger's part: the log now begins at that point
+    peer.derived.reopen(log.base.index)
+
+    assert peer.derived.dispatched_index == log.base.index
+    peer.catch_up()
+    assert peer.everything() == node.everything()
+    peer.derived.close()
+
+
+def test_what_a_peer_sends_is_checked(node):
+    with pytest.raises(CorruptStateError):
+        node.derived.save_state_of_peer(b"DLS1 and so on")
+
+
+def test_producers_expire_at_the_first_entry_of_a_segment_on_every_node(tmp_path):
+    log = MemoryLog(segment_size=SEGMENT)
+    clock = FixedClock()
+    state = AppendState(NothingDispatched(), log)
+    fill(log, entries=3, clock=clock, state=state)
+    clock.ms += 8 * 24 * 3600 * 1000
+    group = new_group(state, clock)
+    group.add_chunk(make_chunk([b"later"]), producer_id=77)
+    append_group(log, group)
+    node = Node(tmp_path / "derived", log)
+    node.start()
+    node.catch_up()
+    assert len(node.derived.producers) > 1
+    while log.end.position < SEGMENT:
+        log.append(b"command", channel=1)
+    node.catch_up()
+
+    assert [producer_id for producer_id, _, _ in node.derived.producers] == [77]
+    node.derived.close()
+
+
+@pytest.mark.parametrize(
+    ("body", "channel", "complaint"),
+    [
+        (b"garbage", 0, "only 7 bytes are left"),
+        (bytes(100), 0, "no record's of this version"),
+        (b"poison", 1, "'poison' is unknown"),
+        (b"x", 5, "channel 5 is unknown"),
+    ],
+)
+def test_an_entry_that_cannot_be_taken_in_is_named(node, log, body, channel, complaint):
+    node.catch_up()
+    entry = log.append(body, channel=channel)
+
+    with pytest.raises(PoisonEntryError, match=complaint) as caught:
+        node.catch_up()
+
+    assert f"entry {entry.index} at position {entry.position}" in str(caught.value)
+    assert node.derived.dispatched_index == entry.index - 1
+
+
+def test_queue_offsets_that_do_not_continue_the_queue_are_poison(node, log):
+    node.catch_up()
+    group = new_group(AppendState(NothingDispatched(), MemoryLog()))
+    group.add_chunk(make_chunk([b"x"], topic="a"))
+    (body,) = group.encode(log.position_for(group.body_size))
+    log.append(body)
+
+    with pytest.raises(PoisonEntryError, match="has offset 0 in queue 0 of topic a, where"):
+        node.catch_up()
+
+
+def test_dispatchers_hear_of_every_run(tmp_path, log):
+    heard = []
+
+    class Hearing:
+        def dispatch_run(self, run, entry):
+            heard.append((entry.index, run.topic, run.queue_id, run.record_count))
+
+    derived = DerivedState.open(
+        OsDisk(),
+        str(tmp_path / "derived"),
+        log,
+        commit_index=0,
+        segment_size=SEGMENT,
+        metadata=CountingMachine(),
+        dispatchers=[Hearing()],
+    )
+    derived.dispatch_up_to(log.end_index)
+
+    assert sum(count for *_, count in heard) == sum(end for _, _, end in derived.queues.snapshot())
+    derived.close()
+
+
+def test_a_new_leader_counts_on_from_dispatch_and_the_tail(node, log):
+    node.catch_up(40)
+    state = AppendState(node.derived, log)
+    node.catch_up()
+
+    for topic, queue_id, end in node.derived.queues.snapshot():
+        assert state.next_queue_offset(topic, queue_id) == end
+    for key in node.derived.producers:
+        known = node.derived.producers.get(key)
+        assert state.reserve(*key, known.last_sequence, 1) == known.check(known.last_sequence, 1)
+
+
+def test_states_are_read_only_when_whole(node):
+    node.catch_up()
+    data, _ = node.everything()
+    assert decode_state(data).point.index == node.derived.dispatched_index
+
+    for cut in (0, 5, 8, len(data) - 1):
+        with pytest.raises(CorruptStateError):
+            decode_state(data[:cut])
+    for at in range(0, len(data), 97):
+        flipped = bytearray(data)
+        flipped[at] ^= 0x10
+        with pytest.raises(CorruptStateError):
+            decode_state(flipped)
+
+
+def test_a_state_with_a_right_checksum_and_wrong_content_is_refused():
+    import zlib
+
+    for payload in (b"", msgpack.packb(5), msgpack.packb([1, 2, 3, 4]), msgpack.packb([[1]] * 4)):
+        with pytest.raises(CorruptStateError):
+            decode_state(b"DLS1" + zlib.crc32(payload).to_bytes(4, "big") + payload)
