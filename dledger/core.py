@@ -152,7 +152,7 @@ class LedgerCore:
             self._empty_peers.add(peer_id)
         else:
             self._empty_peers.discard(peer_id)
-        self.engine.peer_connected(peer_id, joining=joining)
+        self.engine.peer_connected(peer_id, joining=joining, last_index=last_index)
         if (
             self.engine.joining
             and self.store.end_index == 0
@@ -198,11 +198,11 @@ class LedgerCore:
             )
         if self.disk_full is not None:
             raise self.disk_full
-        self._pending_size += size
         if self._transfer is not None or self._waiting or not self.store.has_room(size):
             self._waiting.append(proposal)
         else:
             self._append(proposal)
+        self._pending_size += size
 
     def _append(self, proposal: AppendProposal) -> None:
         index = self.engine.propose(proposal)

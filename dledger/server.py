@@ -15,7 +15,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 import trio
 
 from dledger.core import LedgerCore, Role
-from dledger.errors import LedgerError, LedgerFullError, StorageFailedError
+from dledger.errors import (
+    CorruptEntryError,
+    CorruptStoreError,
+    LedgerError,
+    LedgerFullError,
+    StorageFailedError,
+)
 from dledger.peers.links import PeerLinks
 
 if TYPE_CHECKING:
@@ -183,7 +189,11 @@ class LedgerServer:
 
     def propose(self, proposal: AppendProposal) -> None:
         """Queue one entry; `pump` sends it on. Raises as `LedgerCore.propose`."""
-        self.core.propose(proposal)
+        try:
+            self.core.propose(proposal)
+        except (StorageFailedError, CorruptStoreError) as error:
+            self._fail(error)
+            raise
         if not self._pumping:
             self.pump()
         else:
@@ -520,8 +530,15 @@ class LedgerServer:
 
     def on_messages(self, peer_id: str, messages: list[Message]) -> None:
         """See `LinkHooks`."""
-        for message in messages:
-            self.core.receive(peer_id, message)
+        try:
+            for message in messages:
+                self.core.receive(peer_id, message)
+        except CorruptEntryError:
+            raise  # nothing of it was kept; the link ends, and the peer sends it again
+        except BaseException as error:
+            # From here on nothing may leave this node, also not while its links are closed.
+            self._fail(error)
+            raise
         self.pump()
 
     def stop(self) -> None:
@@ -530,8 +547,8 @@ class LedgerServer:
         Raises:
             StorageFailedError: the disk fails.
         """
-        if self._failure is not None and isinstance(self._failure, StorageFailedError):
-            return
+        if self._failure is not None:
+            return  # what it was may concern the very files that would be written
         if not self._syncing:
             self.store.sync()
             checkpoint = self.store.begin_checkpoint(self.core.committed_index)

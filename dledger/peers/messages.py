@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 Message = dict[str, Any]
 
+_INT_MAX = (1 << 63) - 1  # terms, indexes and positions are int64 in the files
+
 
 @dataclass(frozen=True, slots=True)
 class _Form:
@@ -108,7 +110,8 @@ def from_command(command: Command) -> Message:
     """Return the message a frame carries.
 
     Raises:
-        RemoteProtocolError: an unknown code, or a field is missing, of the wrong type or negative.
+        RemoteProtocolError: an unknown code, or a field is missing, of the wrong type or outside
+            of what the files can hold.
     """
     kind = _TYPE_OF_CODE.get(command.code)  # type: ignore[call-overload]  # any int may come
     if kind is None:
@@ -135,13 +138,14 @@ def _checked(kind: str, name: str, value: object, wanted: type) -> object:
         raise RemoteProtocolError(
             f"{kind}: field {name} is {type(value).__name__}, not {wanted.__name__}"
         )
-    if wanted is int and name != "admit_index" and value < 0:  # type: ignore[operator]
-        raise RemoteProtocolError(f"{kind}: field {name} = {value} is negative")
+    least = -1 if name == "admit_index" else 0
+    if wanted is int and not least <= value <= _INT_MAX:  # type: ignore[operator]
+        raise RemoteProtocolError(f"{kind}: field {name} = {value} is out of range")
     return value
 
 
 def _base_from(value: list[object]) -> LogPoint:
-    if len(value) != 4 or any(type(item) is not int or item < 0 for item in value):
+    if len(value) != 4 or any(type(item) is not int or not 0 <= item <= _INT_MAX for item in value):
         raise RemoteProtocolError("install: field base is not four whole numbers")
     index, term, position, chain_crc = value
     return LogPoint(index=index, term=term, position=position, chain_crc=chain_crc)  # type: ignore[arg-type]

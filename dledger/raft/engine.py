@@ -95,6 +95,9 @@ class _MatchView(dict[_Peer, int]):
     entry reaches a majority only when the leader has synced it too, so its sync and those of the
     followers may overlap.
 
+    A joining member counts as having nothing: before its disk was lost it may have promised the
+    same entry, or its vote, to somebody else.
+
     Whoever lacks this term's first entry counts as having nothing: nothing older can be committed
     by counting (Raft paper, section 5.4.2), and PySyncObj would look at every entry of the
     uncommitted tail in each tick to find that out.
@@ -106,7 +109,10 @@ class _MatchView(dict[_Peer, int]):
 
     def __getitem__(self, peer: _Peer) -> int:
         engine = self._engine
-        match_index = min(engine.leading.progress[peer.id].match_index, engine.store.durable_index)
+        progress = engine.leading.progress[peer.id]
+        if progress.joining:
+            return 0
+        match_index = min(progress.match_index, engine.store.durable_index)
         return match_index if match_index >= engine.first_index_of_own_term else 0
 
 
@@ -366,10 +372,16 @@ class RaftEngine:
         The caller has checked `is_leader` and that the store has room.
         """
         assert self.is_leader
-        self._enter()
+        # PySyncObj empties its queue for one heartbeat interval by its clock.  Were the process
+        # paused between two looks at it, the proposal would stay in the queue while its proposer
+        # is told of another entry's end; so in here no time passes.
+        instant = self._clock.now()
+        library.monotonicTime = lambda: instant
+        index = self.store.end_index + 1
         self._raft._applyCommand(proposal, None)
         self._raft._checkCommandsToApply()
-        return self.store.end_index
+        assert self.store.end_index == index
+        return index
 
     def send_new_entries(self) -> None:
         """Send what was proposed since the last time, as far as the windows allow."""
@@ -381,11 +393,11 @@ class RaftEngine:
         self._enter()
         self.transport.deliver(self._peers[peer_id], message)
 
-    def peer_connected(self, peer_id: str, *, joining: bool) -> None:
-        """Note that a peer is reachable over a new connection."""
+    def peer_connected(self, peer_id: str, *, joining: bool, last_index: int) -> None:
+        """Note that a peer, whose log ends with *last_index*, is reachable anew."""
         self._enter()
         self.transport.connected(self._peers[peer_id])
-        self.leading.connected(peer_id, joining=joining)
+        self.leading.connected(peer_id, joining=joining, last_index=last_index)
         if self.is_leader:
             self.leading.send_heartbeats()
 

@@ -11,7 +11,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from dledger.entry import HEADER_SIZE, decode_header
-from dledger.errors import CorruptEntryError, SafetyViolationError
+from dledger.errors import CorruptEntryError, LedgerFullError, SafetyViolationError
 from dledger.raft.snapshot import SnapshotReceiver
 
 if TYPE_CHECKING:
@@ -58,6 +58,11 @@ class Following:
             self._verify_to(store.base.index)
         if raw.nbytes and not self._keep_entries(raw, message["last_index"]):
             return
+        if message["last_index"] > store.end_index:
+            raise CorruptEntryError(
+                f"an append message of {engine.leader_id} ends before its entry "
+                f"{message['last_index']}"
+            )
         if message["last_index"] >= store.base.index:
             self._verify_to(message["last_index"])
         engine.commit_to(min(message["commit_index"], self._verified_index))
@@ -153,8 +158,9 @@ class Following:
         if not engine.vote_is_durable:
             self._answer_due = True
             return
-        self._answer_due = False
         match_index = min(self._verified_index, engine.store.durable_index)
+        # The rest is promised when its sync is done, not when the next message happens to come.
+        self._answer_due = match_index < min(self._verified_index, engine.store.end_index)
         self._send_answer(next_index=match_index + 1, success=True, reset=False)
 
     def _send_answer(self, *, next_index: int, success: bool, reset: bool) -> None:
@@ -216,7 +222,13 @@ class Following:
             self._answer_install(base.index, offset=self._receiver.offset, done=False)
             return
         logger.info("installing the state at entry %d from %s", base.index, engine.leader_id)
-        engine.install(base, state)
+        try:
+            engine.install(base, state)
+        except LedgerFullError as error:
+            # Nothing has changed.  With the next heartbeat the leader asks how far we are, and
+            # sends the state again.
+            logger.error("cannot install the state at entry %d: %s", base.index, error)
+            return
         self._verify_to(base.index)
         self._answer_install(base.index, offset=0, done=True)
 

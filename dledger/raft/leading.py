@@ -39,7 +39,6 @@ class Leading:
         for progress in self.progress.values():
             progress.match_index = 0
             progress.acked_id = 0
-            progress.last_answer_at = float("-inf")
             progress.installing_base = 0
             progress.sent_commit_index = 0
             progress.reset_to(end_index + 1)
@@ -53,21 +52,21 @@ class Leading:
         for callback in waiting:
             callback(False)
 
-    def connected(self, peer_id: str, *, joining: bool) -> None:
-        """Take up a peer from what it has proven; its connection is new and therefore empty."""
+    def connected(self, peer_id: str, *, joining: bool, last_index: int) -> None:
+        """Take up a peer from what it has proven; its connection is new and therefore empty.
+
+        With ASYNC_FLUSH it may have lost the end of what it had proven, and *last_index* says so.
+        """
         progress = self.progress[peer_id]
         progress.connected = True
-        progress.connected_at = self._engine.now()
         progress.joining = joining
+        progress.sent_before = {
+            other_id: other.append_id for other_id, other in self.progress.items()
+        }
         progress.installing_base = 0
-        if joining:
-            # It lost its disk: what it had proven before is gone with it.
-            progress.match_index = 0
-            progress.reset_to(self._engine.store.end_index + 1)
-        else:
-            progress.reset_to(progress.match_index + 1)
-            if not progress.match_index:
-                progress.next_index = self._engine.store.end_index + 1
+        # A joining peer lost its disk: what it had proven before is gone with it.
+        progress.match_index = 0 if joining else min(progress.match_index, last_index)
+        progress.reset_to((progress.match_index or self._engine.store.end_index) + 1)
 
     def disconnected(self, peer_id: str) -> None:
         """Stop sending to a peer; nothing on its way to it will be answered."""
@@ -150,14 +149,16 @@ class Leading:
 
         It may once it has all that could have been committed with its help before its disk was
         lost.  That is known to a leader which a majority has confirmed since the peer came, and
-        the peer itself, having forgotten what it promised, cannot be part of that majority.
+        the peer itself, having forgotten what it promised, cannot be part of that majority.  Only
+        answers to messages sent since then count: after a pause of this process, older ones are
+        still to be read.
         """
         engine = self._engine
         if not engine.leader_ready:
             return -1
         confirmed = 1 + sum(
-            other.last_answer_at > progress.connected_at and not other.joining
-            for other in self.progress.values()
+            other.acked_id > progress.sent_before[other_id] and not other.joining
+            for other_id, other in self.progress.items()
         )
         return engine.commit_index if confirmed >= engine.majority else -1
 
@@ -219,11 +220,11 @@ class Leading:
 
     def _heard_from(self, peer_id: str, message: Message) -> None:
         progress = self.progress[peer_id]
-        progress.last_answer_at = self._engine.now()
         progress.joining = message["joining"]
         progress.acked_id = max(progress.acked_id, message["id"])
-        self._engine.note_answer(peer_id)
-        self._check_barriers()
+        if not progress.joining:
+            self._engine.note_answer(peer_id)
+            self._check_barriers()
 
     # -- proof of leadership (ReadIndex, Raft dissertation 6.4) ---------------------------------
 
@@ -248,7 +249,8 @@ class Leading:
         while self._barriers:
             floors, callbacks = self._barriers[0]
             confirmed = 1 + sum(
-                self.progress[peer_id].acked_id >= floor for peer_id, floor in floors.items()
+                self.progress[peer_id].acked_id >= floor and not self.progress[peer_id].joining
+                for peer_id, floor in floors.items()
             )
             if confirmed < self._engine.majority:
                 return

@@ -23,9 +23,9 @@ class Progress:
     acked_id: int = 0  # highest id that came back in this term
     reset_floor: int = 0  # refusals of messages with a lower id are stale
     last_sent_at: float = float("-inf")
-    last_answer_at: float = float("-inf")
-    connected_at: float = float("-inf")
     connected: bool = False
+    # Ids of the last message to each peer when this one connected: newer ones prove something.
+    sent_before: dict[str, int] = field(default_factory=dict)
     joining: bool = False  # the peer started empty and may not vote yet
     sent_commit_index: int = 0
     installing_base: int = 0  # base index of the snapshot on its way; 0: none

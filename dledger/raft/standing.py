@@ -82,7 +82,7 @@ class Standing:
         if message["term"] > engine.term:
             engine.step_down(message["term"])
             return
-        if message["round"] != self._round or not message["granted"] or engine.is_leader:
+        if message["round"] != self._round or not message["granted"] or engine.has_live_leader:
             return
         self._granted.add(peer_id)
         if len(self._granted) >= engine.majority and self._round:

@@ -17,7 +17,7 @@ from typing import Any
 
 from dledger.config import FlushDiskType, LedgerConfig, Member, RaftConfig, StoreConfig
 from dledger.core import LedgerCore
-from dledger.errors import LedgerError, NotLeaderError, StorageFailedError
+from dledger.errors import CorruptEntryError, LedgerError, LedgerFullError, NotLeaderError
 from dledger.peers.messages import from_command, to_command
 from dledger.remoting.connection import Connection
 from dledger.remoting.frame import encode_frame
@@ -89,8 +89,14 @@ class SimNode:
     vote_syncing: bool = False
     paused: bool = False
     sync_seconds: float = 0.001
+    hold_syncs: bool = False  # the disk hangs: what it has been told waits in `held_syncs`
+    held_syncs: list[Any] = field(default_factory=list)
+    sync_started_at: float = 0.0
+    prepare_not_before: float = 0.0  # the disk was full: look again then
     inbox: list[Any] = field(default_factory=list)  # what arrived while paused
     last_word: BaseException | None = None  # why it stopped by itself
+    observed_index: tuple[int, int] = (0, 0)  # (life, committed index) when last looked at
+    observed_lead: tuple[int, int] = (0, 0)  # (term, life) of the last leadership looked at
 
     @property
     def alive(self) -> bool:
@@ -133,9 +139,11 @@ class SimCluster:
         self.sent_entry_bytes = 0
         self.leaders: dict[int, str] = {}
         self.committed: dict[int, tuple[int, int]] = {}  # index -> (term, chain crc)
+        self.committed_upto: dict[int, int] = {}  # term of who knew -> last index then
         self.installed: list[tuple[str, int]] = []
         self.proposals: list[TestProposal] = []
         self.drop_message: Any = None  # (source, target, message) -> bool
+        self.extra_delay: dict[tuple[str, str], float] = {}  # seconds more, one way
         self.on_deliver: Any = None
 
     # -- time -----------------------------------------------------------------------------------
@@ -179,8 +187,10 @@ class SimCluster:
         node = self.nodes[node_id]
         assert not node.alive
         node.life += 1
-        node.syncing = node.vote_syncing = node.paused = False
+        node.syncing = node.vote_syncing = node.paused = node.hold_syncs = False
         node.inbox.clear()
+        node.held_syncs.clear()
+        node.prepare_not_before = 0.0
         node.last_word = None
         config = self.config(node_id)
         node.disk.make_folder("/data")
@@ -314,6 +324,7 @@ class SimCluster:
         way = (source.node_id, target_id)
         low, high = self.latency
         arrival = self.clock.seconds + low + self.chance.random() * (high - low)
+        arrival += self.extra_delay.get(way, 0.0)
         arrival = max(arrival, self._arrival.get(way, 0.0))  # FIFO
         self._arrival[way] = arrival
         target = self.nodes[target_id]
@@ -336,7 +347,15 @@ class SimCluster:
         message = from_command(command)
         if self.on_deliver is not None:
             self.on_deliver(source_id, target.node_id, message)
-        self._hear(target, lambda: target.core.receive(source_id, message))  # type: ignore[union-attr]
+
+        def receive() -> None:
+            assert target.core is not None
+            try:
+                target.core.receive(source_id, message)
+            except CorruptEntryError:
+                self.unlink(source_id, target.node_id)  # as `PeerLink` does
+
+        self._hear(target, receive)
 
     # -- one node's turn ------------------------------------------------------------------------
 
@@ -361,9 +380,14 @@ class SimCluster:
             self._start_syncs(node)
             for peer_id, message in core.take_outbox():
                 self._send(node, peer_id, message)
-        if store.needs_prepare:
-            store.prepare_next()
-            core.room_made()
+        if store.needs_prepare and self.clock.seconds >= node.prepare_not_before:
+            try:
+                store.prepare_next()
+            except LedgerFullError as error:
+                node.prepare_not_before = self.clock.seconds + 0.1
+                core.fail_waiting(error)
+            else:
+                core.room_made()
         wanted = core.engine.snapshot_wanted
         if wanted:
             core.engine.provide_snapshot(wanted, b"state %d" % wanted)
@@ -387,12 +411,44 @@ class SimCluster:
             vote_ticket = node.votes.begin_sync()
             if vote_ticket is not None:
                 node.vote_syncing = True
-                self.at(node.sync_seconds, lambda: self._vote_synced(node, life, vote_ticket))
-        if not node.syncing:
+                self._disk_does(node, lambda: self._vote_synced(node, life, vote_ticket))
+        if node.syncing:
+            self._judge_slow_sync(node)
+        else:
             ticket = node.store.begin_sync()
             if ticket is not None:
                 node.syncing = True
-                self.at(node.sync_seconds, lambda: self._log_synced(node, life, ticket))
+                node.sync_started_at = self.clock.seconds
+                self._disk_does(node, lambda: self._log_synced(node, life, ticket))
+
+    def _disk_does(self, node: SimNode, job: Any) -> None:
+        if node.hold_syncs:
+            node.held_syncs.append(job)
+        else:
+            self.at(node.sync_seconds, job)
+
+    def release_syncs(self, node_id: str) -> None:
+        """Let a disk that hung go on, in the order in which it was told things."""
+        node = self.nodes[node_id]
+        node.hold_syncs = False
+        held, node.held_syncs = node.held_syncs, []
+        for job in held:
+            job()
+
+    def _judge_slow_sync(self, node: SimNode) -> None:
+        """See `LedgerServer`: a leader whose disk stalls leaves the lead."""
+        assert node.core is not None
+        engine = node.core.engine
+        limit = self.raft_config.election_timeout_max_ms / 1000
+        stalled = self.clock.seconds - node.sync_started_at > limit
+        if (
+            stalled
+            and not engine.storage_stalled
+            and self.store_config.flush_disk_type is FlushDiskType.SYNC_FLUSH
+        ):
+            engine.storage_stalled = True
+            if engine.is_leader and engine.peer_ids:
+                engine.abdicate()
 
     def _vote_synced(self, node: SimNode, life: int, ticket: Any) -> None:
         if node.life != life:
@@ -413,15 +469,12 @@ class SimCluster:
             return
 
         def finish() -> None:
-            try:
-                ticket.run()
-            except StorageFailedError:
-                node.syncing = False
-                raise
+            ticket.run()
             node.syncing = False
             assert node.store is not None
             node.store.finish_sync(ticket)
             assert node.core is not None
+            node.core.engine.storage_stalled = False
             node.core.engine.log_synced()
 
         self._hear(node, finish)
@@ -434,6 +487,16 @@ class SimCluster:
         if ticket is not None:
             ticket.run()
 
+    def drop(self, node_id: str, upto_index: int) -> int:
+        """Drop whole segments of entries up to *upto_index*; return the new base's index."""
+        store = self.nodes[node_id].store
+        assert store is not None
+        assert upto_index <= self.nodes[node_id].core.committed_index  # type: ignore[union-attr]
+        ticket = store.begin_drop(store.locate(upto_index).end)
+        if ticket is not None:
+            ticket.run()
+        return store.base.index
+
     # -- what must hold -------------------------------------------------------------------------
 
     def observe(self, node: SimNode) -> None:
@@ -444,15 +507,33 @@ class SimCluster:
         if core.engine.is_leader:
             first = self.leaders.setdefault(core.engine.term, node.node_id)
             assert first == node.node_id, f"two leaders in term {core.engine.term}"
-        seen = getattr(node, "observed_index", (0, 0))
-        start = seen[1] if seen[0] == node.life else 0
+            if (core.engine.term, node.life) != node.observed_lead:
+                node.observed_lead = (core.engine.term, node.life)
+                self._check_completeness(node, core.engine.term)
+        if core.committed_index > self.committed_upto.get(core.engine.term, 0):
+            self.committed_upto[core.engine.term] = core.committed_index
+        life, seen = node.observed_index
+        start = seen if life == node.life else 0
         for index in range(max(start, store.base.index) + 1, core.committed_index + 1):
             identity = (store.term_at(index), store.point_at(index).chain_crc)
             known = self.committed.setdefault(index, identity)
             assert known == identity, (
                 f"entry {index} is committed as {known} and, on {node.node_id}, as {identity}"
             )
-        node.observed_index = (node.life, core.committed_index)  # type: ignore[attr-defined]
+        node.observed_index = (node.life, core.committed_index)
+
+    def _check_completeness(self, node: SimNode, term: int) -> None:
+        """Check that a new leader has every entry committed in an earlier term."""
+        store = node.store
+        assert store is not None
+        # By a *later* term is no concern of this one: a candidate may win an old term late.
+        last = max((index for at, index in self.committed_upto.items() if at < term), default=0)
+        if last <= store.base.index:
+            return
+        assert last <= store.end_index, f"leader {node.node_id} lacks committed entry {last}"
+        assert self.committed[last] == (store.term_at(last), store.point_at(last).chain_crc), (
+            f"leader {node.node_id} of term {term} has another entry {last} than was committed"
+        )
 
     def propose(self, body: bytes, node_id: str | None = None) -> TestProposal:
         """Propose on *node_id*, or on whoever leads; refused is an outcome, too."""
