@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 UNIT_SIZE = 32
 
 _UNIT = struct.Struct(">iqiqq")
+_PLACE = struct.Struct(">qi")  # position and size, behind the magic
 
 
 class EntryNotFoundError(LedgerError, LookupError):
@@ -49,11 +50,11 @@ class EntryIndex:
         file_size = file_units * UNIT_SIZE
         start = begin_index * UNIT_SIZE // file_size * file_size
         try:
-            files = MappedFileQueue.open(disk, folder, file_size, start=start)
+            files = MappedFileQueue.open(disk, folder, file_size, start=start, zeroes=False)
         except CorruptStoreError:
             for name in disk.list_folder(folder):  # derived: built again
                 disk.unlink(f"{folder}/{name}")
-            files = MappedFileQueue.open(disk, folder, file_size, start=start)
+            files = MappedFileQueue.open(disk, folder, file_size, start=start, zeroes=False)
         return cls(files)
 
     def reaches(self, base: LogPoint, point: LogPoint) -> bool:
@@ -140,7 +141,14 @@ class EntryIndex:
 
         The first entry must do so.
         """
-        behind = _search(first_index + 1, last_index + 1, lambda i: self.read(i).end > end_max)
+        # The range sought is mostly short, and its far end a long way off: look near by first.
+        step = 1
+        while first_index + step < last_index and self._end_of(first_index + step) <= end_max:
+            step *= 2
+        last_index = min(last_index, first_index + step)
+        behind = _search(
+            first_index + step // 2 + 1, last_index + 1, lambda i: self._end_of(i) > end_max
+        )
         return self.read(behind - 1)
 
     def first_of_term(self, term: int, first_index: int, last_index: int) -> int:
@@ -149,7 +157,13 @@ class EntryIndex:
 
     def first_ending_after(self, position: int, first_index: int, last_index: int) -> int:
         """Return the first index of the range whose entry ends behind *position*."""
-        return _search(first_index, last_index + 1, lambda i: self.read(i).end > position)
+        return _search(first_index, last_index + 1, lambda i: self._end_of(i) > position)
+
+    def _end_of(self, index: int) -> int:
+        file = self.files.find(index * UNIT_SIZE)
+        position, size = _PLACE.unpack_from(file.bytes, index * UNIT_SIZE - file.position + 4)
+        end: int = position + size
+        return end
 
 
 def _search(low: int, high: int, is_behind: Callable[[int], bool]) -> int:

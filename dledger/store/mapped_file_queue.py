@@ -32,8 +32,9 @@ if TYPE_CHECKING:
 
 SPARES_MAX = 2
 
-# A file made while somebody waits is zeroed this far, about 0.1 s; one made ahead, as a whole.
-_ZERO_SIZE_NOW = 32 * 1024 * 1024
+# A log file made ahead is zeroed as a whole; one made while somebody waits only so far that the
+# wait is some 10 ms.
+_ZERO_SIZE_NOW = 4 * 1024 * 1024
 
 _POSITION = re.compile(r"\d{20}\Z")
 _SPARE = re.compile(r"spare-(\d+)\Z")
@@ -43,9 +44,10 @@ _log = logging.getLogger(__name__)
 class MappedFileQueue:
     """The files of one folder. Not empty, except between `open` and `reset`."""
 
-    def __init__(self, disk: Disk, folder: str, file_size: int) -> None:
+    def __init__(self, disk: Disk, folder: str, file_size: int, *, zeroes: bool) -> None:
         self.folder = folder
         self.file_size = file_size
+        self._zeroes = zeroes
         self._disk = disk
         self._files: list[MappedFile] = []
         self._spares: deque[MappedFile] = deque()
@@ -55,17 +57,27 @@ class MappedFileQueue:
         self._spare_numbers = itertools.count()
 
     @classmethod
-    def open(cls, disk: Disk, folder: str, file_size: int, *, start: int) -> MappedFileQueue:
+    def open(
+        cls, disk: Disk, folder: str, file_size: int, *, start: int, zeroes: bool
+    ) -> MappedFileQueue:
         """Take up the files of *folder* from the one that begins at *start*; blocking.
 
         Files that do not follow one another from there are left over from a crash; they stay until
         `retire_leftovers`.
 
+        Args:
+            disk: where the folder is.
+            folder: created where it is missing.
+            file_size: of each file, in bytes.
+            start: position of the first file wanted.
+            zeroes: whether new files are written with zeros first, so that each sync of bytes over
+                them is faster; not worth it for files that are seldom synced.
+
         Raises:
             CorruptStoreError: a file has the wrong size; they are only ever created whole.
         """
         disk.make_folder(folder)
-        queue = cls(disk, folder, file_size)
+        queue = cls(disk, folder, file_size, zeroes=zeroes)
         spare_number = 0
         for name in disk.list_folder(folder):
             path = f"{folder}/{name}"

@@ -79,6 +79,7 @@ def recover(disk: Disk, config: StoreConfig, folder: str) -> RecoveredLog:
         f"{folder}/commitlog",
         segment_size,
         start=base.position - base.position % segment_size,
+        zeroes=True,
     )
     if not log.holds(base.position):
         if synced_index > base.index:

@@ -276,3 +276,20 @@ def test_stats_count_what_was_done(store):
     assert (stats.appended_count, stats.appended_size) == (30, 30 * 348)
     assert (stats.sync_count, stats.truncation_count, stats.segment_count) == (1, 1, 3)
     assert stats.log_size == store.end_position
+
+
+def test_raw_range_agrees_with_a_walk_from_every_start_and_for_every_size(store):
+    chance = random.Random(4)
+    for _ in range(80):
+        append(store, bytes(chance.choice((0, 10, 200, 900))), term=1)
+    refs = [store.locate(index) for index in range(1, 81)]
+    for first in refs:
+        for size_max in (0, 48, 100, 500, 1500, 3000, 1 << 20):
+            last = first
+            for ref in refs[first.index :]:
+                fits = ref.end - first.position <= size_max
+                if not fits or ref.position // SEGMENT != first.position // SEGMENT:
+                    break
+                last = ref
+            raw, last_index = store.raw_range(first.index, size_max=size_max)
+            assert (last_index, len(raw)) == (last.index, last.end - first.position)
