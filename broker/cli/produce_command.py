@@ -6,6 +6,7 @@ import base64
 import contextlib
 import os
 import sys
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -176,39 +177,53 @@ async def _send_many(
 
 
 async def send_in_order(
-    messages: AsyncGenerator[Outgoing, None],
+    batches: AsyncGenerator[list[Outgoing], None],
     send: Callable[[Outgoing], Awaitable[None]],
     *,
     in_flight_max: int = IN_FLIGHT_MAX,
 ) -> None:
-    """Call *send* for each of *messages* in their order, up to *in_flight_max* at once.
+    """Call *send* for every message in their order, up to *in_flight_max* at once.
 
     A producer keeps the order of the calls within each queue, so none has to wait for the last.
+    Whichever worker runs next takes the next message and sends it without an await between, so the
+    order of the workers, which trio leaves open, does not matter.
     """
-    room = trio.Semaphore(in_flight_max)
+    waiting: deque[Outgoing] = deque()
+    arrived = trio.lowlevel.ParkingLot()  # workers without a message
+    taken = trio.lowlevel.ParkingLot()  # the reader, while enough messages wait
+    is_read = False
 
-    async def run(message: Outgoing) -> None:
-        await send(message)
-        room.release()
+    async def work() -> None:
+        while True:
+            while not waiting:
+                if is_read:
+                    return
+                await arrived.park()
+            message = waiting.popleft()
+            if len(waiting) < in_flight_max:
+                taken.unpark_all()
+            await send(message)
 
-    async with contextlib.aclosing(messages), trio.open_nursery() as nursery:
+    async with contextlib.aclosing(batches), trio.open_nursery() as nursery:
         is_first = True
-        async for message in messages:
-            if is_first:
-                await send(message)  # alone: it asks for the topic's queues, and others would race
+        async for batch in batches:
+            if is_first and batch:
+                await send(batch.pop(0))  # alone: it asks for the topic, and others would race
                 is_first = False
-                continue
-            await room.acquire()
-            nursery.start_soon(run, message)
-            # The task runs before the next one is started: trio starts those of one tick in any
-            # order.
-            await trio.lowlevel.checkpoint()
+                for _ in range(in_flight_max):
+                    nursery.start_soon(work)
+            waiting.extend(batch)
+            arrived.unpark(count=len(batch))
+            while len(waiting) >= in_flight_max:
+                await taken.park()
+        is_read = True
+        arrived.unpark_all()
 
 
 async def read_messages(
     stream: BinaryIO, make: Callable[[int, bytes], Outgoing]
-) -> AsyncGenerator[Outgoing, None]:
-    """Yield what *make* makes of each line of *stream*, which may block; no empty lines."""
+) -> AsyncGenerator[list[Outgoing], None]:
+    """Yield what *make* makes of the lines of *stream*, as many as came at once; no empty lines."""
     number = 0
     rest = b""
     read = getattr(stream, "read1", stream.read)
@@ -219,10 +234,12 @@ async def read_messages(
         rest = lines.pop()
         if not chunk and rest:
             lines.append(rest)
+        batch = []
         for line in lines:
             number += 1
             if line.strip():
-                yield make(number, line.removesuffix(b"\r"))
+                batch.append(make(number, line.removesuffix(b"\r")))
+        yield batch
         if not chunk:
             return
 

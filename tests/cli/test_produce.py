@@ -23,7 +23,7 @@ read_json = _json_reader()
 
 
 async def collect(stream, make=read_line):
-    return [message async for message in read_messages(stream, make)]
+    return [message async for batch in read_messages(stream, make) for message in batch]
 
 
 class Dribble(io.RawIOBase):
@@ -95,9 +95,14 @@ def test_a_file_is_opened_at_its_beginning_and_measured(tmp_path):
         pass
 
 
-async def messages_of(count):
-    for number in range(count):
-        yield Outgoing(number=number, body=b"")
+async def messages_of(count, batch_count=37):
+    """Yield *count* messages, now and then none, as a slow pipe gives them."""
+    messages = [Outgoing(number=number, body=b"") for number in range(count)]
+    yield []
+    for start in range(0, count, batch_count):
+        await trio.sleep(0.01)
+        yield messages[start : start + batch_count]
+        yield []
 
 
 async def test_messages_are_handed_over_in_their_order(autojump_clock):
@@ -127,6 +132,7 @@ async def test_as_many_are_under_way_as_are_allowed(autojump_clock):
     await send_in_order(messages_of(41), send, in_flight_max=8)
 
     assert most == 8
+    assert under_way == 0
     assert trio.current_time() == pytest.approx(6, abs=0.5)
 
 
