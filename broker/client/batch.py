@@ -44,6 +44,7 @@ class Batch:
         "deadlines",
         "first_sequence",
         "in_flight",
+        "is_acknowledged",
         "is_moved",
         "is_uncertain",
         "needs_numbers",
@@ -68,6 +69,7 @@ class Batch:
         self.attempt = 0  # counts the times it was sent
         self.in_flight = False  # the last attempt has not been answered
         self.is_uncertain = False  # an attempt before the last may have been written
+        self.is_acknowledged = False
         self.is_moved = False  # messages were taken out: numbers senders remember do not hold
         self.reason = ""  # why the last attempt failed
         self.node = ""  # where the last attempt went
@@ -121,6 +123,7 @@ class Batch:
 
     def acknowledge(self, topic: str, queue_id: int) -> None:
         """Wake every sender with the place of its message."""
+        self.is_acknowledged = True
         reschedule = trio.lowlevel.reschedule
         if not self.is_moved:
             for waiter in self.waiters:

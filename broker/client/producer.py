@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -21,6 +21,14 @@ from broker.client.records import ENCODE_HEAD, encode_named_properties
 from broker.client.routes import ROUTE_AGE_MAX
 from broker.client.send_loop import EAGER_SIZE, ProducerStats, SendLoop
 from broker.client.topic_queues import TopicQueues
+from broker.client.unique_ids import (
+    DIGIT_TEXTS,
+    DIGITS,
+    UNIQUE_BLOCKS,
+    UNIQUE_DIGITS,
+    UNIQUE_DIGITS_COUNT,
+    UNIQUE_ID_SIZE,
+)
 from broker.errors import InvalidMessageError, NoPermissionError, TopicNotFoundError
 from broker.message import properties as names
 from broker.message.codec import BODY_OFFSET, CRC_MASK
@@ -42,6 +50,15 @@ if TYPE_CHECKING:
 PRODUCER_ID_BITS = 63  # by chance; 0 stands for none
 NO_HOST = b"\0\0\0\0"
 _UNIQUE_KEY = f"{names.UNIQUE_KEY}{names.NAME_VALUE_SEPARATOR}".encode()
+UNIQUE_PROPERTY_SIZE = len(_UNIQUE_KEY) + UNIQUE_ID_SIZE
+_UNIQUE_KEY_SIZE = UNIQUE_PROPERTY_SIZE.to_bytes(2, "big")
+
+# Bound once: a send costs a few microseconds, and each lookup in a module a part of one.
+_pack_head = ENCODE_HEAD.pack
+_crc32 = zlib.crc32
+_current_task = trio.lowlevel.current_task
+_hash = lru_cache(maxsize=16_384)(java_string_hash)
+_park = trio.lowlevel.wait_task_rescheduled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +135,9 @@ class Producer:
         self._wall_ms = -1
         self._id_prefix = ""
         self._id_property = b""
-        self._id_count = 0
+        self._id_block = 0
+        self._id_number = 0
+        self._id_stamp = 0  # tells the prefix of one block from another's
 
     @property
     def stats(self) -> ProducerStats:
@@ -177,7 +196,7 @@ class Producer:
         if ordering_key is not None:
             if queue is not None:
                 raise ValueError("give either queue or ordering_key: the key chooses the queue")
-            sender = queues.senders[abs(java_string_hash(ordering_key)) % queues.queue_count]
+            sender = queues.senders[abs(_hash(ordering_key)) % queues.queue_count]
         elif queue is not None:
             sender = self._sender_of(queues, queue)
         else:
@@ -187,13 +206,23 @@ class Producer:
             extra = encode_named_properties(key, tag, properties)
 
         # No await from here to the parking: a record and its waiter go in together.
-        id_count = self._id_count
-        if id_count > 0xFFFF:  # the counter's sixteen bits: a busier millisecond borrows the next
-            self._set_millisecond(self._wall_ms + 1)
-            id_count = 0
-        self._id_count = id_count + 1
-        encoded = b"%s%04X%s" % (self._id_property, id_count, extra)
-        size = BODY_OFFSET + body_size + len(queues.encoded_name) + 2 + len(encoded)
+        number = self._id_number
+        if number == UNIQUE_DIGITS_COUNT:
+            self._next_ids()
+            number = 0
+        self._id_number = number + 1
+        if queues.tail_stamp != self._id_stamp:
+            queues.tail_stamp = self._id_stamp
+            queues.tail = b"%s%s%s" % (queues.encoded_name, _UNIQUE_KEY_SIZE, self._id_property)
+        tail = queues.tail
+        if extra:
+            properties_size = UNIQUE_PROPERTY_SIZE + len(extra)
+            tail = b"%s%s%s" % (
+                queues.encoded_name,
+                properties_size.to_bytes(2, "big"),
+                self._id_property,
+            )
+        size = BODY_OFFSET + body_size + len(tail) + UNIQUE_DIGITS + len(extra)
         pending = sender.pending
         batch = pending[-1] if pending else None
         if (
@@ -208,42 +237,31 @@ class Producer:
             batch = Batch()
             pending.append(batch)
             loop.add(sender, queues)
-        record = b"".join(
-            (
-                ENCODE_HEAD.pack(
-                    size,
-                    queues.magic,
-                    zlib.crc32(body) & CRC_MASK,
-                    sender.queue_id,
-                    self._wall_ms,
-                    NO_HOST,
-                    body_size,
-                ),
-                body,
-                queues.encoded_name,
-                len(encoded).to_bytes(2, "big"),
-                encoded,
-            )
+        head = _pack_head(
+            size,
+            queues.magic,
+            _crc32(body) & CRC_MASK,
+            sender.queue_id,
+            self._wall_ms,
+            NO_HOST,
+            body_size,
         )
-        start = batch.size
-        number = len(batch.records)
-        task = trio.lowlevel.current_task()
+        task = _current_task()
         task.custom_sleep_data = batch
-        batch.records.append(record)
+        place = len(batch.records)
+        start = batch.size
+        batch.records.append(b"".join((head, body, tail, DIGITS[number], extra)))
         batch.waiters.append(task)
         batch.deadlines.append(self._deadline)
         batch.size = start + size
         self._buffered_size += size
-        loop.stats.sent += 1
         id_prefix = self._id_prefix
         if start < EAGER_SIZE <= batch.size:
             loop.send_now(sender, queues)
-        moved: SendResult | None = await trio.lowlevel.wait_task_rescheduled(
-            partial(_stop_waiting, task)
-        )
+        moved: SendResult | None = await _park(partial(_stop_waiting, task))
         if moved is not None:
             return moved
-        return batch.result(topic, sender.queue_id, number, start, f"{id_prefix}{id_count:04X}")
+        return batch.result(topic, sender.queue_id, place, start, id_prefix + DIGIT_TEXTS[number])
 
     async def flush(self) -> None:
         """Return once nothing is under way any more.
@@ -355,6 +373,10 @@ class Producer:
 
     def _on_settled(self, batch: Batch) -> None:
         self._buffered_size -= batch.size
+        if batch.is_acknowledged:
+            self.stats.acked += batch.count
+        else:
+            self.stats.failed += batch.count
         if self._room and self._buffered_size < self._buffer_size_max:
             self._room.unpark_all()
         if not self._buffered_size and self._drained:
@@ -369,13 +391,24 @@ class Producer:
         loop.wake_at(self._deadline)
         wall_ms = self._clock.wall_ms()
         if wall_ms > self._wall_ms:
-            self._set_millisecond(wall_ms)
+            self._set_ids(wall_ms, 0)
 
-    def _set_millisecond(self, wall_ms: int) -> None:
+    def _set_ids(self, wall_ms: int, block: int) -> None:
+        """Begin with the ids of a block of 4096 within a millisecond."""
         self._wall_ms = wall_ms
-        self._id_prefix = self._unique_ids.prefix(wall_ms)
+        self._id_block = block
+        self._id_prefix = self._unique_ids.prefix(wall_ms, block)
         self._id_property = _UNIQUE_KEY + self._id_prefix.encode()
-        self._id_count = 0
+        self._id_stamp += 1
+        self._id_number = 0
+
+    def _next_ids(self) -> None:
+        """Go on to the next block; a millisecond that has used up its own borrows the next one."""
+        block = self._id_block + 1
+        if block < UNIQUE_BLOCKS:
+            self._set_ids(self._wall_ms, block)
+        else:
+            self._set_ids(self._wall_ms + 1, 0)
 
 
 def _stop_waiting(task: trio.lowlevel.Task, _: object) -> trio.lowlevel.Abort:

@@ -7,6 +7,7 @@ it.
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
 from typing import TYPE_CHECKING
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 ENCODE_HEAD = struct.Struct(">iIii24xq4s32xi")
 # "UNIQ_KEY", a separator, 32 digits and another separator stand in front of all other properties.
 _NAMED_LIMITS = MessageLimits(properties_size_max=PROPERTIES_SIZE_MAX - 42)
+PROPERTIES_SIZE_COMMON = 1024  # bytes; far below every limit
+_SEPARATOR = re.compile("[ \x01\x02\ud800-\udfff]")
 _DECODE_HEAD = struct.Struct(">iIiiiqqiq4siq4siiqi")
 _TWO_BYTES = struct.Struct(">H")
 _ODD_KIND = FLAG_BORN_HOST_V6 | FLAG_STORE_HOST_V6 | FLAG_COMPRESSED | FLAG_COMPRESSION_MASK
@@ -130,6 +133,10 @@ def encode_named_properties(
         InvalidMessageError: a name is reserved or empty, a key holds a blank, anything holds a
             separator, or the whole is too long.
     """
+    if not own and type(key) is str and tag is None and not _SEPARATOR.search(key) and key:
+        encoded = b"\x02KEYS\x01" + key.encode()  # by far the most common case
+        if len(encoded) <= PROPERTIES_SIZE_COMMON:
+            return encoded
     fields: dict[str, str] = {}
     if own:
         for name in own:

@@ -62,7 +62,7 @@ _ERRORS: Final[Mapping[int, Callable[[str], Exception]]] = {
 class ProducerStats:
     """What a producer has done so far."""
 
-    sent: int = 0  # messages taken by send()
+    sent: int = 0  # messages, each counted when it was first sent
     acked: int = 0  # messages acknowledged
     failed: int = 0  # messages given up, whatever the reason
     batches: int = 0  # requests sent, retries included
@@ -213,7 +213,9 @@ class SendLoop:
         stats = self.stats
         stats.batches += 1
         stats.bytes += batch.size
-        if attempt > 1:
+        if attempt == 1:
+            stats.sent += batch.count
+        else:
             stats.retried += 1
         request = Command(
             RequestCode.SEND_BATCH_MESSAGE.value,
@@ -274,10 +276,9 @@ class SendLoop:
         queue_offset: int,
         position: int,
     ) -> None:
-        if sender.acknowledge(batch, node=node, queue_offset=queue_offset, position=position):
-            self.stats.acked += batch.count
-            if queue_offset < 0:
-                self.stats.duplicates_answered += 1
+        is_new = sender.acknowledge(batch, node=node, queue_offset=queue_offset, position=position)
+        if is_new and queue_offset < 0:
+            self.stats.duplicates_answered += 1
         self._look_again(sender, queues)
 
     def _fail(

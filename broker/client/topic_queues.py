@@ -24,6 +24,8 @@ class TopicQueues:
         "queue_count",
         "senders",
         "sticky",
+        "tail",
+        "tail_stamp",
         "topic",
         "turn",
     )
@@ -40,6 +42,10 @@ class TopicQueues:
         else:
             self.magic = MAGIC_V2
             self.encoded_name = len(name).to_bytes(2, "big") + name
+        # What follows the body in a record without key, tag and properties, up to the last digits
+        # of its unique id; kept by the producer.
+        self.tail = b""
+        self.tail_stamp = -1
         self.make_sender = make_sender
         self.senders: list[QueueSender] = []
         self.queue_count = 0  # that may be written to; senders may be more, after a topic shrank
