@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
+import os
 import signal
 import sys
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ import trio
 from broker.cli.processes import (
     ProcessMark,
     check_port_free,
+    is_port_free,
     read_pid_file,
     start_process,
     write_pid_file,
@@ -88,6 +90,26 @@ class GroupPlan:
             )
             for member in members
         ]
+
+
+def find_base_port(node_count: int) -> int:
+    """Return a base port for *node_count* nodes, all of whose ports are free.
+
+    Below the range from which systems draw ports for outgoing connections (32768 up on Linux): one
+    of those could be taken by a connection before its node listens on it.
+
+    Raises:
+        ConfigError: none is free.
+    """
+    first, count = 20_000, 10_000
+    for number in range(0, count, node_count):
+        # Two groups started at the same time begin to look at different places.
+        base_port = first + (os.getpid() * node_count + number) % count
+        ports = [base_port + node for node in range(node_count)]
+        ports += [port + PEER_PORT_DISTANCE for port in ports]
+        if all(map(is_port_free, ports)):
+            return base_port
+    raise ConfigError(f"no {2 * node_count} free ports between {first} and {first + count}")
 
 
 class LocalNode:

@@ -122,6 +122,15 @@ def check_port_free(host: str, port: int, *, use: str, remedy: str) -> None:
             ) from None
 
 
+def is_port_free(port: int) -> bool:
+    """Whether *port* of the loopback address may be listened on."""
+    try:
+        check_port_free("127.0.0.1", port, use="", remedy="")
+    except ConfigError:
+        return False
+    return True
+
+
 def find_listener(port: int) -> str | None:
     """Return ``name (pid n)`` of the process that listens on TCP *port*, if we may know it."""
     inodes = set(_listening_inodes(port))

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from broker.cli import local_group
-from broker.cli.local_group import GroupPlan, LocalGroup
+from broker.cli.local_group import GroupPlan, LocalGroup, find_base_port
 from dledger.config import MIB, FlushDiskType
 from dledger.errors import ConfigError
 
@@ -158,6 +158,18 @@ def test_nothing_is_started_when_a_port_is_taken(tmp_path):
             group.start_missing()
 
     assert group.running() == []
+
+
+def test_a_base_port_is_free_with_all_the_ports_of_its_group():
+    base_port = find_base_port(3)
+    assert 20_000 <= base_port < 30_000
+
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", base_port + 1002))
+        listener.listen()
+        other = find_base_port(3)
+
+    assert not set(range(other, other + 3)) & set(range(base_port, base_port + 3))
 
 
 def test_only_one_start_at_a_time(group):

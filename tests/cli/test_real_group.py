@@ -3,13 +3,12 @@
 import json
 import re
 import signal
-import socket
 import subprocess
 import sys
 
 import pytest
 
-from broker.cli.local_group import PEER_PORT_DISTANCE, LocalGroup
+from broker.cli.local_group import LocalGroup, find_base_port
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
 
@@ -29,32 +28,12 @@ def dledger(*arguments, stdin="", check=True):
     return done
 
 
-def free_base_port():
-    """Return a port that is free together with the ones a group of three has besides."""
-    while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            base_port = probe.getsockname()[1]
-        ports = [base_port + n + distance for n in range(3) for distance in (0, PEER_PORT_DISTANCE)]
-        if max(ports) < 65_536 and not any(map(_is_taken, ports)):
-            return base_port
-
-
-def _is_taken(port):
-    with socket.socket() as probe:
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return True
-    return False
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """The folder of a running group."""
     folder = tmp_path_factory.mktemp("group")
     up = dledger(
-        "up", "--data", folder, "--base-port", free_base_port(), "--segment-size", "16MiB",
+        "up", "--data", folder, "--base-port", find_base_port(3), "--segment-size", "16MiB",
         "--detach",
     )  # fmt: skip
     assert re.search(r"n\d leads in term \d+; data in ", up.stdout), up.stdout
@@ -188,7 +167,7 @@ def test_logs_of_running_nodes_are_identical(run, folder):
 def test_a_group_in_the_foreground_ends_with_ctrl_c(tmp_path):
     command = [
         sys.executable, "-m", "broker.cli.main", "up", "--nodes", "1", "--data",
-        str(tmp_path / "single"), "--base-port", str(free_base_port()),
+        str(tmp_path / "single"), "--base-port", str(find_base_port(3)),
     ]  # fmt: skip
     said = []
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as up:
