@@ -28,6 +28,7 @@ Source: RocketMQ ``CommitLog.MessageExtEncoder`` and ``MessageDecoder.decode``.
 
 from __future__ import annotations
 
+import functools
 import struct
 import zlib
 from typing import TYPE_CHECKING
@@ -89,6 +90,9 @@ _U16 = struct.Struct(">H")
 _LEAD = struct.Struct(">iI")
 
 assert _HEAD_V4.size == BODY_OFFSET
+
+# Few hosts send and store very many messages.
+_host = functools.lru_cache(maxsize=1024)(HostAddress)
 
 
 def crc_of_body(body: Buffer) -> int:
@@ -239,9 +243,9 @@ def decode_record(
         position=position,
         system_flag=system_flag,
         born_timestamp_ms=born_timestamp,
-        born_host=HostAddress(born_ip, born_port),
+        born_host=_host(born_ip, born_port),
         store_timestamp_ms=store_timestamp,
-        store_host=HostAddress(store_ip, store_port),
+        store_host=_host(store_ip, store_port),
         reconsume_times=reconsume_times,
         prepared_position=prepared_position,
         size=total,

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Protocol
 
 from broker.store.checkpoint import StateFiles
 from broker.store.consume_queues import ConsumeQueues
-from broker.store.dispatch import DISPATCH_SIZE_MAX, Dispatch
+from broker.store.dispatch import DISPATCH_ENTRY_COST, DISPATCH_SIZE_MAX, Dispatch
 from broker.store.producers import ProducerTable
 from broker.store.queue_files import UNITS_PER_FILE, QueueFiles
-from broker.store.state_file import DerivedSnapshot, decode_state, encode_state
+from broker.store.state_file import decode_state, encode_state
 from dledger.entry import LogPoint
 from dledger.errors import CorruptStoreError
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     )
     from broker.store.log_view import LogView
     from broker.store.queue_files import QueueKey
+    from broker.store.state_file import DerivedSnapshot
     from dledger.entry import Entry
     from dledger.store.disk import Disk
 
@@ -164,8 +165,9 @@ class DerivedState:
     def dispatch_up_to(self, committed_index: int, *, size_max: int = DISPATCH_SIZE_MAX) -> int:
         """Take in committed entries, about *size_max* bytes of them; return the last taken in.
 
-        Fewer than there are when the size is reached, or when `UNFLUSHED_SIZE_MAX` bytes of units
-        wait for `begin_jobs`: call again.  Listeners hear of arrivals once, at the end.
+        Each entry counts `DISPATCH_ENTRY_COST` bytes more than it has.  There may be more left when
+        *size_max* is reached, or `UNFLUSHED_SIZE_MAX` bytes of units wait for `begin_jobs`: call
+        again.  Listeners hear of arrivals once, at the end.
 
         Raises:
             PoisonEntryError: an entry cannot be taken in; stop the node.
@@ -176,7 +178,7 @@ class DerivedState:
                 if size >= size_max or self.queues.unflushed_size >= UNFLUSHED_SIZE_MAX:
                     break
                 self._take_in(entry)
-                size += entry.size
+                size += entry.size + DISPATCH_ENTRY_COST
             if self.on_arrival is None:
                 self._dispatch.take_arrived()
             else:
@@ -296,12 +298,10 @@ class DerivedState:
 
     def _add_state_job(self, *, is_boundary: bool) -> None:
         data = encode_state(
-            DerivedSnapshot(
-                point=self._point,
-                queues=list(self.queues.snapshot()),
-                producers=self.producers.snapshot(),
-                metadata=self._metadata.snapshot(),
-            )
+            self._point,
+            queues=list(self.queues.snapshot()),
+            producers=self.producers.snapshot(),
+            metadata=self._metadata.snapshot(),
         )
         index = self._point.index
         self._state_index = index

@@ -46,15 +46,21 @@ class DerivedSnapshot:
     metadata: dict[str, Any]
 
 
-def encode_state(snapshot: DerivedSnapshot) -> bytes:
-    """Return the bytes of *snapshot*; the same for the same log prefix."""
-    point = snapshot.point
-    payload: bytes = msgpack.packb(
+def encode_state(
+    point: LogPoint,
+    *,
+    queues: list[tuple[str, int, int]],
+    producers: bytes,
+    metadata: dict[str, Any],
+) -> bytes:
+    """Return the bytes of a state; the same for the same log prefix. *producers* are packed."""
+    payload = b"".join(
         [
-            [point.index, point.term, point.position, point.chain_crc],
-            snapshot.queues,
-            snapshot.producers,
-            snapshot.metadata,
+            msgpack.Packer().pack_array_header(4),
+            msgpack.packb([point.index, point.term, point.position, point.chain_crc]),
+            msgpack.packb(queues),
+            producers,
+            msgpack.packb(metadata),
         ]
     )
     return _HEAD.pack(_MAGIC, zlib.crc32(payload)) + payload

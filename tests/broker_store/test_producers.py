@@ -131,9 +131,8 @@ class SequencesMachine(RuleBasedStateMachine):
 
     @rule()
     def restart(self):
-        snapshot = msgpack.unpackb(msgpack.packb(self.table.snapshot()), strict_map_key=False)
         restored = ProducerTable()
-        restored.restore(snapshot)
+        restored.restore(msgpack.unpackb(self.table.snapshot()))
         assert restored.snapshot() == self.table.snapshot()
         self.table = restored
 

@@ -42,7 +42,8 @@ class World:
         append_group(self.log, group)
 
     def dispatch(self):
-        self.derived.dispatch_up_to(self.log.end_index)
+        while self.derived.dispatched_index < self.log.end_index:
+            self.derived.dispatch_up_to(self.log.end_index)
         for job in self.derived.begin_jobs(with_state=True):
             job.run()
             job.finish()

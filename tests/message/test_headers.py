@@ -323,6 +323,16 @@ def test_a_group_status_comes_back():
         durable_index=9,
         commit_index=8,
         dispatched_index=7,
+        begin_position=0,
+        end_position=4096,
+        flush_disk_type="SYNC_FLUSH",
+        topic_count=2,
+        connection_count=3,
+        held_pull_count=1,
+        rss_bytes=50_000_000,
+        uptime_seconds=12.5,
+        sync_seconds_last=0.0004,
+        version="0.1.0",
         members=(MemberStatus(node_id="n1", address="b:2", is_connected=True, match_index=8),),
     )
 
