@@ -1,0 +1,90 @@
+"""The examples as their docstrings say to run them, against a group of real processes."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from broker.cli.local_group import LocalGroup, find_base_port
+
+pytestmark = [pytest.mark.process, pytest.mark.slow]
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The folder of a running group."""
+    folder = tmp_path_factory.mktemp("group")
+    base_port = find_base_port(3)
+    dledger("up", "--data", folder, "--base-port", base_port, "--segment-size=1MiB", "--detach")
+    yield folder
+    dledger("down", "--data", folder)
+
+
+def dledger(*arguments):
+    """Run the command; it must not fail."""
+    run_python("-m", "broker.cli.main", *map(str, arguments))
+
+
+def run_python(*arguments, stdin="", servers=""):
+    """Run Python with *arguments*; return what it printed."""
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env=os.environ | {"DLEDGER": servers},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def run(folder):
+    """Return a function that runs an example against the group."""
+    servers = ",".join(LocalGroup.find(folder).addresses)
+
+    def run(name, *arguments, stdin=""):
+        return run_python(str(EXAMPLES / name), *map(str, arguments), stdin=stdin, servers=servers)
+
+    return run
+
+
+def test_what_produce_sends_consume_prints_once(run):
+    lines = [f"line {number}" for number in range(30)]
+
+    told = run("produce.py", "numbers", stdin="\n".join(lines)).splitlines()
+    first = run("consume.py", "numbers", 10).splitlines()
+    rest = run("consume.py", "numbers", 20).splitlines()
+
+    places = dict(reversed(line.split(" is ")) for line in told)
+    printed = dict(line.split(": ") for line in first + rest)
+    assert printed == places
+    assert sorted(printed.values()) == sorted(lines)
+
+
+def test_a_producer_follows_the_lead_without_losing_a_message(run, folder):
+    servers = ",".join(LocalGroup.find(folder).addresses)
+    process = subprocess.Popen(
+        [sys.executable, str(EXAMPLES / "follow_the_leader.py"), "400"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"DLEDGER": servers, "PYTHONUNBUFFERED": "1"},
+    )
+    try:
+        first = process.stdout.readline()
+        assert re.match(r"0: acknowledged by 127\.0\.0\.1:\d+, after", first)
+        dledger("leader", "transfer", "--data", folder)
+        told, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+
+    assert told.count("acknowledged by") >= 1, first + told
+    assert "400 of 400 acknowledged" in told
