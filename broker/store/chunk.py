@@ -22,7 +22,7 @@ from broker.message.limits import (
     check_body_size,
     check_properties_size,
 )
-from broker.store.columns import COLUMN_MIN, IntArray, gather_heads, tails_match
+from broker.store.columns import COLUMN_MIN, BoolArray, IntArray, gather_heads, tails_match
 
 if TYPE_CHECKING:
     from broker.message.codec import Buffer
@@ -153,17 +153,22 @@ def _check_columns(
     queue_id: int,
     limits: MessageLimits,
 ) -> None:
-    """Check all records at once; only to name what is wrong one of them is looked at by itself."""
+    """Check all records at once; only the first that fails is looked at by itself, to name why.
+
+    (Looking at each from the start took 0.4 s for 16 MiB with one bad record at the end.)
+    """
     magic, topic_field = expected
     ends = np.cumsum(sizes)
-    if int(sizes.min()) < codec.RECORD_SIZE_MIN or int(ends[-1]) != len(body):
-        _name_the_wrong_one(body, sizes, expected, queue_id, limits)
-        raise _not_filling(len(body), int(ends[-1]), len(sizes))
     starts = ends - sizes
+    if int(sizes.min()) < codec.RECORD_SIZE_MIN:
+        number = int((sizes < codec.RECORD_SIZE_MIN).argmax())
+        raise _wrong(number, "sizes", int(sizes[number]), f"at least {codec.RECORD_SIZE_MIN}")
+    if int(ends[-1]) != len(body):
+        raise _not_filling(len(body), int(ends[-1]), len(sizes))
     heads = gather_heads(body, starts)
     body_sizes = heads["body_size"].astype(np.int64)
     properties_sizes = sizes - (codec.BODY_OFFSET + len(topic_field) + 2) - body_sizes
-    sound = (
+    sound: BoolArray = (
         (heads["total_size"] == sizes)
         & (heads["magic"] == magic)
         & (heads["queue_id"] == queue_id)
@@ -177,31 +182,21 @@ def _check_columns(
         tails = starts + codec.BODY_OFFSET + body_sizes
         sound = tails_match(body, tails, topic_field, properties_sizes)
         if sound.all():
-            crc32 = zlib.crc32
-            crcs = [
-                crc32(body[begin:end])
-                for begin, end in zip(
-                    (starts + codec.BODY_OFFSET).tolist(), tails.tolist(), strict=True
-                )
-            ]
-            sound = (np.array(crcs, np.uint32) & codec.CRC_MASK) == heads["body_crc"]
+            sound = _crcs_match(body, starts + codec.BODY_OFFSET, tails, heads["body_crc"])
             if sound.all():
                 return
-    _name_the_wrong_one(body, sizes, expected, queue_id, limits)
-    raise AssertionError("the columns refuse what the records by themselves do not")
+    number = int(sound.argmin())
+    _check_record(body, int(starts[number]), int(sizes[number]), number, expected, queue_id, limits)
+    raise AssertionError("the columns refuse what the record by itself does not")
 
 
-def _name_the_wrong_one(
-    body: memoryview,
-    sizes: IntArray,
-    expected: tuple[int, bytes],
-    queue_id: int,
-    limits: MessageLimits,
-) -> None:
-    at = 0
-    for number, size in enumerate(sizes.tolist()):
-        _check_record(body, at, size, number, expected, queue_id, limits)
-        at += size
+def _crcs_match(body: memoryview, begins: IntArray, ends: IntArray, claimed: IntArray) -> BoolArray:
+    crc32 = zlib.crc32
+    crcs = [
+        crc32(body[begin:end]) for begin, end in zip(begins.tolist(), ends.tolist(), strict=True)
+    ]
+    result: BoolArray = (np.array(crcs, np.uint32) & codec.CRC_MASK) == claimed
+    return result
 
 
 def _wrong(record: int, field: str, found: object, expected: object) -> CorruptRecordError:

@@ -10,6 +10,7 @@ import pytest
 from broker.errors import BrokerError, CorruptRecordError, InvalidMessageError
 from broker.message.batch import encode_sizes
 from broker.message.limits import MessageLimits
+from broker.store import chunk as chunk_module
 from broker.store.chunk import check_chunk
 from tests.broker_store.helpers import make_chunk, make_record
 
@@ -134,6 +135,23 @@ def test_long_topics_have_records_of_version_2():
 
     assert make_chunk([b"x"] * FEW, topic=topic).record_count == FEW
     assert make_chunk([b"x"] * MANY, topic=topic).record_count == MANY
+
+
+def test_among_many_only_the_bad_record_is_looked_at_by_itself(monkeypatch):
+    body, sizes = build(MANY)
+    body[-20] ^= 0xFF  # in the last body
+    looked_at = []
+    original = chunk_module._check_record
+
+    def counting(*arguments):
+        looked_at.append(arguments[3])
+        original(*arguments)
+
+    monkeypatch.setattr(chunk_module, "_check_record", counting)
+    with pytest.raises(CorruptRecordError) as caught:
+        check(body, sizes)
+
+    assert looked_at == [caught.value.record] == [MANY - 1]
 
 
 @pytest.mark.parametrize("seed", range(300))
