@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check format cluster status kill-leader transfer-leader down clean
+.PHONY: help demo test check format cluster status kill-leader transfer-leader down bench clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -47,6 +47,9 @@ transfer-leader: $(VENV)/.installed ## hand its lead to another node
 
 down: $(VENV)/.installed ## stop it; its data stays
 	@$(BIN)/dledger down --data $(DATA)
+
+bench: $(VENV)/.installed ## how fast a group of three is on this machine
+	@$(BIN)/python -m bench
 
 clean: ## remove the environment and caches; a group's data stays
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

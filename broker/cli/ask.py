@@ -112,12 +112,14 @@ async def ask_group(
     """Ask the nodes at *addresses*, and those that they name as members, how they stand."""
     answers: dict[str, NodeAnswer] = {}
     wanted = list(dict.fromkeys(addresses))
+    asked: list[str] = []
     names: dict[str, str] = {}
 
     async def ask(address: str) -> None:
         answers[address] = await ask_node(address, seconds=seconds, network=network)
 
     while wanted:
+        asked += wanted
         async with trio.open_nursery() as nursery:
             for address in wanted:
                 nursery.start_soon(ask, address)
@@ -138,7 +140,7 @@ async def ask_group(
         else NodeAnswer(
             address=answer.address, node_id=names[answer.address], problem=answer.problem
         )
-        for answer in answers.values()
+        for answer in (answers[address] for address in asked)
     ]
     return GroupView(answers=tuple(sorted(named, key=lambda answer: _order(answer.node_id))))
 

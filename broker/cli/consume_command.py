@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 import click
 import trio
 
-import broker
+from broker.cli.connecting import open_client
 from broker.cli.output import plural, print_json
 from broker.cli.servers import choose_servers, servers_options
 from broker.message import properties as names
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from broker.client.records import Message
 
 
 DEFAULT_GROUP = "dledger-cli"
@@ -89,7 +91,7 @@ async def _consume(
 
             nursery.start_soon(stop_on_signal)
             async with (
-                broker.connect(addresses, auto_create_topic=False) as mq,
+                open_client(addresses, auto_create_topic=False) as mq,
                 mq.consumer(group, topic, start=start) as consumer,
             ):
                 with trio.CancelScope() as reading:
@@ -103,7 +105,7 @@ async def _consume(
     return seen, interrupted
 
 
-def print_message(message: broker.Message, *, as_json: bool) -> None:
+def print_message(message: Message, *, as_json: bool) -> None:
     """Print *message*, at once, so that a reader of a pipe sees it."""
     if as_json:
         print_json(message_json(message))
@@ -112,7 +114,7 @@ def print_message(message: broker.Message, *, as_json: bool) -> None:
     sys.stdout.buffer.flush()
 
 
-def message_json(message: broker.Message) -> dict[str, Any]:
+def message_json(message: Message) -> dict[str, Any]:
     """Return *message* fit for JSON; a body that is no text as base64."""
     body: dict[str, Any]
     try:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import click
 import trio
 
-import broker
 from broker.cli.ask import ask_group
+from broker.cli.connecting import open_client
 from broker.cli.output import print_json
 from broker.cli.servers import choose_servers, servers_options
 from broker.cli.status_table import verdict
@@ -66,7 +66,7 @@ async def _transfer(servers: list[str], target: str | None) -> None:
         print(f"{target} leads already")
         return
     began = trio.current_time()
-    async with broker.connect(servers) as mq:
+    async with open_client(servers) as mq:
         await mq.admin.transfer_leadership(target)
     with trio.move_on_after(SETTLE_SECONDS):
         while True:

@@ -16,7 +16,7 @@ import msgspec
 import trio
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-import broker
+from broker.cli.connecting import open_client
 from broker.cli.output import console, first_leaf, plural, print_json
 from broker.cli.servers import choose_servers, servers_options
 from broker.errors import BrokerError
@@ -109,7 +109,7 @@ def produce(
 async def _send_one(
     addresses: list[str], topic: str, message: Outgoing, ordered: bool, as_json: bool
 ) -> None:
-    async with broker.connect(addresses) as mq, mq.producer("dledger-cli") as producer:
+    async with open_client(addresses) as mq, mq.producer("dledger-cli") as producer:
         result = await producer.send(
             topic,
             message.body,
@@ -146,7 +146,7 @@ async def _send_many(
     count = 0
     screen = console(is_error=True)
     with progress_bar(size) as advance:
-        async with broker.connect(addresses) as mq, mq.producer("dledger-cli") as producer:
+        async with open_client(addresses) as mq, mq.producer("dledger-cli") as producer:
 
             async def send(message: Outgoing) -> None:
                 nonlocal count

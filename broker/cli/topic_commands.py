@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 import trio
 
-import broker
+from broker.cli.connecting import open_client
 from broker.cli.output import console, make_table, plural, print_json
 from broker.cli.servers import choose_servers, servers_options
 
@@ -32,7 +32,7 @@ def create(name: str, *, queues: int, servers: str | None, data: Path | None) ->
     addresses = choose_servers(servers, data)
 
     async def run() -> None:
-        async with broker.connect(addresses) as mq:
+        async with open_client(addresses) as mq:
             await mq.admin.create_topic(name, queue_count=queues)
 
     trio.run(run)
@@ -47,7 +47,7 @@ def list_(*, servers: str | None, data: Path | None, as_json: bool) -> None:
     addresses = choose_servers(servers, data)
 
     async def run() -> list[tuple[str, int, int, int]]:
-        async with broker.connect(addresses) as mq:
+        async with open_client(addresses) as mq:
             found = []
             for entry in sorted(await mq.admin.list_topics(), key=lambda item: item.topic):
                 first = last = 0

@@ -211,3 +211,11 @@ def test_json_holds_what_the_table_shows():
     assert found["nodes"][0]["lag"] == 10
     assert found["nodes"][0]["flush_disk_type"] == "SYNC_FLUSH"
     assert found["nodes"][2]["problem"] == "it is [dead]"
+
+
+async def test_unknown_nodes_stand_in_the_order_in_which_they_were_named(network):
+    addresses = ["memory:1", "memory:3", "memory:2"]
+
+    view = await ask_group(addresses, network=network)
+
+    assert [answer.address for answer in view.answers] == addresses
