@@ -1,0 +1,293 @@
+"""Groups of real processes: started, hurt, healed and looked at by tests.
+
+A `ProcessGroup` owns its processes: whatever happens to the test they end with it.  Nothing here
+sleeps for a fixed time and hopes: `eventually` waits for what has to become true.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import trio
+
+from broker.cli.ask import ask_group, ask_node
+from broker.cli.local_group import NODE_COMMAND
+from broker.config import BrokerConfig, MemberConfig, NodeConfig, dump_config
+from dledger.config import KIB, StoreConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from pathlib import Path
+
+    from broker.protocol.bodies import GroupStatus
+
+SECONDS = 40.0  # a deadline that only a hang or a dead machine passes
+POLL_SECONDS = 0.02
+LAST_LINES = 25
+
+# Below the ports the kernel gives to callers: a dead node's port must not be anybody's by chance.
+_PORTS = range(15_000, 30_000)
+_PDEATHSIG = 1  # PR_SET_PDEATHSIG of prctl(2)
+
+
+async def eventually(what: str, holds: Callable[[], Awaitable[object]], *, seconds=SECONDS):
+    """Return the first true thing *holds* returns; fail with *what* when time is up."""
+    with trio.move_on_after(seconds):
+        while True:
+            found = await holds()
+            if found:
+                return found
+            await trio.sleep(POLL_SECONDS)
+    raise AssertionError(f"not within {seconds:g} s: {what}")
+
+
+def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
+    """Return ports nobody listens on."""
+    chance = random.Random(os.urandom(8))
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    found: list[int] = []
+    while len(found) < count:
+        port = chance.choice(_PORTS)
+        with socket.socket(family) as probe, contextlib.suppress(OSError):
+            probe.bind((host, port))
+            if port not in found:
+                found.append(port)
+    return found
+
+
+def _die_with_parent() -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PDEATHSIG, signal.SIGKILL)
+
+
+class NodeProcess:
+    """One node: its folder outlives its processes."""
+
+    def __init__(self, folder: Path, config: NodeConfig) -> None:
+        self.folder = folder
+        self.config = config
+        self.process: subprocess.Popen[bytes] | None = None
+        self.is_stopped = False
+        folder.mkdir(parents=True, exist_ok=True)
+        self.write_config(config)
+
+    def write_config(self, config: NodeConfig) -> None:
+        self.config = config
+        (self.folder / "node.toml").write_text(dump_config(config))
+
+    @property
+    def node_id(self) -> str:
+        return self.config.node_id
+
+    @property
+    def address(self) -> str:
+        return self.config.advertised_address
+
+    @property
+    def data(self) -> Path:
+        return self.folder / "data"
+
+    @property
+    def is_running(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    @property
+    def log(self) -> str:
+        path = self.folder / "node.log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def start(self) -> None:
+        assert not self.is_running
+        self.is_stopped = False
+        with (self.folder / "node.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [*NODE_COMMAND, "-c", str(self.folder / "node.toml")],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                preexec_fn=_die_with_parent,
+            )
+
+    def signal(self, number: signal.Signals) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+        self.is_stopped = number == signal.SIGSTOP
+
+    def kill(self) -> None:
+        """SIGKILL, and the end of it."""
+        self.signal(signal.SIGKILL)
+        assert self.process is not None
+        self.process.wait()
+
+    async def ended(self, *, seconds: float = SECONDS) -> int:
+        """Wait for the process to end by itself; return its exit code."""
+        process = self.process
+        assert process is not None
+
+        async def is_over() -> bool:
+            return process.poll() is not None
+
+        await eventually(f"{self.node_id} ends", is_over, seconds=seconds)
+        return int(process.returncode)
+
+    async def terminate(self) -> None:
+        """SIGTERM; it has to end well."""
+        self.signal(signal.SIGTERM)
+        assert await self.ended() == 0, self.log
+
+    def wipe(self) -> None:
+        """Lose the disk."""
+        assert not self.is_running
+        shutil.rmtree(self.data)
+
+    async def status(self) -> GroupStatus | None:
+        return (await ask_node(self.address, seconds=2.0)).status
+
+
+class ProcessGroup:
+    """The members of one group; use as ``async with ProcessGroup(folder) as group``."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        count: int = 3,
+        host: str = "127.0.0.1",
+        broker: BrokerConfig | None = None,
+        **store: object,
+    ) -> None:
+        ports = free_ports(2 * count, host)
+        members = tuple(
+            MemberConfig(
+                node_id=f"n{n + 1}", host=host, broker_port=ports[2 * n], peer_port=ports[2 * n + 1]
+            )
+            for n in range(count)
+        )
+        settings = {"segment_size": 256 * KIB, **store}
+        self.has_retention = bool(settings.get("log_size_max"))
+        self.nodes = {
+            member.node_id: NodeProcess(
+                folder / member.node_id,
+                NodeConfig(
+                    group="proof",
+                    node_id=member.node_id,
+                    members=members,
+                    data_folder="data",
+                    listen_host=host,
+                    store=StoreConfig(**settings),  # type: ignore[arg-type]
+                    broker=broker or BrokerConfig(),
+                ),
+            )
+            for member in members
+        }
+
+    def __getitem__(self, node_id: str) -> NodeProcess:
+        return self.nodes[node_id]
+
+    def __iter__(self):
+        return iter(self.nodes.values())
+
+    @property
+    def addresses(self) -> list[str]:
+        return [node.address for node in self]
+
+    @property
+    def running(self) -> list[NodeProcess]:
+        return [node for node in self if node.is_running]
+
+    @property
+    def reachable(self) -> list[NodeProcess]:
+        return [node for node in self.running if not node.is_stopped]
+
+    def others(self, *excluded: NodeProcess) -> list[NodeProcess]:
+        return [node for node in self if node not in excluded]
+
+    async def __aenter__(self) -> ProcessGroup:
+        try:
+            for node in self:
+                node.start()
+            await self.leader()
+        except BaseException:
+            self._end()
+            self._tell()
+            raise
+        return self
+
+    async def __aexit__(self, kind: object, error: object, traceback: object) -> None:
+        self._end()
+        if kind is not None:
+            self._tell()
+
+    def _end(self) -> None:
+        for node in self.running:
+            node.kill()
+
+    def _tell(self) -> None:
+        for node in self:
+            lines = node.log.splitlines()[-LAST_LINES:]
+            sys.stderr.write("\n".join([f"--- the last words of {node.node_id}", *lines, ""]))
+
+    # -- what it is like ------------------------------------------------------------------------
+
+    async def leader(self, *, above_term: int = 0) -> NodeProcess:
+        """Wait for a serving leader that every reachable node follows."""
+
+        async def led() -> NodeProcess | None:
+            view = await ask_group([node.address for node in self.reachable], seconds=1.0)
+            leader = view.leader
+            if leader is None or leader.status is None or leader.status.term <= above_term:
+                return None
+            follow = [
+                answer
+                for answer in view.answering
+                if answer.status is not None and answer.status.leader_id == leader.node_id
+            ]
+            return self[leader.node_id] if len(follow) == len(self.reachable) else None
+
+        return await eventually("a leader that all follow", led)
+
+    async def followers(self) -> list[NodeProcess]:
+        return self.others(await self.leader())
+
+    async def settled(self) -> GroupStatus:
+        """Wait until every running node has committed and dispatched the leader's last entry."""
+
+        async def equal() -> GroupStatus | None:
+            view = await ask_group([node.address for node in self.reachable], seconds=2.0)
+            leader = view.leader
+            if leader is None or leader.status is None:
+                return None
+            end = leader.status.end_index
+            here = [
+                answer.status
+                for answer in view.answering
+                if answer.status is not None
+                and answer.status.end_index == end
+                and answer.status.commit_index == end
+                and answer.status.dispatched_index == end
+            ]
+            return leader.status if len(here) == len(self.reachable) else None
+
+        return await eventually("all nodes are equal", equal)
+
+    def start_missing(self) -> None:
+        for node in self:
+            if not node.is_running:
+                node.start()
+
+    async def terminate(self) -> None:
+        """Stop every node well, all at the same time."""
+        for node in self.running:
+            node.signal(signal.SIGTERM)
+        for node in self:
+            if node.process is not None:
+                assert await node.ended() == 0, node.log

@@ -1,0 +1,46 @@
+"""Changes of leadership that an operator asks for: no client may notice."""
+
+import pytest
+
+from tests.process.kit import ProcessGroup
+from tests.process.load import Load
+
+pytestmark = [pytest.mark.process, pytest.mark.slow]
+
+LATENCY_SECONDS_MAX = 1.0
+
+
+async def test_handing_over_under_load_fails_no_send_and_holds_none_up(tmp_path):
+    async with ProcessGroup(tmp_path) as group, Load(group) as load:
+        await load.more()
+        for _ in range(6):
+            leader = await group.leader()
+            successor = await load.client.admin.transfer_leadership()
+            assert successor != leader.node_id
+            await load.more(100)
+        await load.stop_sending()
+
+        assert max(load.latencies) < LATENCY_SECONDS_MAX
+        await load.prove()
+
+
+async def test_the_lead_goes_to_the_member_named(tmp_path):
+    async with ProcessGroup(tmp_path) as group, Load(group) as load:
+        for node in group:
+            assert await load.client.admin.transfer_leadership(node.node_id) == node.node_id
+            assert await group.leader() is node
+            await load.more(50)
+        await load.prove(rebuild=False)
+
+
+async def test_a_rolling_restart_fails_no_send(tmp_path):
+    async with ProcessGroup(tmp_path) as group, Load(group) as load:
+        await load.more()
+        leader = await group.leader()
+        for node in [leader, *group.others(leader)]:
+            await node.terminate()
+            await load.more(100)
+            node.start()
+            await group.leader()
+            await load.more(100)
+        await load.prove()
