@@ -32,6 +32,12 @@ _EXPECTED = (LoadError, BrokerError, LedgerError, RemotingError, OSError)
 @click.option("--rounds", type=click.IntRange(1), help="Rounds, of which medians are taken.")
 @click.option("--seconds", type=click.FloatRange(0.2), help="Seconds of each load and round.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write figures there.")
+@click.option(
+    "--profile",
+    "profile_folder",
+    type=click.Path(path_type=Path),
+    help="Write stacks of leader and a follower there (needs py-spy; slows them down).",
+)
 @click.option("--data", type=click.Path(path_type=Path), help="Folder for the nodes' data.")
 def main(
     is_quick: bool,
@@ -41,6 +47,7 @@ def main(
     rounds: int | None,
     seconds: float | None,
     json_path: Path | None,
+    profile_folder: Path | None,
     data: Path | None,
 ) -> None:
     """Measure a group of three real nodes on this machine, and prove what it acknowledged."""
@@ -53,9 +60,12 @@ def main(
             flush_types=(FlushDiskType(f"{flush.upper()}_FLUSH"),) if flush else plan.flush_types,
             round_count=rounds or plan.round_count,
             seconds=seconds or plan.seconds,
+            profile_folder=profile_folder,
         )
     except ValueError as error:
         raise click.UsageError(str(error)) from None
+    if profile_folder is not None:
+        profile_folder.mkdir(parents=True, exist_ok=True)
     _say(f"{plan.seconds_least:.0f} s of load, and the time to start, check and compare")
     reports = _run(plan, data)
     print_table(reports)

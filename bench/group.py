@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from broker.cli.local_group import LocalNode
+    from broker.cli.processes import ProcessMark
     from dledger.config import FlushDiskType
 
 NODE_COUNT = 3
@@ -98,6 +99,12 @@ class BenchGroup:
         spent = {node.node_id: _cpu_seconds(node) for node in self._group.nodes}
         return spent.pop(leader.node_id), sum(spent.values())
 
+    async def pids(self) -> dict[str, int]:
+        """Return the process ids of the leader and of one of the others, named by their roles."""
+        leader = await self.leader()
+        follower = next(node for node in self._group.nodes if node is not leader)
+        return {"leader": _mark(leader).pid, "follower": _mark(follower).pid}
+
     async def leader_address(self) -> tuple[str, int]:
         """Return host and port of the leader."""
         return parse_address((await self.leader()).address)
@@ -123,11 +130,15 @@ class BenchGroup:
         return stored.end.index, stored.end.position
 
 
-def _cpu_seconds(node: LocalNode) -> float:
+def _mark(node: LocalNode) -> ProcessMark:
     mark = node.process
     if mark is None:
         raise LoadError(f"{node.node_id} has ended: {node.last_words()}")
-    with open(f"/proc/{mark.pid}/stat", encoding="ascii") as stat:
+    return mark
+
+
+def _cpu_seconds(node: LocalNode) -> float:
+    with open(f"/proc/{_mark(node).pid}/stat", encoding="ascii") as stat:
         # The name in brackets may hold anything; user and system ticks are fields 14 and 15.
         fields = stat.read().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from dledger.config import FlushDiskType
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 QUEUE_COUNT = 4
 
@@ -66,6 +70,7 @@ class Plan:
     seconds: float = 3.0  # of each load in each round
     warm_up_seconds: float = 0.3  # at its beginning, not counted
     segment_size: int = 256 * 1024 * 1024  # bytes
+    profile_folder: Path | None = None  # where stacks of the nodes are written
 
     @property
     def seconds_least(self) -> float:

@@ -19,6 +19,7 @@ from bench.frames import FrameRing
 from bench.group import BenchGroup
 from bench.measured import GroupReport, Line, LoadError, Measured, Round
 from bench.plan import LOADS, QUEUE_COUNT, Kind, Load
+from bench.profile import sampled
 
 if TYPE_CHECKING:
     import random
@@ -41,11 +42,13 @@ class GroupRun:
         group: BenchGroup,
         client: Client,
         *,
+        flush: FlushDiskType,
         body_size: int,
         chance: random.Random,
         say: Callable[[str], None],
     ) -> None:
         self._plan = plan
+        self._flush = flush
         self._group = group
         self._client = client
         self._body_size = body_size
@@ -82,7 +85,7 @@ class GroupRun:
 
     async def _measure(self, load: Load) -> Round:
         leader_before, followers_before = await self._group.cpu_seconds()
-        with _collector_off():
+        with _collector_off(), await self._sampled(load):
             measured = await self._run_load(load)
         await self._group.wait_until_equal()
         leader_after, followers_after = await self._group.cpu_seconds()
@@ -95,6 +98,13 @@ class GroupRun:
             leader_cpu_us=(leader_after - leader_before) / count * 1e6,
             followers_cpu_us=(followers_after - followers_before) / count * 1e6,
         )
+
+    async def _sampled(self, load: Load) -> contextlib.AbstractContextManager[None]:
+        folder = self._plan.profile_folder
+        if folder is None:
+            return contextlib.nullcontext()
+        name = f"{load.name}-{self._flush.value.lower()}-{self._body_size}"
+        return sampled(await self._group.pids(), folder, name, seconds=self._plan.seconds)
 
     async def _run_load(self, load: Load) -> Measured:
         plan = self._plan
@@ -184,7 +194,9 @@ async def run_group(
         await group.start()
         before = await group.rss()
         async with broker.connect(group.addresses) as client:
-            run = GroupRun(plan, group, client, body_size=body_size, chance=chance, say=say)
+            run = GroupRun(
+                plan, group, client, flush=flush, body_size=body_size, chance=chance, say=say
+            )
             rounds = await run.run()
         after = await group.rss()
     finally:

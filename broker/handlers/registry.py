@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from itertools import groupby
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from broker.errors import (
@@ -39,7 +41,12 @@ logger = logging.getLogger(__name__)
 Handler = Callable[["Session", Command], None]
 _Method = TypeVar("_Method", bound=Callable[..., None])
 
+RunHandler = Callable[["Session", list[Command], Handler], None]
+
 _HANDLES = "_handles_request_code"
+_CODE = attrgetter("code")
+_HANDLES_RUNS = "_handles_runs_of_request_code"
+RUN_MIN = 4  # requests of one code in a row; fewer are handled one by one
 
 
 def handles(code: RequestCode, *, on_leader: bool = False) -> Callable[[_Method], _Method]:
@@ -48,6 +55,19 @@ def handles(code: RequestCode, *, on_leader: bool = False) -> Callable[[_Method]
     def mark(method: _Method) -> _Method:
         marks = [*getattr(method, _HANDLES, []), (code, on_leader)]
         setattr(method, _HANDLES, marks)
+        return method
+
+    return mark
+
+
+def handles_runs(code: RequestCode) -> Callable[[_Method], _Method]:
+    """Mark a method that takes many requests of *code* at once, on the serving leader.
+
+    It is also given the way that requests go one by one, for those it can do no better with.
+    """
+
+    def mark(method: _Method) -> _Method:
+        setattr(method, _HANDLES_RUNS, code)
         return method
 
     return mark
@@ -98,6 +118,7 @@ class Registry:
             session_gone: called when a connection has ended.
         """
         self._handlers: dict[int, Handler] = {}
+        self._run_handlers: dict[int, RunHandler] = {}
         self._leader_only: set[int] = set()
         self._is_serving = is_serving
         self._forward = forward
@@ -113,7 +134,10 @@ class Registry:
     def register(self, family: object) -> None:
         """Add every method of *family* that `handles` has marked."""
         for name in dir(type(family)):
-            for code, on_leader in getattr(getattr(type(family), name), _HANDLES, []):
+            method = getattr(type(family), name)
+            if (run_code := getattr(method, _HANDLES_RUNS, None)) is not None:
+                self._run_handlers[int(run_code)] = getattr(family, name)
+            for code, on_leader in getattr(method, _HANDLES, []):
                 assert code not in self._handlers, f"two handlers for {code!r}"
                 self._handlers[int(code)] = getattr(family, name)
                 if on_leader:
@@ -132,9 +156,21 @@ class Registry:
 
     def on_commands(self, session: Session, commands: list[Command]) -> None:
         """Handle all requests of one receive, then seal and send what they added up to."""
-        for command in commands:
-            self.dispatch(session, command)
+        if len(commands) < RUN_MIN:
+            for command in commands:
+                self.dispatch(session, command)
+        else:
+            for code, run in groupby(commands, _CODE):
+                self._dispatch_run(session, code, list(run))
         self._end_of_pass()
+
+    def _dispatch_run(self, session: Session, code: int, commands: list[Command]) -> None:
+        handler = self._run_handlers.get(code)
+        if handler is not None and len(commands) >= RUN_MIN and self._is_serving():
+            handler(session, commands, self.dispatch)
+        else:
+            for command in commands:
+                self.dispatch(session, command)
 
     def dispatch(self, session: Session, command: Command) -> None:
         """Handle one request; its errors become its answer."""

@@ -13,12 +13,13 @@ import itertools
 from typing import TYPE_CHECKING, NamedTuple
 
 from broker.errors import HeaderError, InvalidMessageError, NoPermissionError, TopicNotFoundError
-from broker.handlers.registry import answer, error_response, handles
+from broker.handlers.registry import answer, error_response, handles, handles_runs
+from broker.handlers.send_runs import SendRuns
 from broker.message.batch import decode_batch_body, encode_sizes
 from broker.message.codec import encode_record
 from broker.message.message_id import encode_offset_id
 from broker.message.properties import UNIQUE_KEY, decode_properties
-from broker.protocol.bodies import Ack, encode_acks
+from broker.protocol.bodies import ACK
 from broker.protocol.headers import (
     PERM_WRITE,
     SendMessageRequest,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from broker.handlers.forward import Forwarder
+    from broker.handlers.registry import Handler
     from broker.message.limits import MessageLimits
     from broker.message.model import HostAddress
     from broker.metadata.topics import Topics
@@ -73,7 +75,7 @@ class SendRequest:
 
     def failed(self, error: LedgerError) -> None:
         """See `Put`."""
-        self.handlers.refuse(self, error)
+        self.handlers.refuse(self.session, self.command, error)
 
 
 class SendHandlers:
@@ -117,7 +119,8 @@ class SendHandlers:
         self._default_queue_count = default_queue_count
         self._committed_index = committed_index
         self._create_topic = create_topic
-        self._acks: dict[Session, list[Ack]] = {}
+        self._runs = SendRuns(self, queue=queue, limits=limits)
+        self._acks: dict[Session, list[bytes]] = {}
         self._answered: set[Session] = set()
         self._duplicates: list[tuple[int, int, SendRequest, Receipt]] = []
         self._order = itertools.count()
@@ -127,6 +130,11 @@ class SendHandlers:
         self.duplicate_count = 0
 
     # -- requests -------------------------------------------------------------------------------
+
+    @handles_runs(RequestCode.SEND_BATCH_MESSAGE)
+    def send_runs(self, session: Session, commands: list[Command], one_by_one: Handler) -> None:
+        """Take many batches that arrived together."""
+        self._runs.take(session, commands, one_by_one)
 
     @handles(RequestCode.SEND_BATCH_MESSAGE, on_leader=True)
     def send_batch(self, session: Session, command: Command) -> None:
@@ -276,10 +284,19 @@ class SendHandlers:
             )
         return True
 
+    def may_write(self, topic: str, queue_id: int) -> bool:
+        """Return whether a queue is there and open to sends; why not, the ordinary way says."""
+        config = self._topics.get(topic)
+        return (
+            config is not None
+            and bool(config.perm & PERM_WRITE)
+            and 0 <= queue_id < config.write_queue_count
+        )
+
     def _created(self, topic: str, error: LedgerError | None) -> None:
         if error is not None:
             for session, command in self._awaiting_topic.pop(topic, []):
-                self.refuse(SendRequest(self, session, command, None), error)
+                self.refuse(session, command, error)
 
     def topics_changed(self) -> list[tuple[Session, Command]]:
         """Return the sends whose topic has come into being, to be handled again."""
@@ -341,10 +358,7 @@ class SendHandlers:
         if session.closed:
             return
         if command.is_grouped and request.expected is None:
-            acks = self._acks.get(session)
-            if acks is None:
-                acks = self._acks[session] = []
-            acks.append(Ack(command.opaque, 0, *receipt))
+            self.add_acks(session, ACK.pack(command.opaque, 0, *receipt))
             return
         if request.expected is None:
             ext_fields = SendRecordsResponse(
@@ -362,9 +376,16 @@ class SendHandlers:
         answer(session, command, response(command, int(ResponseCode.SUCCESS), None, ext_fields))
         self._answered.add(session)
 
-    def refuse(self, request: SendRequest, error: LedgerError) -> None:
+    def add_acks(self, session: Session, rows: bytes) -> None:
+        """Queue rows of grouped acks for a connection."""
+        acks = self._acks.get(session)
+        if acks is None:
+            self._acks[session] = [rows]
+        else:
+            acks.append(rows)
+
+    def refuse(self, session: Session, command: Command, error: LedgerError) -> None:
         """Answer a send that failed, or hand it on where nothing was written."""
-        session, command = request.session, request.command
         if session.closed:
             return
         if isinstance(error, NotLeaderError):
@@ -381,7 +402,7 @@ class SendHandlers:
                     Command(
                         code=int(ResponseCode.SUCCESS),
                         flag=FLAG_RESPONSE | FLAG_GROUPED,
-                        body=encode_acks(acks),
+                        body=b"".join(acks),
                     )
                 )
                 session.flush()

@@ -1,0 +1,370 @@
+"""Sends gathered from one receive: the same log and the same answers as one by one."""
+
+from __future__ import annotations
+
+import random
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from broker.handlers.registry import Registry
+from broker.handlers.send import SendHandlers
+from broker.message.batch import encode_sizes
+from broker.message.codec import encode_record
+from broker.message.limits import MessageLimits
+from broker.message.model import HostAddress
+from broker.metadata.topics import TopicConfig
+from broker.protocol.bodies import Ack, decode_acks
+from broker.protocol.request_code import RequestCode
+from broker.protocol.response_code import ResponseCode
+from broker.store.append_queue import AppendQueue
+from broker.store.producers import ProducerTable
+from dledger.config import LedgerConfig, Member, RaftConfig
+from dledger.errors import OutcomeUnknownError
+from dledger.remoting.command import FLAG_GROUPED, FLAG_ONEWAY, Command
+
+
+class Clock:
+    def now(self) -> float:
+        return 1.0
+
+    def wall_ms(self) -> int:
+        return 1_700_000_000_000
+
+
+class Session:
+    closed = False
+
+    def __init__(self) -> None:
+        self.replies: list[Command] = []
+
+    def reply(self, command: Command) -> None:
+        self.replies.append(command)
+
+    def flush(self) -> None:
+        pass
+
+
+class Ledger:
+    """Appends to a list of bodies; commits when told to."""
+
+    is_leader = True
+    has_failed = False
+    leader_id = "n1"
+
+    def __init__(self, pending_size_max: int) -> None:
+        self.config = LedgerConfig(
+            group="g",
+            node_id="n1",
+            members=(Member(node_id="n1", host="127.0.0.1", port=1),),
+            data_folder="d",
+            raft=RaftConfig(pending_size_max=pending_size_max),
+        )
+        self.core: Any = SimpleNamespace(
+            unfinished_count=0,
+            disk_full=None,
+            pending_size=0,
+            engine=SimpleNamespace(first_index_of_own_term=0),
+        )
+        self.store: Any = SimpleNamespace(end_index=0, entries=lambda first, last: iter(()))
+        self.bodies: list[bytes] = []
+        self.proposals: list[Any] = []
+        self.position = 0
+
+    def propose(self, proposal: Any) -> None:
+        self.core.unfinished_count += 1
+        self.core.pending_size += proposal.body_size
+        body = b"".join(proposal.encode(self.position + 48))
+        self.position += 48 + len(body)
+        self.store.end_index += 1
+        self.bodies.append(body)
+        self.proposals.append(proposal)
+
+    def commit(self) -> None:
+        while self.proposals:
+            proposal = self.proposals.pop(0)
+            self.core.unfinished_count -= 1
+            self.core.pending_size -= proposal.body_size
+            proposal.on_committed(1, 1)
+
+    def lose(self) -> None:
+        proposals, self.proposals = self.proposals, []
+        for proposal in proposals:
+            proposal.on_failed(OutcomeUnknownError("the lead was lost"))
+
+
+class Forwarder:
+    def __init__(self) -> None:
+        self.held: list[Command] = []
+
+    def hold_again(self, session: Session, command: Command) -> None:
+        self.held.append(command)
+
+
+class Broker:
+    """The handlers of sends over a queue of their own."""
+
+    def __init__(self, *, pending_size_max: int = 1 << 26) -> None:
+        self.ledger = Ledger(pending_size_max)
+        self.forwarder = Forwarder()
+        dispatched = SimpleNamespace(
+            dispatched_index=0, producers=ProducerTable(), next_queue_offset=lambda *_: 0
+        )
+        self.queue = AppendQueue(
+            ledger=self.ledger,  # type: ignore[arg-type]
+            dispatched=dispatched,  # type: ignore[arg-type]
+            clock=Clock(),
+            store_host=bytes(8),
+            opened=lambda: None,
+            finished=lambda: self.sends.send_answers(),
+        )
+        self.topics = {"t": TopicConfig(topic="t")}
+        self.sends = SendHandlers(
+            queue=self.queue,
+            topics=self.topics,  # type: ignore[arg-type]
+            forwarder=self.forwarder,  # type: ignore[arg-type]
+            clock=Clock(),
+            limits=MessageLimits(),
+            host=HostAddress(bytes(4), 1),
+            auto_create_topic=False,
+            default_queue_count=4,
+            committed_index=lambda: 1 << 30,
+            create_topic=lambda *_: None,
+        )
+        self.registry = Registry(
+            is_serving=lambda: self.queue.is_open,
+            forward=lambda session, command: self.forwarder.held.append(command),
+            end_of_pass=self._end_of_pass,
+            session_gone=lambda _: None,
+        )
+        self.registry.register(self.sends)
+        self.queue.refresh()
+        self.session = Session()
+
+    def _end_of_pass(self) -> None:
+        self.queue.seal()
+        self.sends.send_answers()
+
+    def receive(self, commands: list[Command]) -> None:
+        self.registry.on_commands(self.session, commands)  # type: ignore[arg-type]
+
+    def receive_one_by_one(self, commands: list[Command]) -> None:
+        for command in commands:
+            self.registry.dispatch(self.session, command)  # type: ignore[arg-type]
+        self._end_of_pass()
+
+    @property
+    def acks(self) -> list[Ack]:
+        """Every answer as an ack, in the order of the requests."""
+        found = []
+        for reply in self.session.replies:
+            if reply.flag & FLAG_GROUPED:
+                assert not isinstance(reply.body, list)
+                found += list(decode_acks(reply.body))
+            else:
+                found.append(Ack(reply.opaque, reply.code))
+        return sorted(found)
+
+
+def send(
+    opaque: int,
+    sequence: int,
+    *,
+    queue_id: int = 0,
+    producer_id: int = 7,
+    count: int = 1,
+    topic: str = "t",
+    body: bytes = b"body",
+    **ext: Any,
+) -> Command:
+    records = [
+        encode_record(topic=topic.encode(), queue_id=queue_id, body=body + b"%d" % n)
+        for n in range(count)
+    ]
+    return Command(
+        RequestCode.SEND_BATCH_MESSAGE.value,
+        FLAG_GROUPED,
+        opaque,
+        ext_fields={
+            "producerGroup": "p",
+            "topic": topic,
+            "queueId": queue_id,
+            "recordFormat": 1,
+            "sizes": encode_sizes([len(record) for record in records]),
+            "producerId": producer_id,
+            "sequence": sequence,
+        }
+        | ext,
+        body=memoryview(b"".join(records)),
+    )
+
+
+def both(commands: list[Command], **options: Any) -> tuple[Broker, Broker]:
+    """Return a broker that took *commands* in one receive and one that took them singly."""
+    together, singly = Broker(**options), Broker(**options)
+    together.receive(commands)
+    singly.receive_one_by_one(commands)
+    for one in (together, singly):
+        one.ledger.commit()
+    return together, singly
+
+
+def test_sends_of_one_receive_become_the_log_and_the_answers_they_become_singly() -> None:
+    commands = [send(n, n // 2, queue_id=n % 2) for n in range(100)]
+
+    together, singly = both(commands)
+
+    assert together.ledger.bodies == singly.ledger.bodies
+    assert together.acks == singly.acks
+    assert [ack.opaque for ack in together.acks] == list(range(100))
+    assert together.sends.message_count == 100
+
+
+def test_gathered_sends_are_one_put_and_one_frame_of_acks() -> None:
+    broker = Broker()
+
+    broker.receive([send(n, n) for n in range(50)])
+
+    (proposal,) = broker.ledger.proposals
+    assert len(proposal.puts) == 1
+    broker.ledger.commit()
+    assert len(broker.session.replies) == 1
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_any_mix_of_sends_comes_out_as_singly(seed: int) -> None:
+    chance = random.Random(seed)
+    sequences: dict[tuple[int, int], int] = {}
+    commands = []
+    for opaque in range(chance.randrange(4, 60)):
+        queue_id, producer_id = chance.randrange(3), chance.choice((0, 7, 8))
+        count = chance.choice((1, 1, 1, 2, 5))
+        key = queue_id, producer_id
+        sequence = sequences.get(key, 0)
+        sequences[key] = sequence + count
+        if chance.random() < 0.03:
+            sequence = max(0, sequence + chance.choice((-1, 1, 5)))
+        body = chance.randbytes(chance.choice((0, 3, 200, 9000)))
+        command = send(
+            opaque, sequence, queue_id=queue_id, producer_id=producer_id, count=count, body=body
+        )
+        if chance.random() < 0.02:
+            damaged = bytearray(command.body)  # type: ignore[arg-type]
+            damaged[chance.randrange(len(damaged))] ^= 1 << chance.randrange(8)
+            command.body = memoryview(bytes(damaged))
+        if chance.random() < 0.02:
+            command.ext_fields["sizes"] = command.ext_fields["sizes"][:-1]
+        if chance.random() < 0.02:
+            command.ext_fields[chance.choice(("topic", "queueId", "producerId"))] = chance.choice(
+                (None, "x", -1, [1], 9)
+            )
+        if chance.random() < 0.02:
+            command.flag = chance.choice((0, FLAG_GROUPED | FLAG_ONEWAY))
+        commands.append(command)
+
+    together, singly = both(commands)
+
+    assert [ack[:3] for ack in together.acks] == [ack[:3] for ack in singly.acks]
+    # Where damage makes a queue go singly, other queues may be laid out before it; what one queue
+    # and producer holds, and the offsets it got, are the same.
+    assert {ack[:4] for ack in together.acks} == {ack[:4] for ack in singly.acks}
+    assert sum(map(len, together.ledger.bodies)) == sum(map(len, singly.ledger.bodies))
+
+
+def test_sizes_that_cheat_a_neighbour_are_found() -> None:
+    """The records of both together are sound; those of each by itself are not."""
+    first, second = send(1, 0, body=b"long" * 10), send(2, 1, body=b"short")
+    whole = bytes(first.body) + bytes(second.body)  # type: ignore[arg-type]
+    first.body, second.body = memoryview(whole[:-3]), memoryview(whole[-3:])
+    broker = Broker()
+
+    broker.receive([send(0, 0, queue_id=1), first, second, send(3, 1, queue_id=1)] + [
+        send(4 + n, 2 + n) for n in range(4)
+    ])  # fmt: skip
+    broker.ledger.commit()
+
+    codes = {ack.opaque: ack.code for ack in broker.acks}
+    assert codes[1] == codes[2] == ResponseCode.CORRUPT_RECORD
+    assert codes[0] == codes[3] == 0
+
+
+def test_one_damaged_record_costs_only_its_own_send() -> None:
+    commands = [send(n, n, producer_id=0) for n in range(40)]
+    damaged = bytearray(commands[20].body)  # type: ignore[arg-type]
+    damaged[-8] ^= 1
+    commands[20].body = memoryview(bytes(damaged))
+    broker = Broker()
+
+    broker.receive(commands)
+    broker.ledger.commit()
+
+    codes = {ack.opaque: ack.code for ack in broker.acks}
+    assert codes.pop(20) == ResponseCode.CORRUPT_RECORD
+    assert set(codes.values()) == {0}
+    assert len(codes) == 39
+
+
+def test_a_retry_of_what_is_written_is_acknowledged_with_its_place() -> None:
+    broker = Broker()
+    broker.receive([send(n, n) for n in range(40)])
+    broker.ledger.commit()
+    first = broker.acks
+    broker.session.replies.clear()
+
+    broker.receive([send(100 + n, n) for n in range(40)])
+    broker.ledger.commit()
+
+    assert len(broker.ledger.bodies) == 1
+    assert [ack.queue_offset for ack in broker.acks] == [ack.queue_offset for ack in first]
+
+
+def test_a_full_broker_takes_what_fits_and_refuses_the_rest() -> None:
+    commands = [send(n, n, producer_id=0, body=bytes(8000)) for n in range(400)]
+
+    together, singly = both(commands, pending_size_max=1 << 20)
+
+    for broker in (together, singly):
+        codes = [ack.code for ack in broker.acks]
+        assert len(codes) == 400
+        assert set(codes) == {0, ResponseCode.SYSTEM_BUSY}
+    assert abs(len(together.ledger.bodies[-1]) - len(singly.ledger.bodies[-1])) < 1 << 20
+
+
+def test_what_follows_an_unusual_request_stays_behind_it() -> None:
+    large = send(10, 10, body=bytes(9000))
+    broker = Broker()
+
+    broker.receive([*(send(n, n) for n in range(10)), large, *(send(n, n) for n in range(11, 21))])
+    broker.ledger.commit()
+
+    assert [(ack.code, ack.queue_offset) for ack in broker.acks] == [(0, n) for n in range(21)]
+
+
+def test_sends_to_a_topic_that_is_not_there_are_refused_one_by_one() -> None:
+    broker = Broker()
+
+    broker.receive([send(n, n, topic="other") for n in range(8)])
+
+    assert [ack.code for ack in broker.acks] == [ResponseCode.TOPIC_NOT_EXIST] * 8
+
+
+def test_a_lost_lead_answers_every_gathered_send() -> None:
+    broker = Broker()
+    broker.receive([send(n, n) for n in range(8)])
+
+    broker.ledger.lose()
+    broker.sends.send_answers()
+
+    assert [ack[:2] for ack in broker.acks] == [(n, ResponseCode.OUTCOME_UNKNOWN) for n in range(8)]
+
+
+def test_gathered_sends_that_were_not_written_are_handed_on() -> None:
+    broker = Broker()
+    broker.ledger.core.unfinished_count = 4  # so that nothing is sealed
+    broker.receive([send(n, n) for n in range(8)])
+    broker.ledger.is_leader = False
+
+    broker.queue.refresh()
+
+    assert [command.opaque for command in broker.forwarder.held] == list(range(8))
