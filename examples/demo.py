@@ -324,13 +324,27 @@ def _commit(answer: NodeAnswer) -> int:
 async def _run(folder: Path, screen: Screen) -> tuple[Demo, Verdict]:
     plan = GroupPlan(node_count=3, base_port=find_base_port(3), segment_size=16 * MIB)
     demo = Demo(LocalGroup.find_or_create(folder, plan), read_rows(DATA), screen)
+    verdict: Verdict | None = None
     try:
-        with trio.move_on_after(LIMIT_SECONDS):
-            return demo, await demo.run()
-        raise DemoError(f"not done after {LIMIT_SECONDS:g} s")
+        with (
+            trio.open_signal_receiver(signal.SIGTERM, signal.SIGHUP) as signals,
+            trio.move_on_after(LIMIT_SECONDS),
+        ):
+            async with trio.open_nursery() as nursery:
+
+                async def stop_on_signal() -> None:
+                    number = await anext(signals)
+                    raise DemoError(f"got {signal.Signals(number).name}")
+
+                nursery.start_soon(stop_on_signal)
+                verdict = await demo.run()
+                nursery.cancel_scope.cancel()
     finally:
         with trio.CancelScope(shield=True):
             await demo.group.stop()
+    if verdict is None:
+        raise DemoError(f"not done after {LIMIT_SECONDS:g} s")
+    return demo, verdict
 
 
 def main() -> int:

@@ -7,6 +7,7 @@ is 130.  A traceback is left for what is our own mistake.
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -92,8 +93,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = error.exit_code
     except (click.Abort, KeyboardInterrupt):
         code = 130
-    except BrokenPipeError:  # `| head` has seen enough
-        sys.stderr.close()
+    except BrokenPipeError:
+        code = _end_quietly()
     except _EXPECTED as error:
         code = fail(str(error))
     except BaseExceptionGroup as group:
@@ -112,10 +113,19 @@ def _fail_for(group: BaseExceptionGroup[BaseException]) -> int:
     found = _leaves(group)
     if all(isinstance(error, KeyboardInterrupt) for error in found):
         return 130
+    if all(isinstance(error, BrokenPipeError) for error in found):
+        return _end_quietly()
     known = [error for error in found if isinstance(error, _EXPECTED)]
     if len(known) == len(found):
         return fail(str(known[0]))
     raise group
+
+
+def _end_quietly() -> int:
+    """End as a command does whose reader (`| head`) has seen enough."""
+    # What is still buffered would raise once more when the interpreter flushes it.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
 
 
 def _leaves(error: BaseException) -> list[BaseException]:

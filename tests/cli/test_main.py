@@ -1,0 +1,109 @@
+"""Whatever goes wrong in the world ends as one line and an exit code."""
+
+import subprocess
+import sys
+
+import click
+import pytest
+
+from broker.cli import main as main_module
+from broker.cli.main import cli, main
+from broker.client.errors import NoBrokerError
+from dledger.errors import ConfigError
+from dledger.remoting.errors import AddressInUseError
+
+
+def run(monkeypatch, capsys, error):
+    """Run a command that raises *error*; return exit code and what stands on stderr."""
+
+    @click.command()
+    def fails():
+        raise error
+
+    monkeypatch.setattr(cli, "get_command", lambda *_: fails)
+    with pytest.raises(SystemExit) as ended:
+        main(["fails"])
+    return ended.value.code, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConfigError("no good"),
+        NoBrokerError("no good"),
+        AddressInUseError("no good"),
+        BaseExceptionGroup("", [BaseExceptionGroup("", [ConfigError("no good")])]),
+    ],
+)
+def test_what_may_be_expected_is_one_line(monkeypatch, capsys, error):
+    assert run(monkeypatch, capsys, error) == (1, "dledger: no good\n")
+
+
+@pytest.mark.parametrize(
+    "error", [KeyboardInterrupt(), BaseExceptionGroup("", [KeyboardInterrupt()])]
+)
+def test_ctrl_c_is_quiet(monkeypatch, capsys, error):
+    code, said = run(monkeypatch, capsys, error)
+
+    assert (code, said.strip()) == (130, "")
+
+
+@pytest.mark.parametrize("error", [ValueError("ours"), ExceptionGroup("", [ValueError("ours")])])
+def test_our_own_mistakes_keep_their_traceback(monkeypatch, error):
+    monkeypatch.setattr(cli, "get_command", lambda *_: click.Command("x", callback=_raise(error)))
+
+    with pytest.raises(type(error)):
+        main(["x"])
+
+
+def _raise(error):
+    def callback():
+        raise error
+
+    return callback
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["nonsense"], ["log", "dump"], ["up", "--nodes", "2"], ["produce", "t", "b", "-f", "x"]],
+)
+def test_wrong_usage_is_two(capsys, arguments):
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+
+    assert ended.value.code == 2
+    assert "Usage: dledger" in capsys.readouterr().err
+
+
+def test_every_command_can_be_loaded_and_explains_itself(capsys):
+    for name in main_module._COMMANDS:
+        with pytest.raises(SystemExit) as ended:
+            main([name, "--help"])
+        assert ended.value.code in (0, None)
+        assert "Usage: dledger" in capsys.readouterr().out
+
+
+def test_a_reader_that_goes_away_is_no_error(tmp_path):
+    """`dledger ... | head -1` ends quietly, also when the rest is written later."""
+    script = "from broker.cli.main import main; main(['--help'])"
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        process.stdout.close()
+        error = process.stderr.read()
+
+    assert error == b""
+
+
+def test_help_and_version_load_no_engine():
+    script = (
+        "import sys\n"
+        "from broker.cli.main import main\n"
+        "try:\n    main(['--version'])\nexcept SystemExit:\n    pass\n"
+        "print(sorted({'trio', 'numpy', 'pysyncobj', 'rich'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+
+    assert done.stdout.splitlines()[-1] == "[]"
