@@ -143,6 +143,8 @@ class SimCluster:
         self.installed: list[tuple[str, int]] = []
         self.proposals: list[TestProposal] = []
         self.drop_message: Any = None  # (source, target, message) -> bool
+        self.message_count = 0
+        self.message_count_max = 1_000_000  # a storm of messages is a finding, not a long run
         self.extra_delay: dict[tuple[str, str], float] = {}  # seconds more, one way
         self.on_deliver: Any = None
 
@@ -315,6 +317,8 @@ class SimCluster:
             return
         kind = message["type"]
         self.sent[kind] = self.sent.get(kind, 0) + 1
+        self.message_count += 1
+        assert self.message_count <= self.message_count_max, f"a storm of messages: {self.sent}"
         if kind == "append_entries":
             self.sent_entry_bytes += len(message["entries"])
         if self.drop_message is not None and self.drop_message(source.node_id, target_id, message):

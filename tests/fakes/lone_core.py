@@ -45,7 +45,9 @@ class Log:
 
     def extend(self, *terms: int) -> Log:
         for term in terms:
-            body = (b"%d/%d" % (self.store.end_index + 1, term) + self._mark).ljust(self._size, b".")
+            body = (b"%d/%d" % (self.store.end_index + 1, term) + self._mark).ljust(
+                self._size, b"."
+            )
             self.store.append(
                 kind=EntryKind.NORMAL, channel=0, term=term, body=[body], body_size=len(body)
             )
