@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 POLL_INTERVAL = 0.010  # seconds between questions while no leader is known
 RECONNECT_INTERVAL = 0.100  # seconds between tries to reach a node that refused
-WATCH_INTERVAL = 0.100  # seconds between looks at the requests under way
-SUSPICION_AGE = 0.300  # seconds without an answer after which other nodes are asked who leads
+WATCH_INTERVAL = 0.050  # seconds between looks at the requests under way
+SUSPICION_AGE = 0.200  # seconds without an answer after which other nodes are asked who leads
 SLOW_WATCH_INTERVAL = 1.0  # seconds between questions to another node while all is well
 FORWARD_AFTER = 1.0  # seconds without a leader we can reach until others have to forward for us
 DISTRUST_SECONDS = 2.0  # how long hints without a term cannot bring back a node that failed

@@ -163,6 +163,7 @@ class FakeGroup:
             None
         )
         self.ack_delay = 0.0  # seconds
+        self.forwards = False  # followers hand sends on to the leader
         self.lose_acks = 0  # so many sends are written, and the connection broken instead of an ack
         self.held_pulls: list[tuple[FakeNode, MemoryStream, Command]] = []
         self.batch_counts: list[int] = []  # messages of each send, in order of arrival
@@ -307,7 +308,7 @@ class FakeGroup:
         self.batch_counts.append(len(sizes))
         topic, queue = ext["topic"], ext["queueId"]
         refused = self.not_leader(node, command)
-        if refused is not None:
+        if refused is not None and (not self.forwards or self.leader is None):
             return refused
         if topic not in self.topics:
             return response(command, Code.TOPIC_NOT_EXIST, f"no topic {topic}")
