@@ -155,9 +155,11 @@ def test_a_sequence_handed_in_and_not_appended_is_pending(log, state):
 
     assert group.add_chunk(chunk, producer_id=7).state is SequenceState.NEW
     assert group.add_chunk(chunk, producer_id=7).state is SequenceState.PENDING
-    next_one = group.add_chunk(make_chunk([b"2"]), producer_id=7, first_sequence=2)
+    next_one = group.add_chunk(make_chunk([b"2", b"3"]), producer_id=7, first_sequence=2)
     assert next_one.state is SequenceState.NEW
-    too_far = group.add_chunk(make_chunk([b"4"]), producer_id=7, first_sequence=4)
+    again = group.add_chunk(make_chunk([b"3"]), producer_id=7, first_sequence=3)
+    assert again.state is SequenceState.PENDING
+    too_far = group.add_chunk(make_chunk([b"5"]), producer_id=7, first_sequence=5)
     assert too_far.state is SequenceState.GAP
     append_group(log, group)
     late = new_group(state)

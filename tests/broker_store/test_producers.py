@@ -90,6 +90,15 @@ def test_a_clock_that_fell_back_makes_nobody_older():
     assert table.expire() == 0
 
 
+def test_a_producer_stored_by_a_clock_that_fell_back_counts_as_seen_now():
+    table = ProducerTable()
+    table.observe_time(2 * IDLE_MAX_MS)
+    record(table, 0, 1, timestamp_ms=5)
+    table.observe_time(2 * IDLE_MAX_MS + 1)
+
+    assert table.expire() == 0
+
+
 class SequencesMachine(RuleBasedStateMachine):
     """A producer sends, sends again and skips; the model keeps the offset of every message."""
 
