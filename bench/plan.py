@@ -86,16 +86,20 @@ def quick() -> Plan:
 
 
 def choose(text: str) -> tuple[Load, ...]:
-    """Return the loads whose names begin with one of the words in *text*, divided by commas.
+    """Return the loads that are, or else begin with, one of the words in *text*.
+
+    The words are divided by commas.
 
     Raises:
         ValueError: a word fits none; names those there are.
     """
     chosen: list[Load] = []
     for word in text.split(","):
-        fitting = [load for load in LOADS if load.name.startswith(word.strip())]
+        name = word.strip()
+        fitting = [load for load in LOADS if load.name == name]
+        fitting = fitting or [load for load in LOADS if load.name.startswith(name)]
         if not fitting:
             names = ", ".join(load.name for load in LOADS)
-            raise ValueError(f"no load begins with {word.strip()!r}; there are {names}")
+            raise ValueError(f"no load begins with {name!r}; there are {names}")
         chosen += [load for load in fitting if load not in chosen]
     return tuple(load for load in LOADS if load in chosen)

@@ -159,6 +159,8 @@ class Registry:
         if len(commands) < RUN_MIN:
             for command in commands:
                 self.dispatch(session, command)
+        elif len({command.code for command in commands}) == 1:
+            self._dispatch_run(session, commands[0].code, commands)
         else:
             for code, run in groupby(commands, _CODE):
                 self._dispatch_run(session, code, list(run))

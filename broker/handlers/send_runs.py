@@ -10,14 +10,16 @@ all of them go the ordinary way, one by one and in their order, where each gets 
 
 from __future__ import annotations
 
+import struct
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from broker.errors import BrokerError
-from broker.protocol.bodies import ACK_SIZE
+from broker.protocol.bodies import ACK, ACK_SIZE
 from broker.protocol.headers import SendRecordsRequest
 from broker.store.chunk import check_chunk
+from broker.store.columns import COLUMN_MIN
 from broker.store.producers import SequenceState
 from dledger.errors import LedgerError
 from dledger.remoting.command import FLAG_GROUPED
@@ -76,24 +78,44 @@ class RunRequest:
         session: Session,
         commands: list[Command],
         *,
-        record_counts: IntArray,
-        send_sizes: IntArray,
+        record_counts: list[int] | None,
+        send_sizes: list[int],
     ) -> None:
         self._handlers = handlers
         self._session = session
         self._commands = commands
-        self._record_counts = record_counts
+        self._record_counts = record_counts  # None: each send has one
         self._send_sizes = send_sizes
 
     def succeeded(self, receipt: Receipt) -> None:
         """See `Put`: the records of the sends lie back to back, in their order."""
-        rows = np.zeros(len(self._commands), _ACK_ROW)
+        counts = self._record_counts
+        if counts is None and len(self._commands) < COLUMN_MIN:
+            rows = self._few_rows(receipt)
+        else:
+            rows = self._rows(receipt)
+        self._handlers.add_acks(self._session, rows)
+
+    def _few_rows(self, receipt: Receipt) -> bytes:
+        queue_id, queue_offset, position = receipt
+        pack = ACK.pack
+        rows = []
+        for command, size in zip(self._commands, self._send_sizes, strict=True):
+            rows.append(pack(command.opaque, 0, queue_id, queue_offset, position))
+            queue_offset += 1
+            position += size
+        return b"".join(rows)
+
+    def _rows(self, receipt: Receipt) -> bytes:
+        count = len(self._commands)
+        rows = np.zeros(count, _ACK_ROW)
         rows["opaque"] = [command.opaque for command in self._commands]
         rows["queue_id"] = receipt.queue_id
-        counts, sizes = self._record_counts, self._send_sizes
-        rows["queue_offset"] = receipt.queue_offset + np.cumsum(counts) - counts
-        rows["position"] = receipt.position + np.cumsum(sizes) - sizes
-        self._handlers.add_acks(self._session, rows.tobytes())
+        rows["queue_offset"] = receipt.queue_offset + (
+            np.arange(count) if self._record_counts is None else _starts(self._record_counts)
+        )
+        rows["position"] = receipt.position + _starts(self._send_sizes)
+        return rows.tobytes()
 
     def failed(self, error: LedgerError) -> None:
         """See `Put`."""
@@ -115,38 +137,20 @@ class SendRuns:
         """Handle *commands*, requests of one receive, all of them SEND_BATCH_MESSAGE."""
         gathered: dict[_Key, _Gathered] = {}
         for command in commands:
-            get = command.ext_fields.get
-            sizes, sequence, body = get("sizes"), get("sequence"), command.body
-            if (
-                command.flag != FLAG_GROUPED
-                or type(sizes) is not bytes
-                or type(sequence) is not int
-                or type(body) is not memoryview
-                or len(body) > BODY_SIZE_MAX
-            ):
+            key = _key_of(command)
+            if key is None:
                 # Whatever it is, what came before it goes first.
                 self._put_all(session, gathered, one_by_one)
                 one_by_one(session, command)
                 continue
-            key = (
-                get("topic"),
-                get("queueId"),
-                get("producerId"),
-                get("producerGroup"),
-                get("recordFormat"),
-            )
-            try:
-                sends = gathered.get(key)
-            except TypeError:  # a list or map where a number or a text belongs
-                self._put_all(session, gathered, one_by_one)
-                one_by_one(session, command)
-                continue
+            sends = gathered.get(key)
             if sends is None:
                 sends = gathered[key] = _Gathered()
+            ext, body = command.ext_fields, command.body
             sends.commands.append(command)
-            sends.bodies.append(body)
-            sends.sizes.append(sizes)
-            sends.sequences.append(sequence)
+            sends.bodies.append(body)  # type: ignore[arg-type]
+            sends.sizes.append(ext["sizes"])
+            sends.sequences.append(ext["sequence"])
             sends.size += len(body)
             if sends.size >= CHUNK_SIZE_MAX:
                 del gathered[key]
@@ -176,15 +180,21 @@ class SendRuns:
         if not self._handlers.may_write(header.topic, header.queue_id):
             return False
         column = b"".join(sends.sizes)
-        record_counts = np.array([len(sizes) for sizes in sends.sizes], np.int64) >> 2
-        send_sizes = np.array([len(body) for body in sends.bodies], np.int64)
-        if not _each_fills_its_body(column, record_counts, send_sizes):
-            return False
-        if header.producer_id:
-            # Those behind the first must follow it without a gap, as only the first is looked up.
-            firsts = np.cumsum(record_counts) - record_counts + header.sequence
-            if firsts.tolist() != sends.sequences:
+        send_sizes = [len(body) for body in sends.bodies]
+        record_counts: list[int] | None = None
+        if set(map(len, sends.sizes)) == {4}:
+            # One record each, as from clients that do not gather themselves.
+            if list(_sizes_of(column)) != send_sizes:
                 return False
+            firsts = list(range(header.sequence, header.sequence + len(send_sizes)))
+        else:
+            record_counts = [len(sizes) // 4 for sizes in sends.sizes]
+            if not _each_fills_its_body(column, record_counts, send_sizes):
+                return False
+            firsts = (_starts(record_counts) + header.sequence).tolist()
+        # Those behind the first must follow it without a gap, as only the first is looked up.
+        if header.producer_id and firsts != sends.sequences:
+            return False
         chunk: Chunk = check_chunk(
             b"".join(sends.bodies),
             column,
@@ -208,11 +218,45 @@ class SendRuns:
         return True
 
 
-def _each_fills_its_body(column: bytes, record_counts: IntArray, send_sizes: IntArray) -> bool:
+def _key_of(command: Command) -> _Key | None:
+    """Return what is the same in all sends that go together; None for one that goes alone."""
+    ext, body = command.ext_fields, command.body
+    try:
+        if (
+            command.flag == FLAG_GROUPED
+            and type(ext["sizes"]) is bytes
+            and type(ext["sequence"]) is int
+            and type(body) is memoryview
+            and len(body) <= BODY_SIZE_MAX
+        ):
+            key = (
+                ext["topic"],
+                ext["queueId"],
+                ext["producerId"],
+                ext["producerGroup"],
+                ext["recordFormat"],
+            )
+            hash(key)
+            return key
+    except (KeyError, TypeError):  # a field is missing, or a list where a number belongs
+        pass
+    return None
+
+
+def _sizes_of(column: bytes) -> tuple[int, ...]:
+    return struct.unpack(f">{len(column) // 4}I", column)
+
+
+def _starts(lengths: list[int]) -> IntArray:
+    """Return where each of *lengths* laid end to end begins."""
+    array = np.array(lengths, np.int64)
+    return np.cumsum(array) - array
+
+
+def _each_fills_its_body(column: bytes, record_counts: list[int], send_sizes: list[int]) -> bool:
     """Say whether the records of each send, as its sizes have them, are as long as its body."""
-    if len(column) != 4 * int(record_counts.sum()) or int(record_counts.min()) < 1:
+    if len(column) != 4 * sum(record_counts) or min(record_counts) < 1:
         return False  # a column of an odd length, or an empty one
     sizes = np.frombuffer(column, ">u4").astype(np.int64)
-    if len(sizes) != len(send_sizes):
-        sizes = np.add.reduceat(sizes, np.cumsum(record_counts) - record_counts)
-    return bool((sizes == send_sizes).all())
+    sums: list[int] = np.add.reduceat(sizes, _starts(record_counts)).tolist()
+    return sums == send_sizes
