@@ -106,7 +106,7 @@ def test_a_missing_offset_is_an_error():
     ("data", "field"),
     [
         (record(0)[:60], "total_size"),
-        (record(0)[:-1], "body_size"),
+        (record(0)[:-1], "total_size"),
         (record(0, topic=b"other"), "topic"),
         (record(0, queue_id=2), "topic"),
         (record(0)[:90] + b"?" + record(0)[91:], "body_crc"),
