@@ -53,6 +53,7 @@ class Round:
     measured: Measured
     leader_cpu_us: float  # microseconds of processor time a message
     followers_cpu_us: float  # of both together
+    client_cpu_us: float  # of the process that makes the load
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +69,7 @@ class Line:
     p99: float
     leader_cpu_us: float
     followers_cpu_us: float
+    client_cpu_us: float
 
     @classmethod
     def of(cls, load: str, body_size: int, flush: str, rounds: Sequence[Round]) -> Line:
@@ -82,6 +84,7 @@ class Line:
             p99=median(item.measured.p99 for item in rounds),
             leader_cpu_us=median(item.leader_cpu_us for item in rounds),
             followers_cpu_us=median(item.followers_cpu_us for item in rounds),
+            client_cpu_us=median(item.client_cpu_us for item in rounds),
         )
 
 

@@ -25,7 +25,7 @@ def print_table(reports: Sequence[GroupReport]) -> None:
     for report in reports:
         table = Table(title=f"{report.flush}, bodies of {report.body_size} bytes")
         table.add_column("load")
-        for name in ("messages/s", "p50 ms", "p99 ms", "leader us", "followers us"):
+        for name in ("messages/s", "p50 ms", "p99 ms", "leader us", "followers us", "client us"):
             table.add_column(name, justify="right")
         for line in report.lines:
             table.add_row(
@@ -35,8 +35,12 @@ def print_table(reports: Sequence[GroupReport]) -> None:
                 f"{line.p99:.2f}" if line.p99 else "",
                 f"{line.leader_cpu_us:.2f}",
                 f"{line.followers_cpu_us:.2f}",
+                f"{line.client_cpu_us:.2f}",
             )
         console.print(table)
+        console.print(
+            "us: processor time a message, of the leader, both followers together, and the client"
+        )
         console.print(
             f"RSS of the nodes: {_mib(report.rss_before)} MiB before, {_mib(report.rss_after)} "
             f"after; {report.message_count:,} messages acknowledged and there, the logs of "

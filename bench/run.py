@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import shutil
+from time import process_time
 from typing import TYPE_CHECKING
 
 import trio
@@ -86,7 +87,9 @@ class GroupRun:
     async def _measure(self, load: Load) -> Round:
         leader_before, followers_before = await self._group.cpu_seconds()
         with _collector_off(), await self._sampled(load):
+            client_before = process_time()
             measured = await self._run_load(load)
+            client_spent = process_time() - client_before
         await self._group.wait_until_equal()
         leader_after, followers_after = await self._group.cpu_seconds()
         if load.is_sending:
@@ -97,6 +100,7 @@ class GroupRun:
             measured=measured,
             leader_cpu_us=(leader_after - leader_before) / count * 1e6,
             followers_cpu_us=(followers_after - followers_before) / count * 1e6,
+            client_cpu_us=client_spent / count * 1e6,
         )
 
     async def _sampled(self, load: Load) -> contextlib.AbstractContextManager[None]:

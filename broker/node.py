@@ -8,6 +8,7 @@ threads.  The simulator builds the same `Node` from its own.
 
 from __future__ import annotations
 
+import gc
 import logging
 import random
 import signal
@@ -57,6 +58,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# More objects made than freed before the young are looked at (some 2 MiB), and how many looks at
+# one generation make one at the next.  Python's own 700, 10, 10 look after every few requests.
+COLLECTOR_THRESHOLDS = (20_000, 20, 20)
 HOLD_SECONDS = 3.0  # longest time a request waits for a leader: RocketMQ's default send timeout
 HELD_SIZE_MAX = 64 * 1024 * 1024
 STOP_SECONDS = 2.0  # longest time a graceful stop spends on handing over and on slow clients
@@ -383,6 +387,7 @@ async def run_node(config: NodeConfig, *, ready: Callable[[], None]) -> None:
             async with trio.open_nursery() as nursery:
                 with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
                     await nursery.start(node.run)
+                    _calm_the_collector()
                     ready()
                     async for number in signals:
                         logger.info("%s: stopping", signal.Signals(number).name)
@@ -392,6 +397,17 @@ async def run_node(config: NodeConfig, *, ready: Callable[[], None]) -> None:
         stopped_well = True
     finally:
         node.close(write_down=stopped_well)
+
+
+def _calm_the_collector() -> None:
+    """Keep the garbage collector from walking the same long-lived objects over and over.
+
+    Nearly everything a message leaves behind is freed by counting references; as Python ships it,
+    the collector took a tenth of a leader's time under a thousand sends in flight.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*COLLECTOR_THRESHOLDS)
 
 
 @contextmanager
