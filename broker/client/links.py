@@ -253,10 +253,12 @@ class Link:
         self._outbox = []
         if stream is not None:
             stream.close()
-        requests, self._requests = self._requests, {}
+        # Emptied, not replaced: `_take` may be at work, and each callback is called once.
+        requests = list(self._requests.values())
+        self._requests.clear()
         if not was_closed:
             self._on_lost(self, error)
-        for request in requests.values():
+        for request in requests:
             request.callback(error)
 
 

@@ -341,6 +341,21 @@ async def test_forgotten_between_a_lost_answer_and_its_retry_is_unknown(
     assert group.bodies("orders")[0] == [b"1", b"2", b"3"]
 
 
+async def test_a_broker_that_lacks_an_acknowledged_message_does_not_block_the_queue(
+    group, connect, autojump_clock
+):
+    """It must not happen; if it does, the numbers behind the gap are dead and new ones are due."""
+    async with connect() as mq, mq.producer() as producer:
+        await producer.send("orders", b"1", queue=0)
+        await producer.send("orders", b"2", queue=0)
+        (state,) = group.producers.values()
+        state["next"] = 1
+        await producer.send("orders", b"3", queue=0)
+        await producer.send("orders", b"4", queue=0)
+        assert producer.stats.retried == 1
+    assert group.bodies("orders")[0] == [b"1", b"2", b"3", b"4"]
+
+
 async def test_sequences_are_dense_for_each_queue(group, connect, autojump_clock):
     async with (
         connect() as mq,

@@ -94,6 +94,19 @@ async def test_batches_without_key_take_turns_over_the_queues(group, connect, au
     assert [len(bodies) for bodies in group.bodies("orders").values()] == [2, 2, 2, 2]
 
 
+async def test_queues_added_to_a_topic_are_used_within_half_a_minute(
+    group, connect, autojump_clock
+):
+    async with connect() as mq, mq.producer() as producer:
+        await producer.send("orders", b"x")
+        group.topics["orders"] = 6
+        await trio.sleep(31)
+        await producer.send("orders", b"y", queue=5)
+        for _ in range(12):
+            await producer.send("orders", b"z")
+    assert sorted(group.bodies("orders")) == [0, 1, 2, 3, 4, 5]
+
+
 async def test_an_ordering_key_chooses_its_queue_by_java_hash(group, connect, autojump_clock):
     async with connect() as mq, mq.producer() as producer:
         for key in ("user-7", "user-8", "ordering", ""):
