@@ -17,7 +17,14 @@ from typing import Any
 
 from dledger.config import FlushDiskType, LedgerConfig, Member, RaftConfig, StoreConfig
 from dledger.core import LedgerCore
-from dledger.errors import CorruptEntryError, LedgerError, LedgerFullError, NotLeaderError
+from dledger.errors import (
+    CorruptEntryError,
+    CorruptStoreError,
+    LedgerError,
+    LedgerFullError,
+    NotLeaderError,
+    StorageFailedError,
+)
 from dledger.peers.messages import from_command, to_command
 from dledger.remoting.connection import Connection
 from dledger.remoting.frame import encode_frame
@@ -143,6 +150,7 @@ class SimCluster:
         self.installed: list[tuple[str, int]] = []
         self.proposals: list[TestProposal] = []
         self.drop_message: Any = None  # (source, target, message) -> bool
+        self.state_size = 0  # bytes of the state that a member behind retention is sent
         self.message_count = 0
         self.message_count_max = 1_000_000  # a storm of messages is a finding, not a long run
         self.extra_delay: dict[tuple[str, str], float] = {}  # seconds more, one way
@@ -214,10 +222,13 @@ class SimCluster:
         self.pump(node)
 
     def _install(self, node: SimNode, base: Any, state: bytes) -> None:
-        assert state == b"state %d" % base.index
+        assert state == self._state_at(base.index), "not the state that was sent"
         assert node.store is not None
         node.store.reset_to(base)
         self.installed.append((node.node_id, base.index))
+
+    def _state_at(self, index: int) -> bytes:
+        return (b"state %d " % index).ljust(self.state_size, b".")
 
     def crash(self, node_id: str, *, power: bool = False) -> None:
         """Kill the process; with *power* the machine, and what was not synced with it."""
@@ -394,7 +405,7 @@ class SimCluster:
                 core.room_made()
         wanted = core.engine.snapshot_wanted
         if wanted:
-            core.engine.provide_snapshot(wanted, b"state %d" % wanted)
+            core.engine.provide_snapshot(wanted, self._state_at(wanted))
         self.observe(node)
 
     def _timer(self, node: SimNode, life: int) -> None:
@@ -551,6 +562,9 @@ class SimCluster:
             node.core.propose(proposal)  # type: ignore[union-attr]
         except LedgerError as error:
             proposal.outcome, proposal.error = "refused", error
+            if isinstance(error, (StorageFailedError, CorruptStoreError)):
+                node.last_word = error
+                self.crash(node.node_id)
             return proposal
         self.pump(node)
         return proposal

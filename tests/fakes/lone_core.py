@@ -38,8 +38,10 @@ def through_wire(message: dict[str, Any]) -> dict[str, Any]:
 class Log:
     """A log to copy entries from, made of nothing but the terms of its entries."""
 
-    def __init__(self, *terms: int, size: int = 50, mark: bytes = b"") -> None:
-        self.store = LedgerStore.open(FakeDisk(), SMALL, "/data")
+    def __init__(
+        self, *terms: int, size: int = 50, mark: bytes = b"", store: StoreConfig = SMALL
+    ) -> None:
+        self.store = LedgerStore.open(FakeDisk(), store, "/data")
         self._size, self._mark = size, mark
         self.extend(*terms)
 

@@ -72,6 +72,7 @@ def against(*names: str) -> Callable[[Callable[[], None]], Callable[[str], None]
                 scenario()
 
         del test.__wrapped__  # type: ignore[attr-defined]  # pytest would look for its arguments
+        test.scenario, test.mutants = scenario, names  # type: ignore[attr-defined]
         return test
 
     return decorate
@@ -544,17 +545,21 @@ def whatever_has_the_index_is_acknowledged(stack):
 @mutant
 def transfers_without_a_fence(stack):
     """Flaw q: the target is asked at once, and new proposals go on."""
-    stock = LedgerCore.transfer
+    stock_transfer, stock_propose = LedgerCore.transfer, LedgerCore.propose
 
     def transfer(self, target, done):
-        stock(self, target, done)
+        stock_transfer(self, target, done)
         if self._transfer is not None:
             self.engine.ask_to_take_over(self._transfer.target)
             self._transfer.asked = True
-            self._transfer, held = None, self._transfer
-            self.held_transfer = held
+
+    def propose(self, proposal):
+        under_way, self._transfer = self._transfer, None
+        stock_propose(self, proposal)
+        self._transfer = under_way
 
     _put(stack, LedgerCore, "transfer", transfer)
+    _put(stack, LedgerCore, "propose", propose)
 
 
 @mutant
