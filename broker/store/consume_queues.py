@@ -171,7 +171,7 @@ class ConsumeQueues:
         for topic, queue_id, next_offset in snapshot:
             key = topic, queue_id
             # A blank unit before the first stands for those that were: `load` finds the file.
-            self._files.write(self._files.pieces(key, next_offset - 1, bytes(UNIT_SIZE)))
+            self._files.write([*self._files.pieces(key, next_offset - 1, bytes(UNIT_SIZE))])
             self._queues[key] = ConsumeQueue(
                 self._files, key, min_offset=next_offset, max_offset=next_offset
             )

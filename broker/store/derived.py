@@ -53,8 +53,8 @@ class Job(Protocol):
 
         Raises:
             StorageFailedError: stop the node.
-            LedgerFullError: the disk is full; stop the node, what is derived is lost only up to
-                the last state.
+            LedgerFullError: there is no room; run the same job again when there may be. Until
+                then messages are found through memory.
         """
         ...
 

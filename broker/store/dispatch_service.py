@@ -6,11 +6,12 @@ Also the ledger's `StateKeeper`: what the log amounts to at its base, for member
 from __future__ import annotations
 
 import logging
+import math
 from typing import TYPE_CHECKING
 
 import trio
 
-from dledger.errors import LedgerError
+from dledger.errors import LedgerError, LedgerFullError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from dledger.worker import Worker
 
 logger = logging.getLogger(__name__)
+
+FULL_RETRY_SECONDS = 5.0  # after the disk was found full
 
 
 class DispatchService:
@@ -55,6 +58,8 @@ class DispatchService:
         self._running: list[Job] = []
         self._generation = 0  # of the log; what was begun before a replacement is void
         self._failure: BaseException | None = None
+        self._refused: list[list[Job]] = []  # work the disk had no room for, in order
+        self._retry_at = 0.0
 
     def committed_to(self, index: int) -> None:
         """Hear that entries up to *index* may be taken in."""
@@ -81,11 +86,20 @@ class DispatchService:
             if before < derived.dispatched_index < self._committed_index:
                 await trio.lowlevel.checkpoint()
                 continue
-            delay = max(self._state_at - self._clock.now(), 0.0) + 0.001
-            with trio.move_on_after(delay):
+            with trio.move_on_after(self._seconds_to_next_job()):
                 await self._wake.wait()
 
+    def _seconds_to_next_job(self) -> float:
+        if self._running and not self._refused:
+            return math.inf  # the end of what runs wakes
+        due_at = self._retry_at if self._refused else self._state_at
+        return max(due_at - self._clock.now(), 0.0) + 0.001
+
     def _start_jobs(self) -> None:
+        if self._refused and self._clock.now() >= self._retry_at:
+            refused, self._refused = self._refused, []
+            for jobs in refused:
+                self._submit(jobs)
         due = self._clock.now() >= self._state_at
         if self._running or not (due or self._derived.needs_flush):
             return
@@ -97,6 +111,9 @@ class DispatchService:
         if not jobs:
             return
         self._running += jobs
+        self._submit(jobs)
+
+    def _submit(self, jobs: list[Job]) -> None:
         generation = self._generation
 
         def work() -> None:
@@ -105,6 +122,13 @@ class DispatchService:
 
         def done(failure: BaseException | None) -> None:
             if generation != self._generation:
+                return
+            if isinstance(failure, LedgerFullError):
+                # Nothing is lost: the log has it all, and what was derived is still in memory.
+                logger.warning("%s; trying again in %.0f s", failure, FULL_RETRY_SECONDS)
+                self._refused.append(jobs)
+                self._retry_at = self._clock.now() + FULL_RETRY_SECONDS
+                self._wake.set()
                 return
             self._running = [job for job in self._running if job not in jobs]
             if failure is not None:
@@ -117,11 +141,19 @@ class DispatchService:
         self._worker.submit(work, done)
 
     def write_down(self) -> None:
-        """Write the state as it is; blocking, for a node that stops."""
+        """Write the state as it is; blocking, for a node that stops and does nothing more.
+
+        Without room on the disk it is left: the next start derives it again.
+        """
         self._worker.drain()
-        for job in self._derived.begin_jobs(with_state=True):
-            job.run()
-            job.finish()
+        self._generation += 1
+        try:
+            # A state may count on nothing the disk had no room for: what was refused goes first,
+            # and to run a job again does no harm.
+            for job in [*self._running, *self._derived.begin_jobs(with_state=True)]:
+                job.run()
+        except LedgerFullError as error:
+            logger.warning("%s; the next start takes longer", error)
 
     # -- StateKeeper ----------------------------------------------------------------------------
 
@@ -147,6 +179,7 @@ class DispatchService:
         self._worker.drain()
         self._generation += 1
         self._running = []
+        self._refused = []
         point = self._derived.save_state_of_peer(state)
         if (point.index, point.term) != (base.index, base.term):
             raise LedgerError(

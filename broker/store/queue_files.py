@@ -15,14 +15,16 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from broker.store.runs import UNIT_SIZE
+from dledger.errors import LedgerFullError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator, Sequence
 
     from dledger.store.disk import Disk, MappedRegion
 
 UNITS_PER_FILE = 300_000
 OPEN_FILES_MAX = 256
+FREE_SIZE_MIN = 1024 * 1024  # bytes left alone, so that a write never finds the disk full halfway
 _NAME_SIZE_MAX = 200  # bytes; file systems allow 255
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]")
@@ -94,7 +96,7 @@ class QueueFiles:
         region = self._region(path, (end - begin) * UNIT_SIZE)
         return region.view((queue_offset - begin) * UNIT_SIZE, (end - queue_offset) * UNIT_SIZE)
 
-    def pieces(self, key: QueueKey, queue_offset: int, data: bytes) -> Iterable[Piece]:
+    def pieces(self, key: QueueKey, queue_offset: int, data: bytes) -> Iterator[Piece]:
         """Yield what is to be written so that *data* holds the units from *queue_offset* on."""
         at = 0
         while at < len(data):
@@ -108,8 +110,23 @@ class QueueFiles:
             at += size
             queue_offset += size // UNIT_SIZE
 
-    def write(self, pieces: Iterable[Piece]) -> None:
-        """Write *pieces*; blocking. They are durable only after `sync`."""
+    def write(self, pieces: Sequence[Piece]) -> None:
+        """Write *pieces*; blocking. They are durable only after `sync`.
+
+        Raises:
+            LedgerFullError: there is no room; nothing was written, the same may be tried again.
+            StorageFailedError: the disk failed.
+        """
+        if not pieces:
+            return
+        size = sum(len(piece.data) for piece in pieces)
+        self._disk.make_folder(self._folder)
+        free = self._disk.free_bytes(self._folder)
+        if free < size + FREE_SIZE_MIN:
+            raise LedgerFullError(
+                f"{self._folder}: no room for {size} bytes, {free} are free; free some disk space, "
+                "or set log_size_max so that old segments are dropped"
+            )
         for path, offset, data in pieces:
             if not self._disk.exists(path):
                 self._disk.make_folder(path.rpartition("/")[0])

@@ -559,6 +559,25 @@ def test_a_new_leader_counts_on_from_dispatch_and_the_tail(node, log):
         assert state.reserve(*key, known.last_sequence, 1) == known.check(known.last_sequence, 1)
 
 
+def test_a_new_leader_still_knows_the_places_dispatch_knew(node, log):
+    node.catch_up()
+    state = AppendState(node.derived, log)
+    producer = node.derived.producers.get((1, "a", 0))
+    places = [(run.first_sequence, run.first_queue_offset) for run in producer.runs]
+    group = new_group(state)
+    group.add_chunk(
+        make_chunk([b"more"], topic="a"),
+        producer_id=1,
+        first_sequence=producer.last_sequence + 1,
+    )
+    append_group(log, group)
+
+    for sequence, queue_offset in places:
+        assert state.reserve(1, "a", 0, sequence, 1).queue_offset == queue_offset
+    # What dispatch knows is not changed by what was only appended.
+    assert [(run.first_sequence, run.first_queue_offset) for run in producer.runs] == places
+
+
 def test_states_are_read_only_when_whole(node):
     node.catch_up()
     data, _ = node.everything()

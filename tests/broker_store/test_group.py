@@ -166,6 +166,19 @@ def test_a_sequence_handed_in_and_not_appended_is_pending(log, state):
     assert late.add_chunk(chunk, producer_id=7).state is SequenceState.DUPLICATE
 
 
+def test_what_the_next_group_holds_stays_pending_when_the_one_before_is_appended(log, state):
+    """Otherwise a message sent again in that moment would be stored twice."""
+    first, second = new_group(state), new_group(state)
+    first.add_chunk(make_chunk([b"0", b"1"]), producer_id=7, first_sequence=0)
+    second.add_chunk(make_chunk([b"2", b"3"]), producer_id=7, first_sequence=2)
+    append_group(log, first)
+
+    assert state.reserve(7, "orders", 0, 2, 2).state is SequenceState.PENDING
+    assert state.reserve(7, "orders", 0, 0, 2).state is SequenceState.DUPLICATE
+    append_group(log, second)
+    assert state.reserve(7, "orders", 0, 2, 2) == (SequenceState.DUPLICATE, 2, 2)
+
+
 def test_an_unknown_producer_may_only_begin_at_0(log, state):
     group = new_group(state)
 

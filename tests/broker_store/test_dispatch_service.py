@@ -1,0 +1,177 @@
+"""The dispatch service: what it does when, under virtual time."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import trio
+
+from broker.store.derived import DerivedState
+from broker.store.dispatch_service import FULL_RETRY_SECONDS, DispatchService
+from dledger.errors import PoisonEntryError, StorageFailedError
+from tests.broker_store.growing_disk import GrowingDisk
+from tests.broker_store.helpers import MemoryLog
+from tests.broker_store.test_derived import SEGMENT, CountingMachine, fill
+from tests.fakes.worker import FakeWorker
+
+STATE_SECONDS = 10.0
+
+
+class TrioClock:
+    def now(self):
+        return trio.current_time()
+
+    def wall_ms(self):
+        return int(trio.current_time() * 1000)
+
+
+class World:
+    def __init__(self, nursery):
+        self.log = MemoryLog(segment_size=SEGMENT)
+        fill(self.log, entries=20)
+        self.disk = GrowingDisk()
+        self.worker = FakeWorker(nursery)
+        self.batches = 0
+        self.open()
+
+    def open(self):
+        self.derived = DerivedState.open(
+            self.disk,
+            "/derived",
+            self.log,
+            commit_index=self.log.end_index,
+            segment_size=SEGMENT,
+            metadata=CountingMachine(),
+        )
+        self.service = DispatchService(
+            self.derived,
+            clock=TrioClock(),
+            worker=self.worker,
+            state_interval_seconds=STATE_SECONDS,
+            dispatched=self.heard,
+        )
+
+    def heard(self):
+        self.batches += 1
+
+    def states(self):
+        names = [path for path in self.disk.files() if "/state-" in path]
+        return [int(path.rpartition("-")[2]) for path in names]
+
+
+@pytest.fixture
+async def world(nursery):
+    return World(nursery)
+
+
+async def test_commits_are_taken_in_at_once(world, nursery, autojump_clock):
+    await nursery.start(world.service.run)
+
+    world.service.committed_to(5)
+    await trio.testing.wait_all_tasks_blocked()
+
+    assert (world.derived.dispatched_index, world.batches) == (5, 1)
+    assert trio.current_time() == 0
+    world.service.committed_to(3)
+    world.service.committed_to(9)
+    await trio.testing.wait_all_tasks_blocked()
+    assert (world.derived.dispatched_index, world.batches) == (9, 2)
+
+
+async def test_states_are_written_down_as_often_as_told(world, nursery, autojump_clock):
+    await nursery.start(world.service.run)
+    world.service.committed_to(3)
+
+    await trio.sleep(STATE_SECONDS + 0.1)
+
+    assert 3 in world.states()
+    jobs = world.worker.job_count
+    await trio.sleep(5 * STATE_SECONDS)
+    assert world.worker.job_count == jobs  # nothing new, nothing written
+
+
+async def test_a_slow_disk_does_not_keep_the_loop_busy(world, nursery, autojump_clock):
+    world.worker.seconds = 100.0
+    await nursery.start(world.service.run)
+    world.service.committed_to(3)
+    turns = 0
+    original = world.service._start_jobs
+
+    def counting():
+        nonlocal turns
+        turns += 1
+        original()
+
+    world.service._start_jobs = counting
+    await trio.sleep(90)
+
+    assert turns < 5
+
+
+async def test_a_full_disk_is_tried_again_and_messages_stay_readable(
+    world, nursery, autojump_clock, caplog
+):
+    await nursery.start(world.service.run)
+    world.disk.capacity = 1
+    world.service.committed_to(world.log.end_index)
+    with caplog.at_level(logging.WARNING):
+        await trio.sleep(2 * STATE_SECONDS)
+
+    assert world.derived.dispatched_index == world.log.end_index
+    for topic, queue_id, end in world.derived.queues.snapshot():
+        queue = world.derived.queues.get(topic, queue_id)
+        assert len(queue.units_from(0, unit_count_max=end)) == 20 * end
+    assert "no room" in caplog.text
+    assert world.states() == []
+
+    world.disk.capacity = 1 << 40
+    await trio.sleep(FULL_RETRY_SECONDS + STATE_SECONDS + 1)
+    assert world.log.end_index in world.states()
+    world.open()
+    assert world.derived.dispatched_index == world.log.end_index
+
+
+@pytest.mark.parametrize("has_room", [True, False])
+async def test_a_node_that_stops_writes_down_only_what_the_disk_has_room_for(
+    world, nursery, autojump_clock, has_room
+):
+    """A state that counted on units the disk had refused would lose them at the next start."""
+    await nursery.start(world.service.run)
+    world.disk.capacity = 1
+    world.service.committed_to(10)
+    await trio.sleep(STATE_SECONDS + 0.1)
+    world.service.committed_to(world.log.end_index)
+    await trio.testing.wait_all_tasks_blocked()
+    expected = {
+        key[:2]: bytes(world.derived.queues.get(*key[:2]).units_from(0, unit_count_max=1 << 20))
+        for key in world.derived.queues.snapshot()
+    }
+    if has_room:
+        world.disk.capacity = 1 << 40
+
+    world.service.write_down()
+
+    world.disk.capacity = 1 << 40
+    world.open()
+    assert world.derived.dispatched_index == (world.log.end_index if has_room else 0)
+    while world.derived.dispatched_index < world.log.end_index:
+        world.derived.dispatch_up_to(world.log.end_index)
+    for key, units in expected.items():
+        assert world.derived.queues.get(*key).units_from(0, unit_count_max=1 << 20) == units
+
+
+async def test_a_disk_that_fails_stops_the_service(world, nursery, autojump_clock):
+    world.disk.failing["consumequeue"] = "write"
+    world.service.committed_to(5)
+
+    with pytest.raises(StorageFailedError):
+        await world.service.run()
+
+
+async def test_an_entry_that_cannot_be_taken_in_stops_the_service(world, nursery, autojump_clock):
+    world.log.append(b"garbage")
+    world.service.committed_to(world.log.end_index)
+
+    with pytest.raises(PoisonEntryError):
+        await world.service.run()
