@@ -79,24 +79,22 @@ class PeerLink:
 
     def send(self, message: Message) -> None:
         """Queue one message; `flush` sends it."""
-        if not self.closed:
-            self._outbox.write(encode_frame(to_command(message)))
-
-    def flush(self) -> None:
-        """Send what is queued as far as the socket takes it; the rest follows by itself."""
-        if self.closed or not self._outbox.pending_size:
+        if self.closed:
             return
-        self._sent_at = trio.current_time()
-        try:
-            self._outbox.flush()
-        except ConnectionLostError:
-            self.close()
+        self._outbox.write(encode_frame(to_command(message)))
         if self._outbox.overflowed:
             logger.warning(
                 "%s does not read: more than peer_buffer_max bytes wait; closing the connection",
                 self.peer_id,
             )
             self.close()
+
+    def flush(self) -> None:
+        """Send what is queued as far as the socket takes it; the rest follows by itself."""
+        if self.closed or not self._outbox.pending_size:
+            return
+        self._sent_at = trio.current_time()
+        self._outbox.flush()
 
     def close(self) -> None:
         """End the link; its tasks notice and report it lost."""
@@ -107,7 +105,7 @@ class PeerLink:
     async def run(self) -> None:
         """Receive and watch until the link breaks; never raises for what the network does."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._drain)
+            nursery.start_soon(self._outbox.run)
             nursery.start_soon(self._watch)
             await self._receive()
             self.close()
@@ -138,12 +136,6 @@ class PeerLink:
         ]
         if messages:
             self._hooks.on_messages(self.peer_id, messages)
-
-    async def _drain(self) -> None:
-        try:
-            await self._outbox.run()
-        except ConnectionLostError:
-            self.close()
 
     async def _watch(self) -> None:
         """Keep the link warm and notice when the other end is gone without a word.
