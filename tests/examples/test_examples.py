@@ -1,5 +1,6 @@
 """The examples as their docstrings say to run them, against a group of real processes."""
 
+import json
 import os
 import re
 import subprocess
@@ -88,3 +89,19 @@ def test_a_producer_follows_the_lead_without_losing_a_message(run, folder):
 
     assert told.count("acknowledged by") >= 1, first + told
     assert "400 of 400 acknowledged" in told
+
+
+def test_sockets_and_json_are_enough(run, folder):
+    """The leader is asked first; the others hand on what only it may do."""
+    status = json.loads(run_python("-m", "broker.cli.main", "status", "--json", "--data", folder))
+    nodes = sorted(status["nodes"], key=lambda node: node["node_id"] != status["leader"])
+    lines = []
+    for number, node in enumerate(nodes):
+        told = run("without_the_library.py", node["address"], "plain").splitlines()
+
+        lines += [f"plain/0/{2 * number}: by hand", f"plain/0/{2 * number + 1}: and once more"]
+        assert [line.partition(",")[0] for line in told[:2]] == [
+            f"sent as plain/0/{2 * number}",
+            f"sent as plain/0/{2 * number + 1}",
+        ]
+        assert told[2:] == lines
