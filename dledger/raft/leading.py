@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from dledger.errors import CorruptEntryError
 from dledger.raft.progress import Progress
 from dledger.raft.snapshot import chunk_message
 
@@ -191,6 +192,11 @@ class Leading:
     def on_answer(self, peer_id: str, message: Message) -> None:
         """Take an answer to an append message; its term is the current one."""
         engine, progress = self._engine, self.progress[peer_id]
+        if message["success"] and message["next_index"] > engine.store.end_index + 1:
+            raise CorruptEntryError(
+                f"{peer_id} answers for entry {message['next_index'] - 1}, but this leader's log "
+                f"ends with {engine.store.end_index}"
+            )
         self._heard_from(peer_id, message)
         if message["success"]:
             if message["id"] >= progress.reset_floor:
