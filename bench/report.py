@@ -24,8 +24,8 @@ def print_table(reports: Sequence[GroupReport]) -> None:
     console = Console()
     for report in reports:
         table = Table(title=f"{report.flush}, bodies of {report.body_size} bytes")
-        table.add_column("load")
-        for name in ("messages/s", "p50 ms", "p99 ms", "leader us", "followers us", "client us"):
+        table.add_column("load", no_wrap=True)
+        for name in ("messages/s", "p50 ms", "p99 ms", "leader\nus", "followers\nus", "client\nus"):
             table.add_column(name, justify="right")
         for line in report.lines:
             table.add_row(

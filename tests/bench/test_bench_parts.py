@@ -1,0 +1,86 @@
+"""What the benchmark sends is what a client would send, and its figures are what it measured."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+
+from bench.frames import FrameRing
+from bench.measured import Line, Measured, Round
+from bench.plan import LOADS, choose
+from broker.protocol.headers import SendRecordsRequest
+from broker.store.chunk import check_chunk
+from dledger.remoting.connection import Connection
+
+
+def ring(*, batch_count: int = 1, frame_count_min: int = 10) -> FrameRing:
+    return FrameRing(
+        topic="t",
+        queue_count=4,
+        body_size=100,
+        batch_count=batch_count,
+        producer_id=9,
+        chance=random.Random(1),
+        frame_count_min=frame_count_min,
+    )
+
+
+@pytest.mark.parametrize("batch_count", [1, 256])
+def test_frames_are_sound_and_number_each_queue_without_a_gap(batch_count: int) -> None:
+    frames = ring(batch_count=batch_count)
+    connection = Connection()
+    following = [0] * 4
+    opaque = 0
+
+    for count in (3, 1, frames.frame_count, 2, frames.frame_count - 1):
+        for view in frames.take(count):
+            connection.receive_data(bytes(view))
+        for command in connection.commands():
+            header = SendRecordsRequest.decode(command.ext_fields)
+            assert not isinstance(command.body, list)
+            chunk = check_chunk(command.body, header.sizes, topic="t", queue_id=header.queue_id)
+            assert command.opaque == opaque
+            assert header.sequence == following[header.queue_id]
+            assert chunk.record_count == batch_count
+            opaque += 1
+            following[header.queue_id] += batch_count
+
+    assert opaque == frames.next_opaque
+
+
+def test_a_ring_holds_as_many_frames_as_are_taken_at_once() -> None:
+    assert ring(frame_count_min=5001).frame_count >= 5001
+
+
+def test_a_name_means_that_load_and_only_else_those_that_begin_with_it() -> None:
+    assert [load.name for load in choose("raw-1")] == ["raw-1"]
+    assert [load.name for load in choose("consume,raw-b")] == ["raw-batch-256", "consume"]
+    with pytest.raises(ValueError, match="'nothing'; there are raw-1"):
+        choose("nothing")
+    assert choose(",".join(load.name for load in LOADS)) == LOADS
+
+
+def test_a_line_is_the_median_of_its_rounds() -> None:
+    rounds = [
+        Round(
+            measured=Measured.of(
+                message_count=count,
+                seconds=2.0,
+                latencies=np.array([0.001, 0.002, 0.003]),
+                written_count=count,
+            ),
+            leader_cpu_us=count,
+            followers_cpu_us=1.0,
+            client_cpu_us=2.0,
+        )
+        for count in (10, 1000, 20)
+    ]
+
+    line = Line.of("raw-1", 100, "SYNC_FLUSH", rounds)
+
+    assert line.rate == 10.0
+    assert line.rates == (5.0, 500.0, 10.0)
+    assert line.p50 == pytest.approx(2.0)
+    assert line.leader_cpu_us == 20
