@@ -116,3 +116,12 @@ def test_every_piece_of_code_the_engine_page_names_is_there():
 
     assert len(named) > 10
     assert missing == []
+
+
+def test_every_scenario_the_engine_page_names_is_a_test():
+    rows = re.findall(r"^\|.*\|([^|]*)\|$", text_of("docs/raft-engine.md"), re.MULTILINE)
+    named = {name for row in rows for name in re.findall(r"`([a-z_]+)`", row)} - {""}
+    tests = "".join(path.read_text("utf-8") for path in (ROOT / "tests/scenarios").glob("*.py"))
+
+    assert {"truncate_acked", "duplicate_vote"} <= named
+    assert sorted(name for name in named if f"def test_{name}(" not in tests) == []
