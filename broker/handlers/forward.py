@@ -78,6 +78,7 @@ class Forwarder:
         self._held_size = 0
         self._client: RemotingClient | None = None
         self._client_leader: str | None = None
+        self._complaint = ""
         self._changed = trio.Event()
         self._redispatch: Handler | None = None
         self._end_of_pass: Callable[[], None] | None = None
@@ -252,10 +253,14 @@ class Forwarder:
                 if patience.cancelled_caught:
                     return
                 self._client, self._client_leader = client, leader
+                self._complaint = ""
                 await self._watch_leader(leader, client)
                 nursery.cancel_scope.cancel()
         except* RemotingError as errors:
-            logger.info("no connection to the leader %s: %s", leader, errors.exceptions[0])
+            complaint = f"no connection to the leader {leader}: {errors.exceptions[0]}"
+            if complaint != self._complaint:  # tried every few milliseconds, said once
+                self._complaint = complaint
+                logger.info("%s", complaint)
         finally:
             self._client = self._client_leader = None
             client.close()

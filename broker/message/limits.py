@@ -65,7 +65,7 @@ def check_body_size(size: int, limits: MessageLimits = DEFAULT_LIMITS) -> None:
     if size > limits.body_size_max:
         raise InvalidMessageError(
             f"the message body has {size} bytes; at most {limits.body_size_max} are allowed: "
-            "compress it, split it, or raise max_message_size on every node"
+            "compress it, split it, or raise body_size_max on every node"
         )
 
 

@@ -148,7 +148,13 @@ class TcpNetwork:
         except (OSError, OverflowError, UnicodeError) as error:
             raise ConnectFailedError(f"cannot connect to {address}: {_reason(error)}") from error
         # Only trio's connecting is wanted: its stream has no send that does not wait.
-        return TcpStream(socket.socket(fileno=stream.socket.detach()))
+        connected = socket.socket(fileno=stream.socket.detach())
+        try:
+            return TcpStream(connected)
+        except OSError as error:
+            # The other end accepted and was gone before its address could be asked for.
+            connected.close()
+            raise ConnectFailedError(f"cannot connect to {address}: {_reason(error)}") from error
 
     async def listen(self, host: str, port: int) -> Listener:
         """See `Network.listen`; of a name's several addresses the first IPv4 one is used."""

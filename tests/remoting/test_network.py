@@ -272,3 +272,15 @@ async def test_a_client_killed_in_mid_frame_ends_only_its_session(tcp):
                     await client.request(Command(10), timeout_seconds=5)
                 assert handler.closed[0].peer_address == broken.local_address
         nursery.cancel_scope.cancel()
+
+
+async def test_a_peer_gone_right_after_accepting_is_a_failed_connection(tcp, monkeypatch):
+    """It stopped the whole node: the error of asking for the peer's address was nobody's."""
+
+    def gone(_connected):
+        raise OSError(errno.ENOTCONN, "Transport endpoint is not connected")
+
+    monkeypatch.setattr("dledger.remoting.network.TcpStream", gone)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        with pytest.raises(ConnectFailedError, match="not connected"):
+            await tcp.connect("127.0.0.1", listening.getsockname()[1])
