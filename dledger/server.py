@@ -373,14 +373,12 @@ class LedgerServer:
                 self._pump_again = True
 
     @contextmanager
-    def _on_loop(self, failure: BaseException | None) -> Iterator[None]:
+    def _on_loop(self) -> Iterator[None]:
         """Guard what runs when a worker's job is done: trio has nobody to raise an error to.
 
-        Then comes a pump. Whatever goes wrong, or went wrong in the job, `run` raises.
+        Then comes a pump. Whatever goes wrong inside, `run` raises.
         """
         try:
-            if failure is not None:
-                raise failure
             yield
             self.pump()
         except BaseException as error:  # noqa: BLE001 - `run` raises it
@@ -388,7 +386,8 @@ class LedgerServer:
 
     def _log_synced(self, ticket: SyncTicket, failure: BaseException | None) -> None:
         self._syncing = False
-        with self._on_loop(failure):
+        with self._on_loop():
+            _raise_if_any(failure)
             self.store.finish_sync(ticket)
             self.sync_seconds_last = self._clock.now() - self._sync_started_at
             self.core.engine.storage_stalled = False
@@ -396,7 +395,8 @@ class LedgerServer:
 
     def _vote_synced(self, ticket: VoteTicket, failure: BaseException | None) -> None:
         self._vote_syncing = False
-        with self._on_loop(failure):
+        with self._on_loop():
+            _raise_if_any(failure)
             self._votes.finish_sync(ticket)
             self.core.engine.vote_synced()
 
@@ -420,10 +420,11 @@ class LedgerServer:
     def _prepared(self, failure: BaseException | None) -> None:
         self._preparing = False
         if not isinstance(failure, LedgerFullError):
-            with self._on_loop(failure):
+            with self._on_loop():
+                _raise_if_any(failure)
                 self.core.room_made()
             return
-        with self._on_loop(None):
+        with self._on_loop():
             if self.core.disk_full is None:
                 logger.error("no new segment: %s", failure)
             self._prepare_not_before = self._clock.now() + 1.0
@@ -475,8 +476,8 @@ class LedgerServer:
 
     def _house_kept(self, failure: BaseException | None) -> None:
         self._housekeeping = False
-        with self._on_loop(failure):
-            pass
+        with self._on_loop():
+            _raise_if_any(failure)
 
     def _load_snapshot(self, base_index: int) -> None:
         self._housekeeping = True
@@ -487,7 +488,8 @@ class LedgerServer:
             self._housekeeping = False
             if base_index != self.store.base.index:
                 failure = None  # retention has gone on and taken the file away meanwhile
-            with self._on_loop(failure):
+            with self._on_loop():
+                _raise_if_any(failure)
                 if loaded:
                     self.core.engine.provide_snapshot(base_index, loaded[0])
 
@@ -554,3 +556,9 @@ class LedgerServer:
             checkpoint = self.store.begin_checkpoint(self.core.committed_index)
             if checkpoint is not None:
                 checkpoint.run()
+
+
+def _raise_if_any(failure: BaseException | None) -> None:
+    """Raise what a worker's job raised."""
+    if failure is not None:
+        raise failure
