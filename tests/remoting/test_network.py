@@ -281,6 +281,8 @@ async def test_a_peer_gone_right_after_accepting_is_a_failed_connection(tcp, mon
         raise OSError(errno.ENOTCONN, "Transport endpoint is not connected")
 
     monkeypatch.setattr("dledger.remoting.network.TcpStream", gone)
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        with pytest.raises(ConnectFailedError, match="not connected"):
-            await tcp.connect("127.0.0.1", listening.getsockname()[1])
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listening,
+        pytest.raises(ConnectFailedError, match="not connected"),
+    ):
+        await tcp.connect("127.0.0.1", listening.getsockname()[1])
