@@ -1,0 +1,95 @@
+"""The command line: ``python -m jepsen_like sim --seed 7``.
+
+Exit codes: 0 nothing found, 1 something found, 2 nothing can be said.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+from jepsen_like.checkers import check
+from jepsen_like.history import read_history, to_edn
+
+
+def main() -> int:
+    """Run what the command line says; return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m jepsen_like", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    sim = commands.add_parser("sim", help="whole nodes under virtual time")
+    sim.add_argument("--seed", type=int, help="one seed, told in detail")
+    sim.add_argument("--seeds", type=int, default=100, help="so many seeds")
+    sim.add_argument("--first", type=int, default=1, help="the first of them")
+    sim.add_argument("--seconds", type=float, default=40.0, help="virtual seconds with faults")
+    sim.add_argument("--limit", type=float, default=0.0, help="stop after so many real seconds")
+    sim.add_argument("--only", default="", help="names of faults, with commas; no other is used")
+    sim.add_argument("--mutant", default="", help="with this deliberate bug in the product")
+    sim.add_argument("--out", type=Path, help="folder for histories of what failed")
+    sim.add_argument("--log", action="store_true", help="with --seed: what the nodes log")
+    judge = commands.add_parser("check", help="judge a history")
+    judge.add_argument("history", type=Path)
+    judge.add_argument("--retention", action="store_true", help="old segments were dropped")
+    edn = commands.add_parser("edn", help="a history as Jepsen's own tools read it")
+    edn.add_argument("history", type=Path)
+    mutants = commands.add_parser("mutants", help="is every deliberate bug caught?")
+    mutants.add_argument("names", nargs="*", help="only these")
+    mutants.add_argument("--seeds", type=int, default=150, help="most seeds for each")
+    mutants.add_argument("--seconds", type=float, default=40.0, help="virtual seconds with faults")
+    arguments = parser.parse_args()
+    if arguments.command == "check":
+        return _check(arguments)
+    if arguments.command == "edn":
+        for line in to_edn(read_history(arguments.history).events):
+            print(line)
+        return 0
+    _need_fixed_hashes()
+    if arguments.command == "mutants":
+        from jepsen_like.mutants import hunt
+
+        return hunt(
+            arguments.names, seeds=arguments.seeds, fault_seconds=arguments.seconds, tell=print
+        )
+    return _sim(arguments)
+
+
+def _need_fixed_hashes() -> None:
+    """Begin again with fixed string hashes: sets of strings would differ from run to run."""
+    if os.environ.get("PYTHONHASHSEED") != "0":
+        os.environ["PYTHONHASHSEED"] = "0"
+        os.execv(sys.executable, [sys.executable, "-m", "jepsen_like", *sys.argv[1:]])
+
+
+def _sim(arguments: argparse.Namespace) -> int:
+    from jepsen_like.sim.runs import Options, run_seeds
+
+    options = Options(
+        fault_seconds=arguments.seconds,
+        only=tuple(filter(None, arguments.only.split(","))),
+        mutant=arguments.mutant,
+        out=arguments.out,
+        limit_seconds=arguments.limit,
+        is_detailed=arguments.seed is not None,
+        with_logs=arguments.log,
+    )
+    if arguments.seed is not None:
+        return run_seeds([arguments.seed], options, tell=print)
+    seeds = range(arguments.first, arguments.first + arguments.seeds)
+    begun = time.perf_counter()
+    code = run_seeds(seeds, options, tell=print)
+    print(f"{time.perf_counter() - begun:.0f} s")
+    return code
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    found = check(read_history(arguments.history), has_retention=arguments.retention)
+    for anomaly in found:
+        print(anomaly)
+    print("valid" if not found else f"invalid: {len(found)} anomalies")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,55 @@
+"""Every fault by its name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from jepsen_like.faults.disks import (
+    BitRot,
+    FailedSync,
+    FullDisk,
+    SlowDisk,
+    StalledDisk,
+    WallClock,
+)
+from jepsen_like.faults.links import BadWire, ClientCut, Flapping, Halves, Isolate, OneWay, Ring
+from jepsen_like.faults.power import LostDisk, PowerLoss
+from jepsen_like.faults.processes import (
+    CrashLoop,
+    Kill,
+    KillAtStep,
+    Pause,
+    PowerLossAtStep,
+    Restart,
+    Transfer,
+)
+
+if TYPE_CHECKING:
+    from jepsen_like.faults.fault import Fault
+
+_ALL: tuple[type[Fault], ...] = (
+    Kill,
+    CrashLoop,
+    KillAtStep,
+    PowerLossAtStep,
+    Pause,
+    Restart,
+    Transfer,
+    PowerLoss,
+    LostDisk,
+    Isolate,
+    Halves,
+    OneWay,
+    Ring,
+    ClientCut,
+    Flapping,
+    BadWire,
+    SlowDisk,
+    StalledDisk,
+    FullDisk,
+    FailedSync,
+    BitRot,
+    WallClock,
+)
+
+CATALOGUE: dict[str, type[Fault]] = {fault.name: fault for fault in _ALL}

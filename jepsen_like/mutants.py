@@ -1,0 +1,5 @@
+from contextlib import contextmanager
+
+@contextmanager
+def mutated(name):
+    yield

@@ -1,0 +1,244 @@
+"""The simulated group as faults and workloads see it."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, TypeVar
+
+import trio
+
+import broker.client
+from dledger.errors import LedgerError
+from jepsen_like.sim.member import BROKER_PORT, SimMember, address_of
+from jepsen_like.sim.sim_clock import SimClock
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from broker.client.connect import Client
+    from jepsen_like.history import History
+    from jepsen_like.sim.mix import Mix
+    from jepsen_like.sim.sim_network import SimNetwork
+    from jepsen_like.sim.trace import Trace
+
+
+T = TypeVar("T")
+
+
+class SimCluster:
+    """Members, network, and what is known of how whole they are."""
+
+    def __init__(
+        self, mix: Mix, *, network: SimNetwork, history: History, trace: Trace
+    ) -> None:
+        self.mix = mix
+        self.network = network
+        self.history = history
+        self.trace = trace
+        self.members = [
+            SimMember(mix, number, network=network, history=history, trace=trace)
+            for number in range(mix.node_count)
+        ]
+        for member in self.members:
+            member.on_last_word = self._hear_last_word
+        self.nursery: trio.Nursery | None = None  # for what faults do over time
+        # Members that may lack what they once promised: a lost or a damaged disk.
+        self.unsound: set[str] = set()
+        self._client_addresses: list[str] = []
+
+    @property
+    def majority(self) -> int:
+        """Members that make a majority."""
+        return len(self.members) // 2 + 1
+
+    @property
+    def leader(self) -> SimMember | None:
+        """The running member that leads in the highest term, if any."""
+        leading = [
+            member
+            for member in self.members
+            if member.is_up and member.node is not None and member.node.ledger.is_leader
+        ]
+        return max(leading, key=lambda member: member.node.ledger.term, default=None)  # type: ignore[union-attr]
+
+    @property
+    def addresses(self) -> list[str]:
+        """Where clients find the members."""
+        return [f"{member.address}:{BROKER_PORT}" for member in self.members]
+
+    def pick(self, chance: random.Random) -> SimMember:
+        """Return a member that runs if there is one, the leader more often than others."""
+        leader = self.leader
+        if leader is not None and chance.random() < 0.45:
+            return leader
+        running = [member for member in self.members if member.is_up]
+        return chance.choice(running or self.members)
+
+    def pick_some(self, chance: random.Random) -> list[SimMember]:
+        """Return one member, the leader, a majority or all of them."""
+        kind = chance.choice(("one", "one", "majority", "all"))
+        if kind == "one":
+            return [self.pick(chance)]
+        shuffled = chance.sample(self.members, len(self.members))
+        return shuffled if kind == "all" else shuffled[: self.majority]
+
+    def may_harm(self, member: SimMember) -> bool:
+        """Whether *member*'s disk may lose what it holds: every other one is whole and caught up.
+
+        The atlas of the good copies: one member at a time, and only while all others hold
+        everything that this one may have promised.
+        """
+        self._forget_sound()
+        if self.unsound - {member.name} or len(self.members) < 3:
+            return False
+        leader = self.leader
+        if leader is None or leader.node is None:
+            return False
+        committed = leader.node.ledger.committed_index
+        return all(
+            other.is_up
+            and other.files is not None
+            and not other.is_joining
+            and other.files.store.synced_index >= committed
+            for other in self.members
+            if other is not member
+        )
+
+    def _forget_sound(self) -> None:
+        """Take from `unsound` who has caught up and may vote again."""
+        leader = self.leader
+        if leader is None or leader.node is None:
+            return
+        committed = leader.node.ledger.committed_index
+        for member in self.members:
+            if (
+                member.name in self.unsound
+                and member.is_up
+                and member.files is not None
+                and not member.is_joining
+                and not any(file.rotten for file in member.disk.files.values())
+                and member.files.store.synced_index >= committed
+            ):
+                self.unsound.discard(member.name)
+
+    # -- what faults do over time ---------------------------------------------------------------
+
+    def repeat(self, count: int, seconds: float, action: Callable[[], None]) -> None:
+        """Do *action* now and again."""
+        self.in_turn(seconds, range(count), lambda _: action())
+
+    def in_turn(
+        self, seconds: float, items: Iterable[T], action: Callable[[T], None]
+    ) -> None:
+        """Do *action* to one item after another, every so many seconds."""
+
+        async def work() -> None:
+            for item in items:
+                action(item)
+                await trio.sleep(seconds)
+
+        assert self.nursery is not None
+        self.nursery.start_soon(work)
+
+    def restart_in_turn(self, members: list[SimMember], *, pause_seconds: float) -> None:
+        """Stop members gracefully, one after another; they start again by themselves."""
+
+        async def work() -> None:
+            for member in members:
+                await member.stop_gracefully()
+                await trio.sleep(pause_seconds)
+
+        assert self.nursery is not None
+        self.nursery.start_soon(work)
+
+    def _hear_last_word(self, member: SimMember, error: BaseException) -> None:
+        """Do what an operator does: a node that says its disk is damaged gets an empty one."""
+        if member.name in self.unsound and isinstance(error, LedgerError):
+            self.history.note("wipe", node=member.name)
+            member.disk.wipe()
+
+    def heal(self) -> None:
+        """End whatever faults have left behind, as the operators would."""
+        network = self.network
+        for link in list(network.cuts):
+            while link in network.cuts:
+                network.heal(*link)
+        network.extra_delay.clear()
+        network.loss.clear()
+        for member in self.members:
+            disk = member.disk
+            disk.capacity = 1 << 40
+            disk.sync_errors = 0
+            disk.die_in_steps = None
+            member.speed.slowdown = 1.0
+            member.speed.go_on()
+            if member.process is not None:
+                member.process.resume()
+            if any(file.rotten for file in disk.files.values()):
+                # `dledger log verify` would have told: its disk is replaced.
+                self.history.note("wipe", node=member.name)
+                member.wipe()
+            member.start()
+
+    # -- what workloads use ---------------------------------------------------------------------
+
+    def client_addresses(self) -> list[str]:
+        """Return where the last few clients are."""
+        return self._client_addresses[-12:]
+
+    def client(self, name: str, chance: random.Random) -> Client:
+        """Return a client on a machine of its own, of the project's own library."""
+        number = len(self._client_addresses)
+        address = f"10.0.{1 + number // 250}.{1 + number % 250}"
+        self._client_addresses.append(address)
+        addresses = chance.sample(self.addresses, len(self.addresses))
+        return broker.client.connect(
+            addresses[: max(1, len(addresses) - 1)],
+            network=self.network.host(address),
+            clock=SimClock(),
+            chance=random.Random(f"{self.mix.seed} {name} {number}"),
+            group_timeout=6.0,
+            request_timeout=1.0,
+            auto_create_topic=False,
+        )
+
+    async def await_recovery(self, seconds: float) -> str:
+        """Wait until one member leads and all logs are equal; return what is missing, or ""."""
+        missing = "nothing was looked at"
+        with trio.move_on_after(seconds):
+            while True:
+                missing = self._missing()
+                if not missing:
+                    return ""
+                await trio.sleep(0.05)
+        return missing
+
+    def _missing(self) -> str:
+        down = [member.name for member in self.members if not member.is_up]
+        if down:
+            return f"{', '.join(down)} not up"
+        leader = self.leader
+        if leader is None:
+            return "no leader"
+        points = {}
+        for member in self.members:
+            assert member.node is not None
+            assert member.files is not None
+            store = member.files.store
+            if member.node.ledger.leader_id != leader.name:
+                return f"{member.name} does not follow {leader.name}"
+            if member.is_joining:
+                return f"{member.name} may not vote yet"
+            if member.files.derived.dispatched_index < store.end_index:
+                return f"{member.name} has not dispatched everything"
+            points[member.name] = (
+                member.node.ledger.committed_index, store.end_index, store.last_chain_crc,
+            )  # fmt: skip
+        ends = set(points.values())
+        if len(ends) > 1:
+            return f"the logs differ: {points}"
+        committed, end, _ = ends.pop()
+        return "" if committed == end else f"entries above {committed} of {end} are not committed"
+
+
+__all__ = ["SimCluster", "address_of"]

@@ -1,0 +1,125 @@
+"""What one seed is made of: sizes, timings, load and which faults (swarm testing).
+
+Source: Groce et al., "Swarm Testing" (ISSTA 2012): a run that leaves features out meets what a run
+with all of them never reaches.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+
+from dledger.config import KIB, FlushDiskType, RaftConfig, StoreConfig, WriteMode
+from jepsen_like.faults.catalogue import CATALOGUE
+
+QUIET_SECONDS = 3.0
+FAULT_SECONDS = 40.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mix:
+    """One seed's draw."""
+
+    seed: int
+    node_count: int
+    store: StoreConfig
+    raft: RaftConfig
+    clock_rates: tuple[float, ...]
+    delay_mean: float  # seconds, of the network
+    reset_seconds: float
+    sync_mean: float  # seconds, of a disk
+    queue_count: int
+    producer_count: int
+    lane_count: int  # sends one producer has under way
+    send_rate: float  # per second, of all lanes together
+    body_size_max: int
+    batch_count_max: int
+    send_timeout: float
+    prefetch_bytes: int
+    group_count: int
+    client_crash_mean: float  # seconds
+    faults: tuple[str, ...]
+    gap_mean: float  # seconds between faults
+    hold_max: float
+    fault_seconds: float = FAULT_SECONDS
+    quiet_seconds: float = QUIET_SECONDS
+    only: tuple[str, ...] = field(default=())
+
+    @property
+    def is_async(self) -> bool:
+        """Whether an acknowledgement stands on page caches."""
+        return self.store.flush_disk_type is FlushDiskType.ASYNC_FLUSH
+
+    @property
+    def has_retention(self) -> bool:
+        """Whether old segments are dropped."""
+        return self.store.log_size_max > 0
+
+
+def draw(seed: int, *, fault_seconds: float = FAULT_SECONDS, only: tuple[str, ...] = ()) -> Mix:
+    """Return the mix of *seed*.
+
+    Args:
+        seed: decides everything.
+        fault_seconds: virtual seconds with faults.
+        only: names of faults; every one that fits is used, and no other.
+    """
+    chance = random.Random(f"mix {seed}")
+    node_count = chance.choices((1, 3, 5), (1, 7, 2))[0]
+    is_async = chance.random() < 0.15
+    segment_size = chance.choice((16, 32, 64, 64, 256)) * KIB
+    body_size_max = min(chance.choice((64, 300, 2000, 6000)), segment_size // 4)
+    heartbeat = chance.choice((40, 75, 75, 120))
+    timeout_min = heartbeat * chance.choice((4, 5, 7))
+    append_size_max = chance.choice((4, 8, 32, 128)) * KIB
+    store = StoreConfig(
+        segment_size=segment_size,
+        index_file_units=max(append_size_max // 48 + 1, chance.choice((128, 512, 2048))),
+        flush_disk_type=FlushDiskType.ASYNC_FLUSH if is_async else FlushDiskType.SYNC_FLUSH,
+        flush_interval_ms=chance.choice((20, 100, 500)),
+        write_mode=chance.choice(list(WriteMode)),
+        checkpoint_interval_ms=chance.choice((200, 500, 2000, 5000)),
+        checkpoint_size=chance.choice((16, 64, 1024)) * KIB,
+        log_size_max=segment_size * chance.randint(2, 5) if chance.random() < 0.35 else 0,
+    )
+    raft = RaftConfig(
+        heartbeat_interval_ms=heartbeat,
+        election_timeout_min_ms=timeout_min,
+        election_timeout_max_ms=int(timeout_min * chance.choice((1.5, 2, 3))),
+        election_stagger_ms=chance.choice((0, 20, 60)),
+        transfer_timeout_ms=chance.choice((300, 2000)),
+        reconnect_delay_max_ms=chance.choice((100, 500)),
+        append_size_max=append_size_max,
+        append_window=chance.choice((1, 2, 4, 16)),
+    )
+    fitting = [
+        name
+        for name, fault in CATALOGUE.items()
+        if fault.fits(node_count=node_count, is_async=is_async) and (not only or name in only)
+    ]
+    wanted = fitting if only else [name for name in fitting if chance.random() < 0.45]
+    return Mix(
+        seed=seed,
+        node_count=node_count,
+        store=store,
+        raft=raft,
+        clock_rates=tuple(chance.uniform(0.95, 1.05) for _ in range(node_count)),
+        delay_mean=chance.choice((0.0003, 0.001, 0.004, 0.010)),
+        reset_seconds=chance.choice((0.5, 1.0, 1.0, 3.0)),
+        sync_mean=chance.choice((0.0005, 0.002, 0.008)),
+        queue_count=chance.randint(1, 5),
+        producer_count=chance.randint(1, 3),
+        lane_count=chance.choice((1, 2, 5)),
+        send_rate=chance.choice((15.0, 40.0, 100.0)),
+        body_size_max=body_size_max,
+        batch_count_max=chance.choice((1, 3, 1000)),
+        send_timeout=chance.choice((0.5, 2.0, 8.0)),
+        prefetch_bytes=chance.choice((64 * KIB, 1024 * KIB)),
+        group_count=chance.randint(1, 2),
+        client_crash_mean=chance.choice((5.0, 15.0, 60.0)),
+        faults=tuple(wanted) or (chance.choice(fitting),),
+        gap_mean=chance.choice((0.7, 2.0, 5.0)),
+        hold_max=chance.choice((1.0, 4.0, 10.0)),
+        fault_seconds=fault_seconds,
+        only=only,
+    )

@@ -1,0 +1,111 @@
+"""Many seeds, one after another, told to a person."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from jepsen_like.mutants import mutated
+from jepsen_like.sim.mix import draw
+from jepsen_like.sim.world import Outcome, run_seed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+
+# What must happen in a long enough suite, or its faults are not what they claim to be.
+SOMETIMES = ("leaders", "truncations", "lost pages", "retried", "installs")
+SUITE_SEEDS = 50
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How to run and what to tell."""
+
+    fault_seconds: float = 40.0
+    only: tuple[str, ...] = ()
+    mutant: str = ""
+    out: Path | None = None
+    limit_seconds: float = 0.0
+    is_detailed: bool = False
+    with_logs: bool = False
+
+
+def replay_command(seed: int, options: Options) -> str:
+    """Return what runs *seed* again."""
+    parts = [f"python -m jepsen_like sim --seed {seed}"]
+    if options.fault_seconds != 40.0:
+        parts.append(f"--seconds {options.fault_seconds:g}")
+    if options.only:
+        parts.append(f"--only {','.join(options.only)}")
+    if options.mutant:
+        parts.append(f"--mutant {options.mutant}")
+    return " ".join(parts)
+
+
+def run_seeds(seeds: Iterable[int], options: Options, *, tell: Callable[[str], object]) -> int:
+    """Run *seeds*; return 0 when all are valid, 1 when one is not."""
+    begun = time.perf_counter()
+    totals: Counter[str] = Counter()
+    done, failed = 0, []
+    for seed in seeds:
+        with mutated(options.mutant) if options.mutant else nullcontext():
+            outcome = run_seed(
+                draw(seed, fault_seconds=options.fault_seconds, only=options.only),
+                keep_logs=options.with_logs,
+            )
+        done += 1
+        totals.update(outcome.counts)
+        if options.is_detailed:
+            _tell_in_detail(outcome, tell)
+        if not outcome.is_valid:
+            failed.append(seed)
+            _tell_failure(seed, outcome, options, tell)
+        if options.limit_seconds and time.perf_counter() - begun > options.limit_seconds:
+            break
+    if not options.is_detailed:
+        tell(f"{done} seeds, {len(failed)} invalid: {failed}")
+        tell(", ".join(f"{count} {name}" for name, count in sorted(totals.items())))
+    never = [what for what in SOMETIMES if done >= SUITE_SEEDS and not totals[what]]
+    if never:
+        tell(f"never happened, so nothing can be said: {', '.join(never)}")
+    return 1 if failed else 2 if never else 0
+
+
+def _tell_failure(
+    seed: int, outcome: Outcome, options: Options, tell: Callable[[str], object]
+) -> None:
+    kinds = Counter(anomaly.kind for anomaly in outcome.anomalies)
+    tell(f"seed {seed} INVALID: " + ", ".join(f"{kind} x{n}" for kind, n in kinds.items()))
+    for kind in kinds:
+        first = next(anomaly for anomaly in outcome.anomalies if anomaly.kind == kind)
+        tell(f"    {str(first)[:400]}")
+    tell(f"    {replay_command(seed, options)}")
+    if options.out is not None:
+        options.out.mkdir(parents=True, exist_ok=True)
+        path = options.out / f"seed-{seed}.jsonl"
+        outcome.history.write(path)
+        tell(f"    history: {path}")
+
+
+def _tell_in_detail(outcome: Outcome, tell: Callable[[str], object]) -> None:
+    mix = outcome.mix
+    for line in outcome.logs:
+        tell(line)
+    for event in outcome.history.events:
+        if event.p < 0:
+            detail = " ".join(
+                str(part) for part in (event.node, event.v, event.o, event.err) if part is not None
+            )
+            tell(f"{event.t / 1e9:9.4f} {event.f:10} {detail[:300]}")
+    for text in outcome.tracebacks:
+        tell(text)
+    tell(f"{mix}")
+    tell(", ".join(f"{count} {name}" for name, count in sorted(outcome.counts.items())))
+    tell(
+        f"seed {mix.seed} {'valid' if outcome.is_valid else 'INVALID'} trace {outcome.digest} "
+        f"{outcome.wall_seconds:.2f} s"
+    )

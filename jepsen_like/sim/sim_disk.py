@@ -1,0 +1,375 @@
+"""A disk in memory: a page cache over a platter, names over files, and everything that can fail.
+
+A *mount* is what one life of one process has of it.  When the process dies its mount does nothing
+any more, whatever tasks on their way out still ask of it; the disk stays.
+
+Written bytes are in the page cache at once and durable once a sync that began later is through.
+Names are durable once their folder is synced; at a power loss a folder keeps a prefix of the
+changes made since.  `SimFile.after_power_loss` decides about bytes.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from typing import TYPE_CHECKING
+
+from dledger.errors import FolderInUseError, LedgerFullError, StorageFailedError
+from jepsen_like.sim.sim_file import SimFile
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Callable, Sequence
+
+    from dledger.entry import Buffer
+    from jepsen_like.sim.trace import Trace
+
+Names = dict[str, SimFile | None]
+
+
+class ProcessGoneError(BaseException):
+    """The process died inside a call of its disk; nobody but the simulator may catch this."""
+
+
+class SimDisk:
+    """One node's disk; outlives the node's processes."""
+
+    def __init__(self, name: str, chance: random.Random, trace: Trace) -> None:
+        self.name = name
+        self.capacity = 1 << 40  # bytes
+        self.chance = chance
+        self.trace = trace
+        self.is_syncing_folders = True  # a mutant's lie
+        self.sync_errors = 0  # so many syncs to come fail
+        self.lost_pages = 0  # at power losses, of what was not synced
+        self.die_in_steps: int | None = None  # the process dies before so many more steps
+        self.on_death: Callable[[], None] = lambda: None
+        self.files: dict[str, SimFile] = {}
+        self.folders: set[str] = {"/", ""}
+        self._durable_files: dict[str, SimFile] = {}
+        self._changes: list[tuple[str, Names]] = []  # of names, not synced, oldest first
+        self._boot = 1
+        self._locked: set[str] = set()
+
+    def mount(self) -> SimMount:
+        """Return what the next process has of the disk."""
+        self._locked.clear()
+        self.die_in_steps = None
+        return SimMount(self)
+
+    def lose_power(self) -> None:
+        """Forget what is not durable, as far as chance will have it."""
+        self._boot += 1
+        stopped: set[str] = set()
+        for folder, names in self._changes:
+            # A folder's journal is replayed in order: once one change is lost, so are the later.
+            if folder not in stopped and self.chance.random() < 0.5:
+                _put(self._durable_files, names)
+            else:
+                stopped.add(folder)
+        self._changes.clear()
+        fates: dict[int, SimFile] = {}
+        for path, file in self._durable_files.items():
+            if id(file) not in fates:
+                fates[id(file)], lost = file.after_power_loss(self.chance)
+                self.lost_pages += lost
+            self._durable_files[path] = fates[id(file)]
+        self.files = dict(self._durable_files)
+        self.trace.add(f"power {self.name} {self.lost_pages}")
+
+    def wipe(self) -> None:
+        """Be a new disk."""
+        self.files.clear()
+        self._durable_files.clear()
+        self._changes.clear()
+        self.folders = {"/", ""}
+        self._boot += 1
+
+    @property
+    def used(self) -> int:
+        """Bytes in files."""
+        return sum({id(file): file.size for file in self.files.values()}.values())
+
+    def boot_id(self) -> str:
+        """Name the run of the machine."""
+        return f"{self.name} boot {self._boot}"
+
+    def lock(self, path: str) -> None:
+        """Hold a folder.
+
+        Raises:
+            FolderInUseError: it is held.
+        """
+        if path in self._locked:
+            raise FolderInUseError(f"{path}: another process uses this data folder")
+        self._locked.add(path)
+
+    def unlock(self, path: str) -> None:
+        """Let go of a folder."""
+        self._locked.discard(path)
+
+    def change_names(self, names: Names) -> None:
+        """Give names to files, or take them away; durable after `sync_folder`."""
+        self._changes.append((posixpath.dirname(next(iter(names))), names))
+        _put(self.files, names)
+
+    def begin_folder_sync(self, path: str) -> Callable[[], None]:
+        """Take what a sync of the folder promises; the result makes it durable."""
+        mine = [change for change in self._changes if change[0] == path]
+
+        def finish() -> None:
+            for change in mine:
+                if change in self._changes:
+                    _put(self._durable_files, change[1])
+                    self._changes.remove(change)
+
+        return finish if self.is_syncing_folders else _nothing
+
+
+class SimMount:
+    """See `dledger.store.disk.Disk`."""
+
+    def __init__(self, disk: SimDisk) -> None:
+        self.disk = disk
+        self.is_dead = False
+        # While a job runs whose syncs take time, they are gathered here instead of being done.
+        self.gathered: list[Callable[[], None]] | None = None
+
+    # -- what every call goes through -----------------------------------------------------------
+
+    def step(self, what: str) -> bool:
+        """Note a step; whether the process is alive to do it.
+
+        Raises:
+            ProcessGoneError: it dies right here.
+        """
+        if self.is_dead:
+            return False
+        disk = self.disk
+        if disk.die_in_steps is not None:
+            if disk.die_in_steps <= 0:
+                disk.die_in_steps = None
+                self.is_dead = True
+                disk.trace.add(f"dies {disk.name} before {what}")
+                disk.on_death()
+                raise ProcessGoneError(what)
+            disk.die_in_steps -= 1
+        return True
+
+    def sync_file(self, path: str, file: SimFile) -> None:
+        """Sync one file, now or when the job is through."""
+        if not self.step(f"sync {path}"):
+            return
+        disk = self.disk
+        disk.trace.add(f"sync {disk.name} {path}")
+        if disk.sync_errors:
+            disk.sync_errors -= 1
+            file.fail_sync()
+            raise StorageFailedError(f"{path}: sync: Input/output error (simulated)")
+        self._finish(file.begin_sync())
+
+    def _finish(self, finish: Callable[[], None]) -> None:
+        if self.gathered is None:
+            finish()
+        else:
+            self.gathered.append(finish)
+
+    def _file(self, path: str, verb: str) -> SimFile:
+        file = self.disk.files.get(path)
+        if file is None:
+            raise StorageFailedError(f"{path}: {verb}: No such file or directory")
+        return file
+
+    def _check_room(self, path: str, size: int) -> None:
+        if size > self.free_bytes(path):
+            raise LedgerFullError(
+                f"{path}: no room for {size} bytes, {self.free_bytes(path)} are free (simulated)"
+            )
+
+    # -- Disk -----------------------------------------------------------------------------------
+
+    def make_folder(self, path: str) -> None:
+        """See `Disk.make_folder`."""
+        while path not in self.disk.folders:
+            self.disk.folders.add(path)
+            path = posixpath.dirname(path)
+
+    def list_folder(self, path: str) -> list[str]:
+        """See `Disk.list_folder`."""
+        if path not in self.disk.folders:
+            raise StorageFailedError(f"{path}: list: No such file or directory")
+        files, folders = self.disk.files, self.disk.folders
+        names = {posixpath.basename(p) for p in files if posixpath.dirname(p) == path}
+        names |= {posixpath.basename(p) for p in folders if posixpath.dirname(p) == path}
+        return sorted(names - {""})
+
+    def exists(self, path: str) -> bool:
+        """See `Disk.exists`."""
+        return path in self.disk.files or path in self.disk.folders
+
+    def file_size(self, path: str) -> int:
+        """See `Disk.file_size`."""
+        return self._file(path, "stat").size
+
+    def allocate(self, path: str, size: int, *, zero_size: int) -> SimRegion:
+        """See `Disk.allocate`."""
+        assert 0 <= zero_size <= size
+        self._check_room(path, size)
+        file = SimFile(size)
+        if self.step(f"allocate {path}"):
+            self.disk.change_names({path + ".tmp": file})
+        self.sync_file(path, file)
+        if not self.is_dead:
+            self.rename(path + ".tmp", path)
+            self.sync_folder(posixpath.dirname(path))
+        return SimRegion(self, path, file)
+
+    def open_region(self, path: str, *, writable: bool) -> SimRegion:
+        """See `Disk.open_region`."""
+        return SimRegion(self, path, self._file(path, "open"))
+
+    def open_file(self, path: str) -> SimOpenFile:
+        """See `Disk.open_file`."""
+        return SimOpenFile(self, path, self._file(path, "open"))
+
+    def read_file(self, path: str) -> bytes:
+        """See `Disk.read_file`."""
+        file = self._file(path, "read")
+        return file.read(0, file.size)
+
+    def write_file_atomic(self, path: str, data: bytes) -> None:
+        """See `Disk.write_file_atomic`."""
+        self._check_room(path, len(data))
+        if not self.step(f"write {path}"):
+            return
+        file = SimFile()
+        self.disk.change_names({path + ".tmp": file})
+        file.write(0, bytes(data))
+        self.sync_file(path, file)
+        self.rename(path + ".tmp", path)
+        self.sync_folder(posixpath.dirname(path))
+
+    def rename(self, source: str, target: str) -> None:
+        """See `Disk.rename`."""
+        if self.step(f"rename {source} {target}"):
+            self.disk.change_names({target: self._file(source, "rename"), source: None})
+
+    def unlink(self, path: str) -> None:
+        """See `Disk.unlink`."""
+        if self.step(f"unlink {path}") and path in self.disk.files:
+            self.disk.change_names({path: None})
+
+    def sync_folder(self, path: str) -> None:
+        """See `Disk.sync_folder`."""
+        if self.step(f"sync {path}/"):
+            self._finish(self.disk.begin_folder_sync(path))
+
+    def free_bytes(self, path: str) -> int:
+        """See `Disk.free_bytes`."""
+        return max(self.disk.capacity - self.disk.used, 0)
+
+    def lock_folder(self, path: str) -> SimLock:
+        """See `Disk.lock_folder`."""
+        self.disk.lock(path)
+        return SimLock(self, path)
+
+    def boot_id(self) -> str:
+        """See `Disk.boot_id`."""
+        return self.disk.boot_id()
+
+
+class SimRegion:
+    """See `dledger.store.disk.MappedRegion`."""
+
+    def __init__(self, mount: SimMount, path: str, file: SimFile) -> None:
+        self.path = path
+        self.size = file.size
+        self._mount = mount
+        self._file = file
+        self._is_closed = False
+        self._views_were_made = False
+
+    def write(self, offset: int, parts: Sequence[Buffer], *, through_map: bool) -> None:
+        """See `MappedRegion.write`."""
+        assert not self._is_closed
+        data = b"".join(parts)
+        assert 0 <= offset <= offset + len(data) <= self.size
+        mount = self._mount
+        try:
+            is_alive = mount.step(f"write {self.path}")
+        except ProcessGoneError:
+            self._file.write(offset, data[: mount.disk.chance.randrange(len(data) + 1)])
+            raise
+        if is_alive:
+            self._file.write(offset, data)
+
+    def view(self, offset: int, size: int) -> memoryview:
+        """See `MappedRegion.view`."""
+        assert 0 <= offset <= offset + size <= self.size
+        return memoryview(self._file.cache)[offset : offset + size].toreadonly()
+
+    def sync(self) -> None:
+        """See `MappedRegion.sync`."""
+        if not self._is_closed:
+            self._mount.sync_file(self.path, self._file)
+
+    def close(self) -> bool:
+        """See `MappedRegion.close`."""
+        if self._is_closed:
+            return False
+        self._is_closed = True
+        try:
+            self._file.cache.append(0)  # refused while anybody views it
+            self._file.cache.pop()
+        except BufferError:
+            return False
+        return True
+
+
+class SimOpenFile:
+    """See `dledger.store.disk.DiskFile`."""
+
+    def __init__(self, mount: SimMount, path: str, file: SimFile) -> None:
+        self.path = path
+        self._mount = mount
+        self._file = file
+
+    def read_all(self) -> bytes:
+        """See `DiskFile.read_all`."""
+        return self._file.read(0, self._file.size)
+
+    def write_at(self, offset: int, data: bytes) -> None:
+        """See `DiskFile.write_at`."""
+        if self._mount.step(f"write {self.path}"):
+            self._file.write(offset, bytes(data))
+
+    def sync(self) -> None:
+        """See `DiskFile.sync`."""
+        self._mount.sync_file(self.path, self._file)
+
+    def close(self) -> None:
+        """See `DiskFile.close`."""
+
+
+class SimLock:
+    """See `dledger.store.disk.FolderLock`."""
+
+    def __init__(self, mount: SimMount, path: str) -> None:
+        self._mount = mount
+        self._path = path
+
+    def release(self) -> None:
+        """See `FolderLock.release`."""
+        if not self._mount.is_dead:
+            self._mount.disk.unlock(self._path)
+
+
+def _put(into: dict[str, SimFile], names: Names) -> None:
+    for path, file in names.items():
+        if file is None:
+            into.pop(path, None)
+        else:
+            into[path] = file
+
+
+def _nothing() -> None:
+    pass

@@ -1,0 +1,59 @@
+"""Virtual time: when nobody has anything to do, the next thing that is due is due now.
+
+trio asks its clock how long to sleep whenever all tasks wait; that is the moment to move time on.
+Besides trio's deadlines there are timers here that call a plain function, which spares a task and
+a cancel scope for every frame that travels.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from typing import TYPE_CHECKING
+
+import trio
+import trio.abc
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class SimTime(trio.abc.Clock):
+    """A clock for `trio.run` that only moves when everybody waits."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._timers: list[tuple[float, int, Callable[[], None]]] = []
+        self._numbers = 0
+
+    def start_clock(self) -> None:
+        """See `trio.abc.Clock`."""
+
+    def current_time(self) -> float:
+        """See `trio.abc.Clock`."""
+        return self.seconds
+
+    def call_at(self, time: float, action: Callable[[], None]) -> None:
+        """Call *action* at *time*, or right when all wait if that is past; it must not wait."""
+        self._numbers += 1
+        heapq.heappush(self._timers, (time, self._numbers, action))
+
+    def deadline_to_sleep_time(self, deadline: float) -> float:
+        """See `trio.abc.Clock`; moves time on to *deadline* or the next timer."""
+        timers = self._timers
+        if timers and timers[0][0] <= deadline:
+            time, _, action = heapq.heappop(timers)
+            self.seconds = max(self.seconds, time)
+            action()
+            return 0.0
+        if deadline > self.seconds:
+            assert deadline != math.inf, "everybody waits, and for nothing"
+            self.seconds = deadline
+        return 0.0
+
+
+def current_sim_time() -> SimTime:
+    """Return the clock of the running `trio.run`."""
+    clock = trio.lowlevel.current_clock()
+    assert isinstance(clock, SimTime)
+    return clock

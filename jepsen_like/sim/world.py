@@ -1,0 +1,247 @@
+"""One seed from beginning to end: quiet, faults, healing, drain, dump, verdict.
+
+    python -m jepsen_like sim --seed 7
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import random
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import trio
+
+from broker.client.errors import ClientError
+from broker.errors import BrokerError
+from jepsen_like.checkers import check
+from jepsen_like.faults.catalogue import CATALOGUE
+from jepsen_like.history import History
+from jepsen_like.sim.cluster import SimCluster
+from jepsen_like.sim.mix import Mix, draw
+from jepsen_like.sim.scheduling import PROCESS, deterministic
+from jepsen_like.sim.sim_network import SimNetwork
+from jepsen_like.sim.sim_time import SimTime
+from jepsen_like.sim.trace import Trace
+from jepsen_like.workloads.appends import TOPIC, Appends
+from jepsen_like.workloads.final import drain, dump
+from jepsen_like.workloads.questions import Questions
+from jepsen_like.workloads.readers import Readers
+
+if TYPE_CHECKING:
+    from jepsen_like.checkers import Anomaly
+
+RECOVERY_SECONDS = 12.0
+DRAIN_SECONDS = 60.0
+END_SECONDS = 12.0  # for clients to come to an end
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What one seed came to."""
+
+    mix: Mix
+    digest: str
+    anomalies: list[Anomaly]
+    history: History
+    wall_seconds: float
+    counts: dict[str, int] = field(default_factory=dict)
+    trace_lines: list[str] | None = None
+    logs: list[str] = field(default_factory=list)
+    tracebacks: list[str] = field(default_factory=list)
+
+    @property
+    def is_valid(self) -> bool:
+        """Whether nothing was found."""
+        return not self.anomalies
+
+
+class _LogCounter(logging.Handler):
+    """Counts what the nodes report, and keeps the lines when told to."""
+
+    def __init__(self, *, keep: bool) -> None:
+        super().__init__(logging.INFO)
+        self.lines: list[str] = []
+        self.installs = 0
+        self._keep = keep
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Take one line."""
+        if record.msg.startswith("took over the state at entry"):
+            self.installs += 1
+        if self._keep:
+            process = PROCESS.get()
+            who = process.name if process is not None else "client"
+            try:
+                at = trio.current_time()
+            except RuntimeError:
+                at = -1.0
+            self.lines.append(
+                f"{at:9.4f} {who:6} {record.levelname} {record.name}: {record.getMessage()}"
+            )
+
+
+def run_seed(mix: Mix, *, keep_trace: bool = False, keep_logs: bool = False) -> Outcome:
+    """Run one seed and check what it did."""
+    begun = time.perf_counter()
+    counter = _LogCounter(keep=keep_logs)
+    loggers = [logging.getLogger(name) for name in ("dledger", "broker")]
+    for logger in loggers:
+        logger.addHandler(counter)
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+    world = _World(mix, keep_trace=keep_trace)
+    gc.disable()  # a tenth of the time, for garbage of one run
+    try:
+        with deterministic(mix.seed):
+            trio.run(world.run, clock=SimTime())
+    finally:
+        gc.enable()
+        gc.collect()
+        for logger in loggers:
+            logger.removeHandler(counter)
+            logger.setLevel(logging.NOTSET)
+            logger.propagate = True
+    history = world.history
+    anomalies = check(history, has_retention=mix.has_retention)
+    counts = world.counts | {"installs": counter.installs}
+    return Outcome(
+        mix=mix,
+        digest=world.trace.digest,
+        anomalies=anomalies,
+        history=history,
+        wall_seconds=time.perf_counter() - begun,
+        counts=counts,
+        trace_lines=world.trace.lines,
+        logs=counter.lines,
+        tracebacks=world.tracebacks,
+    )
+
+
+def run(seed: int, *, fault_seconds: float = 40.0, only: tuple[str, ...] = ()) -> Outcome:
+    """Draw the mix of *seed* and run it."""
+    return run_seed(draw(seed, fault_seconds=fault_seconds, only=only))
+
+
+class _World:
+    """Everything of one run."""
+
+    def __init__(self, mix: Mix, *, keep_trace: bool) -> None:
+        self.mix = mix
+        self.trace = Trace(keep_lines=keep_trace)
+        self.history = History(lambda: trio.current_time())
+        self.history.on_event = lambda event: self.trace.add(
+            f"{event.p} {event.type} {event.f} {event.k} {event.v} {event.o} {event.err}"
+        )
+        self.counts: dict[str, int] = {}
+        self.tracebacks: list[str] = []
+
+    async def run(self) -> None:
+        mix = self.mix
+        network = SimNetwork(
+            random.Random(f"{mix.seed} network"),
+            self.trace,
+            delay_mean=mix.delay_mean,
+            reset_seconds=mix.reset_seconds,
+        )
+        cluster = SimCluster(mix, network=network, history=self.history, trace=self.trace)
+        async with trio.open_nursery() as nursery:
+            for member in cluster.members:
+                nursery.start_soon(member.run)
+            await self._live(cluster)
+            self._count(cluster)
+            nursery.cancel_scope.cancel()
+
+    async def _live(self, cluster: SimCluster) -> None:
+        mix, history = self.mix, self.history
+        missing = await cluster.await_recovery(RECOVERY_SECONDS)
+        if missing:
+            history.note("never-began", err=missing)
+            return
+        async with cluster.client("operator", random.Random(mix.seed)) as client:
+            await client.admin.create_topic(TOPIC, mix.queue_count)
+        workloads = (
+            Appends(cluster, history),
+            Readers(cluster, history),
+            Questions(cluster, history),
+        )
+        async with trio.open_nursery() as nursery:
+            for workload in workloads:
+                nursery.start_soon(workload.run)
+            await trio.sleep(mix.quiet_seconds)
+            await self._attack(cluster)
+            history.note("healed")
+            missing = await cluster.await_recovery(RECOVERY_SECONDS)
+            history.note("recovered", err=missing or None)
+            await trio.sleep(1.0)  # some load on the healed group
+            for workload in workloads:
+                workload.is_over = True
+            nursery.cancel_scope.deadline = trio.current_time() + END_SECONDS
+            self.counts["retried"] = workloads[0].retried
+            await trio.sleep(mix.send_timeout + 0.5)
+            nursery.cancel_scope.cancel()
+        self.counts["retried"] = workloads[0].retried
+        missing = await cluster.await_recovery(RECOVERY_SECONDS)
+        if missing:
+            history.note("recovered", err=missing)
+        try:
+            with trio.fail_after(DRAIN_SECONDS):
+                await drain(cluster, history, random.Random(mix.seed))
+            history.note("drained")
+        except (ClientError, BrokerError, trio.TooSlowError) as error:
+            history.note("drain-failed", err=f"{type(error).__name__}: {error}")
+        for member in cluster.members:
+            if member.is_up:
+                dump(member, history)
+                history.note("dumped", node=member.name)
+
+    async def _attack(self, cluster: SimCluster) -> None:
+        """Inject faults one after another, each for its time, and heal them all at the end."""
+        mix, history = self.mix, self.history
+        chance = random.Random(f"{mix.seed} nemesis")
+        weights = [CATALOGUE[name].weight for name in mix.faults]
+        counts: dict[str, int] = {}
+
+        async def occur(name: str) -> None:
+            fault = CATALOGUE[name](cluster, random.Random(chance.getrandbits(64)))
+            hit = fault.inject()
+            if not hit:
+                return
+            counts[name] = counts.get(name, 0) + 1
+            history.note("fault", v=f"{name} {hit}")
+            try:
+                await trio.sleep(chance.uniform(0.1, mix.hold_max))
+            finally:
+                fault.heal()
+                history.note("heal", v=f"{name} {hit}")
+
+        async with trio.open_nursery() as nursery:
+            cluster.nursery = nursery
+            nursery.cancel_scope.deadline = trio.current_time() + mix.fault_seconds
+            while True:
+                await trio.sleep(chance.expovariate(1 / mix.gap_mean))
+                nursery.start_soon(occur, chance.choices(mix.faults, weights)[0])
+        cluster.heal()
+        self.counts |= {f"fault {name}": count for name, count in counts.items()}
+
+    def _count(self, cluster: SimCluster) -> None:
+        for member in cluster.members:
+            self.tracebacks += member.tracebacks
+        events = self.history.events
+        self.counts |= {
+            "sends": sum(e.f == "send" and e.type == "ok" for e in events),
+            "polls": sum(e.f == "poll" for e in events),
+            "leaders": sum(e.f == "leader" for e in events),
+            "truncations": sum(member.truncations for member in cluster.members)
+            + sum(
+                member.files.store.stats.truncation_count
+                for member in cluster.members
+                if member.files is not None and member.is_running
+            ),
+            "lost pages": sum(member.disk.lost_pages for member in cluster.members),
+        }
+
+
+__all__ = ["Outcome", "run", "run_seed"]

@@ -1,0 +1,1 @@
+"""What clients do meanwhile, with the project's own client library."""

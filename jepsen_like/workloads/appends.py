@@ -1,0 +1,100 @@
+"""W1 and W5: sends of unique values to several queues, idempotent, over every change of the lead."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING
+
+import trio
+
+from broker.client.errors import ClientError, NotWrittenError, OutcomeUnknownError
+from broker.errors import BrokerError
+
+if TYPE_CHECKING:
+    from broker.client.producer import Producer
+    from jepsen_like.history import History
+    from jepsen_like.sim.cluster import SimCluster
+
+TOPIC = "t"
+
+
+class Appends:
+    """Producers with several lanes each; a lane sends one value after another."""
+
+    def __init__(self, cluster: SimCluster, history: History) -> None:
+        self.cluster = cluster
+        self.history = history
+        self.is_over = False
+        self.retried = 0  # requests sent again
+        self._values = 0
+        self._chance = random.Random(f"{cluster.mix.seed} appends")
+
+    async def run(self) -> None:
+        """Keep all producers going until `is_over`."""
+        async with trio.open_nursery() as nursery:
+            for number in range(self.cluster.mix.producer_count):
+                nursery.start_soon(self._produce, number)
+
+    async def _produce(self, number: int) -> None:
+        """One producer after another: they crash and others take their place."""
+        mix, chance = self.cluster.mix, random.Random(f"{self.cluster.mix.seed} producer {number}")
+        while not self.is_over:
+            life = chance.expovariate(1 / mix.client_crash_mean)
+            # A crash: nothing is flushed, nobody waits for answers.
+            with trio.move_on_after(0.5 + life):
+                async with self.cluster.client("producer", chance) as client:
+                    producer = client.producer(
+                        send_timeout=mix.send_timeout,
+                        batch_count_max=mix.batch_count_max,
+                        inflight_max=chance.choice((1, 2, 5)),
+                    )
+                    try:
+                        async with producer, trio.open_nursery() as nursery:
+                            for _ in range(mix.lane_count):
+                                lane = random.Random(chance.getrandbits(64))
+                                nursery.start_soon(self._send_along, producer, lane)
+                    finally:
+                        self.retried += producer.stats.retried
+
+    async def _send_along(self, producer: Producer, chance: random.Random) -> None:
+        mix = self.cluster.mix
+        pause = mix.producer_count * mix.lane_count / mix.send_rate
+        process = self.history.new_process()
+        while not self.is_over:
+            await trio.sleep(chance.expovariate(1 / pause))
+            if not await self._send_one(producer, process, chance):
+                process = self.history.new_process()
+
+    async def _send_one(self, producer: Producer, p: int, chance: random.Random) -> bool:
+        """Send one value; whether the process may go on."""
+        history = self.history
+        self._values += 1
+        value = f"c-{self._values}"
+        queue = chance.randrange(self.cluster.mix.queue_count)
+        size = chance.randrange(self.cluster.mix.body_size_max + 1)
+        history.add(p, "invoke", "send", k=queue, v=value)
+        try:
+            body = f"{value} ".encode().ljust(size, b"x")
+            result = await producer.send(TOPIC, body, queue=queue)
+        except trio.Cancelled:
+            history.add(p, "info", "send", k=queue, v=value, err="client crashed")
+            raise
+        except OutcomeUnknownError as error:
+            history.add(p, "info", "send", k=queue, v=value, err=str(error))
+            return False
+        except NotWrittenError as error:
+            history.add(p, "fail", "send", k=queue, v=value, err=str(error))
+            return True
+        except (ClientError, BrokerError) as error:
+            # The topic's queues were not found out: the value never left.
+            history.add(p, "fail", "send", k=queue, v=value, err=f"{type(error).__name__}: {error}")
+            return True
+        # A duplicate whose place is forgotten is acknowledged without one.
+        offset = result.queue_offset if result.queue_offset >= 0 else None
+        history.add(p, "ok", "send", k=queue, v=value, o=offset)
+        return True
+
+
+def value_of(body: bytes | memoryview) -> str:
+    """Return the value that a body carries."""
+    return bytes(body).partition(b" ")[0].decode("latin-1")

@@ -1,0 +1,74 @@
+"""After all has healed: a fresh client reads everything, and every replica's log is laid open."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from broker.errors import CorruptRecordError
+from broker.message.batch import MARK_MAGIC, MARK_SIZE
+from broker.message.codec import decode_record
+from broker.store.log_view import CHANNEL_RECORDS
+from dledger.entry import EntryKind
+from dledger.errors import LedgerError
+from jepsen_like.workloads.appends import TOPIC, value_of
+
+if TYPE_CHECKING:
+    import random
+
+    from jepsen_like.history import History
+    from jepsen_like.sim.cluster import SimCluster
+    from jepsen_like.sim.member import SimMember
+
+Values = dict[int, list[list[object]]]  # queue -> [offset, value] in log order
+
+
+async def drain(cluster: SimCluster, history: History, chance: random.Random) -> None:
+    """Read every queue from its first offset to its end, and note it as one drain a queue."""
+    async with cluster.client("drain", chance) as client:
+        for queue in range(cluster.mix.queue_count):
+            end = await client.admin.max_offset(TOPIC, queue)
+            found: list[list[object]] = []
+            first = end
+            if end:
+                consumer = client.consumer("drain", TOPIC, queues=[queue], start="first")
+                async with consumer:
+                    first = consumer.position(queue)
+                    while consumer.position(queue) < end:
+                        message = await anext(consumer)
+                        found.append([message.queue_offset, value_of(message.body)])
+            history.add(history.new_process(), "ok", "drain", k=queue, v=found, o=first)
+            await trio.lowlevel.checkpoint()
+
+
+def dump(member: SimMember, history: History) -> None:
+    """Note what *member*'s log holds, one dump a queue."""
+    assert member.files is not None
+    store = member.files.store
+    values: Values = {}
+    try:
+        store.verify(store.base.index + 1, store.end_index)
+        for entry in store.entries(store.base.index + 1, store.end_index):
+            if entry.channel == CHANNEL_RECORDS and entry.kind != EntryKind.NOOP:
+                _read_records(entry.body, values)
+    except (LedgerError, CorruptRecordError) as error:
+        history.note("unreadable", node=member.name, err=f"{type(error).__name__}: {error}")
+    for queue, found in sorted(values.items()):
+        history.add(
+            history.new_process(), "ok", "dump", k=queue, v=found, o=store.base.index,
+            node=member.name,
+        )  # fmt: skip
+
+
+def _read_records(body: memoryview, values: Values) -> None:
+    at = 0
+    while at < len(body):
+        if int.from_bytes(body[at + 4 : at + 8], "big") == MARK_MAGIC:
+            at += MARK_SIZE
+            continue
+        message = decode_record(body, at)
+        values.setdefault(message.queue_id, []).append(
+            [message.queue_offset, value_of(message.body)]
+        )
+        at += message.size

@@ -1,0 +1,73 @@
+"""W2 and W4: where queues end, what groups have committed, how the group stands, and transfers."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING
+
+import trio
+
+from broker.client.errors import ClientError, RequestFailedError
+from broker.errors import BrokerError
+from jepsen_like.workloads.appends import TOPIC
+
+if TYPE_CHECKING:
+    from broker.client.admin import Admin
+    from jepsen_like.history import History
+    from jepsen_like.sim.cluster import SimCluster
+
+
+class Questions:
+    """A few clients that ask."""
+
+    def __init__(self, cluster: SimCluster, history: History) -> None:
+        self.cluster = cluster
+        self.history = history
+        self.is_over = False
+
+    async def run(self) -> None:
+        """Keep asking until `is_over`."""
+        async with trio.open_nursery() as nursery:
+            for number in range(2):
+                nursery.start_soon(self._keep_asking, number)
+
+    async def _keep_asking(self, number: int) -> None:
+        mix = self.cluster.mix
+        chance = random.Random(f"{mix.seed} questions {number}")
+        process = self.history.new_process()
+        async with self.cluster.client("questions", chance) as client:
+            while not self.is_over:
+                await trio.sleep(chance.expovariate(1 / 0.15))
+                kind = chance.choices(("end", "committed", "status", "transfer"), (8, 3, 2, 0.15))
+                if not await self._ask(client.admin, kind[0], process, chance):
+                    process = self.history.new_process()
+
+    async def _ask(self, admin: Admin, f: str, p: int, chance: random.Random) -> bool:
+        history = self.history
+        queue = chance.randrange(self.cluster.mix.queue_count)
+        group = f"g{chance.randint(1, self.cluster.mix.group_count)}"
+        fields: dict[str, object] = {}
+        if f in ("end", "committed"):
+            fields["k"] = queue
+        if f == "committed":
+            fields["g"] = group
+        history.add(p, "invoke", f, **fields)  # type: ignore[arg-type]
+        answer: int | None = None
+        try:
+            with trio.fail_after(8):
+                if f == "end":
+                    answer = await admin.max_offset(TOPIC, queue)
+                elif f == "committed":
+                    answer = await admin.committed_offset(group, TOPIC, queue)
+                elif f == "status":
+                    answer = (await admin.group_status()).term
+                else:
+                    await admin.transfer_leadership()
+        except RequestFailedError as error:
+            history.add(p, "fail", f, err=str(error), **fields)  # type: ignore[arg-type]
+            return True
+        except (ClientError, BrokerError, trio.TooSlowError) as error:
+            history.add(p, "info", f, err=str(error), **fields)  # type: ignore[arg-type]
+            return False
+        history.add(p, "ok", f, o=answer, **fields)  # type: ignore[arg-type]
+        return True
