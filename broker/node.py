@@ -286,6 +286,7 @@ class Node:
         self.offsets.dispatched()
         for session, command in self.sends.topics_changed():
             self.registry.dispatch(session, command)
+            session.flush_soon()  # refused at once: no pass over its requests ends here
         self._end_of_pass()
 
     def _arrived(self, topic: str, queue_id: int, max_offset: int) -> None:

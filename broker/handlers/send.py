@@ -192,9 +192,10 @@ class SendHandlers:
         if not self._topic_is_there(session, command, header.topic, max(header.queue_id, 0)):
             return
         queue_id = self._pick_queue(header)
-        messages = decode_batch_body(_body_of(command))
-        if not messages:
+        body = _body_of(command)
+        if not len(body):
             raise InvalidMessageError("the batch is empty; send at least one message")
+        messages = decode_batch_body(body)
         records = []
         keys = []
         for message in messages:

@@ -1,0 +1,46 @@
+"""One broker node under virtual time, and a caller of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import trio
+
+from tests.fakes.brokers import Brokers
+
+
+@pytest.fixture
+async def nursery_of_brokers(autojump_clock):
+    """Every test names autojump_clock as well: pytest-trio looks for it only there."""
+    async with trio.open_nursery() as nursery:
+        yield nursery
+        nursery.cancel_scope.cancel()
+
+
+@pytest.fixture
+def make_brokers(nursery_of_brokers):
+    """Return what makes a group, one node unless told otherwise, that is not running yet."""
+
+    def make(count: int = 1, **settings: Any) -> Brokers:
+        return Brokers(nursery_of_brokers, count, **settings)
+
+    return make
+
+
+@pytest.fixture
+async def brokers(make_brokers):
+    """Return a group of one that leads, with the topic t of two queues."""
+    group = make_brokers()
+    await group.start()
+    await group.leader()
+    async with group.caller(group["n1"]) as caller:
+        await caller.create_topic("t", queues=2)
+    return group
+
+
+@pytest.fixture
+async def caller(brokers):
+    """Return a connection to it."""
+    async with brokers.caller(brokers["n1"]) as caller:
+        yield caller
