@@ -138,7 +138,10 @@ class LeaderFinder:
         if named == self.leader:
             self.term = term
         elif self.leader is None or term > self.term:
-            self._follow(named, term)
+            failed = self._distrusted.get(named)
+            # Whoever has just failed us is asked again after a pause, whatever is said of it.
+            if failed is None or trio.current_time() >= failed[1] + POLL_INTERVAL:
+                self._follow(named, term)
 
     def _follow(self, address: str, term: int) -> None:
         assert self._links is not None

@@ -217,14 +217,17 @@ class QueueSender:
         batch.reason = reason
         is_first = not self._is_broken
         self._is_broken = True
-        if failure in (Failure.NOT_WRITTEN, Failure.UNCERTAIN):
-            batch.is_uncertain |= failure is Failure.UNCERTAIN
+        batch.is_uncertain |= failure is Failure.UNCERTAIN
+        # New numbers and halves are sent at once, unless new numbers have been refused before.
+        is_repeated = failure is not Failure.ILLEGAL and batch.attempt > 2
+        if failure in (Failure.NOT_WRITTEN, Failure.UNCERTAIN) or is_repeated:
             if is_first or not self._delay:
                 self._delay = min(max(self._delay * 2, DELAY_MIN), DELAY_MAX)
             self.resend_at = now + self._delay * (0.5 + 0.5 * self._chance())
-            return True
-        if is_first:
+        elif is_first:
             self.resend_at = now
+        if failure in (Failure.NOT_WRITTEN, Failure.UNCERTAIN):
+            return True
         if failure is Failure.OUT_OF_ORDER:
             # At the head there is no predecessor that could still come.
             if batch is self.sealed[0] and not batch.needs_numbers:

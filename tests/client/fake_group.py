@@ -39,8 +39,11 @@ class FakeClock:
     def now(self) -> float:
         return trio.current_time()
 
+    def __init__(self) -> None:
+        self.step_ms = 0  # added by somebody who sets the clock
+
     def wall_ms(self) -> int:
-        return 1_760_000_000_000 + int(trio.current_time() * 1000)
+        return 1_760_000_000_000 + self.step_ms + int(trio.current_time() * 1000)
 
 
 class FakeNode:
@@ -166,6 +169,7 @@ class FakeGroup:
         self.forwards = False  # followers hand sends on to the leader
         self.lose_acks = 0  # so many sends are written, and the connection broken instead of an ack
         self.held_pulls: list[tuple[FakeNode, MemoryStream, Command]] = []
+        self.send_times: list[float] = []
         self.batch_counts: list[int] = []  # messages of each send, in order of arrival
         self.transfers: list[str] = []
 
@@ -306,10 +310,27 @@ class FakeGroup:
         assert ext["recordFormat"] == 1
         sizes = decode_sizes(ext["sizes"])
         self.batch_counts.append(len(sizes))
-        topic, queue = ext["topic"], ext["queueId"]
+        self.send_times.append(trio.current_time())
         refused = self.not_leader(node, command)
-        if refused is not None and (not self.forwards or self.leader is None):
-            return refused
+        if refused is not None:
+            if not self.forwards or self.leader is None:
+                return refused
+            answer = self.take_send(command, stream)
+            if not isinstance(answer, Ack) or answer.code:
+                return answer
+            fields = {
+                "queueId": answer.queue_id,
+                "queueOffset": answer.queue_offset,
+                "position": answer.position,
+                "leaderAddress": self.leader.address,
+            }
+            return response(command, 0, None, fields)
+        return self.take_send(command, stream)
+
+    def take_send(self, command: Command, stream: MemoryStream) -> Command | Ack | None:
+        ext = command.ext_fields
+        sizes = decode_sizes(ext["sizes"])
+        topic, queue = ext["topic"], ext["queueId"]
         if topic not in self.topics:
             return response(command, Code.TOPIC_NOT_EXIST, f"no topic {topic}")
         records = []

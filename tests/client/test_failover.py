@@ -114,6 +114,97 @@ async def test_a_deposed_leader_that_names_the_new_one_is_followed_at_once(
     assert group.bodies("orders")[0] == [b"1", b"2"]
 
 
+async def test_a_node_that_forwards_tells_where_the_leader_is(group, connect, autojump_clock):
+    group.forwards = True
+    async with connect() as mq, mq.producer() as producer:
+        await producer.send("orders", b"1", queue=0)
+        group.elect(2)
+        await producer.send("orders", b"2", queue=0)
+        assert mq.leader_address == group.nodes[2].address
+        await producer.send("orders", b"3", queue=0)
+        assert producer.stats.retried == 0
+    assert group.bodies("orders")[0] == [b"1", b"2", b"3"]
+    assert [len(sends_of(node)) for node in group.nodes] == [2, 0, 1]
+
+
+async def test_a_leader_that_steps_down_is_not_asked_until_it_leads_again(
+    group, connect, autojump_clock
+):
+    async with connect() as mq, mq.producer() as producer, trio.open_nursery() as nursery:
+        stream = Stream(producer, 200)
+        nursery.start_soon(stream.run)
+        await trio.sleep(0.3)
+        group.elect(None)
+        before = len(sends_of(group.nodes[0]))
+        await trio.sleep(0.200)
+        assert len(sends_of(group.nodes[0])) <= before + 1
+        group.elect(1)
+
+    assert_stored_once_and_in_order(group, 200)
+    assert stream.longest_gap < 0.230
+
+
+async def test_a_node_that_cannot_forward_after_all_is_not_asked_in_circles(
+    group, connect, autojump_clock
+):
+    """The leader is out of our reach, and of the reach of the others too, who still name it."""
+
+    def refuse(node, command):
+        if node is not group.nodes[0] and command.code == RequestCode.SEND_BATCH_MESSAGE:
+            return response(command, Code.NOT_LEADER, "cannot reach it either")
+        return None
+
+    async with connect() as mq, mq.producer(send_timeout=4.0) as producer:
+        await producer.send("orders", b"1", queue=0)
+        group.refuse = refuse
+        group.nodes[0].kill()
+        with pytest.raises(broker.NotWrittenError, match="cannot reach it either"):
+            await producer.send("orders", b"2", queue=0)
+        assert 1 <= sum(len(sends_of(node)) for node in group.nodes[1:]) < 1000
+
+
+async def test_a_new_leader_ends_all_waiting(group, connect, autojump_clock):
+    """The pauses for a busy leader have grown to 200 ms when another one takes over."""
+    busy = group.nodes[0]
+
+    def refuse(node, command):
+        if node is busy and group.leader is busy and command.code == RequestCode.SEND_BATCH_MESSAGE:
+            return response(command, Code.SYSTEM_BUSY, "busy")
+        return None
+
+    async with connect() as mq, mq.producer() as producer:
+        await producer.send("orders", b"1", queue=0)
+        group.refuse = refuse
+        heard = []
+        mq._finder.listen(lambda: heard.append(trio.current_time()))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(producer.send, "orders", b"2")
+            await trio.sleep(2)
+            group.elect(1)
+        assert trio.current_time() - heard[-1] < 0.005
+        assert mq.leader_address == group.nodes[1].address
+
+
+async def test_a_leader_that_refuses_is_not_asked_in_circles(group, connect, autojump_clock):
+    """It says it leads, and that it does not: at most once in 10 ms, until another one leads."""
+    async with connect() as mq, mq.producer() as producer:
+        await producer.send("orders", b"1", queue=0)
+        group.elect(1)
+        await producer.send("orders", b"2", queue=0)
+        before = len(sends_of(group.nodes[0]))
+        group.nodes[0].believes = group.nodes[0]
+        group.elect(None)
+        group.nodes[1].kill()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(producer.send, "orders", b"3")
+            await trio.sleep(0.5)
+            assert len(sends_of(group.nodes[0])) <= before + 55
+            group.elect(2)
+            elected = trio.current_time()
+        assert trio.current_time() - elected < 0.030
+    assert len(group.all_bodies("orders")) == 3
+
+
 async def test_a_frozen_leader_is_left_once_others_follow_another(group, connect, autojump_clock):
     """SIGSTOP: the connection stands, and nothing comes; what it took may be written later."""
     async with connect() as mq, mq.producer() as producer, trio.open_nursery() as nursery:
@@ -382,9 +473,12 @@ async def test_without_idempotence_one_request_of_a_queue_is_under_way(
         stream = Stream(producer, 100, interval=0.001)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(stream.run)
-            await trio.sleep(0.030)
+            await trio.sleep(0.0305)
+            broken = trio.current_time()
             group.nodes[0].break_connections()
     assert {c.ext_fields["producerId"] for c in sends_of(group.nodes[0])} == {0}
+    for sooner, later in itertools.pairwise(group.send_times):
+        assert later - sooner > 0.0099 or sooner <= broken <= later
     stored = [int(body) for body in group.bodies("orders")[0]]
     assert list(dict.fromkeys(stored)) == list(range(100))  # in order, perhaps some twice
 

@@ -9,6 +9,7 @@ from broker.message.tags import java_string_hash
 from broker.protocol.request_code import RequestCode
 from broker.protocol.response_code import ResponseCode as Code
 from dledger.remoting.command import response
+from tests.client.fake_group import FakeClock
 
 
 async def send_all(producer, bodies, **options):
@@ -92,6 +93,32 @@ async def test_batches_without_key_take_turns_over_the_queues(group, connect, au
             await producer.send("orders", b"%d" % number)
 
     assert [len(bodies) for bodies in group.bodies("orders").values()] == [2, 2, 2, 2]
+
+
+async def test_messages_for_any_queue_share_two_small_batches(group, connect, autojump_clock):
+    """One a millisecond, 10 ms a round trip: over four queues they would be twice as many."""
+    group.ack_delay = 0.010
+    async with connect() as mq, mq.producer() as producer:
+        await producer.send("orders", b"first")
+        async with trio.open_nursery() as nursery:
+            for _ in range(200):
+                nursery.start_soon(producer.send, "orders", b"x")
+                await trio.sleep(0.001)
+    assert len(group.batch_counts) <= 2 * 200 / 10 + 5
+
+
+async def test_a_clock_set_back_repeats_no_unique_id(group, autojump_clock):
+    clock = FakeClock()
+    async with (
+        broker.connect(group.addresses, network=group.network, clock=clock) as mq,
+        mq.producer() as producer,
+    ):
+        found = [await producer.send("orders", b"1")]
+        for _ in range(50):
+            clock.step_ms -= 1
+            await trio.sleep(0.001)
+            found.append(await producer.send("orders", b"x"))
+    assert len({result.unique_id for result in found}) == 51
 
 
 async def test_queues_added_to_a_topic_are_used_within_half_a_minute(
@@ -235,6 +262,38 @@ async def test_a_cancelled_send_does_not_break_its_batch(group, connect, autojum
 
     assert {b"stays", b"later"} <= set(group.all_bodies("orders"))
     assert producer.buffered_size == 0
+
+
+async def test_a_send_can_be_cancelled_after_its_batch_was_split(group, connect, autojump_clock):
+    """The halves wait for a busy leader while a sender of the first half gives up."""
+    halves = []
+
+    def refuse(node, command):
+        if command.code != RequestCode.SEND_BATCH_MESSAGE or trio.current_time() > 1:
+            return None
+        if len(command.ext_fields["sizes"]) == 8 * 4:
+            return response(command, Code.MESSAGE_ILLEGAL, "one of eight")
+        halves.append(command)
+        return response(command, Code.SYSTEM_BUSY, "later")
+
+    bodies = [b"%d" % number for number in range(8)]
+    async with connect() as mq, mq.producer() as producer:
+        await producer.send("orders", b"first", queue=0)
+        group.refuse = refuse
+        async with trio.open_nursery() as nursery:
+            scopes = [trio.CancelScope() for _ in bodies]
+
+            async def send(number):
+                with scopes[number]:
+                    await producer.send("orders", bodies[number], queue=0)
+
+            for number in range(8):
+                nursery.start_soon(send, number)
+            await trio.sleep(0.5)
+            assert halves
+            for scope in scopes[::2]:
+                scope.cancel()
+    assert sorted(group.bodies("orders")[0]) == sorted([*bodies, b"first"])
 
 
 async def test_a_full_buffer_makes_senders_wait(group, connect, autojump_clock):

@@ -127,6 +127,15 @@ def test_an_unknown_producer_begins_anew_with_another_id(sender):
     assert numbers(sender) == [(2, 0, 2), (2, 2, 3)]
 
 
+def test_a_broker_that_refuses_every_number_is_not_asked_in_circles(sender):
+    batch = put(sender, 1)
+    for pause in (0.0, 0.0, 0.005, 0.010, 0.020):
+        fail(sender, batch, Failure.OUT_OF_ORDER, now=1.0)
+        assert sender.resend_at - 1.0 == pytest.approx(pause)
+        resend(sender, now=2.0)
+    assert numbers(sender) == [(6, 0, 1)]
+
+
 def test_a_late_ack_of_an_earlier_attempt_counts(sender):
     batch = put(sender, 2)
     fail(sender, batch, Failure.UNCERTAIN)
