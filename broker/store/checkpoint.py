@@ -32,12 +32,11 @@ class StateFiles:
     """State files by the index of the last entry they take in."""
 
     def __init__(self, disk: Disk, folder: str) -> None:
-        """Look at what is there; blocking."""
+        """Make the folder if it is missing; `look` says what is in it."""
         self._disk = disk
         self._folder = folder
         disk.make_folder(folder)
-        found = (index_of_file(name) for name in disk.list_folder(folder))
-        self._indexes = {index for index in found if index is not None}
+        self._indexes: set[int] = set()
         self._boundaries: set[int] = set()
         self._superseded: list[int] = []
 
@@ -51,9 +50,12 @@ class StateFiles:
         """Those of them that are the last of their segment, ascending."""
         return sorted(self._boundaries)
 
-    def find_boundaries(self, log: LogView, *, segment_size: int) -> None:
-        """Tell the states at segment boundaries from the periodic ones."""
+    def look(self, log: LogView, *, segment_size: int) -> None:
+        """Look what is there and tell states at segment boundaries from the others; blocking."""
+        found = (index_of_file(name) for name in self._disk.list_folder(self._folder))
+        self._indexes = {index for index in found if index is not None}
         self._boundaries.clear()
+        self._superseded.clear()
         base, end = log.base.index, log.end_index
         for index in self._indexes:
             if index == base:

@@ -236,7 +236,7 @@ class DerivedState:
         """
         base = self._log.base
         self._jobs.clear()
-        self._states.find_boundaries(self._log, segment_size=self._segment_size)
+        self._states.look(self._log, segment_size=self._segment_size)
         for index in self._states.indexes:
             if base.index <= index <= commit_index:
                 snapshot = self._states.load(index, self._log.point_at(index))

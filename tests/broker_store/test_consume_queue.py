@@ -106,6 +106,25 @@ def test_units_stay_readable_while_a_job_writes_them(files):
     assert files.read(KEY, 0, unit_count=50) == units(0, 50)
 
 
+def test_units_that_came_during_a_write_stay_in_memory_until_they_are_written(files):
+    queue = ConsumeQueue(files, KEY)
+    queue.append_units(units(0, 10))
+    files.write(queue.begin_flush())
+    queue.append_units(units(10, 10 + 3 * TAIL_UNITS_KEPT))
+    queue.finish_flush(10)
+
+    assert queue.units_from(0, unit_count_max=9999) == units(0, 10 + 3 * TAIL_UNITS_KEPT)
+
+
+def test_a_file_that_has_grown_is_mapped_anew(files):
+    files.write([*files.pieces(KEY, 0, units(0, 10))])
+    first = files.read(KEY, 0, unit_count=10)
+    files.write([*files.pieces(KEY, 10, units(10, 60))])
+
+    assert files.read(KEY, 5, unit_count=50) == units(5, 55)
+    assert first == units(0, 10)
+
+
 def test_the_end_is_empty_and_what_retention_took_is_told(files):
     queue = ConsumeQueue(files, KEY)
     queue.append_units(units(0, 10))

@@ -309,7 +309,7 @@ def test_a_damaged_state_is_passed_over_for_an_older_one(node, caplog):
     assert node.everything() == expected
 
 
-@pytest.mark.parametrize("damage", ["unlink", "truncate", "zero", "first"])
+@pytest.mark.parametrize("damage", ["unlink", "truncate", "zero", "last unit", "first"])
 def test_queue_files_that_hold_less_than_the_state_are_built_again(node, damage):
     node.catch_up()
     expected = node.everything()
@@ -320,6 +320,8 @@ def test_queue_files_that_hold_less_than_the_state_are_built_again(node, damage)
     content = path.read_bytes()
     if damage == "truncate":
         path.write_bytes(content[:-1])
+    elif damage == "last unit":
+        path.write_bytes(content[:-20] + content[-40:-20])
     elif damage == "zero":
         path.write_bytes(bytes(len(content)))
     else:
@@ -426,8 +428,9 @@ def test_a_queue_whose_messages_are_all_gone_keeps_counting(tmp_path):
         assert node.derived.dispatched_index == log.end_index
     node.derived.close()
     shutil.rmtree(node.folder / "consumequeue")
-    for _ in range(2):
+    for dispatched_index in (log.base.index, log.end_index):
         node.start()
+        assert node.derived.dispatched_index == dispatched_index
         node.catch_up()
         node.run_jobs(with_state=True)
         queue = node.derived.queues.get("gone", 0)
@@ -466,6 +469,24 @@ def test_a_peer_behind_retention_goes_on_from_the_state_it_gets(node, tmp_path):
     peer.catch_up()
     assert peer.everything() == node.everything()
     peer.derived.close()
+
+
+def test_building_anew_leaves_nothing_of_what_was(node):
+    node.catch_up()
+    expected = node.everything()
+    for path in node.folder.glob("state-*"):
+        path.unlink()
+    stray = node.folder / "consumequeue" / "stray" / "0" / ("0" * 20)
+    stray.parent.mkdir(parents=True)
+    stray.write_bytes(bytes(20))
+
+    node.derived.reopen(node.log.end_index)
+
+    assert node.derived.dispatched_index == node.machine.count == 0
+    assert len(node.derived.producers) == len(node.derived.queues) == 0
+    assert not stray.exists()
+    node.catch_up()
+    assert node.everything() == expected
 
 
 def test_what_a_peer_sends_is_checked(node):
