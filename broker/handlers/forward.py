@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 FORWARDED = "forwardedBy"
 
 _RETRY_SECONDS = 0.02
+# How long a leader of the past may take to answer what it was asked while it led.
+_LAST_ANSWERS_SECONDS = 0.5
 
 
 class Forwarder:
@@ -172,12 +174,9 @@ class Forwarder:
             else:
                 result.opaque = opaque
                 result.serialization = command.serialization
-                result.ext_fields = {
-                    **(result.ext_fields or {}),
-                    **LeaderHint(
-                        leader_id=leader, leader_address=self._advertised.get(leader)
-                    ).encode(),
-                }
+                hint = LeaderHint(leader_id=leader, leader_address=self._advertised.get(leader))
+                # Who was asked may know better: the lead it has just handed over is not its own.
+                result.ext_fields = {**hint.encode(), **(result.ext_fields or {})}
                 reply = result
             session.reply(reply)
             session.flush()
@@ -208,7 +207,7 @@ class Forwarder:
     async def run(self) -> None:
         """Keep a connection to the leader and let nothing wait too long, until cancelled."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._follow_leader)
+            nursery.start_soon(self._follow_leader, nursery)
             nursery.start_soon(self._expire)
 
     async def _expire(self) -> None:
@@ -227,54 +226,68 @@ class Forwarder:
             delay = self._held[0][0] - now + 0.001 if self._held else self._hold_seconds / 2
             await trio.sleep(delay)
 
-    async def _follow_leader(self) -> None:
+    async def _follow_leader(self, nursery: trio.Nursery) -> None:
         while True:
             self._changed = trio.Event()
             leader = self._ledger.leader_id
             if leader is None or leader == self._ledger.config.node_id:
                 await self._changed.wait()
                 continue
-            await self._serve_link(leader)
+            await self._serve_link(leader, nursery)
+            with trio.move_on_after(_RETRY_SECONDS):
+                await self._changed.wait()
 
-    async def _serve_link(self, leader: str) -> None:
+    async def _serve_link(self, leader: str, nursery: trio.Nursery) -> None:
+        """Connect to *leader* and stay connected while it leads."""
         host, port = self._addresses[leader]
         client = RemotingClient(self._network, host, port)
         try:
-            async with trio.open_nursery() as nursery:
-
-                async def connect(
-                    *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-                ) -> None:
-                    await client.run(task_status=task_status)
-                    nursery.cancel_scope.cancel()
-
-                with trio.move_on_after(self._connect_seconds) as patience:
-                    await nursery.start(connect)
-                if patience.cancelled_caught:
-                    return
-                self._client, self._client_leader = client, leader
-                self._complaint = ""
-                await self._watch_leader(leader, client)
-                nursery.cancel_scope.cancel()
-        except* RemotingError as errors:
-            complaint = f"no connection to the leader {leader}: {errors.exceptions[0]}"
-            if complaint != self._complaint:  # tried every few milliseconds, said once
-                self._complaint = complaint
-                logger.info("%s", complaint)
+            with trio.move_on_after(self._connect_seconds) as patience:
+                await nursery.start(self._run_client, client)
+        except RemotingError as error:
+            self._complain(f"no connection to the leader {leader}: {error}")
+            return
+        if patience.cancelled_caught:
+            self._complain(f"no connection to the leader {leader} in time (connect_timeout_ms)")
+            return
+        self._client, self._client_leader = client, leader
+        self._complaint = ""
+        try:
+            await self._watch_leader(leader, client)
         finally:
             self._client = self._client_leader = None
-            client.close()
-        with trio.move_on_after(_RETRY_SECONDS):
-            await self._changed.wait()
+            nursery.start_soon(self._let_answer, client)
+
+    async def _run_client(
+        self, client: RemotingClient, *, task_status: trio.TaskStatus[None]
+    ) -> None:
+        await client.run(task_status=task_status)
+        self._changed.set()
 
     async def _watch_leader(self, leader: str, client: RemotingClient) -> None:
         """Send on what is held, now and after it has been turned away, while *leader* leads."""
-        while self._ledger.leader_id in (leader, None):
+        while self._ledger.leader_id in (leader, None) and not client.closed:
             self._changed = trio.Event()
             if self._ledger.leader_id == leader:
                 for _, session, command in self._take_held():
                     if not session.closed:
                         self._submit(client, session, command)
             await self._changed.wait()
-            if self._ledger.leader_id == leader:
+            if self._ledger.leader_id == leader and not client.closed:
                 await trio.sleep(_RETRY_SECONDS)  # it turned something away: let it settle
+
+    async def _let_answer(self, client: RemotingClient) -> None:
+        """Close a connection to who led, once what it was asked before is answered.
+
+        It may have committed that already, or be about to say who leads now: a lead that was
+        handed over leaves nobody without an answer.
+        """
+        with trio.move_on_after(_LAST_ANSWERS_SECONDS):
+            while client.unanswered_count and not client.closed:  # noqa: ASYNC110 - rare and short
+                await trio.sleep(_RETRY_SECONDS / 4)
+        client.close()
+
+    def _complain(self, complaint: str) -> None:
+        if complaint != self._complaint:  # tried every few milliseconds, said once
+            self._complaint = complaint
+            logger.info("%s", complaint)
