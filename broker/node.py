@@ -219,6 +219,7 @@ class Node:
             topics=files.topics,
             forwarder=self.forwarder,
             advertised=advertised,
+            is_serving=self._is_serving,
         )
         self.sends = SendHandlers(
             queue=self.queue,

@@ -236,7 +236,8 @@ class LedgerCore:
             done(None)
             return
         if target is not None and target not in progress:
-            done(LedgerError(f"{target} is no member; members are {', '.join(progress)}"))
+            members = ", ".join(member.node_id for member in self.config.members)
+            done(LedgerError(f"{target} is no member; members are {members}"))
             return
         able = [
             (progress[peer_id].match_index, peer_id)

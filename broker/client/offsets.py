@@ -34,7 +34,12 @@ class Offsets:
     async def min_offset(self, topic: str, queue: int) -> int:
         """Return the offset of the oldest message that is kept, or that comes next."""
         header = QueueRequest(topic=topic, queue_id=queue)
-        return await self._offset(RequestCode.GET_MIN_OFFSET, header, f"{topic} queue {queue}")
+        # Every node answers it, also one that has lost the others.
+        _, answer = await self._requests.ask_any(
+            lambda: Command(RequestCode.GET_MIN_OFFSET.value, ext_fields=header.encode()),
+            f"GET_MIN_OFFSET of topic {topic} queue {queue}",
+        )
+        return OffsetResponse.decode(answer.ext_fields).offset
 
     async def max_offset(self, topic: str, queue: int) -> int:
         """Return the offset the next message will get, as a majority knows it."""

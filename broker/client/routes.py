@@ -77,7 +77,7 @@ class RouteCache:
             except TopicNotFoundError:
                 if not self.auto_create_topic:
                     raise
-            await self.create(topic, AUTO_CREATED_QUEUE_COUNT)
+            await self.create(topic, AUTO_CREATED_QUEUE_COUNT, only_if_missing=True)
             return await self._refresh_created(topic)
 
     async def get_again(self, topic: str) -> Route:
@@ -85,16 +85,20 @@ class RouteCache:
         self.forget(topic)
         return await self.get(topic)
 
-    async def create(self, topic: str, queue_count: int) -> None:
-        """Create *topic*; one that exists is left with at least the queues it has.
+    async def create(self, topic: str, queue_count: int, *, only_if_missing: bool = False) -> None:
+        """Create *topic*, or give it more queues; with *only_if_missing* leave one that exists.
 
         Raises:
             InvalidTopicError: no topic can have that name.
+            InvalidMessageError: it exists with more queues, whose messages would be out of reach.
             NoBrokerError: nobody answered in time; the topic may still be created.
         """
         check_topic(topic)
         header = CreateTopicRequest(
-            topic=topic, read_queue_nums=queue_count, write_queue_nums=queue_count
+            topic=topic,
+            read_queue_nums=queue_count,
+            write_queue_nums=queue_count,
+            only_if_missing=only_if_missing,
         )
         await self._requests.ask_leader(
             lambda: Command(RequestCode.UPDATE_AND_CREATE_TOPIC, ext_fields=header.encode()),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from broker.errors import TopicNotFoundError
+from broker.errors import InvalidMessageError, TopicNotFoundError
 from broker.handlers.registry import answer, error_response, handles
 from broker.metadata.topics import TopicConfig, create_topic, put_topic
 from broker.protocol.bodies import TopicEntry, encode_topic_table
@@ -39,6 +39,7 @@ class TopicHandlers:
         topics: Topics,
         forwarder: Forwarder,
         advertised: Mapping[str, str],
+        is_serving: Callable[[], bool],
     ) -> None:
         self._ledger = ledger
         self._derived = derived
@@ -46,20 +47,21 @@ class TopicHandlers:
         self._topics = topics
         self._forwarder = forwarder
         self._advertised = advertised
+        self._is_serving = is_serving
         self._waiting: list[tuple[int, Session, Command]] = []
 
     @handles(RequestCode.UPDATE_AND_CREATE_TOPIC, on_leader=True)
     def create(self, session: Session, command: Command) -> None:
         """Create a topic or alter one; answered when this node can be asked for it."""
         header = CreateTopicRequest.decode(command.ext_fields)
-        wanted = put_topic(
-            TopicConfig(
-                topic=header.topic,
-                read_queue_count=header.read_queue_nums,
-                write_queue_count=header.write_queue_nums,
-                perm=header.perm,
-            )
+        self._check_shrinking(header)
+        config = TopicConfig(
+            topic=header.topic,
+            read_queue_count=header.read_queue_nums,
+            write_queue_count=header.write_queue_nums,
+            perm=header.perm,
         )
+        wanted = create_topic(config) if header.only_if_missing else put_topic(config)
 
         def done(index: int, error: LedgerError | None) -> None:
             if error is None:
@@ -72,6 +74,19 @@ class TopicHandlers:
                     session.flush_soon()
 
         self._queue.put_command(wanted, done)
+
+    def _check_shrinking(self, header: CreateTopicRequest) -> None:
+        known = self._topics.get(header.topic)
+        if (
+            known is not None
+            and not header.only_if_missing
+            and header.read_queue_nums < known.read_queue_count
+        ):
+            raise InvalidMessageError(
+                f"topic {header.topic!r} has {known.read_queue_count} queues; with "
+                f"{header.read_queue_nums} the messages of the others could not be read any more; "
+                f"keep readQueueNums at {known.read_queue_count}, writeQueueNums may be less"
+            )
 
     def create_missing(
         self, topic: str, queue_count: int, done: Callable[[int, LedgerError | None], None]
@@ -119,6 +134,10 @@ class TopicHandlers:
         """Answer where a topic's queues are: all on this group, id 0 being the leader."""
         header = RouteRequest.decode(command.ext_fields)
         config = self._topics.get(header.topic)
+        if config is None and not self._is_serving():
+            # This node may only be behind: who believed it would create the topic a second time.
+            self._forwarder.take(session, command)
+            return
         if config is None:
             raise TopicNotFoundError(
                 f"topic {header.topic!r} does not exist; create it with `dledger topic create "

@@ -6,7 +6,7 @@ topic.create  {topic, read, write, perm}   create it, unless it is there: no cha
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from broker.errors import InvalidTopicError
@@ -130,6 +130,10 @@ class Topics:
     def _put(self, args: Mapping[str, Any]) -> str:
         config = _config(args)
         before = self._topics.get(config.topic)
+        if before is not None and config.read_queue_count < before.read_queue_count:
+            # Whoever proposed it did not know of a change that came first: nothing that is
+            # stored may get out of reach.
+            config = replace(config, read_queue_count=before.read_queue_count)
         if before == config:
             return "exists"
         self._topics[config.topic] = config

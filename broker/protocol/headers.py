@@ -288,6 +288,7 @@ class CreateTopicRequest(Header):
     topic_filter_type: str = "SINGLE_TAG"
     topic_sys_flag: Int32 = 0
     order: bool = False
+    only_if_missing: bool = False  # ours: leave a topic that exists as it is
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

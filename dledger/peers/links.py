@@ -106,8 +106,10 @@ class PeerLinks:
                     stream.close()
                 raise
             self._complaints.settled(key)
-            delay = 0.0
+            began = trio.current_time()
             await self._run_link(stream, connection, fields)
+            if trio.current_time() - began > self._delay_max_seconds:
+                delay = 0.0  # it held: a link that ends as soon as it stands is not hurried
 
     async def _run_link(
         self, stream: ByteStream, connection: Connection, fields: Mapping[str, Any]

@@ -109,7 +109,7 @@ class LedgerJournal:
         raise AssertionError("PySyncObj may not clear the commit log")
 
     def deleteEntriesFrom(self, entryFrom: int) -> None:
-        """Refuse: a follower's log is cut by `dledger.raft.replication` alone."""
+        """Refuse: a follower's log is cut by `dledger.raft.following` alone."""
         raise AssertionError("PySyncObj may not cut the commit log")
 
     def deleteEntriesTo(self, entryTo: int) -> None:

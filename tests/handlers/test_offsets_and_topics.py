@@ -281,3 +281,35 @@ async def test_no_send_fails_while_the_lead_is_handed_over(autojump_clock, make_
         assert trio.current_time() - began < 0.5
         assert [ext(answers)["queueOffset"] for answers in before + behind] == list(range(10))
     assert ext(handing)["leaderId"] != leader.name
+
+
+async def test_a_topic_is_not_made_smaller_than_what_is_stored(autojump_clock, caller):
+    await caller.create_topic("wide", queues=8)
+
+    fields = {"topic": "wide", "readQueueNums": 4, "writeQueueNums": 4}
+    refused = await caller.ask(RequestCode.UPDATE_AND_CREATE_TOPIC, fields)
+    first_use = await caller.ask(
+        RequestCode.UPDATE_AND_CREATE_TOPIC, {**fields, "onlyIfMissing": True}
+    )
+    route = await caller.ok(RequestCode.GET_ROUTEINFO_BY_TOPIC, {"topic": "wide"})
+
+    assert refused.code == ResponseCode.MESSAGE_ILLEGAL
+    assert "8 queues" in refused.remark
+    assert first_use.code == ResponseCode.SUCCESS
+    assert json.loads(bytes(route.body))["queueDatas"][0]["readQueueNums"] == 8
+
+
+async def test_a_node_that_lags_does_not_deny_a_topic_it_has_not_heard_of(
+    autojump_clock, make_brokers
+):
+    """Told that there was none, clients created it anew with fewer queues."""
+    group = make_brokers(3)
+    await group.start()
+    leader = await group.leader()
+    follower = next(member for member in group.members.values() if member is not leader)
+    async with group.caller(leader) as writer, group.caller(follower) as asker:
+        await writer.create_topic("news")
+        group._files[follower.name].topics.restore(None)  # as before it took that entry in
+        answer = await asker.ok(RequestCode.GET_ROUTEINFO_BY_TOPIC, {"topic": "news"})
+
+    assert json.loads(bytes(answer.body))["queueDatas"]

@@ -176,3 +176,14 @@ def test_commands_come_back_from_an_entry():
     some = [MetadataCommand("a", {"b": [1, 2]}), MetadataCommand("c", {})]
 
     assert decode_commands(memoryview(encode_commands(some))) == some
+
+
+def test_a_topic_never_loses_a_queue_that_can_be_read(machine, topics):
+    """A late command of somebody who knew fewer queues put stored messages out of reach."""
+    wide = TopicConfig(topic="orders", read_queue_count=8, write_queue_count=8)
+    narrow = TopicConfig(topic="orders", read_queue_count=4, write_queue_count=4)
+
+    apply(machine, put_topic(wide), put_topic(narrow))
+
+    found = topics.get("orders")
+    assert (found.read_queue_count, found.write_queue_count) == (8, 4)
