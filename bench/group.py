@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import socket
 from typing import TYPE_CHECKING
 
 import trio
 
 from bench.measured import LoadError
 from broker.cli.ask import ask_group, ask_node
-from broker.cli.local_group import PEER_PORT_DISTANCE, GroupPlan, LocalGroup
+from broker.cli.local_group import GroupPlan, LocalGroup, find_base_port
 from broker.cli.log_check import StoredLog, compare
 from dledger.config import parse_address
 
@@ -33,7 +32,7 @@ class BenchGroup:
     def __init__(self, folder: Path, *, flush: FlushDiskType, segment_size: int) -> None:
         plan = GroupPlan(
             node_count=NODE_COUNT,
-            base_port=_find_base_port(),
+            base_port=find_base_port(NODE_COUNT),
             flush_disk_type=flush,
             segment_size=segment_size,
         )
@@ -142,24 +141,3 @@ def _cpu_seconds(node: LocalNode) -> float:
         # The name in brackets may hold anything; user and system ticks are fields 14 and 15.
         fields = stat.read().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def _find_base_port() -> int:
-    for _ in range(100):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            base_port: int = probe.getsockname()[1]
-        wanted = [base_port + n for n in range(NODE_COUNT)]
-        wanted += [port + PEER_PORT_DISTANCE for port in wanted]
-        if max(wanted) < 65_536 and all(map(_is_free, wanted)):
-            return base_port
-    raise LoadError("no six free ports on this machine")
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
