@@ -65,7 +65,8 @@ class GroupRun:
         for topic in sorted(topics):
             await self._client.admin.create_topic(topic, queue_count=QUEUE_COUNT)
             self.written[topic] = 0
-        if not any(load.is_sending and load.topic in topics for load in loads):
+        written = {load.topic for load in loads if load.is_sending}
+        if topics - written:
             await self._fill()
         rounds: dict[Load, list[Round]] = {load: [] for load in loads}
         for number in range(self._plan.round_count):
