@@ -18,7 +18,7 @@ from broker.protocol.headers import LeaderHint
 from broker.protocol.response_code import ResponseCode
 from dledger.errors import LedgerBusyError, NotLeaderError, OutcomeUnknownError
 from dledger.remoting.client import RemotingClient
-from dledger.remoting.command import FLAG_GROUPED, Command
+from dledger.remoting.command import FLAG_GROUPED, FLAG_ONEWAY, Command
 from dledger.remoting.errors import RemotingError
 
 if TYPE_CHECKING:
@@ -148,7 +148,8 @@ class Forwarder:
         opaque, oneway = command.opaque, command.is_oneway
         request = Command(
             code=command.code,
-            flag=command.flag & ~FLAG_GROUPED,
+            # Answered in any case: only so it is known whether it has to wait for another leader.
+            flag=command.flag & ~(FLAG_GROUPED | FLAG_ONEWAY),
             language=command.language,
             version=command.version,
             ext_fields={**command.ext_fields, FORWARDED: self._ledger.config.node_id},
@@ -158,7 +159,7 @@ class Forwarder:
         self.forwarded_count += 1
 
         def passed_back(result: Command | RemotingError) -> None:
-            if session.closed or oneway:
+            if session.closed:
                 return
             if isinstance(result, RemotingError):
                 reply = error_response(
@@ -178,8 +179,9 @@ class Forwarder:
                 # Who was asked may know better: the lead it has just handed over is not its own.
                 result.ext_fields = {**hint.encode(), **(result.ext_fields or {})}
                 reply = result
-            session.reply(reply)
-            session.flush()
+            if not oneway:
+                session.reply(reply)
+                session.flush()
 
         client.submit(request, passed_back)
         client.flush()

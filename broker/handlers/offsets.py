@@ -20,7 +20,7 @@ from broker.protocol.headers import (
 from broker.protocol.request_code import RequestCode
 from broker.protocol.response_code import ResponseCode
 from dledger.errors import NotLeaderError
-from dledger.remoting.command import Command, response
+from dledger.remoting.command import FLAG_ONEWAY, Command, response
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -118,13 +118,29 @@ class OffsetHandlers:
             done,
         )
 
-    def commit_along(self, group: str, topic: str, queue_id: int, offset: int) -> None:
+    def commit_along(
+        self, session: Session, group: str, topic: str, queue_id: int, offset: int
+    ) -> None:
         """Commit an offset that came with a pull; nobody waits for the outcome."""
         known = self._offsets.get(group, topic, queue_id)
-        if self._queue.is_open and (known is None or known < offset):
+        if known is not None and known >= offset:
+            return
+        if self._queue.is_open:
             self._queue.put_command(
                 commit_offsets(group, topic, {queue_id: offset}), lambda _index, _error: None
             )
+            return
+        header = UpdateConsumerOffsetRequest(
+            consumer_group=group, topic=topic, queue_id=queue_id, commit_offset=offset
+        )
+        self._forwarder.take(
+            session,
+            Command(
+                int(RequestCode.UPDATE_CONSUMER_OFFSET),
+                FLAG_ONEWAY,
+                ext_fields=header.encode(),
+            ),
+        )
 
     def _check_queue(self, topic: str, queue_id: int) -> None:
         config = self._topics.get(topic)

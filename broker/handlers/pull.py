@@ -41,7 +41,7 @@ class PullHandlers:
         clock: Clock,
         hold_ms_max: int,
         held_max: int,
-        commit_offset: Callable[[str, str, int, int], None],
+        commit_offset: Callable[[Session, str, str, int, int], None],
         is_serving: Callable[[], bool],
     ) -> None:
         """Make the family.
@@ -52,7 +52,7 @@ class PullHandlers:
             clock: measures how long pulls wait.
             hold_ms_max: longest time a pull waits, whatever its client asks for.
             held_max: most pulls that wait at once.
-            commit_offset: takes (group, topic, queue, offset) that came along with a pull.
+            commit_offset: takes (session, group, topic, queue, offset) that came along with a pull.
             is_serving: whether this node is the leader and lags behind nobody.
         """
         self._reader = reader
@@ -71,7 +71,7 @@ class PullHandlers:
         self._check(header)
         if header.commits_offset and header.commit_offset >= 0:
             self._commit_offset(
-                header.consumer_group, header.topic, header.queue_id, header.commit_offset
+                session, header.consumer_group, header.topic, header.queue_id, header.commit_offset
             )
         result = self._read(header)
         if (

@@ -339,3 +339,29 @@ async def test_what_is_not_committed_is_shown_by_nobody(autojump_clock, make_bro
         await trio.sleep(0.2)
 
         assert (await caller.pull()).code == ResponseCode.PULL_NOT_FOUND
+
+
+async def test_an_offset_that_comes_with_a_pull_is_kept_wherever_it_is_sent(
+    autojump_clock, make_brokers
+):
+    """Every node but the serving leader left it aside, and nobody was told."""
+    group = make_brokers(3)
+    await group.start()
+    leader = await group.leader()
+    follower = next(member for member in group.members.values() if member is not leader)
+    asked = {"consumerGroup": "readers", "topic": "t", "queueId": 0}
+    async with group.caller(leader) as writer, group.caller(follower) as reader:
+        await writer.create_topic("t")
+        await writer.sent(b"a", b"b")
+        await group.equal()
+        await reader.ask(
+            RequestCode.PULL_MESSAGE,
+            {**asked, "queueOffset": 2, "maxMsgNums": 1, "sysFlag": 1, "commitOffset": 2},
+        )
+        for _ in range(500):
+            answer = await writer.ask(RequestCode.QUERY_CONSUMER_OFFSET, asked)
+            if answer.code == ResponseCode.SUCCESS:
+                break
+            await trio.sleep(0.01)
+
+    assert answer.ext_fields["offset"] == 2
