@@ -66,7 +66,9 @@ class Mix:
         self.seconds = seconds
         self.end = seconds
         self.rate = dice.choice([0.005, 0.020])
-        self.fault_seconds = dice.choice([0.1, 0.2, 0.5])
+        self.fault_seconds = dice.choice([0.15, 0.4, 0.8])
+        for node in self.cluster.nodes.values():
+            node.sync_seconds = dice.choice([0.0005, 0.001, 0.010, 0.050])
         self.payload = dice.choice([20, 200, 900])
         self.count = 0
 
