@@ -149,6 +149,7 @@ class LedgerServer:
         self._role_watchers: list[Callable[[Role, int, str | None], None]] = []
         self._published_index = self.core.committed_index
         self._published_role: tuple[Role, int, str | None, bool] | None = None
+        self._leader_is_lost = False
         self.sync_seconds_last = 0.0
         self.leader_change_count = 0
 
@@ -171,8 +172,13 @@ class LedgerServer:
 
     @property
     def leader_id(self) -> str | None:
-        """Return who leads, as far as this node knows."""
-        return self.core.engine.leader_id
+        """Return who leads, as far as this node knows.
+
+        None also when the leader's connection broke, or nothing has been heard of it for a least
+        election timeout: without a majority nobody else is elected, and a dead one is no answer.
+        """
+        engine = self.core.engine
+        return None if self._leader_is_lost and not engine.has_live_leader else engine.leader_id
 
     @property
     def term(self) -> int:
@@ -328,7 +334,9 @@ class LedgerServer:
             for watcher in self._commit_watchers:
                 watcher(committed)
         engine = self.core.engine
-        role = (self.core.role, engine.term, engine.leader_id, engine.leader_ready)
+        # Lost only here, where the watchers hear of it, and not by the mere passing of time.
+        self._leader_is_lost = not engine.has_live_leader
+        role = (self.core.role, engine.term, self.leader_id, engine.leader_ready)
         if role != self._published_role:
             if self._published_role is None or role[2] not in (None, self._published_role[2]):
                 self.leader_change_count += 1

@@ -1,0 +1,39 @@
+"""A group of broker nodes under virtual time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import trio
+
+from tests.fakes.brokers import Brokers
+
+
+@pytest.fixture
+async def nursery_of_brokers(autojump_clock):
+    """Every test names autojump_clock as well: pytest-trio looks for it only there."""
+    async with trio.open_nursery() as nursery:
+        yield nursery
+        nursery.cancel_scope.cancel()
+
+
+@pytest.fixture
+def make_brokers(nursery_of_brokers):
+    """Return what makes a group, that is not running yet."""
+
+    def make(count: int = 3, **settings: Any) -> Brokers:
+        return Brokers(nursery_of_brokers, count, **settings)
+
+    return make
+
+
+@pytest.fixture
+async def brokers(make_brokers):
+    """Return a running group of three with the topic t of two queues."""
+    group = make_brokers(3)
+    await group.start()
+    async with group.caller(await group.leader()) as caller:
+        await caller.create_topic("t", queues=2)
+    await group.equal()
+    return group
