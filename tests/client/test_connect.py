@@ -133,6 +133,18 @@ async def test_the_operator_sees_and_sets_offsets(group, connect, autojump_clock
         assert await mq.admin.committed_offset("g", "orders", 1) == 2
 
 
+async def test_a_deposed_leader_without_a_hint_is_asked_once(group, connect, autojump_clock):
+    async with connect() as mq:
+        await mq.admin.max_offset("orders", 0)
+        group.elect(1)
+        group.nodes[0].knows_leader = False
+        began = trio.current_time()
+        await mq.admin.max_offset("orders", 0)
+        assert trio.current_time() - began < 0.1
+    asked = [c for c in group.nodes[0].requests if c.code == RequestCode.GET_MAX_OFFSET]
+    assert len(asked) == 2
+
+
 async def test_the_operator_asks_any_node_how_the_group_stands(group, connect, autojump_clock):
     async with connect() as mq:
         status = await mq.admin.group_status()

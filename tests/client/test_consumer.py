@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import random
+from types import SimpleNamespace
 
 import pytest
 import trio
 
 import broker
+from broker.client.queue_reader import QueueReader
+from broker.message.codec import encode_record
 from broker.protocol.request_code import RequestCode
 from broker.protocol.response_code import ResponseCode as Code
 from dledger.remoting.command import response
@@ -185,6 +188,49 @@ async def test_seek_goes_anywhere_and_forgets_what_was_read_ahead(group, connect
         assert [m.queue_offset for m in await take(consumer, 3)] == [1, 2, 3]
         with pytest.raises(ValueError, match="queue 3 of topic orders is not read here"):
             consumer.seek(3, 0)
+
+
+async def test_seeking_again_and_again_leaves_room_to_read_ahead(group, connect, autojump_clock):
+    group.put("orders", 0, [b"x" * 1000] * 500)
+    async with (
+        connect() as mq,
+        mq.consumer("b", "orders", queues=[0], prefetch_bytes=100_000) as consumer,
+    ):
+        for _ in range(20):
+            await take(consumer, 1)
+            await trio.sleep(0.01)
+            consumer.seek(0, 0)
+        assert len(await take(consumer, 500)) == 500
+
+
+async def test_an_answer_that_crosses_a_seek_is_thrown_away(autojump_clock):
+    """It has arrived, and its task has not run yet, when the user goes elsewhere."""
+    pulled = encode_record(topic=b"orders", queue_id=0, body=b"old place")
+
+    class CrossingLink:
+        async def request(self, command, **_):
+            if command.ext_fields["queueOffset"] == 50:
+                await trio.sleep_forever()
+            reader.seek(50)
+            return response(command, 0, None, {}, pulled)
+
+    reader = QueueReader(
+        group="g",
+        topic="orders",
+        queue_id=0,
+        requests=SimpleNamespace(
+            leader=SimpleNamespace(nodes=("a:1",), leader="a:1"), links={"a:1": CrossingLink()}
+        ),
+        pull_size_max=1000,
+        poll_wait=1.0,
+        on_arrival=lambda reader: None,
+        has_room=lambda: True,
+    )
+    reader.seek(0)
+    with trio.move_on_after(0.05):
+        await reader.run()
+    assert not reader.batches
+    assert reader.next_offset == 50
 
 
 async def test_what_retention_removed_is_passed_over(group, connect, autojump_clock):

@@ -158,6 +158,7 @@ async def test_a_node_that_cannot_forward_after_all_is_not_asked_in_circles(
         await producer.send("orders", b"1", queue=0)
         group.refuse = refuse
         group.nodes[0].kill()
+        await trio.sleep(0.01)  # or the send goes out on a connection that breaks under it
         with pytest.raises(broker.NotWrittenError, match="cannot reach it either"):
             await producer.send("orders", b"2", queue=0)
         assert 1 <= sum(len(sends_of(node)) for node in group.nodes[1:]) < 1000
@@ -202,6 +203,25 @@ async def test_a_leader_that_refuses_is_not_asked_in_circles(group, connect, aut
             group.elect(2)
             elected = trio.current_time()
         assert trio.current_time() - elected < 0.030
+    assert len(group.all_bodies("orders")) == 3
+
+
+async def test_a_node_that_claims_an_older_lead_is_not_followed(group, connect, autojump_clock):
+    async with connect() as mq, mq.producer() as producer:
+        await producer.send("orders", b"1", queue=0)
+        group.elect(1)
+        group.elect(2)
+        await producer.send("orders", b"2", queue=0)
+        await trio.sleep(2)  # the new leader's term has been heard by now
+        group.elect(None)
+        group.nodes[2].kill()
+        group.nodes[0].believes = group.nodes[0]
+        before = len(sends_of(group.nodes[0]))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(producer.send, "orders", b"3")
+            await trio.sleep(0.5)
+            group.elect(1)
+        assert len(sends_of(group.nodes[0])) == before
     assert len(group.all_bodies("orders")) == 3
 
 
