@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
+import broker.handlers.group as group_module
 from trio._core import _run as trio_run
 
 if TYPE_CHECKING:
@@ -48,8 +49,10 @@ class SimProcess:
 def deterministic(seed: int) -> Iterator[None]:
     """Have trio decide by *seed* inside, and let `SimProcess` stop tasks."""
     module: Any = trio_run
+    group: Any = group_module
     runner = module.Runner
     original = runner.reschedule
+    resident_size = group.resident_size
     before = module._ALLOW_DETERMINISTIC_SCHEDULING  # noqa: SLF001 - trio has no public switch
 
     def reschedule(self: Any, task: Any, *value: Any) -> None:  # noqa: ANN401
@@ -65,8 +68,10 @@ def deterministic(seed: int) -> Iterator[None]:
     module._ALLOW_DETERMINISTIC_SCHEDULING = True  # noqa: SLF001
     module._r.seed(seed)  # noqa: SLF001
     runner.reschedule = reschedule
+    group.resident_size = lambda: 0  # the size of *this* process, which differs from run to run
     try:
         yield
     finally:
         runner.reschedule = original
+        group.resident_size = resident_size
         module._ALLOW_DETERMINISTIC_SCHEDULING = before  # noqa: SLF001

@@ -24,6 +24,8 @@ class SimFile:
         self.cache = bytearray(max(size, 1))
         self.durable = bytearray(size)  # its length is the durable size
         self.dirty: set[int] = set()  # pages written and not known to be on the platter
+        self._syncs = 0
+        self._synced_by: dict[int, int] = {}  # page -> number of the sync that wrote it last
         self.rotten: set[int] = set()  # bytes that bit rot has changed, on the platter too
 
     def read(self, offset: int, size: int) -> bytes:
@@ -48,10 +50,15 @@ class SimFile:
         """Take what a sync that begins now promises; the result puts it on the platter."""
         size = self.size
         pages = [(page, self._page(page, size)) for page in sorted(self.dirty)]
+        self._syncs += 1
+        number = self._syncs
 
         def finish() -> None:
             self._grow_durable(size)
             for page, data in pages:
+                if self._synced_by.get(page, 0) > number:
+                    continue  # a sync that began later was faster
+                self._synced_by[page] = number
                 start = page * PAGE
                 self.durable[start : start + len(data)] = data
                 if self.read(start, PAGE) == data:

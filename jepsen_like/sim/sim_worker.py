@@ -35,7 +35,8 @@ class DiskSpeed:
 
     def stall(self) -> None:
         """Finish nothing from now on."""
-        self._going = trio.Event()
+        if self._going.is_set():
+            self._going = trio.Event()
 
     def go_on(self) -> None:
         """Work again."""

@@ -27,7 +27,7 @@ class Trace:
         line = f"{trio.current_time().hex()} {what} {zlib.crc32(data):08x}\n"
         self._hash.update(line.encode())
         if self.lines is not None:
-            self.lines.append(line)
+            self.lines.append(line.rstrip() + " " + repr(data[:600]) + "\n")
 
     @property
     def digest(self) -> str:
