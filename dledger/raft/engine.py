@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pysyncobj import SyncObj, SyncObjConf
 from pysyncobj import syncobj as library
@@ -250,19 +250,13 @@ class RaftEngine:
         finally:
             library.createJournal, library.createPoller = stock
         self.commit_index: int = journal.getRaftCommitIndex()
-        self._set("raftCommitIndex", self.commit_index)
+        self._raft._SyncObj__raftCommitIndex = self.commit_index
         self.applied_index = self.commit_index
-        self._set("raftLastApplied", self.applied_index)
+        self._raft._SyncObj__raftLastApplied = self.applied_index
         if not self.peer_ids:
-            self._set("raftElectionDeadline", float("-inf"))  # nobody else could lead
+            self._raft._SyncObj__raftElectionDeadline = float("-inf")  # nobody else could lead
 
     # -- inside PySyncObj -----------------------------------------------------------------------
-
-    def _get(self, name: str) -> Any:  # noqa: ANN401 - whatever PySyncObj keeps there
-        return getattr(self._raft, "_SyncObj__" + name)
-
-    def _set(self, name: str, value: object) -> None:
-        setattr(self._raft, "_SyncObj__" + name, value)
 
     def _enter(self) -> None:
         """Put our clock and chance where the library looks: per call, as nodes share the module."""
@@ -274,17 +268,17 @@ class RaftEngine:
     @property
     def term(self) -> int:
         """Return the current term."""
-        return int(self._get("raftCurrentTerm"))
+        return int(self._raft._SyncObj__raftCurrentTerm)
 
     @property
     def is_leader(self) -> bool:
         """Return whether this node thinks it leads; another may have been elected since."""
-        return bool(self._get("raftState") == _LEADER)
+        return bool(self._raft._SyncObj__raftState == _LEADER)
 
     @property
     def is_candidate(self) -> bool:
         """Return whether this node is standing for election."""
-        return bool(self._get("raftState") == _CANDIDATE)
+        return bool(self._raft._SyncObj__raftState == _CANDIDATE)
 
     @property
     def leader_ready(self) -> bool:
@@ -292,12 +286,12 @@ class RaftEngine:
 
         Before that it does not know what its predecessors have committed.
         """
-        return self.is_leader and self.applied_index >= self._get("noopIDx")
+        return self.is_leader and self.applied_index >= self._raft._SyncObj__noopIDx
 
     @property
     def leader_id(self) -> str | None:
         """Return whom this node follows, itself when it leads, None while nobody is known."""
-        leader = self._get("raftLeader")
+        leader = self._raft._SyncObj__raftLeader
         return None if leader is None else str(leader.id)
 
     @property
@@ -322,7 +316,7 @@ class RaftEngine:
     @property
     def transfer_in_progress(self) -> bool:
         """Return whether the leader has asked this node to take over."""
-        return bool(self._get("transferInProgress"))
+        return bool(self._raft._SyncObj__transferInProgress)
 
     def now(self) -> float:
         """Return the clock's seconds."""
@@ -331,8 +325,8 @@ class RaftEngine:
     def next_deadline(self) -> float:
         """Return the clock's second at which `tick` has something to do at the latest."""
         if self.is_leader:
-            return float(self._get("newAppendEntriesTime"))
-        return float(self._get("raftElectionDeadline"))
+            return float(self._raft._SyncObj__newAppendEntriesTime)
+        return float(self._raft._SyncObj__raftElectionDeadline)
 
     # -- driving it -----------------------------------------------------------------------------
 
@@ -350,7 +344,7 @@ class RaftEngine:
     @property
     def first_index_of_own_term(self) -> int:
         """Return the index of the no-op with which this leadership began."""
-        return int(self._get("noopIDx") or 0)
+        return int(self._raft._SyncObj__noopIDx or 0)
 
     def _skip_to_own_term(self) -> None:
         """Spare PySyncObj the walk through what its predecessors left uncommitted.
@@ -361,10 +355,10 @@ class RaftEngine:
         first = self.first_index_of_own_term
         if self.commit_index >= first - 1:
             return
-        matches = self._get("raftMatchIndex")
+        matches = self._raft._SyncObj__raftMatchIndex
         having = 1 + sum(matches[self._peers[peer_id]] >= first for peer_id in self.peer_ids)
         if having >= self.majority and self.store.durable_index >= first:
-            self._set("raftCommitIndex", first - 1)
+            self._raft._SyncObj__raftCommitIndex = first - 1
 
     def propose(self, proposal: Proposal) -> int:
         """Append *proposal* as the leader; return its index.
@@ -489,7 +483,7 @@ class RaftEngine:
             self.delay_election()
         self._leader_heard_at = self.now()
         self._leader_is_gone = False
-        self._set("raftLeader", node)
+        self._raft._SyncObj__raftLeader = node
         if message["type"] == "append_entries":
             self.following.on_append(message)
         else:
@@ -505,39 +499,39 @@ class RaftEngine:
         """Adopt a higher *term* as a follower of nobody."""
         assert term > self.term
         self._raft._SyncObj__setCurrentTerm(term, None)
-        self._set("raftLeader", None)
-        self._set("transferInProgress", False)
+        self._raft._SyncObj__raftLeader = None
+        self._raft._SyncObj__transferInProgress = False
         self._raft._SyncObj__setState(_FOLLOWER)
 
     def note_answer(self, peer_id: str) -> None:
         """Count a peer as alive for the leader's check that a majority still listens."""
-        self._get("lastResponseTime")[self._peers[peer_id]] = self.now()
+        self._raft._SyncObj__lastResponseTime[self._peers[peer_id]] = self.now()
 
     def commit_to(self, index: int) -> None:
         """As a follower, take over how far the leader has committed; never backwards."""
         index = min(index, self.store.end_index)
         if index > self.commit_index:
             self.commit_index = index
-            self._set("raftCommitIndex", index)
-            self._get("raftLog").setRaftCommitIndex(index)
+            self._raft._SyncObj__raftCommitIndex = index
+            self._raft._SyncObj__raftLog.setRaftCommitIndex(index)
 
     def apply(self) -> None:
         """Publish what is both committed and durable here."""
-        commit_index = int(self._get("raftCommitIndex"))
+        commit_index = int(self._raft._SyncObj__raftCommitIndex)
         if commit_index > self.commit_index:
             self.commit_index = commit_index
             if self.is_leader:
                 due = self.now() + COMMIT_NOTICE_SECONDS
-                if due < self._get("newAppendEntriesTime"):
-                    self._set("newAppendEntriesTime", due)
+                if due < self._raft._SyncObj__newAppendEntriesTime:
+                    self._raft._SyncObj__newAppendEntriesTime = due
         index = min(self.commit_index, self.store.durable_index)
         if index > self.applied_index:
             self.applied_index = index
-            self._set("raftLastApplied", index)
+            self._raft._SyncObj__raftLastApplied = index
 
     def on_heartbeat_due(self) -> None:
         """Send to everyone, and set the time for the next heartbeat."""
-        self._set("newAppendEntriesTime", self.now() + self._heartbeat_seconds)
+        self._raft._SyncObj__newAppendEntriesTime = self.now() + self._heartbeat_seconds
         self.leading.send_heartbeats()
 
     def election_timeout(self, timeout: float) -> float:
@@ -553,16 +547,18 @@ class RaftEngine:
     def delay_election(self) -> None:
         """Wait an election timeout from now."""
         timeout = self._raft._SyncObj__generateRaftTimeout()
-        self._set("raftElectionDeadline", self.now() + timeout)
+        self._raft._SyncObj__raftElectionDeadline = self.now() + timeout
 
     def hasten_election(self, delay_seconds: float) -> None:
         """Stand for election after *delay_seconds*, unless that is due earlier."""
         deadline = self.now() + delay_seconds if delay_seconds else float("-inf")
-        self._set("raftElectionDeadline", min(deadline, self._get("raftElectionDeadline")))
+        self._raft._SyncObj__raftElectionDeadline = min(
+            deadline, self._raft._SyncObj__raftElectionDeadline
+        )
 
     def cancel_transfer(self) -> None:
         """Forget that the leader asked this node to take over."""
-        self._set("transferInProgress", False)
+        self._raft._SyncObj__transferInProgress = False
 
     def ask_to_take_over(self, peer_id: str) -> None:
         """Ask a caught-up follower to stand at once (Raft dissertation 3.10, TimeoutNow)."""
@@ -572,7 +568,7 @@ class RaftEngine:
         """Stop leading without a new term: this node's disk no longer keeps up."""
         if self.is_leader:
             self._raft._SyncObj__setState(_FOLLOWER)
-            self._set("raftLeader", None)
+            self._raft._SyncObj__raftLeader = None
 
     def become_voter(self, reason: str) -> None:
         """Let this node vote from now on; kept with the vote."""
@@ -596,9 +592,9 @@ class RaftEngine:
         """Replace log and state by what a snapshot says; afterwards the log is empty at *base*."""
         self._install(base, state)
         self.commit_index = self.applied_index = base.index
-        self._set("raftCommitIndex", base.index)
-        self._set("raftLastApplied", base.index)
-        self._get("raftLog").setRaftCommitIndex(base.index)
+        self._raft._SyncObj__raftCommitIndex = base.index
+        self._raft._SyncObj__raftLastApplied = base.index
+        self._raft._SyncObj__raftLog.setRaftCommitIndex(base.index)
 
     def _on_state_changed(self, old: int, new: int) -> None:
         if old == _LEADER:

@@ -392,7 +392,7 @@ def a_broken_connection_hastens_nothing(stack):
 
     def hasten_election(self, delay_seconds):
         if not delay_seconds:
-            self._set("raftElectionDeadline", float("-inf"))
+            self._raft._SyncObj__raftElectionDeadline = float("-inf")
 
     _put(stack, RaftEngine, "hasten_election", hasten_election)
 
@@ -603,7 +603,7 @@ def commits_entries_of_older_terms(stack):
             )
             index = min(matches[self.majority - 1], self.store.durable_index)
             if index > self.commit_index:
-                self._set("raftCommitIndex", index)
+                self._raft._SyncObj__raftCommitIndex = index
         stock(self)
 
     _put(stack, RaftEngine, "tick", tick)
