@@ -7,6 +7,7 @@ time.  A member dies by cancellation, which closes its connections as a kernel w
 
 from __future__ import annotations
 
+import itertools
 import random
 from typing import TYPE_CHECKING, Any
 
@@ -224,13 +225,11 @@ class FakeMembers:
 
 async def until(what: str, holds: Callable[[], object], *, seconds: float = 30.0) -> Any:
     """Let virtual time pass until *holds* returns something true; return that."""
-    with trio.move_on_after(seconds):
-        while True:
-            found = holds()
-            if found:
-                return found
-            await trio.sleep(0.001)
-    raise AssertionError(f"not within {seconds:g} s: {what}")
+
+    async def holds_now() -> object:
+        return holds()
+
+    return await until_async(what, holds_now, seconds=seconds)
 
 
 async def until_async(
@@ -238,9 +237,9 @@ async def until_async(
 ) -> Any:
     """As `until`, for a question that has to be waited for."""
     with trio.move_on_after(seconds):
-        while True:
+        for turn in itertools.count():
             found = await holds()
             if found:
                 return found
-            await trio.sleep(0.001)
+            await trio.sleep(0.001 if turn < 300 else 0.020)
     raise AssertionError(f"not within {seconds:g} s: {what}")
