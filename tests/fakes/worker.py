@@ -50,7 +50,8 @@ class FakeWorker:
 
     def stall(self) -> None:
         """Let jobs begin and not end until `go_on`."""
-        self._may_run = trio.Event()
+        if self._may_run.is_set():  # who waits already waits for that very event
+            self._may_run = trio.Event()
 
     def go_on(self) -> None:
         self._may_run.set()
