@@ -106,10 +106,18 @@ def cuts_what_matches(stack):
 def promises_what_is_not_synced(stack):
     """Flaw c: an answer says what was written, not what is on the disk."""
 
+    stock = Following.on_append
+
+    def on_append(self, message):
+        stock(self, message)
+        if self._answer_due:
+            self.answer()
+
     def answer(self):
         self._answer_due = False
         self._send_answer(next_index=self._verified_index + 1, success=True, reset=False)
 
+    _put(stack, Following, "on_append", on_append)
     _put(stack, Following, "answer", answer)
 
 
