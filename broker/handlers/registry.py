@@ -185,11 +185,22 @@ class Registry:
             elif command.code in self._leader_only and not self._is_serving():
                 self._forward(session, command)
             else:
-                handler(session, command)
+                self._handle_here(handler, session, command)
         except HeaderError as error:
             answer(session, command, response(command, int(ResponseCode.SYSTEM_ERROR), str(error)))
         except (BrokerError, LedgerError) as error:
             answer(session, command, error_response(command, error))
+
+    def _handle_here(self, handler: Handler, session: Session, command: Command) -> None:
+        """Let this node answer, but for what it may merely not have heard of yet."""
+        try:
+            handler(session, command)
+        except TopicNotFoundError:
+            # A node that lags, and all do just after a start, must not tell a consumer that its
+            # topic is gone; a leader that serves has taken in everything and knows.
+            if self._is_serving():
+                raise
+            self._forward(session, command)
 
     def _refuse_code(self, session: Session, command: Command) -> None:
         try:

@@ -8,7 +8,7 @@ import trio
 from broker.protocol.request_code import RequestCode
 from broker.protocol.response_code import ResponseCode
 from dledger.remoting.command import FLAG_ONEWAY, SerializeType
-from tests.fakes.brokers import bodies_of, ext, records
+from tests.fakes.brokers import bodies_of, ext, pull_fields, records
 from tests.fakes.nodes import until
 
 HOLD_SECONDS = 3.0
@@ -97,6 +97,48 @@ async def test_what_every_node_knows_is_answered_without_a_leader(autojump_clock
         if code == RequestCode.GET_ROUTEINFO_BY_TOPIC:
             (broker,) = json.loads(bytes(answer.body))["brokerDatas"]
             assert "0" not in broker["brokerAddrs"], "id 0 is the leader, and nobody leads"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        RequestCode.GET_ROUTEINFO_BY_TOPIC,
+        RequestCode.GET_MIN_OFFSET,
+        RequestCode.PULL_MESSAGE,
+    ],
+)
+async def test_a_node_that_lags_does_not_say_that_a_topic_is_not_there(
+    autojump_clock, brokers, code
+):
+    """After a start nothing is known to be committed: the leader has to be asked."""
+    leader = await brokers.leader()
+    lagging = brokers.others(leader)[0]
+    lagging.workers["sync"].stall()
+    fields = pull_fields(topic="fresh", wait_ms=1000)
+    async with brokers.caller(leader) as writer, brokers.caller(lagging) as reader:
+        await writer.create_topic("fresh")
+        answer = await reader.ask(code, fields)
+        unknown = await reader.ask(code, {**fields, "topic": "nowhere"})
+
+    assert answer.code in (ResponseCode.SUCCESS, ResponseCode.PULL_NOT_FOUND)
+    assert unknown.code == ResponseCode.TOPIC_NOT_EXIST, "the leader is sure of it"
+
+
+async def test_a_topic_outlives_a_restart_of_all_for_a_reader_that_is_there_first(
+    autojump_clock, brokers
+):
+    async with brokers.caller(await brokers.leader()) as caller:
+        await caller.sent(b"x")
+    for member in brokers:
+        await member.kill()
+    await brokers["n1"].start()
+    async with brokers.caller(brokers["n1"]) as reader:
+        answers = reader.submit(RequestCode.PULL_MESSAGE, pull_fields(wait_ms=5000))
+        reader.flush()
+        await brokers["n2"].start()
+        await until("the pull is answered", lambda: answers)
+
+    assert bodies_of(answers[0]) == [b"x"]
 
 
 async def test_a_request_forwarded_twice_is_refused(autojump_clock, brokers):
