@@ -19,7 +19,6 @@ import json
 import random
 import shutil
 import signal
-import socket
 import sys
 import tempfile
 from collections import Counter
@@ -31,7 +30,7 @@ import trio
 
 import broker
 from broker.cli.ask import ask_group
-from broker.cli.local_group import PEER_PORT_DISTANCE, GroupPlan, LocalGroup
+from broker.cli.local_group import GroupPlan, LocalGroup, find_base_port
 from broker.cli.node_reader import read_topic
 from broker.cli.output import first_leaf
 from broker.errors import BrokerError
@@ -170,27 +169,6 @@ def _is_whole(view: GroupView, count: int) -> bool:
     )
 
 
-def find_base_port() -> int:
-    """Return a port such that three nodes from it on find theirs free."""
-    while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            base_port: int = probe.getsockname()[1]
-        wanted = [base_port + n for n in range(3)]
-        wanted += [port + PEER_PORT_DISTANCE for port in wanted]
-        if max(wanted) < 65_536 and all(map(_is_free, wanted)):
-            return base_port
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
-
-
 async def _run(bench: FailoverBench, kills: int) -> None:
     try:
         await bench.run(kills)
@@ -212,7 +190,7 @@ def main(arguments: list[str] | None = None) -> int:
     folder = options.keep or Path(tempfile.mkdtemp(prefix="dledger-failover-"))
     plan = GroupPlan(
         node_count=3,
-        base_port=find_base_port(),
+        base_port=find_base_port(3),
         segment_size=64 * MIB,
         flush_disk_type=FlushDiskType(f"{options.flush.upper()}_FLUSH"),
     )
