@@ -256,6 +256,7 @@ class LedgerCore:
     def step(self) -> None:
         """Let time pass and messages take effect; then collect `take_outbox` and publish."""
         engine = self.engine
+        self._look_for_room()
         engine.tick()
         if engine.is_leader:
             self._resume_waiting()
@@ -331,6 +332,13 @@ class LedgerCore:
         """Note that another segment is ready."""
         self.disk_full = None
         self.engine.following.resume()
+
+    def _look_for_room(self) -> None:
+        """Notice room that nobody allocated: retention turns old segments into new ones."""
+        if self.disk_full is None and not self.engine.following.waiting_for_room:
+            return
+        if not self.store.needs_prepare:
+            self.room_made()
 
     def _go_on_with_transfer(self) -> None:
         transfer = self._transfer

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import heapq
 import random
-from dataclasses import dataclass, field
 from typing import Any
 
 from dledger.config import FlushDiskType, LedgerConfig, Member, RaftConfig, StoreConfig
@@ -22,7 +21,6 @@ from dledger.errors import (
     CorruptStoreError,
     LedgerError,
     LedgerFullError,
-    NotLeaderError,
     StorageFailedError,
 )
 from dledger.peers.messages import from_command, to_command
@@ -30,87 +28,12 @@ from dledger.remoting.connection import Connection
 from dledger.remoting.frame import encode_frame
 from dledger.store.ledger_store import LedgerStore
 from dledger.store.vote_file import VoteFile
+from tests.fakes.cluster_checks import ClusterChecks
 from tests.fakes.disk import FakeDisk
+from tests.fakes.sim_parts import SimNode, TestProposal, VirtualClock
 
 
-class VirtualClock:
-    """Time that moves when the cluster says so."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-
-    def now(self) -> float:
-        return self.seconds
-
-    def wall_ms(self) -> int:
-        return 1_700_000_000_000 + int(self.seconds * 1000)
-
-
-@dataclass
-class TestProposal:
-    """One entry to append; remembers its end."""
-
-    __test__ = False
-
-    body: bytes
-    channel: int = 0
-    index: int = 0
-    term: int = 0
-    outcome: str = "pending"  # acked, unknown, not written, refused
-    error: LedgerError | None = None
-    position: int = 0
-
-    @property
-    def body_size(self) -> int:
-        return len(self.body)
-
-    def encode(self, body_position: int) -> list[bytes]:
-        self.position = body_position
-        return [self.body]
-
-    def on_appended(self, index: int, term: int) -> None:
-        self.index, self.term = index, term
-
-    def on_committed(self, index: int, term: int) -> None:
-        assert self.outcome == "pending", "a proposal hears its end once"
-        assert (index, term) == (self.index, self.term)
-        self.outcome = "acked"
-
-    def on_failed(self, error: LedgerError) -> None:
-        assert self.outcome == "pending", "a proposal hears its end once"
-        self.outcome = "not written" if isinstance(error, NotLeaderError) else "unknown"
-        self.error = error
-
-
-@dataclass
-class SimNode:
-    """One member: its disk outlives its process."""
-
-    node_id: str
-    disk: FakeDisk
-    core: LedgerCore | None = None
-    store: LedgerStore | None = None
-    votes: VoteFile | None = None
-    life: int = 0  # counts starts; events of an earlier life are void
-    syncing: bool = False
-    vote_syncing: bool = False
-    paused: bool = False
-    sync_seconds: float = 0.001
-    hold_syncs: bool = False  # the disk hangs: what it has been told waits in `held_syncs`
-    held_syncs: list[Any] = field(default_factory=list)
-    sync_started_at: float = 0.0
-    prepare_not_before: float = 0.0  # the disk was full: look again then
-    inbox: list[Any] = field(default_factory=list)  # what arrived while paused
-    last_word: BaseException | None = None  # why it stopped by itself
-    observed_index: tuple[int, int] = (0, 0)  # (life, committed index) when last looked at
-    observed_lead: tuple[int, int] = (0, 0)  # (term, life) of the last leadership looked at
-
-    @property
-    def alive(self) -> bool:
-        return self.core is not None
-
-
-class SimCluster:
+class SimCluster(ClusterChecks):
     """The members, the wire between them and the one heap of events."""
 
     def __init__(
@@ -512,44 +435,6 @@ class SimCluster:
             ticket.run()
         return store.base.index
 
-    # -- what must hold -------------------------------------------------------------------------
-
-    def observe(self, node: SimNode) -> None:
-        """Check what must hold at every moment of every run."""
-        core, store = node.core, node.store
-        assert core is not None
-        assert store is not None
-        if core.engine.is_leader:
-            first = self.leaders.setdefault(core.engine.term, node.node_id)
-            assert first == node.node_id, f"two leaders in term {core.engine.term}"
-            if (core.engine.term, node.life) != node.observed_lead:
-                node.observed_lead = (core.engine.term, node.life)
-                self._check_completeness(node, core.engine.term)
-        if core.committed_index > self.committed_upto.get(core.engine.term, 0):
-            self.committed_upto[core.engine.term] = core.committed_index
-        life, seen = node.observed_index
-        start = seen if life == node.life else 0
-        for index in range(max(start, store.base.index) + 1, core.committed_index + 1):
-            identity = (store.term_at(index), store.point_at(index).chain_crc)
-            known = self.committed.setdefault(index, identity)
-            assert known == identity, (
-                f"entry {index} is committed as {known} and, on {node.node_id}, as {identity}"
-            )
-        node.observed_index = (node.life, core.committed_index)
-
-    def _check_completeness(self, node: SimNode, term: int) -> None:
-        """Check that a new leader has every entry committed in an earlier term."""
-        store = node.store
-        assert store is not None
-        # By a *later* term is no concern of this one: a candidate may win an old term late.
-        last = max((index for at, index in self.committed_upto.items() if at < term), default=0)
-        if last <= store.base.index:
-            return
-        assert last <= store.end_index, f"leader {node.node_id} lacks committed entry {last}"
-        assert self.committed[last] == (store.term_at(last), store.point_at(last).chain_crc), (
-            f"leader {node.node_id} of term {term} has another entry {last} than was committed"
-        )
-
     def propose(self, body: bytes, node_id: str | None = None) -> TestProposal:
         """Propose on *node_id*, or on whoever leads; refused is an outcome, too."""
         proposal = TestProposal(body)
@@ -596,42 +481,5 @@ class SimCluster:
         assert self.leader is not None
         return self.leader
 
-    def converge(self, seconds: float = 30.0) -> None:
-        """Heal everything, start everyone and check that all ends in one log with every ack."""
-        for node in self.nodes.values():
-            if node.paused:
-                self.resume(node.node_id)
-            assert node.last_word is None, f"{node.node_id} stopped: {node.last_word}"
-            if not node.alive:
-                self._start(node.node_id)
-        self.heal()
-        self.await_leader(seconds)
 
-        def equal() -> bool:
-            ends = {node.core.committed_index for node in self.nodes.values()}  # type: ignore[union-attr]
-            last = {node.store.end_index for node in self.nodes.values()}  # type: ignore[union-attr]
-            return len(ends) == 1 and ends == last
-
-        assert self.run_until(equal, seconds), "the logs did not become equal: " + str(
-            {n.node_id: (n.core.committed_index, n.store.end_index) for n in self.nodes.values()}  # type: ignore[union-attr]
-        )
-        self.check_acked()
-
-    def check_acked(self) -> None:
-        """Check that every acknowledged entry is committed everywhere, once, and byte-identical."""
-        for node in self.nodes.values():
-            store = node.store
-            assert store is not None
-            for proposal in self.proposals:
-                if proposal.outcome != "acked" or proposal.index <= store.base.index:
-                    continue
-                assert proposal.index <= node.core.committed_index, (  # type: ignore[union-attr]
-                    f"acknowledged entry {proposal.index} is not on {node.node_id}"
-                )
-                entry = store.view(proposal.index)
-                assert bytes(entry.body) == proposal.body, (
-                    f"entry {proposal.index} on {node.node_id} is not what was acknowledged"
-                )
-                assert entry.term == proposal.term
-        crcs = {node.store.last_chain_crc for node in self.nodes.values()}  # type: ignore[union-attr]
-        assert len(crcs) == 1, "the logs differ"
+__all__ = ["SimCluster", "SimNode", "TestProposal", "VirtualClock"]

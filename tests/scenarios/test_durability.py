@@ -292,6 +292,42 @@ def test_a_follower_with_a_full_disk_costs_nothing_and_resumes():
     cluster.converge()
 
 
+@against("only_an_allocation_makes_room")
+def test_retention_makes_room_for_a_follower_that_waits_for_it():
+    """Old segments become new ones without an allocation; it waited on until a leader changed."""
+    cluster = group(seed=1, store=STORE)
+    leader = cluster.leader
+    propose_many(cluster, 40)
+    full = cluster.nodes[others(cluster, leader)[0]]
+    fill(cluster, full.node_id)
+    propose_many(cluster, 60)
+    assert full.store.end_index < leader.store.end_index
+    stuck = full.store.end_index
+
+    cluster.drop(full.node_id, full.core.committed_index)
+    cluster.run(0.5)
+
+    assert full.store.end_index > stuck
+    full.disk.capacity = 1 << 40
+    cluster.converge()
+
+
+@against("only_an_allocation_makes_room")
+def test_retention_makes_room_for_a_leader_that_refuses():
+    cluster = group(seed=1, store=STORE)
+    leader = cluster.leader
+    propose_many(cluster, 40)
+    fill(cluster, leader.node_id)
+    assert propose_many(cluster, 60)[-1] == "refused"
+
+    cluster.drop(leader.node_id, leader.core.committed_index)
+    cluster.run(0.2)
+
+    assert propose_many(cluster, 3) == ["acked"] * 3
+    leader.disk.capacity = 1 << 40
+    cluster.converge()
+
+
 def test_a_leader_with_a_full_disk_refuses_and_resumes():
     cluster = group(seed=1, store=STORE)
     leader = cluster.leader
