@@ -196,6 +196,8 @@ class Forwarder:
 
     def drop_session(self, session: Session) -> None:
         """Forget what a client waited for that is gone."""
+        if not self._held:
+            return
         kept: deque[tuple[float, Session, Command]] = deque()
         for item in self._held:
             if item[1] is session:

@@ -168,7 +168,56 @@ async def test_ten_thousand_come_and_go_without_a_trace(autojump_clock, held):
     held.table.notify_arrival(QUEUE, 5_000)
     await trio.sleep(3)
 
-    assert held.table.count == 0
     assert len(held.answered) == 10_000
-    assert not held.table._by_queue
-    assert not held.table._deadlines
+    assert_is_empty(held.table)
+
+
+async def test_clients_that_vanish_leave_no_trace_in_a_queue_where_nothing_arrives(
+    autojump_clock, held
+):
+    for _ in range(100):
+        session = held.add(0)
+        session.closed = True
+        held.table.drop_session(session)
+    await trio.sleep(5)
+
+    assert_is_empty(held.table)
+
+
+async def test_ten_thousand_clients_that_vanish_at_once_cost_what_they_held(autojump_clock, held):
+    """Each looked through everybody's pulls: a minute in which the leader did nothing else."""
+    sessions = [FakeSession() for _ in range(10_000)]
+    for session in sessions:
+        for queue_id in range(2):
+            held.add(0, key=("t", queue_id), session=session)
+    looked_at = 0
+    deadlines = held.table._deadlines
+
+    class Counting(list):
+        def __iter__(self):
+            nonlocal looked_at
+            looked_at += len(self)
+            return super().__iter__()
+
+    held.table._deadlines = Counting(deadlines)
+    for session in sessions:
+        held.table.drop_session(session)
+
+    assert looked_at == 0
+    assert held.table.count == 0
+
+
+async def test_pulls_of_a_queue_are_answered_in_the_order_they_came(autojump_clock, held):
+    for offset in (5, 3, 4, 1):
+        held.add(offset)
+
+    held.table.notify_arrival(QUEUE, 10)
+
+    assert [offset for offset, _ in held.answered] == [5, 3, 4, 1]
+
+
+def assert_is_empty(table):
+    assert table.count == 0
+    assert not table._by_queue
+    assert not table._by_session
+    assert not table._deadlines
