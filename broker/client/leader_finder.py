@@ -217,7 +217,12 @@ class LeaderFinder:
         assert links is not None
         now = trio.current_time()
         link = links[address]
-        if address in self._asked:
+        asked_at = self._asked.get(address)
+        if asked_at is not None:
+            silence = now - max(asked_at, link.received_at)
+            if silence > self._request_timeout:
+                # A route that was lost: no answer will come, and a new connection may find another.
+                link.close(ConnectionLostError(f"{address} has said nothing for {silence:.1f} s"))
             return
         if not link.is_open:
             if now - link.failed_at >= RECONNECT_INTERVAL:
