@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -23,6 +23,7 @@ from dledger.errors import (
     StorageFailedError,
 )
 from dledger.peers.links import PeerLinks
+from dledger.store.housekeeping import Housekeeping, StateKeeper
 
 if TYPE_CHECKING:
     import random
@@ -45,40 +46,6 @@ logger = logging.getLogger(__name__)
 
 # A step is cheap; waking a hair late keeps "deadline reached" true on any clock.
 _WAKE_SLACK_SECONDS = 0.001
-
-
-class StateKeeper(Protocol):
-    """The state that the log up to some entry amounts to, kept by the room above.
-
-    The ledger itself never looks inside; it carries such a state to peers behind retention.
-    """
-
-    def has_state(self, index: int) -> bool:
-        """Return whether the state as of entry *index* is kept and can be loaded."""
-        ...
-
-    def load_state(self, index: int) -> bytes:
-        """Return the state as of entry *index*; blocking."""
-        ...
-
-    def install_state(self, base: LogPoint, state: bytes) -> None:
-        """Make *state* durable and the one to go on from; the log will be empty at *base*.
-
-        A restart before the log itself is reset must still work with the old log.
-        """
-        ...
-
-    def log_replaced(self, base: LogPoint) -> None:
-        """Go on from the state installed last: the log is empty at *base* now."""
-        ...
-
-    def log_dropped(self) -> None:
-        """Follow the log, the base of which has moved forward."""
-        ...
-
-    def applied_index(self) -> int:
-        """Return up to which entry the log has been taken in; nothing above may be dropped."""
-        ...
 
 
 class LedgerServer:
@@ -119,7 +86,6 @@ class LedgerServer:
         self._state_keeper = state_keeper
         self._sync_worker = sync_worker
         self._vote_worker = vote_worker
-        self._file_worker = file_worker
         self.core = LedgerCore(
             config=config,
             store=store,
@@ -139,10 +105,14 @@ class LedgerServer:
         self._syncing = False
         self._sync_started_at = 0.0
         self._vote_syncing = False
-        self._preparing = False
-        self._prepare_not_before = 0.0
-        self._housekeeping = False
-        self._housekeeping_at = clock.now() + config.store.checkpoint_interval_ms / 1000
+        self._housekeeping = Housekeeping(
+            store,
+            config.store,
+            clock=clock,
+            worker=file_worker,
+            state_keeper=state_keeper,
+            hooks=self,
+        )
         self._flush_at = 0.0
         self._sync_each = config.store.flush_disk_type.value == "SYNC_FLUSH"
         self._commit_watchers: list[Callable[[int], None]] = []
@@ -270,9 +240,7 @@ class LedgerServer:
 
     def _seconds_to_deadline(self) -> float:
         now = self._clock.now()
-        deadline = self.core.next_deadline()
-        if not self._housekeeping:
-            deadline = min(deadline, self._housekeeping_at)
+        deadline = min(self.core.next_deadline(), self._housekeeping.next_deadline())
         if not self._sync_each and not self._syncing:
             deadline = min(deadline, self._flush_at)
         return max(deadline - now, 0.0) + _WAKE_SLACK_SECONDS
@@ -411,99 +379,36 @@ class LedgerServer:
     # -- segments, checkpoints, states ----------------------------------------------------------
 
     def _start_file_work(self) -> None:
-        now = self._clock.now()
-        if self.store.needs_prepare and not self._preparing and now >= self._prepare_not_before:
-            self._preparing = True
-            self._file_worker.submit(self.store.prepare_next, self._prepared)
         wanted = self.core.engine.snapshot_wanted
-        if wanted and not self._housekeeping:
-            self._load_snapshot(wanted)
-        due = now >= self._housekeeping_at or (
-            self.store.size_since_checkpoint >= self.config.store.checkpoint_size
-            and self.store.checkpoint_commit_index < self.core.committed_index
-        )
-        if due and not self._housekeeping:
-            self._keep_house(now)
+        if wanted and not self._housekeeping.is_busy:
+            self.core.engine.snapshot_wanted = 0
+            self._housekeeping.load_state(wanted)
+        self._housekeeping.start_due()
 
-    def _prepared(self, failure: BaseException | None) -> None:
-        self._preparing = False
-        if not isinstance(failure, LedgerFullError):
-            with self._on_loop():
+    def on_segment_prepared(self, failure: BaseException | None) -> None:
+        """See `HousekeepingHooks`."""
+        with self._on_loop():
+            if not isinstance(failure, LedgerFullError):
                 _raise_if_any(failure)
                 self.core.room_made()
-            return
-        with self._on_loop():
+                return
             if self.core.disk_full is None:
                 logger.error("no new segment: %s", failure)
-            self._prepare_not_before = self._clock.now() + 1.0
             self.core.fail_waiting(failure)
 
-    def _keep_house(self, now: float) -> None:
-        self._housekeeping_at = now + self.config.store.checkpoint_interval_ms / 1000
-        jobs: list[Callable[[], None]] = []
-        checkpoint = self.store.begin_checkpoint(self.core.committed_index)
-        if checkpoint is not None:
-            jobs.append(checkpoint.run)
-        drop = self._drop_old_segments()
-        if drop is not None:
-            jobs.append(drop)
-        if not jobs:
-            return
-        self._housekeeping = True
-
-        def work() -> None:
-            for job in jobs:
-                job()
-
-        self._file_worker.submit(work, self._house_kept)
-
-    def _drop_old_segments(self) -> Callable[[], None] | None:
-        """Return the job that drops what `log_size_max` no longer allows, if anything."""
-        size_max = self.config.store.log_size_max
-        store = self.store
-        if not size_max or store.end_position - store.base.position <= size_max:
-            return None
-        segment_size = self.config.store.segment_size
-        # Whole segments only, and none that the room above has not taken in and kept a state of.
-        position = -(-(store.end_position - size_max) // segment_size) * segment_size
-        while position > store.base.position:
-            index = store.find_index_at_position(position) if position < store.end_position else 0
-            base_index = index - 1
-            if (
-                base_index > store.base.index
-                and base_index <= min(self.committed_index, self._state_keeper.applied_index())
-                and self._state_keeper.has_state(base_index)
-            ):
-                ticket = store.begin_drop(position)
-                if ticket is None:
-                    return None
-                self._state_keeper.log_dropped()
-                return ticket.run
-            position -= segment_size
-        return None
-
-    def _house_kept(self, failure: BaseException | None) -> None:
-        self._housekeeping = False
+    def on_house_kept(self, failure: BaseException | None) -> None:
+        """See `HousekeepingHooks`."""
         with self._on_loop():
             _raise_if_any(failure)
 
-    def _load_snapshot(self, base_index: int) -> None:
-        self._housekeeping = True
-        self.core.engine.snapshot_wanted = 0
-        loaded: list[bytes] = []
-
-        def done(failure: BaseException | None) -> None:
-            self._housekeeping = False
-            if base_index != self.store.base.index:
-                failure = None  # retention has gone on and taken the file away meanwhile
-            with self._on_loop():
-                _raise_if_any(failure)
-                if loaded:
-                    self.core.engine.provide_snapshot(base_index, loaded[0])
-
-        self._file_worker.submit(
-            lambda: loaded.append(self._state_keeper.load_state(base_index)), done
-        )
+    def on_state_loaded(
+        self, base_index: int, state: bytes | None, failure: BaseException | None
+    ) -> None:
+        """See `HousekeepingHooks`."""
+        with self._on_loop():
+            _raise_if_any(failure)
+            if state is not None:
+                self.core.engine.provide_snapshot(base_index, state)
 
     def _install(self, base: LogPoint, state: bytes) -> None:
         # Blocks the loop for a few syncs: a node that needs a snapshot has nothing else to do,
