@@ -46,9 +46,11 @@ def rebuild_derived(node: NodeProcess) -> None:
             path.unlink()
     files = open_files(load_config(node.folder / "node.toml"), OsDisk())
     try:
-        commit_index = files.store.checkpoint_commit_index
-        while files.derived.dispatched_index < commit_index:
-            files.derived.dispatch_up_to(commit_index)
+        # All of the log: what the last checkpoint knows to be committed may be less, and whatever a
+        # test has seen committed is in there.
+        end_index = files.store.end_index
+        while files.derived.dispatched_index < end_index:
+            files.derived.dispatch_up_to(end_index)
             for job in files.derived.begin_jobs(with_state=True):
                 job.run()
                 job.finish()
