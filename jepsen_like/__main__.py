@@ -63,7 +63,7 @@ def _need_fixed_hashes() -> None:
 
 
 def _sim(arguments: argparse.Namespace) -> int:
-    from jepsen_like.sim.runs import Options, run_seeds
+    from jepsen_like.sim.runs import Options, known_seeds, run_seeds
 
     options = Options(
         fault_seconds=arguments.seconds,
@@ -76,7 +76,8 @@ def _sim(arguments: argparse.Namespace) -> int:
     )
     if arguments.seed is not None:
         return run_seeds([arguments.seed], options, tell=print)
-    seeds = range(arguments.first, arguments.first + arguments.seeds)
+    drawn = range(arguments.first, arguments.first + arguments.seeds)
+    seeds = [*known_seeds(), *(seed for seed in drawn if seed not in known_seeds())]
     begun = time.perf_counter()
     code = run_seeds(seeds, options, tell=print)
     print(f"{time.perf_counter() - begun:.0f} s")

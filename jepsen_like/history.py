@@ -108,7 +108,7 @@ class History:
     def add(
         self,
         p: int,
-        type: str,  # noqa: A002 - the field's name in every Jepsen history
+        type: str,
         f: str,
         *,
         k: int | None = None,

@@ -1,10 +1,10 @@
 """The group itself: who led, who fell over, whether it came back.
 
-    two-leaders   two members lead in one term
-    no-recovery   healed, and in time there was not one leader with all logs equal, or no drain
-    crash         a process ended that nobody had harmed, or with an error that is no answer
-    no-progress   hardly anything was acknowledged before the first fault
-    unreadable    a healed member's log fails its own checks
+two-leaders   two members lead in one term
+no-recovery   healed, and in time there was not one leader with all logs equal, or no drain
+crash         a process ended that nobody had harmed, or with an error that is no answer
+no-progress   hardly anything was acknowledged before the first fault
+unreadable    a healed member's log fails its own checks
 """
 
 from __future__ import annotations

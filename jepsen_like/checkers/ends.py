@@ -1,8 +1,8 @@
 """The end of a queue is linearizable.
 
-    stale-read   an end at or below an offset that was acknowledged before the question, or below
-                 an end that was answered before it
-    future-read  an end beyond everything that had been sent when the answer came
+stale-read   an end at or below an offset that was acknowledged before the question, or below
+             an end that was answered before it
+future-read  an end beyond everything that had been sent when the answer came
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Consumer groups: what they have committed, and whether they got all they passed over.
 
-    commit-regress              a committed offset falls, or is below one acknowledged before
-    commit-ahead-of-delivery    committed beyond everything the group was ever handed
-    group-loss                  committed past a record that was never handed to the group
+commit-regress              a committed offset falls, or is below one acknowledged before
+commit-ahead-of-delivery    committed beyond everything the group was ever handed
+group-loss                  committed past a record that was never handed to the group
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What one reader gets, poll after poll.
 
-    int-poll-skip, int-nonmonotonic-poll   an offset left out, or a step back, within a poll
-    poll-skip, nonmonotonic-poll           the same between two polls of one assignment
+int-poll-skip, int-nonmonotonic-poll   an offset left out, or a step back, within a poll
+poll-skip, nonmonotonic-poll           the same between two polls of one assignment
 """
 
 from __future__ import annotations

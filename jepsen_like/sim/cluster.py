@@ -28,9 +28,7 @@ T = TypeVar("T")
 class SimCluster:
     """Members, network, and what is known of how whole they are."""
 
-    def __init__(
-        self, mix: Mix, *, network: SimNetwork, history: History, trace: Trace
-    ) -> None:
+    def __init__(self, mix: Mix, *, network: SimNetwork, history: History, trace: Trace) -> None:
         self.mix = mix
         self.network = network
         self.history = history
@@ -127,9 +125,7 @@ class SimCluster:
         """Do *action* now and again."""
         self.in_turn(seconds, range(count), lambda _: action())
 
-    def in_turn(
-        self, seconds: float, items: Iterable[T], action: Callable[[T], None]
-    ) -> None:
+    def in_turn(self, seconds: float, items: Iterable[T], action: Callable[[T], None]) -> None:
         """Do *action* to one item after another, every so many seconds."""
 
         async def work() -> None:
@@ -174,11 +170,25 @@ class SimCluster:
             member.speed.go_on()
             if member.process is not None:
                 member.process.resume()
-            if any(file.rotten for file in disk.files.values()):
-                # `dledger log verify` would have told: its disk is replaced.
+            if self._is_damaged(member):
                 self.history.note("wipe", node=member.name)
                 member.wipe()
             member.start()
+
+    def _is_damaged(self, member: SimMember) -> bool:
+        """Whether bits of its files have turned and, in the log, `dledger log verify` tells so."""
+        rotten = [path for path, file in member.disk.files.items() if file.rotten]
+        if not rotten:
+            return False
+        if any("/commitlog/" not in path for path in rotten) or not member.is_up:
+            return True
+        assert member.files is not None
+        store = member.files.store
+        try:
+            store.verify(store.base.index + 1, store.end_index)
+        except LedgerError:
+            return True
+        return False
 
     # -- what workloads use ---------------------------------------------------------------------
 

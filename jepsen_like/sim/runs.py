@@ -6,15 +6,16 @@ import time
 from collections import Counter
 from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import jepsen_like
 from jepsen_like.mutants import mutated
 from jepsen_like.sim.mix import draw
 from jepsen_like.sim.world import Outcome, run_seed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from pathlib import Path
 
 # What must happen in a long enough suite, or its faults are not what they claim to be.
 SOMETIMES = ("leaders", "truncations", "lost pages", "retried", "installs")
@@ -32,6 +33,14 @@ class Options:
     limit_seconds: float = 0.0
     is_detailed: bool = False
     with_logs: bool = False
+
+
+def known_seeds() -> list[int]:
+    """Return the seeds of ``seeds.txt``, which found something once."""
+    text = (Path(jepsen_like.__file__).parent / "seeds.txt").read_text(encoding="utf-8")
+    return [
+        int(words[0]) for line in text.splitlines() if (words := line.partition("#")[0].split())
+    ]
 
 
 def replay_command(seed: int, options: Options) -> str:

@@ -11,8 +11,9 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
-import broker.handlers.group as group_module
 from trio._core import _run as trio_run
+
+import broker.handlers.group as group_module
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

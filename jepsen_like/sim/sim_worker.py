@@ -92,18 +92,21 @@ class SimWorker:
         """See `Worker.close`."""
 
     async def _work(self) -> None:
-        while self._items and not self._mount.is_dead:
+        while self._items and not self._is_gone():
             item = self._items[0]
             if self._is_early:
                 self._run(item)
             await self._speed.take_time()
-            if self._mount.is_dead:
+            if self._is_gone():
                 return
             self._run(item)
             self._finish(item)
             self._items.popleft()
             item.done(item.failure)
         self._is_busy = False
+
+    def _is_gone(self) -> bool:
+        return self._mount.is_dead
 
     def _run(self, item: _Item) -> None:
         if item.has_run:

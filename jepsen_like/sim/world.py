@@ -1,6 +1,6 @@
 """One seed from beginning to end: quiet, faults, healing, drain, dump, verdict.
 
-    python -m jepsen_like sim --seed 7
+python -m jepsen_like sim --seed 7
 """
 
 from __future__ import annotations
@@ -219,10 +219,12 @@ class _World:
 
         async with trio.open_nursery() as nursery:
             cluster.nursery = nursery
-            nursery.cancel_scope.deadline = trio.current_time() + mix.fault_seconds
-            while True:
-                await trio.sleep(chance.expovariate(1 / mix.gap_mean))
+            end = trio.current_time() + mix.fault_seconds
+            while trio.current_time() < end:
+                gap = chance.expovariate(1 / mix.gap_mean)
+                await trio.sleep_until(min(trio.current_time() + gap, end))
                 nursery.start_soon(occur, chance.choices(mix.faults, weights)[0])
+            nursery.cancel_scope.cancel()
         cluster.heal()
         self.counts |= {f"fault {name}": count for name, count in counts.items()}
 

@@ -1,4 +1,4 @@
-"""W1 and W5: sends of unique values to several queues, idempotent, over every change of the lead."""
+"""W1 and W5: idempotent sends of unique values to several queues, over every change of lead."""
 
 from __future__ import annotations
 

@@ -44,7 +44,9 @@ class Readers:
                         consumer = client.consumer(
                             group or "everything",
                             TOPIC,
-                            start="committed" if group else chance.choice(("first", "last", "last")),
+                            start="committed"
+                            if group
+                            else chance.choice(("first", "last", "last")),
                             prefetch_bytes=mix.prefetch_bytes,
                             commit_interval=chance.choice((0.2, 1.0)),
                             poll_wait=chance.choice((0.5, 3.0)),

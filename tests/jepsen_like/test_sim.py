@@ -1,0 +1,69 @@
+"""The simulator finds nothing in the product, and what is there in a mutant."""
+
+from __future__ import annotations
+
+import pytest
+
+from jepsen_like.faults.catalogue import CATALOGUE
+from jepsen_like.mutants import MUTANTS, mutated
+from jepsen_like.sim.mix import draw
+from jepsen_like.sim.runs import Options, replay_command, run_seeds
+from jepsen_like.sim.world import run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 5])
+def test_the_product_survives_a_short_run(seed: int) -> None:
+    outcome = run(seed, fault_seconds=5.0)
+
+    assert outcome.anomalies == []
+    assert outcome.counts["sends"] > 20
+    assert outcome.counts["polls"] > 20
+
+
+@pytest.mark.slow
+def test_an_acknowledgement_before_replication_is_caught() -> None:
+    mutant = MUTANTS["early-ack"]
+    with mutated(mutant.name):
+        outcome = run(1, fault_seconds=15.0, only=mutant.faults)
+
+    assert not outcome.is_valid
+
+
+def test_every_mutant_changes_something_that_is_there() -> None:
+    for name, mutant in MUTANTS.items():
+        patches = mutant.make()
+        before = [getattr(target, attribute) for target, attribute, _ in patches]
+        assert patches
+        with mutated(name):
+            assert [getattr(t, a) for t, a, _ in patches] != before, name
+        assert [getattr(t, a) for t, a, _ in patches] == before, name
+
+
+def test_async_flush_is_never_drawn_with_faults_it_does_not_promise_to_survive() -> None:
+    for seed in range(300):
+        mix = draw(seed)
+        if mix.is_async:
+            assert not {"power", "power-at-step", "failed-sync"} & set(mix.faults)
+        if mix.node_count == 1:
+            assert not {"isolate", "lost-disk", "bit-rot"} & set(mix.faults)
+
+
+def test_every_fault_is_drawn_by_some_seed() -> None:
+    drawn = {name for seed in range(100) for name in draw(seed).faults}
+
+    assert drawn == set(CATALOGUE)
+
+
+@pytest.mark.slow
+def test_a_failing_seed_says_how_to_run_it_again() -> None:
+    told: list[str] = []
+    options = Options(fault_seconds=10.0, only=("isolate", "kill"), mutant="early-ack")
+
+    code = run_seeds([1], options, tell=told.append)
+
+    assert code == 1
+    assert any(replay_command(1, options) in line for line in told)
+    assert replay_command(1, options) == (
+        "python -m jepsen_like sim --seed 1 --seconds 10 --only isolate,kill --mutant early-ack"
+    )
