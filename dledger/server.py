@@ -102,7 +102,7 @@ class LedgerServer:
         self._failure: BaseException | None = None
         self._failed = trio.Event()
         self._timer: trio.CancelScope | None = None
-        self._syncing = False
+        self._sync_ticket: SyncTicket | None = None  # of the sync that is running
         self._sync_started_at = 0.0
         self._vote_syncing = False
         self._housekeeping = Housekeeping(
@@ -241,7 +241,7 @@ class LedgerServer:
     def _seconds_to_deadline(self) -> float:
         now = self._clock.now()
         deadline = min(self.core.next_deadline(), self._housekeeping.next_deadline())
-        if not self._sync_each and not self._syncing:
+        if not self._sync_each and self._sync_ticket is None:
             deadline = min(deadline, self._flush_at)
         return max(deadline - now, 0.0) + _WAKE_SLACK_SECONDS
 
@@ -324,13 +324,13 @@ class LedgerServer:
                     vote_ticket.run, lambda failure: self._vote_synced(vote_ticket, failure)
                 )
         now = self._clock.now()
-        if self._syncing:
+        if self._sync_ticket is not None:
             self._judge_slow_sync(now)
         elif self._sync_each or now >= self._flush_at:
             self._flush_at = now + self.config.store.flush_interval_ms / 1000
             ticket = self.store.begin_sync()
             if ticket is not None:
-                self._syncing = True
+                self._sync_ticket = ticket
                 self._sync_started_at = now
                 self._sync_worker.submit(
                     ticket.run, lambda failure: self._log_synced(ticket, failure)
@@ -361,7 +361,9 @@ class LedgerServer:
             self._fail(error)
 
     def _log_synced(self, ticket: SyncTicket, failure: BaseException | None) -> None:
-        self._syncing = False
+        if self._sync_ticket is not ticket:
+            return  # `stop` was quicker
+        self._sync_ticket = None
         with self._on_loop():
             _raise_if_any(failure)
             self.store.finish_sync(ticket)
@@ -457,18 +459,22 @@ class LedgerServer:
         self.pump()
 
     def stop(self) -> None:
-        """Sync what is appended and write a checkpoint; blocking, called after `run` has ended.
+        """Sync what is appended and write a checkpoint; blocking.
+
+        Called after `run` has ended and the workers have been drained.
 
         Raises:
             StorageFailedError: the disk fails.
         """
         if self._failure is not None:
             return  # what it was may concern the very files that would be written
-        if not self._syncing:
-            self.store.sync()
-            checkpoint = self.store.begin_checkpoint(self.core.committed_index)
-            if checkpoint is not None:
-                checkpoint.run()
+        ticket, self._sync_ticket = self._sync_ticket, None
+        if ticket is not None:
+            self.store.finish_sync(ticket)  # it has run, and nobody was told any more
+        self.store.sync()
+        checkpoint = self.store.begin_checkpoint(self.core.committed_index)
+        if checkpoint is not None:
+            checkpoint.run()
 
 
 def _raise_if_any(failure: BaseException | None) -> None:

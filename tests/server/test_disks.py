@@ -246,6 +246,38 @@ async def test_stop_syncs_and_checkpoints(autojump_clock, make_ledgers):
     assert store.scanned_count == 0
 
 
+async def test_stop_in_the_middle_of_a_sync_checkpoints_all_the_same(autojump_clock, make_ledgers):
+    alone = make_ledgers(1, store={"checkpoint_interval_ms": 600_000})
+    await alone.start()
+    for _ in range(10):
+        await alone.put()
+    member = alone["n1"]
+    member.running.propose(Wish(b"its sync is running"))
+
+    member.workers["sync"].drain()
+    member.running.stop()
+    await member.kill()
+
+    store = LedgerStore.open(member.disk, alone.store, "/data")
+    assert store.checkpoint_commit_index == 11
+    assert store.end_index == 12
+
+
+async def test_stop_after_a_failed_sync_raises_it(autojump_clock, make_ledgers):
+    """And does not try it again: the pages that failed may be dropped and look clean."""
+    alone = make_ledgers(1)
+    await alone.start()
+    await alone.put()
+    member = alone["n1"]
+    member.disk.failing["commitlog"] = "sync"
+    member.running.propose(Wish(b"x"))
+    member.workers["sync"].drain()
+    member.disk.failing.clear()
+
+    with pytest.raises(StorageFailedError, match="commitlog"):
+        member.running.stop()
+
+
 async def test_async_flush_syncs_at_its_interval(autojump_clock, make_ledgers):
     alone = make_ledgers(
         1, store={"flush_disk_type": FlushDiskType.ASYNC_FLUSH, "flush_interval_ms": 200}
