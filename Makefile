@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check format cluster status kill-leader transfer-leader down bench clean
+.PHONY: help demo test check format cluster status kill-leader transfer-leader down bench sim clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -50,6 +50,11 @@ down: $(VENV)/.installed ## stop it; its data stays
 
 bench: $(VENV)/.installed ## how fast a group of three is on this machine
 	@$(BIN)/python -m bench
+
+SEEDS ?= 20
+
+sim: $(VENV)/.installed ## whole nodes in simulated time: SEEDS=20 mixes of faults, promises checked
+	@$(BIN)/python -m jepsen_like sim --seeds $(SEEDS)
 
 clean: ## remove the environment and caches; a group's data stays
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
