@@ -74,7 +74,9 @@ class PeerLinks:
             with trio.fail_after(self._connect_seconds):
                 connection, fields = await welcome(stream, self._config, self._hooks)
         except (RemotingError, HandshakeRefusedError, trio.TooSlowError) as error:
-            self._complaints.log(f"connection from {stream.peer_address}", describe(error))
+            # By host: each try comes from another port, and is no other news.
+            host = stream.peer_address.rpartition(":")[0]
+            self._complaints.log(f"connection from {host}", describe(error))
             stream.close()
             return
         except BaseException:

@@ -140,6 +140,41 @@ async def test_a_reason_is_told_once_and_not_at_every_try(autojump_clock, meetin
 
     assert len(meeting.wires.connects) > 100
     assert len([r for r in caplog.records if "connection to n2" in r.message]) == 1
+    assert len([r for r in caplog.records if "connection from" in r.message]) == 1
+
+
+async def test_a_reason_that_comes_back_is_told_again(autojump_clock, meeting, caplog):
+    """After a success it is news."""
+    async with trio.open_nursery() as nursery:
+        inner = type(meeting)(nursery)
+        await inner.start_all("n1")
+        wires, told = inner.wires, []
+        for group in ("other", "g", "other"):
+            async with trio.open_nursery() as life:
+                again = type(meeting)(life)
+                again.wires = wires
+                await again.start(config("n2", group=group))
+                await trio.sleep(2)
+                life.cancel_scope.cancel()
+            told.append(sum("'other'" in record.message for record in caplog.records))
+        nursery.cancel_scope.cancel()
+
+    assert told == [2, 2, 4]  # by both sides
+
+
+@pytest.mark.parametrize("reason", ["refused", "silent"])
+async def test_a_connection_that_comes_to_nothing_is_closed(autojump_clock, meeting, reason):
+    if reason == "refused":
+        await meeting.start(config("n2", group="other"))
+    else:
+        await meeting.wires.of("n2").listen("", 7002)
+    await meeting.start(config("n1"))
+    await trio.sleep(20)
+
+    ends = meeting.wires.network.streams
+    callers = ends[::2]
+    assert len(callers) > 10
+    assert sum(not stream.closed for stream in callers) <= 1
 
 
 async def test_another_member_at_the_address_is_refused(autojump_clock, meeting, caplog):

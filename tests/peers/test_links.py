@@ -213,3 +213,14 @@ async def test_cancelling_closes_every_connection(autojump_clock, meeting):
 
     assert (one.lost, two.lost) == (["n2"], ["n1"])
     assert not inner.wires.streams("n1", "n2")
+
+
+async def test_cancelling_frees_the_port(autojump_clock, meeting):
+    async with trio.open_nursery() as nursery:
+        await type(meeting)(nursery).start_all("n2")
+        inner = type(meeting)(nursery)
+        await inner.start(config("n3"))
+        nursery.cancel_scope.cancel()
+
+    listener = await inner.wires.of("somebody else").listen("", 7003)
+    listener.close()
