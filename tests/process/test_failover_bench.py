@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +18,7 @@ def test_a_killed_leader_is_followed_and_the_time_is_told(tmp_path):
             sys.executable, "-m", "bench.failover", "--kills", "2",
             "--keep", str(tmp_path / "group"), "--json", str(tmp_path / "figures"),
         ],
+        cwd=Path(__file__).resolve().parents[2],
         capture_output=True,
         text=True,
         timeout=120,
