@@ -65,12 +65,15 @@ class CheckpointFile:
 
     @classmethod
     def open(cls, disk: Disk, path: str) -> CheckpointFile:
-        """Open *path*.
+        """Open *path*; what a dead process wrote is written again and synced before it is believed.
 
         Raises:
             CorruptStoreError: it is damaged; names file and remedy.
+            StorageFailedError: the disk fails.
         """
-        return cls(SlotFile.open(disk, path, magic=b"DLCK", version=_VERSION))
+        slots = SlotFile.open(disk, path, magic=b"DLCK", version=_VERSION)
+        slots.write(slots.payload, sync=True)
+        return cls(slots)
 
     def write(self, checkpoint: Checkpoint) -> None:
         """Replace the checkpoint, durably, unless a newer one is there already; blocking."""

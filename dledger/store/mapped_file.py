@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from dledger.errors import StorageFailedError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -27,6 +29,7 @@ class MappedFile:
         self._disk = disk
         self._region = region
         self._bytes: memoryview | None = None
+        self._sync_has_failed = False
 
     @property
     def end(self) -> int:
@@ -56,10 +59,25 @@ class MappedFile:
         self._open().write(position - self.position, parts, through_map=through_map)
 
     def sync(self) -> None:
-        """Make what was written before the call durable; blocking, any thread."""
+        """Make what was written before the call durable; blocking, any thread.
+
+        Raises:
+            StorageFailedError: this sync failed, or an earlier one did.  Linux tells of an error
+                once and calls the pages clean: the next sync, a checkpoint's for instance, would
+                succeed without having written them.
+        """
         region = self._region
-        if region is not None:  # a file never opened was never written
+        if region is None:  # a file never opened was never written
+            return
+        if self._sync_has_failed:
+            raise StorageFailedError(
+                f"{self.path}: an earlier sync failed; check the disk, then restart the node"
+            )
+        try:
             region.sync()
+        except StorageFailedError:
+            self._sync_has_failed = True
+            raise
 
     def move(self, path: str, *, position: int) -> None:
         """Rename the file, replacing what has that name; it now holds the bytes at *position*."""

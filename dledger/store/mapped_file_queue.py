@@ -36,6 +36,8 @@ SPARES_MAX = 2
 # wait is some 10 ms.
 _ZERO_SIZE_NOW = 4 * 1024 * 1024
 
+_REWRITE_SIZE = 1024 * 1024  # bytes at a time
+
 _POSITION = re.compile(r"\d{20}\Z")
 _SPARE = re.compile(r"spare-(\d+)\Z")
 _log = logging.getLogger(__name__)
@@ -220,6 +222,22 @@ class MappedFileQueue:
     def files_from(self, position: int) -> list[MappedFile]:
         """Return the files that hold *position* or more."""
         return [file for file in self._files if file.end > position]
+
+    def rewrite(self, start: int, end: int) -> None:
+        """Write the bytes from *start* to *end* once more as they are; blocking.
+
+        After a sync that failed, Linux keeps pages in its cache and calls them clean, so that no
+        later sync writes them: only what is written again is.
+
+        Raises:
+            StorageFailedError: a write failed; stop the process.
+        """
+        for file in self.files_from(start):
+            position = max(start, file.position)
+            while position < min(end, file.end):
+                size = min(end, file.end, position + _REWRITE_SIZE) - position
+                file.write(position, [bytes(file.view(position, size))], through_map=False)
+                position += size
 
     def sync_from(self, position: int) -> None:
         """Make the files that hold *position* or more durable, and all names; blocking."""

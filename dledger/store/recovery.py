@@ -107,7 +107,9 @@ def recover(disk: Disk, config: StoreConfig, folder: str) -> RecoveredLog:
     log.retire_behind(end.position)
     log.retire_leftovers()
     index.files.retire_leftovers()
-    # A dead process's page cache is not durable: sync before anything is promised about it.
+    # A dead process's page cache is not durable: sync before anything is promised about it.  What
+    # that process failed to sync has to be written again first, or this sync passes it over.
+    log.rewrite(checkpoint.synced.position, end.position)
     log.sync_from(start.position)
     for file in index.files.take_dirty():
         file.sync()
