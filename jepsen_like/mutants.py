@@ -7,7 +7,7 @@ needs, so that few seeds are enough; `hunt` runs seeds until the first catch.
 from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
@@ -24,6 +24,7 @@ import dledger.raft.following
 import dledger.raft.leading
 import dledger.raft.transport
 import dledger.server
+import dledger.store.mapped_file_queue
 import dledger.store.tickets
 import dledger.store.vote_file
 import jepsen_like.sim.sim_disk
@@ -254,6 +255,13 @@ def _vote_leaves_early() -> Sequence[Patch]:
     return [(dledger.raft.transport.EngineTransport, "send", send)]
 
 
+def _tail_not_rewritten() -> Sequence[Patch]:
+    def rewrite(self: object, start: int, end: int) -> None:
+        pass
+
+    return [(dledger.store.mapped_file_queue.MappedFileQueue, "rewrite", rewrite)]
+
+
 _ALL = (
     Mutant(
         name="journal-never-synced",
@@ -276,7 +284,7 @@ _ALL = (
     Mutant(
         name="follower-promises-early",
         what="a follower answers before its sync",
-        faults=POWER,
+        faults=("power", "slow-disk", "stalled-disk", "isolate"),
         make=_follower_promises_early,
     ),
     Mutant(name="no-dedup", what="every batch is new", faults=CUTS, make=_no_dedup),
@@ -348,6 +356,12 @@ _ALL = (
         make=_offset_off_by_one,
     ),
     Mutant(
+        name="tail-not-rewritten",
+        what="a restart believes what the dead process failed to sync",
+        faults=("failed-sync", "power", "power-at-step", "kill"),
+        make=_tail_not_rewritten,
+    ),
+    Mutant(
         name="vote-leaves-early",
         what="a vote leaves before it is on the disk",
         faults=("power-at-step", "kill-at-step", "power", "slow-disk", "stalled-disk", "isolate"),
@@ -392,6 +406,10 @@ def _first_catch(
 ) -> tuple[int, list[str]] | None:
     for seed in range(1, seeds + 1):
         mix = draw(seed, fault_seconds=fault_seconds, only=mutant.faults)
+        if mix.node_count == 1 or mix.is_async:
+            continue  # most of the bugs cannot show there
+        # Faults thick and fast, on moderate load: the rare coincidence is what is looked for.
+        mix = replace(mix, gap_mean=0.6, hold_max=min(mix.hold_max, 4.0), send_rate=25.0)
         with mutated(mutant.name):
             outcome = run_seed(mix)
         if not outcome.is_valid:
