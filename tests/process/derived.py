@@ -61,7 +61,8 @@ def rebuild_derived(node: NodeProcess) -> None:
 
 
 def _is_boundary(node: NodeProcess, name: str) -> bool:
-    return int(name.rpartition("-")[2]) == _base(node).index
+    # A kill in mid-write leaves a file with another name behind, which no start looks at.
+    return name == f"state-{_base(node).index:020d}"
 
 
 def _base(node: NodeProcess) -> LogPoint:
