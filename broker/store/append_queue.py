@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgpack
 
+from broker.errors import InvalidMessageError
 from broker.store.append_state import AppendState
 from broker.store.commit_log import RecordGroup
 from broker.store.log_view import CHANNEL_METADATA, CHANNEL_RECORDS
@@ -235,7 +236,8 @@ class AppendQueue:
         Raises:
             NotLeaderError: the queue is not open.
             LedgerBusyError: too much is waiting.
-            LedgerError: the disk has no room, or the records cannot fit a segment.
+            LedgerError: the disk has no room.
+            InvalidMessageError: the records cannot fit a segment, however empty.
         """
         size = len(chunk.body)
         self._check_room(size)
@@ -287,7 +289,8 @@ class AppendQueue:
     def _begin_record_group(self, size: int) -> RecordProposal:
         assert self._state is not None
         if size + 64 > self._record_room:
-            raise LedgerError(
+            # Illegal, so that clients send the batch again in parts.
+            raise InvalidMessageError(
                 f"{size} bytes of records do not fit a segment of "
                 f"{self._ledger.config.store.segment_size} bytes; send fewer at a time, or set a "
                 "larger segment_size"

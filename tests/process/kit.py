@@ -7,7 +7,6 @@ sleeps for a fixed time and hopes: `eventually` waits for what has to become tru
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import random
 import shutil
@@ -20,7 +19,6 @@ from typing import TYPE_CHECKING
 import trio
 
 from broker.cli.ask import ask_group, ask_node
-from broker.cli.local_group import NODE_COMMAND
 from broker.config import BrokerConfig, MemberConfig, NodeConfig, dump_config
 from dledger.config import KIB, StoreConfig
 
@@ -36,7 +34,15 @@ LAST_LINES = 25
 
 # Below the ports the kernel gives to callers: a dead node's port must not be anybody's by chance.
 _PORTS = range(15_000, 30_000)
-_PDEATHSIG = 1  # PR_SET_PDEATHSIG of prctl(2)
+# The command itself, in a process that is killed when the test's own is gone: prctl(2),
+# PR_SET_PDEATHSIG, SIGKILL.  Not by preexec_fn, which a process with threads should not use.
+_LAUNCH = """
+import ctypes, sys
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, 9)
+from broker.cli.main import main
+main()
+"""
 
 
 async def eventually(what: str, holds: Callable[[], Awaitable[object]], *, seconds=SECONDS):
@@ -62,11 +68,6 @@ def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
             if port not in found:
                 found.append(port)
     return found
-
-
-def _die_with_parent() -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PDEATHSIG, signal.SIGKILL)
 
 
 class NodeProcess:
@@ -110,11 +111,10 @@ class NodeProcess:
         self.is_stopped = False
         with (self.folder / "node.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [*NODE_COMMAND, "-c", str(self.folder / "node.toml")],
+                [sys.executable, "-c", _LAUNCH, "node", "start", "-c", self.folder / "node.toml"],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                preexec_fn=_die_with_parent,
             )
 
     def signal(self, number: signal.Signals) -> None:
