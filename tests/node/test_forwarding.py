@@ -174,8 +174,22 @@ async def test_a_request_made_during_an_election_is_answered_by_its_winner(autoj
         for member in (one, two):
             member.workers["vote"].go_on()
         await until("both are answered", lambda: all(answers))
+        assert one.running.forwarder._held_size == two.running.forwarder._held_size == 0
 
     assert sorted(ext(answer)["queueOffset"] for answer in answers) == [0, 1]
+
+
+async def test_what_a_leader_turns_away_waits_for_the_next(autojump_clock, brokers):
+    """It has stepped down, and the follower that passed the request on has not heard of it."""
+    leader = await brokers.leader()
+    async with brokers.caller(brokers.others(leader)[0]) as caller:
+        assert ext([await caller.sent(b"0")])["queueOffset"] == 0  # the connection stands
+        leader.running.ledger.core.engine.abdicate()
+        answers = [caller.send(b"1"), caller.send(b"2")]
+        caller.flush()
+        await until("they are answered", lambda: all(answers))
+
+    assert [ext(answer)["queueOffset"] for answer in answers] == [1, 2]
 
 
 async def test_requests_to_a_leader_that_is_not_ready_yet_wait_until_it_is(
