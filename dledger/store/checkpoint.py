@@ -65,15 +65,20 @@ class CheckpointFile:
 
     @classmethod
     def open(cls, disk: Disk, path: str) -> CheckpointFile:
-        """Open *path*; what a dead process wrote is written again and synced before it is believed.
+        """Open *path*; whoever goes on from it calls `write_again` first.
 
         Raises:
             CorruptStoreError: it is damaged; names file and remedy.
+        """
+        return cls(SlotFile.open(disk, path, magic=b"DLCK", version=_VERSION))
+
+    def write_again(self) -> None:
+        """Write and sync what a dead process may have failed to sync; blocking.
+
+        Raises:
             StorageFailedError: the disk fails.
         """
-        slots = SlotFile.open(disk, path, magic=b"DLCK", version=_VERSION)
-        slots.write(slots.payload, sync=True)
-        return cls(slots)
+        self._slots.write(self._slots.payload, sync=True)
 
     def write(self, checkpoint: Checkpoint) -> None:
         """Replace the checkpoint, durably, unless a newer one is there already; blocking."""

@@ -226,7 +226,9 @@ def _open_checkpoint(disk: Disk, folder: str) -> CheckpointFile:
                 f"{min(positions)}; {REMEDY}"
             )
         CheckpointFile.create(disk, path)
-    return CheckpointFile.open(disk, path)
+    checkpoints = CheckpointFile.open(disk, path)
+    checkpoints.write_again()
+    return checkpoints
 
 
 def _missing(path: str, index: int, synced_index: int) -> CorruptStoreError:
