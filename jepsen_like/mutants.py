@@ -237,14 +237,13 @@ def _commit_before_processing() -> Sequence[Patch]:
 
 
 def _offset_off_by_one() -> Sequence[Patch]:
-    def init(self: Any, *args: Any) -> None:  # noqa: ANN401
-        original(self, *args)
-        for key in self._next_offsets:
-            self._next_offsets[key] -= 1
+    def next_queue_offset(self: Any, topic: str, queue_id: int) -> int:  # noqa: ANN401
+        offset = self._next_offsets.get((topic, queue_id))
+        if offset is None:
+            offset = max(0, self._dispatched.next_queue_offset(topic, queue_id) - 1)
+        return int(offset)
 
-    state = broker.store.append_state.AppendState
-    original = state.__init__
-    return [(state, "__init__", init)]
+    return [(broker.store.append_state.AppendState, "next_queue_offset", next_queue_offset)]
 
 
 def _vote_leaves_early() -> Sequence[Patch]:

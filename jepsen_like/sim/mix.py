@@ -67,8 +67,11 @@ def draw(seed: int, *, fault_seconds: float = FAULT_SECONDS, only: tuple[str, ..
     chance = random.Random(f"mix {seed}")
     node_count = chance.choices((1, 3, 5), (1, 7, 2))[0]
     is_async = chance.random() < 0.15
-    segment_size = chance.choice((16, 32, 64, 64, 256)) * KIB
-    body_size_max = min(chance.choice((64, 300, 2000, 6000)), segment_size // 4)
+    has_retention = chance.random() < 0.35
+    # With retention small segments and large bodies: dropping and installing must really happen.
+    segment_size = chance.choice((16, 32) if has_retention else (16, 32, 64, 64, 256)) * KIB
+    sizes = (1000, 2000, 6000) if has_retention else (64, 300, 2000, 6000)
+    body_size_max = min(chance.choice(sizes), segment_size // 4)
     heartbeat = chance.choice((40, 75, 75, 120))
     timeout_min = heartbeat * chance.choice((4, 5, 7))
     append_size_max = chance.choice((4, 8, 32, 128)) * KIB
@@ -78,9 +81,9 @@ def draw(seed: int, *, fault_seconds: float = FAULT_SECONDS, only: tuple[str, ..
         flush_disk_type=FlushDiskType.ASYNC_FLUSH if is_async else FlushDiskType.SYNC_FLUSH,
         flush_interval_ms=chance.choice((20, 100, 500)),
         write_mode=chance.choice(list(WriteMode)),
-        checkpoint_interval_ms=chance.choice((200, 500, 2000, 5000)),
+        checkpoint_interval_ms=chance.choice((200, 500) if has_retention else (200, 2000, 5000)),
         checkpoint_size=chance.choice((16, 64, 1024)) * KIB,
-        log_size_max=segment_size * chance.randint(2, 5) if chance.random() < 0.35 else 0,
+        log_size_max=segment_size * chance.randint(2, 4) if has_retention else 0,
     )
     raft = RaftConfig(
         heartbeat_interval_ms=heartbeat,
