@@ -408,7 +408,8 @@ def _first_catch(
         if mix.node_count == 1 or mix.is_async:
             continue  # most of the bugs cannot show there
         # Faults thick and fast, on moderate load: the rare coincidence is what is looked for.
-        mix = replace(mix, gap_mean=0.6, hold_max=min(mix.hold_max, 4.0), send_rate=25.0)
+        load = replace(mix.load, send_rate=25.0)
+        mix = replace(mix, gap_mean=0.6, hold_max=min(mix.hold_max, 4.0), load=load)
         with mutated(mutant.name):
             outcome = run_seed(mix)
         if not outcome.is_valid:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from jepsen_like.faults.disks import (
     BitRot,
@@ -53,3 +53,8 @@ _ALL: tuple[type[Fault], ...] = (
 )
 
 CATALOGUE: dict[str, type[Fault]] = {fault.name: fault for fault in _ALL}
+
+
+def offered(layer: Literal["sim", "real"]) -> dict[str, type[Fault]]:
+    """Return those that one layer can do, in the catalogue's order."""
+    return {name: fault for name, fault in CATALOGUE.items() if fault.where in ("both", layer)}

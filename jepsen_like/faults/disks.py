@@ -8,60 +8,66 @@ from dledger.errors import LedgerError, LedgerFullError, StorageFailedError
 from jepsen_like.faults.fault import Fault
 
 if TYPE_CHECKING:
-    from jepsen_like.sim.member import SimMember
+    from jepsen_like.faults.group import FileKind, Member
+
+_ROTTING: tuple[FileKind, ...] = (
+    "commitlog", "commitlog", "index", "derived", "vote", "checkpoint",
+)  # fmt: skip
 
 
 class SlowDisk(Fault):
     """Every job takes 10 to 100 times as long (N9)."""
 
     name = "slow-disk"
-    _member: SimMember
+    _member: Member
 
-    def inject(self) -> str:
+    async def inject(self) -> str:
         """See `Fault`."""
-        self._member = self.cluster.pick(self.chance)
-        self._member.speed.slowdown = self.chance.choice((10, 30, 100))
+        self._member = self.pick()
+        await self.watch(self._member, "slow")
+        await self._member.slow_disk(self.chance.choice((10, 30, 100)))
         return self._member.name
 
-    def heal(self) -> None:
+    async def heal(self) -> None:
         """See `Fault`."""
-        self._member.speed.slowdown = 1.0
+        await self._member.slow_disk(1)
 
 
 class StalledDisk(Fault):
     """Nothing comes back from the disk (N8)."""
 
     name = "stalled-disk"
-    _member: SimMember
+    _member: Member
 
-    def inject(self) -> str:
+    async def inject(self) -> str:
         """See `Fault`."""
-        self._member = self.cluster.pick(self.chance)
-        self._member.speed.stall()
+        self._member = self.pick()
+        await self.watch(self._member, "stall")
+        await self._member.stall_disk()
         return self._member.name
 
-    def heal(self) -> None:
+    async def heal(self) -> None:
         """See `Fault`."""
-        self._member.speed.go_on()
+        await self._member.unstall_disk()
 
 
 class FullDisk(Fault):
     """No room for another file (N7)."""
 
     name = "full-disk"
-    _member: SimMember
+    _member: Member
 
-    def inject(self) -> str:
+    async def inject(self) -> str:
         """See `Fault`."""
-        self._member = self.cluster.pick(self.chance)
-        disk = self._member.disk
-        disk.capacity = disk.used + self.chance.choice((0, 20_000, 200_000))
-        self._member.expected.add(LedgerFullError)
+        self._member = self.pick()
+        await self.watch(self._member, "full")
+        self._member.expect(LedgerFullError)
+        await self._member.fill_disk(room=self.chance.choice((0, 20_000, 200_000)))
         return self._member.name
 
-    def heal(self) -> None:
+    async def heal(self) -> None:
         """See `Fault`."""
-        self._member.disk.capacity = 1 << 40
+        await self._member.empty_disk()
 
 
 class FailedSync(Fault):
@@ -71,13 +77,14 @@ class FailedSync(Fault):
     allows_async = False
     weight = 0.6
 
-    def inject(self) -> str:
+    async def inject(self) -> str:
         """See `Fault`."""
-        member = self.cluster.pick(self.chance)
+        member = self.pick()
         if not member.is_running:
             return ""
-        member.disk.sync_errors = 1
-        member.expected.add(StorageFailedError)
+        await self.watch(member, "failed-sync")
+        member.expect(StorageFailedError)
+        await member.fail_next_sync()
         return member.name
 
 
@@ -88,25 +95,20 @@ class BitRot(Fault):
     nodes_min = 3
     weight = 0.6
 
-    def inject(self) -> str:
+    async def inject(self) -> str:
         """See `Fault`."""
-        member = self.cluster.pick(self.chance)
-        if not self.cluster.may_harm(member):
+        member = self.pick()
+        if not await self.group.may_harm(member):
             return ""
-        disk = member.disk
-        kind = self.chance.choice(("commitlog", "commitlog", "index", "derived", "vote", "ch"))
-        files = sorted(path for path in disk.files if f"/data/{kind}" in path)
-        files = [path for path in files if disk.files[path].size]
-        if not files:
+        was_unsound = member.name in self.group.unsound
+        await self.watch(member, "rot")
+        self.group.unsound.add(member.name)
+        path = await member.rot(self.chance.choice(_ROTTING), self.chance)
+        if not path:
+            if not was_unsound:
+                self.group.unsound.discard(member.name)
             return ""
-        self.cluster.unsound.add(member.name)
-        member.expected.add(LedgerError)
-        member.kill()
-        path = self.chance.choice(files[-2:])
-        file = disk.files[path]
-        end = max(len(bytes(file.cache[: file.size]).rstrip(b"\0")), 1)
-        for _ in range(self.chance.randint(1, 3)):
-            file.rot(self.chance.randrange(end), self.chance.randrange(8))
+        member.expect(LedgerError)
         return f"{member.name} {path}"
 
 
@@ -115,9 +117,10 @@ class WallClock(Fault):
 
     name = "wall-clock"
 
-    def inject(self) -> str:
+    async def inject(self) -> str:
         """See `Fault`."""
-        member = self.cluster.pick(self.chance)
+        member = self.pick()
+        await self.watch(member, "clock")
         jump = int(1.5 ** self.chance.uniform(6, 31)) * self.chance.choice((-1, 1))
-        member.clock.wall_offset_ms += jump
+        await member.shift_wall_clock(jump)
         return f"{member.name} {jump:+} ms"

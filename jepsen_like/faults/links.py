@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from jepsen_like.faults.fault import Fault
+from jepsen_like.faults.group import Shape, majority
+
+if TYPE_CHECKING:
+    import random
+
+    from jepsen_like.faults.fault import Target
+    from jepsen_like.faults.group import Group, Way
 
 
 class _Cut(Fault):
@@ -10,20 +19,24 @@ class _Cut(Fault):
 
     nodes_min = 3
 
-    def __init__(self, *args: object) -> None:
-        super().__init__(*args)  # type: ignore[arg-type]
-        self._cut: list[tuple[str, str]] = []
+    def __init__(self, group: Group, chance: random.Random, *, target: Target = "") -> None:
+        super().__init__(group, chance, target=target)
+        self._cut: list[Way] = []
 
-    def cut(self, one: str, other: str, *, both: bool = True) -> None:
+    async def cut(self, one: str, other: str, *, both: bool = True) -> None:
         """Cut one link, in both directions or from *one* to *other* only."""
         for pair in ((one, other), (other, one)) if both else ((one, other),):
-            self.cluster.network.cut(*pair)
+            await self.group.links.cut(*pair)
             self._cut.append(pair)
 
-    def heal(self) -> None:
+    async def evidence(self) -> str:
+        """See `Fault`."""
+        return await self.group.links.traces(self._cut)
+
+    async def heal(self) -> None:
         """See `Fault`."""
         for pair in self._cut:
-            self.cluster.network.heal(*pair)
+            await self.group.links.heal(*pair)
 
 
 class Isolate(_Cut):
@@ -31,12 +44,12 @@ class Isolate(_Cut):
 
     name = "isolate"
 
-    def inject(self) -> str:
+    async def inject(self) -> str:
         """See `Fault`."""
-        member = self.cluster.pick(self.chance)
-        for other in self.cluster.members:
+        member = self.pick()
+        for other in self.group.members:
             if other is not member:
-                self.cut(member.address, other.address)
+                await self.cut(member.address, other.address)
         return member.name
 
 
@@ -45,13 +58,13 @@ class Halves(_Cut):
 
     name = "halves"
 
-    def inject(self) -> str:
+    async def inject(self) -> str:
         """See `Fault`."""
-        shuffled = self.chance.sample(self.cluster.members, len(self.cluster.members))
-        here, there = shuffled[: self.cluster.majority], shuffled[self.cluster.majority :]
+        shuffled = self.chance.sample(list(self.group.members), len(self.group.members))
+        here, there = shuffled[: majority(self.group)], shuffled[majority(self.group) :]
         for one in here:
             for other in there:
-                self.cut(one.address, other.address)
+                await self.cut(one.address, other.address)
         return "|".join(",".join(m.name for m in side) for side in (here, there))
 
 
@@ -60,14 +73,14 @@ class OneWay(_Cut):
 
     name = "one-way"
 
-    def inject(self) -> str:
+    async def inject(self) -> str:
         """See `Fault`."""
-        member = self.cluster.pick(self.chance)
+        member = self.pick()
         is_deaf = self.chance.random() < 0.5
-        others = [other for other in self.cluster.members if other is not member]
+        others = [other for other in self.group.members if other is not member]
         for other in self.chance.sample(others, self.chance.randint(1, len(others))):
             pair = (other, member) if is_deaf else (member, other)
-            self.cut(pair[0].address, pair[1].address, both=False)
+            await self.cut(pair[0].address, pair[1].address, both=False)
         return f"{'to' if is_deaf else 'from'} {member.name}"
 
 
@@ -77,15 +90,15 @@ class Ring(_Cut):
     name = "ring"
     nodes_min = 3
 
-    def inject(self) -> str:
+    async def inject(self) -> str:
         """See `Fault`."""
-        members = self.chance.sample(self.cluster.members, len(self.cluster.members))
+        members = self.chance.sample(list(self.group.members), len(self.group.members))
         count = len(members)
         if count == 3:
-            self.cut(members[0].address, members[1].address)
+            await self.cut(members[0].address, members[1].address)
         else:
             for at, member in enumerate(members):
-                self.cut(member.address, members[(at + 2) % count].address)
+                await self.cut(member.address, members[(at + 2) % count].address)
         return ",".join(member.name for member in members)
 
 
@@ -95,15 +108,15 @@ class ClientCut(_Cut):
     name = "client-cut"
     nodes_min = 1
 
-    def inject(self) -> str:
+    async def inject(self) -> str:
         """See `Fault`."""
-        member = self.cluster.pick(self.chance)
+        member = self.pick()
         direction = self.chance.choice(("both", "to", "from"))
-        for address in self.cluster.client_addresses():
+        for address in self.group.client_addresses():
             if direction in ("both", "to"):
-                self.cut(address, member.address, both=False)
+                await self.cut(address, member.address, both=False)
             if direction in ("both", "from"):
-                self.cut(member.address, address, both=False)
+                await self.cut(member.address, address, both=False)
         return f"{direction} {member.name}"
 
 
@@ -112,31 +125,31 @@ class Flapping(_Cut):
 
     name = "swizzle"
 
-    def inject(self) -> str:
+    async def inject(self) -> str:
         """See `Fault`."""
         pairs = [
             (one.address, other.address)
-            for one in self.cluster.members
-            for other in self.cluster.members
+            for one in self.group.members
+            for other in self.group.members
             if one is not other and self.chance.random() < 0.6
         ]
         self.chance.shuffle(pairs)
-        self.cluster.in_turn(self.chance.uniform(0.02, 0.3), pairs, self._cut_one)
+        self.in_turn(self.chance.uniform(0.02, 0.3), pairs, self._cut_one)
         return f"{len(pairs)} ways"
 
-    def _cut_one(self, pair: tuple[str, str]) -> None:
+    async def _cut_one(self, pair: Way) -> None:
         if not self._is_healed:
-            self.cut(*pair, both=False)
+            await self.cut(*pair, both=False)
 
     _is_healed = False
 
-    def heal(self) -> None:
+    async def heal(self) -> None:
         """See `Fault`."""
         self._is_healed = True
         pairs = list(self._cut)
         self._cut.clear()
         self.chance.shuffle(pairs)
-        self.cluster.in_turn(0.05, pairs, lambda pair: self.cluster.network.heal(*pair))
+        self.in_turn(0.05, pairs, lambda pair: self.group.links.heal(*pair))
 
 
 class BadWire(Fault):
@@ -144,11 +157,12 @@ class BadWire(Fault):
 
     name = "wire"
 
-    def inject(self) -> str:
+    _ways: list[Way]
+
+    async def inject(self) -> str:
         """See `Fault`."""
-        network = self.cluster.network
-        hosts = [member.address for member in self.cluster.members]
-        hosts += self.cluster.client_addresses()
+        hosts = [member.address for member in self.group.members]
+        hosts += self.group.client_addresses()
         self._ways = [
             (one, other)
             for one in hosts
@@ -156,12 +170,16 @@ class BadWire(Fault):
             if one != other and self.chance.random() < 0.4
         ]
         for way in self._ways:
-            network.extra_delay[way] = self.chance.choice((0.0, 0.02, 0.06))
-            network.loss[way] = self.chance.choice((0.0, 0.02, 0.2))
+            delay = self.chance.choice((0.0, 0.02, 0.06))
+            loss = self.chance.choice((0.0, 0.02, 0.2))
+            await self.group.links.shape(*way, Shape(delay=delay, jitter=delay / 5, loss=loss))
         return f"{len(self._ways)} ways"
 
-    def heal(self) -> None:
+    async def evidence(self) -> str:
+        """See `Fault`."""
+        return await self.group.links.traces(self._ways)
+
+    async def heal(self) -> None:
         """See `Fault`."""
         for way in self._ways:
-            self.cluster.network.extra_delay.pop(way, None)
-            self.cluster.network.loss.pop(way, None)
+            await self.group.links.unshape(*way)

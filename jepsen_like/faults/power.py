@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from jepsen_like.faults.fault import Fault
 
 if TYPE_CHECKING:
-    from jepsen_like.sim.member import SimMember
+    from jepsen_like.faults.group import Member
 
 
 class PowerLoss(Fault):
@@ -16,19 +16,20 @@ class PowerLoss(Fault):
     name = "power"
     allows_async = False
     weight = 1.5
-    _members: list[SimMember]
+    _members: list[Member]
 
-    def inject(self) -> str:
+    async def inject(self) -> str:
         """See `Fault`."""
-        self._members = self.cluster.pick_some(self.chance)
+        self._members = self.pick_some()
         stays_down = self.chance.random() < 0.5
         for member in self._members:
+            await self.watch(member, "power")
             if stays_down:
                 member.hold_down()
-            member.kill(power=True)
+            await member.lose_power()
         return ",".join(member.name for member in self._members)
 
-    def heal(self) -> None:
+    async def heal(self) -> None:
         """See `Fault`."""
         for member in self._members:
             member.start()
@@ -40,14 +41,13 @@ class LostDisk(Fault):
     name = "lost-disk"
     nodes_min = 3
     weight = 0.6
-    _member: SimMember | None = None
 
-    def inject(self) -> str:
+    async def inject(self) -> str:
         """See `Fault`."""
-        member = self.cluster.pick(self.chance)
-        if not self.cluster.may_harm(member):
+        member = self.pick()
+        if not await self.group.may_harm(member):
             return ""
-        self.cluster.unsound.add(member.name)
-        member.wipe()
-        self._member = member
+        await self.watch(member, "wipe")
+        self.group.unsound.add(member.name)
+        await member.wipe()
         return member.name

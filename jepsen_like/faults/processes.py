@@ -7,26 +7,27 @@ from typing import TYPE_CHECKING
 from jepsen_like.faults.fault import Fault
 
 if TYPE_CHECKING:
-    from jepsen_like.sim.member import SimMember
+    from jepsen_like.faults.group import Member
 
 
 class Kill(Fault):
     """SIGKILL; the page cache stays (N1)."""
 
     name = "kill"
-    _members: list[SimMember]
+    _members: list[Member]
 
-    def inject(self) -> str:
+    async def inject(self) -> str:
         """See `Fault`."""
-        self._members = self.cluster.pick_some(self.chance)
+        self._members = self.pick_some()
         stays_down = self.chance.random() < 0.6
         for member in self._members:
+            await self.watch(member, "kill")
             if stays_down:
                 member.hold_down()
-            member.kill()
+            await member.kill()
         return ",".join(member.name for member in self._members)
 
-    def heal(self) -> None:
+    async def heal(self) -> None:
         """See `Fault`."""
         for member in self._members:
             member.start()
@@ -38,10 +39,11 @@ class CrashLoop(Fault):
     name = "crash-loop"
     weight = 0.5
 
-    def inject(self) -> str:
+    async def inject(self) -> str:
         """See `Fault`."""
-        member = self.cluster.pick(self.chance)
-        self.cluster.repeat(5, 0.3, member.kill)
+        member = self.pick()
+        await self.watch(member, "kill")
+        self.in_turn(0.3, range(5), lambda _: member.kill())
         return member.name
 
 
@@ -51,14 +53,13 @@ class KillAtStep(Fault):
     name = "kill-at-step"
     _power = False
 
-    def inject(self) -> str:
+    async def inject(self) -> str:
         """See `Fault`."""
-        member = self.cluster.pick(self.chance)
+        member = self.pick()
         if not member.is_running:
             return ""
-        member.disk.die_in_steps = self.chance.randrange(60)
-        if self._power:
-            member.lose_power_at_death()
+        await self.watch(member, "step")
+        await member.die_in_steps(self.chance.randrange(60), power=self._power)
         return member.name
 
 
@@ -74,21 +75,20 @@ class Pause(Fault):
     """SIGSTOP, then SIGCONT: time has passed and the process does not know (N2)."""
 
     name = "pause"
-    _members: list[SimMember]
+    _members: list[Member]
 
-    def inject(self) -> str:
+    async def inject(self) -> str:
         """See `Fault`."""
-        self._members = [m for m in self.cluster.pick_some(self.chance) if m.is_up]
+        self._members = [member for member in self.pick_some() if member.is_up]
         for member in self._members:
-            assert member.process is not None
-            member.process.stop()
+            await self.watch(member, "pause")
+            await member.pause()
         return ",".join(member.name for member in self._members)
 
-    def heal(self) -> None:
+    async def heal(self) -> None:
         """See `Fault`."""
         for member in self._members:
-            if member.process is not None:
-                member.process.resume()
+            await member.resume()
 
 
 class Restart(Fault):
@@ -97,10 +97,13 @@ class Restart(Fault):
     name = "restart"
     weight = 0.5
 
-    def inject(self) -> str:
+    async def inject(self) -> str:
         """See `Fault`."""
-        members = self.cluster.pick_some(self.chance)
-        self.cluster.restart_in_turn(members, pause_seconds=self.chance.uniform(0.1, 1.5))
+        members = self.pick_some()
+        for member in members:
+            await self.watch(member, "stop")
+        pause_seconds = self.chance.uniform(0.1, 1.5)
+        self.in_turn(pause_seconds, members, lambda member: member.stop_gracefully())
         return ",".join(member.name for member in members)
 
 
@@ -110,12 +113,13 @@ class Transfer(Fault):
     name = "transfer"
     nodes_min = 3
 
-    def inject(self) -> str:
+    async def inject(self) -> str:
         """See `Fault`."""
-        leader = self.cluster.leader
-        if leader is None or leader.node is None:
+        leader = self.group.leader
+        if leader is None:
             return ""
-        others = [member.name for member in self.cluster.members if member is not leader]
+        await self.watch(leader, "transfer")
+        others = [member.name for member in self.group.members if member is not leader]
         target = self.chance.choice([None, *others])
-        leader.node.ledger.begin_transfer(target, lambda _: None)
+        await leader.transfer(target)
         return f"{leader.name} to {target or 'any'}"

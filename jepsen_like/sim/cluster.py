@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -11,18 +11,16 @@ import broker.client
 from dledger.errors import LedgerError
 from jepsen_like.sim.member import BROKER_PORT, SimMember, address_of
 from jepsen_like.sim.sim_clock import SimClock
+from jepsen_like.sim.sim_links import SimLinks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
     from broker.client.connect import Client
+    from jepsen_like.faults.group import Member
     from jepsen_like.history import History
     from jepsen_like.sim.mix import Mix
     from jepsen_like.sim.sim_network import SimNetwork
     from jepsen_like.sim.trace import Trace
-
-
-T = TypeVar("T")
+    from jepsen_like.workloads.load import Load
 
 
 class SimCluster:
@@ -31,6 +29,7 @@ class SimCluster:
     def __init__(self, mix: Mix, *, network: SimNetwork, history: History, trace: Trace) -> None:
         self.mix = mix
         self.network = network
+        self.links = SimLinks(network)
         self.history = history
         self.trace = trace
         self.members = [
@@ -45,11 +44,6 @@ class SimCluster:
         self._client_addresses: list[str] = []
 
     @property
-    def majority(self) -> int:
-        """Members that make a majority."""
-        return len(self.members) // 2 + 1
-
-    @property
     def leader(self) -> SimMember | None:
         """The running member that leads in the highest term, if any."""
         leading = [
@@ -60,32 +54,17 @@ class SimCluster:
         return max(leading, key=lambda member: member.node.ledger.term, default=None)  # type: ignore[union-attr]
 
     @property
+    def load(self) -> Load:
+        """See `Clients`."""
+        return self.mix.load
+
+    @property
     def addresses(self) -> list[str]:
         """Where clients find the members."""
         return [f"{member.address}:{BROKER_PORT}" for member in self.members]
 
-    def pick(self, chance: random.Random) -> SimMember:
-        """Return a member that runs if there is one, the leader more often than others."""
-        leader = self.leader
-        if leader is not None and chance.random() < 0.45:
-            return leader
-        running = [member for member in self.members if member.is_up]
-        return chance.choice(running or self.members)
-
-    def pick_some(self, chance: random.Random) -> list[SimMember]:
-        """Return one member, the leader, a majority or all of them."""
-        kind = chance.choice(("one", "one", "majority", "all"))
-        if kind == "one":
-            return [self.pick(chance)]
-        shuffled = chance.sample(self.members, len(self.members))
-        return shuffled if kind == "all" else shuffled[: self.majority]
-
-    def may_harm(self, member: SimMember) -> bool:
-        """Whether *member*'s disk may lose what it holds: every other one is whole and caught up.
-
-        The atlas of the good copies: one member at a time, and only while all others hold
-        everything that this one may have promised.
-        """
+    async def may_harm(self, member: Member) -> bool:
+        """See `Group`."""
         self._forget_sound()
         if self.unsound - {member.name} or len(self.members) < 3:
             return False
@@ -119,41 +98,13 @@ class SimCluster:
             ):
                 self.unsound.discard(member.name)
 
-    # -- what faults do over time ---------------------------------------------------------------
-
-    def repeat(self, count: int, seconds: float, action: Callable[[], None]) -> None:
-        """Do *action* now and again."""
-        self.in_turn(seconds, range(count), lambda _: action())
-
-    def in_turn(self, seconds: float, items: Iterable[T], action: Callable[[T], None]) -> None:
-        """Do *action* to one item after another, every so many seconds."""
-
-        async def work() -> None:
-            for item in items:
-                action(item)
-                await trio.sleep(seconds)
-
-        assert self.nursery is not None
-        self.nursery.start_soon(work)
-
-    def restart_in_turn(self, members: list[SimMember], *, pause_seconds: float) -> None:
-        """Stop members gracefully, one after another; they start again by themselves."""
-
-        async def work() -> None:
-            for member in members:
-                await member.stop_gracefully()
-                await trio.sleep(pause_seconds)
-
-        assert self.nursery is not None
-        self.nursery.start_soon(work)
-
     def _hear_last_word(self, member: SimMember, error: BaseException) -> None:
         """Do what an operator does: a node that says its disk is damaged gets an empty one."""
         if member.name in self.unsound and isinstance(error, LedgerError):
             self.history.note("wipe", node=member.name)
             member.disk.wipe()
 
-    def heal(self) -> None:
+    async def heal(self) -> None:
         """End whatever faults have left behind, as the operators would."""
         network = self.network
         for link in list(network.cuts):
@@ -172,7 +123,7 @@ class SimCluster:
                 member.process.resume()
             if self._is_damaged(member):
                 self.history.note("wipe", node=member.name)
-                member.wipe()
+                await member.wipe()
             member.start()
 
     def _is_damaged(self, member: SimMember) -> bool:

@@ -12,7 +12,7 @@ from broker.config import MemberConfig, NodeConfig
 from broker.message.model import HostAddress
 from broker.node import Node, OpenFiles, Surroundings, open_files
 from dledger.core import Role
-from dledger.errors import LedgerError
+from dledger.errors import LedgerError, StorageFailedError
 from dledger.remoting.errors import RemotingError
 from jepsen_like.sim.scheduling import PROCESS, SimProcess
 from jepsen_like.sim.sim_clock import SimClock
@@ -22,6 +22,7 @@ from jepsen_like.sim.sim_worker import DiskSpeed, SimWorker
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from jepsen_like.faults.group import FileKind, TraceKind
     from jepsen_like.history import History
     from jepsen_like.sim.mix import Mix
     from jepsen_like.sim.sim_network import SimNetwork
@@ -73,6 +74,7 @@ class SimMember:
         self.on_last_word: Callable[[SimMember, BaseException], None] = lambda _member, _error: None
         self.truncations = 0
         self.tracebacks: list[str] = []
+        self._traces: dict[TraceKind, list[str]] = {}
         self._mix = mix
         self._mount: SimMount | None = None
         self._scope: trio.CancelScope | None = None
@@ -103,13 +105,32 @@ class SimMember:
 
     # -- what is done to it ---------------------------------------------------------------------
 
-    def kill(self, *, power: bool = False) -> None:
-        """End its process at once; with *power* the machine's power fails."""
+    def expect(self, error: type[BaseException]) -> None:
+        """See `Member`."""
+        self.expected.add(error)
+
+    async def traces(self, of: TraceKind) -> list[str]:
+        """See `Member`."""
+        return list(self._traces.get(of, ()))
+
+    def _leave_trace(self, of: TraceKind, what: str) -> None:
+        self._traces.setdefault(of, []).append(what)
+
+    async def kill(self) -> None:
+        """See `Member`."""
+        self._kill(power=False)
+
+    async def lose_power(self) -> None:
+        """See `Member`."""
+        self._kill(power=True)
+
+    def _kill(self, *, power: bool) -> None:
         self._power_fails |= power
         self.is_excused = True
         if self._mount is None:
             self._lose_power()
             return
+        self._leave_trace("kill", f"process {self.name}.{self.life} gone")
         self._mount.is_dead = True
         self.host.die(silently=power)
         if self._scope is not None:
@@ -117,10 +138,88 @@ class SimMember:
         if self.process is not None:
             self.process.resume()  # its tasks end, unheard
 
-    def wipe(self) -> None:
-        """Put an empty disk in the place of this one."""
-        self.kill()
+    async def pause(self) -> None:
+        """See `Member`."""
+        assert self.process is not None
+        self.process.stop()
+        self._leave_trace("pause", f"process {self.process.name} stopped")
+
+    async def resume(self) -> None:
+        """See `Member`."""
+        if self.process is not None:
+            self.process.resume()
+
+    async def wipe(self) -> None:
+        """See `Member`."""
+        self._kill(power=False)
+        self._leave_trace("wipe", f"{len(self.disk.files)} files gone")
         self.disk.wipe()
+
+    async def die_in_steps(self, step_count: int, *, power: bool) -> None:
+        """See `Member`."""
+        self.disk.die_in_steps = step_count
+        self._power_fails |= power
+
+    async def transfer(self, target: str | None) -> None:
+        """See `Member`."""
+        assert self.node is not None
+        term = self.node.ledger.term
+
+        def done(error: LedgerError | None) -> None:
+            if error is None:
+                self._leave_trace("transfer", f"handed over what it led in term {term}")
+
+        self.node.ledger.begin_transfer(target, done)
+
+    async def slow_disk(self, factor: float) -> None:
+        """See `Member`."""
+        self.speed.slowdown = factor
+        if factor != 1:
+            self._leave_trace("slow", f"{factor:g} times slower")
+
+    async def stall_disk(self) -> None:
+        """See `Member`."""
+        self.speed.stall()
+        self._leave_trace("stall", "stalled")
+
+    async def unstall_disk(self) -> None:
+        """See `Member`."""
+        self.speed.go_on()
+
+    async def fill_disk(self, *, room: int) -> None:
+        """See `Member`."""
+        self.disk.capacity = self.disk.used + room
+        self._leave_trace("full", f"{room} bytes left")
+
+    async def empty_disk(self) -> None:
+        """See `Member`."""
+        self.disk.capacity = 1 << 40
+
+    async def fail_next_sync(self) -> None:
+        """See `Member`."""
+        self.disk.sync_errors = 1
+
+    async def rot(self, kind: FileKind, chance: random.Random) -> str:
+        """See `Member`."""
+        stem = kind[:2] if kind == "checkpoint" else kind
+        files = sorted(path for path in self.disk.files if f"/data/{stem}" in path)
+        files = [path for path in files if self.disk.files[path].size]
+        if not files:
+            return ""
+        self._kill(power=False)
+        path = chance.choice(files[-2:])
+        file = self.disk.files[path]
+        end = max(len(bytes(file.cache[: file.size]).rstrip(b"\0")), 1)
+        count = chance.randint(1, 3)
+        for _ in range(count):
+            file.rot(chance.randrange(end), chance.randrange(8))
+        self._leave_trace("rot", f"{count} bits of {path}")
+        return path
+
+    async def shift_wall_clock(self, milliseconds: int) -> None:
+        """See `Member`."""
+        self.clock.wall_offset_ms += milliseconds
+        self._leave_trace("clock", f"now {self.clock.wall_offset_ms:+} ms")
 
     def start(self) -> None:
         """Let a process run here from now on."""
@@ -142,6 +241,7 @@ class SimMember:
         finally:
             PROCESS.reset(token)
         if self.life == life and self._mount is not None and not self._mount.is_dead:
+            self._leave_trace("stop", f"process {self.name}.{life} told to stop")
             self.is_excused = True
             self._stops_well = True
             scope.cancel()
@@ -149,21 +249,20 @@ class SimMember:
     _stops_well = False
 
     def _died_at_step(self) -> None:
+        self._leave_trace("step", f"process {self.name}.{self.life} died at a step")
         self.is_excused = True
         self.host.die(silently=self._power_fails)
         if self._scope is not None:
             self._scope.cancel()
-
-    def lose_power_at_death(self) -> None:
-        """Have the power fail when the process dies at a step of its disk."""
-        self._power_fails = True
 
     def _lose_power(self) -> None:
         if self._power_fails:
             self._power_fails = False
             before = self.disk.lost_pages
             self.disk.lose_power()
-            self.history.note("power", node=self.name, o=self.disk.lost_pages - before)
+            lost = self.disk.lost_pages - before
+            self.history.note("power", node=self.name, o=lost)
+            self._leave_trace("power", f"{lost} pages lost")
 
     # -- its life -------------------------------------------------------------------------------
 
@@ -250,6 +349,8 @@ class SimMember:
         how = "stopped" if isinstance(last_word, LedgerError | RemotingError) else "crashed"
         if isinstance(last_word, tuple(self.expected)):
             how = "expected"
+            if isinstance(last_word, StorageFailedError):
+                self._leave_trace("failed-sync", str(last_word))
         if how == "crashed":
             self.tracebacks.append("".join(traceback.format_exception(last_word)))
         self.history.note("exit", node=self.name, v=how, err=f"{kind}: {last_word}")

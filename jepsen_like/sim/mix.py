@@ -10,7 +10,8 @@ import random
 from dataclasses import dataclass, field
 
 from dledger.config import KIB, FlushDiskType, RaftConfig, StoreConfig, WriteMode
-from jepsen_like.faults.catalogue import CATALOGUE
+from jepsen_like.faults.catalogue import offered
+from jepsen_like.workloads.load import Load
 
 QUIET_SECONDS = 3.0
 FAULT_SECONDS = 40.0
@@ -28,16 +29,7 @@ class Mix:
     delay_mean: float  # seconds, of the network
     reset_seconds: float
     sync_mean: float  # seconds, of a disk
-    queue_count: int
-    producer_count: int
-    lane_count: int  # sends one producer has under way
-    send_rate: float  # per second, of all lanes together
-    body_size_max: int
-    batch_count_max: int
-    send_timeout: float
-    prefetch_bytes: int
-    group_count: int
-    client_crash_mean: float  # seconds
+    load: Load
     faults: tuple[str, ...]
     gap_mean: float  # seconds between faults
     hold_max: float
@@ -97,7 +89,7 @@ def draw(seed: int, *, fault_seconds: float = FAULT_SECONDS, only: tuple[str, ..
     )
     fitting = [
         name
-        for name, fault in CATALOGUE.items()
+        for name, fault in offered("sim").items()
         if fault.fits(node_count=node_count, is_async=is_async) and (not only or name in only)
     ]
     wanted = fitting if only else [name for name in fitting if chance.random() < 0.45]
@@ -110,16 +102,19 @@ def draw(seed: int, *, fault_seconds: float = FAULT_SECONDS, only: tuple[str, ..
         delay_mean=chance.choice((0.0003, 0.001, 0.004, 0.010)),
         reset_seconds=chance.choice((0.5, 1.0, 1.0, 3.0)),
         sync_mean=chance.choice((0.0005, 0.002, 0.008)),
-        queue_count=chance.randint(1, 5),
-        producer_count=chance.randint(1, 3),
-        lane_count=chance.choice((1, 2, 5)),
-        send_rate=chance.choice((10.0, 25.0, 25.0, 60.0)),
-        body_size_max=body_size_max,
-        batch_count_max=chance.choice((1, 3, 1000)),
-        send_timeout=chance.choice((0.5, 2.0, 8.0)),
-        prefetch_bytes=chance.choice((64 * KIB, 1024 * KIB)),
-        group_count=chance.randint(1, 2),
-        client_crash_mean=chance.choice((5.0, 15.0, 60.0)),
+        load=Load(
+            seed=seed,
+            queue_count=chance.randint(1, 5),
+            producer_count=chance.randint(1, 3),
+            lane_count=chance.choice((1, 2, 5)),
+            send_rate=chance.choice((10.0, 25.0, 25.0, 60.0)),
+            body_size_max=body_size_max,
+            batch_count_max=chance.choice((1, 3, 1000)),
+            send_timeout=chance.choice((0.5, 2.0, 8.0)),
+            prefetch_bytes=chance.choice((64 * KIB, 1024 * KIB)),
+            group_count=chance.randint(1, 2),
+            client_crash_mean=chance.choice((5.0, 15.0, 60.0)),
+        ),
         faults=tuple(wanted) or (chance.choice(fitting),),
         gap_mean=chance.choice((0.7, 2.0, 5.0)),
         hold_max=chance.choice((1.0, 4.0, 10.0)),

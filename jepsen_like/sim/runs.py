@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import jepsen_like
+from jepsen_like.faults.catalogue import offered
 from jepsen_like.mutants import mutated
 from jepsen_like.sim.mix import draw
 from jepsen_like.sim.world import Outcome, run_seed
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 # What must happen in a long enough suite, or its faults are not what they claim to be.
 SOMETIMES = ("leaders", "truncations", "lost pages", "retried", "installs")
 SUITE_SEEDS = 50
+FAULTS_ENOUGH = 5  # so many of a kind, and one of them must have shown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +81,11 @@ def run_seeds(seeds: Iterable[int], options: Options, *, tell: Callable[[str], o
         tell(f"{done} seeds, {len(failed)} invalid: {failed}")
         tell(", ".join(f"{count} {name}" for name, count in sorted(totals.items())))
     never = [what for what in SOMETIMES if done >= SUITE_SEEDS and not totals[what]]
+    never += [
+        f"any effect of {name}"
+        for name in offered("sim")
+        if totals[f"fault {name}"] >= FAULTS_ENOUGH and not totals[f"proven {name}"]
+    ]
     if never:
         tell(f"never happened, so nothing can be said: {', '.join(never)}")
     return 1 if failed else 2 if never else 0

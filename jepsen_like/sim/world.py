@@ -17,7 +17,7 @@ import trio
 from broker.client.errors import ClientError
 from broker.errors import BrokerError
 from jepsen_like.checkers import check
-from jepsen_like.faults.catalogue import CATALOGUE
+from jepsen_like.faults.nemesis import Nemesis
 from jepsen_like.history import History
 from jepsen_like.sim.cluster import SimCluster
 from jepsen_like.sim.mix import Mix, draw
@@ -161,7 +161,7 @@ class _World:
             history.note("never-began", err=missing)
             return
         async with cluster.client("operator", random.Random(mix.seed)) as client:
-            await client.admin.create_topic(TOPIC, mix.queue_count)
+            await client.admin.create_topic(TOPIC, mix.load.queue_count)
         workloads = (
             Appends(cluster, history),
             Readers(cluster, history),
@@ -180,7 +180,7 @@ class _World:
                 workload.is_over = True
             nursery.cancel_scope.deadline = trio.current_time() + END_SECONDS
             self.counts["retried"] = workloads[0].retried
-            await trio.sleep(mix.send_timeout + 0.5)
+            await trio.sleep(mix.load.send_timeout + 0.5)
             nursery.cancel_scope.cancel()
         self.counts["retried"] = workloads[0].retried
         missing = await cluster.await_recovery(RECOVERY_SECONDS)
@@ -194,39 +194,25 @@ class _World:
             history.note("drain-failed", err=f"{type(error).__name__}: {error}")
         for member in cluster.members:
             if member.is_up:
-                dump(member, history)
+                assert member.files is not None
+                dump(member.name, member.files.store, history)
                 history.note("dumped", node=member.name)
 
     async def _attack(self, cluster: SimCluster) -> None:
         """Inject faults one after another, each for its time, and heal them all at the end."""
-        mix, history = self.mix, self.history
-        chance = random.Random(f"{mix.seed} nemesis")
-        weights = [CATALOGUE[name].weight for name in mix.faults]
-        counts: dict[str, int] = {}
-
-        async def occur(name: str) -> None:
-            fault = CATALOGUE[name](cluster, random.Random(chance.getrandbits(64)))
-            hit = fault.inject()
-            if not hit:
-                return
-            counts[name] = counts.get(name, 0) + 1
-            history.note("fault", v=f"{name} {hit}")
-            try:
-                await trio.sleep(chance.uniform(0.1, mix.hold_max))
-            finally:
-                fault.heal()
-                history.note("heal", v=f"{name} {hit}")
-
-        async with trio.open_nursery() as nursery:
-            cluster.nursery = nursery
-            end = trio.current_time() + mix.fault_seconds
-            while trio.current_time() < end:
-                gap = chance.expovariate(1 / mix.gap_mean)
-                await trio.sleep_until(min(trio.current_time() + gap, end))
-                nursery.start_soon(occur, chance.choices(mix.faults, weights)[0])
-            nursery.cancel_scope.cancel()
-        cluster.heal()
-        self.counts |= {f"fault {name}": count for name, count in counts.items()}
+        mix = self.mix
+        nemesis = Nemesis(
+            cluster,
+            self.history,
+            random.Random(f"{mix.seed} nemesis"),
+            faults=mix.faults,
+            gap_mean=mix.gap_mean,
+            hold_max=mix.hold_max,
+        )
+        await nemesis.attack(mix.fault_seconds)
+        await cluster.heal()
+        self.counts |= {f"fault {name}": count for name, count in nemesis.injected.items()}
+        self.counts |= {f"proven {name}": count for name, count in nemesis.proven.items()}
 
     def _count(self, cluster: SimCluster) -> None:
         for member in cluster.members:

@@ -13,7 +13,7 @@ from broker.errors import BrokerError
 if TYPE_CHECKING:
     from broker.client.producer import Producer
     from jepsen_like.history import History
-    from jepsen_like.sim.cluster import SimCluster
+    from jepsen_like.workloads.load import Clients
 
 TOPIC = "t"
 
@@ -21,44 +21,45 @@ TOPIC = "t"
 class Appends:
     """Producers with several lanes each; a lane sends one value after another."""
 
-    def __init__(self, cluster: SimCluster, history: History) -> None:
-        self.cluster = cluster
+    def __init__(self, clients: Clients, history: History) -> None:
+        self.clients = clients
         self.history = history
         self.is_over = False
         self.retried = 0  # requests sent again
         self._values = 0
-        self._chance = random.Random(f"{cluster.mix.seed} appends")
+        self._chance = random.Random(f"{clients.load.seed} appends")
 
     async def run(self) -> None:
         """Keep all producers going until `is_over`."""
         async with trio.open_nursery() as nursery:
-            for number in range(self.cluster.mix.producer_count):
+            for number in range(self.clients.load.producer_count):
                 nursery.start_soon(self._produce, number)
 
     async def _produce(self, number: int) -> None:
         """One producer after another: they crash and others take their place."""
-        mix, chance = self.cluster.mix, random.Random(f"{self.cluster.mix.seed} producer {number}")
+        load = self.clients.load
+        chance = random.Random(f"{load.seed} producer {number}")
         while not self.is_over:
-            life = chance.expovariate(1 / mix.client_crash_mean)
+            life = chance.expovariate(1 / load.client_crash_mean)
             # A crash: nothing is flushed, nobody waits for answers.
             with trio.move_on_after(0.5 + life):
-                async with self.cluster.client("producer", chance) as client:
+                async with self.clients.client("producer", chance) as client:
                     producer = client.producer(
-                        send_timeout=mix.send_timeout,
-                        batch_count_max=mix.batch_count_max,
+                        send_timeout=load.send_timeout,
+                        batch_count_max=load.batch_count_max,
                         inflight_max=chance.choice((1, 2, 5)),
                     )
                     try:
                         async with producer, trio.open_nursery() as nursery:
-                            for _ in range(mix.lane_count):
+                            for _ in range(load.lane_count):
                                 lane = random.Random(chance.getrandbits(64))
                                 nursery.start_soon(self._send_along, producer, lane)
                     finally:
                         self.retried += producer.stats.retried
 
     async def _send_along(self, producer: Producer, chance: random.Random) -> None:
-        mix = self.cluster.mix
-        pause = mix.producer_count * mix.lane_count / mix.send_rate
+        load = self.clients.load
+        pause = load.producer_count * load.lane_count / load.send_rate
         process = self.history.new_process()
         while not self.is_over:
             await trio.sleep(chance.expovariate(1 / pause))
@@ -70,8 +71,8 @@ class Appends:
         history = self.history
         self._values += 1
         value = f"c-{self._values}"
-        queue = chance.randrange(self.cluster.mix.queue_count)
-        size = chance.randrange(self.cluster.mix.body_size_max + 1)
+        queue = chance.randrange(self.clients.load.queue_count)
+        size = chance.randrange(self.clients.load.body_size_max + 1)
         history.add(p, "invoke", "send", k=queue, v=value)
         try:
             body = f"{value} ".encode().ljust(size, b"x")

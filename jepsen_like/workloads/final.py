@@ -17,17 +17,17 @@ from jepsen_like.workloads.appends import TOPIC, value_of
 if TYPE_CHECKING:
     import random
 
+    from dledger.store.ledger_store import LedgerStore
     from jepsen_like.history import History
-    from jepsen_like.sim.cluster import SimCluster
-    from jepsen_like.sim.member import SimMember
+    from jepsen_like.workloads.load import Clients
 
 Values = dict[int, list[list[object]]]  # queue -> [offset, value] in log order
 
 
-async def drain(cluster: SimCluster, history: History, chance: random.Random) -> None:
+async def drain(clients: Clients, history: History, chance: random.Random) -> None:
     """Read every queue from its first offset to its end, and note it as one drain a queue."""
-    async with cluster.client("drain", chance) as client:
-        for queue in range(cluster.mix.queue_count):
+    async with clients.client("drain", chance) as client:
+        for queue in range(clients.load.queue_count):
             end = await client.admin.max_offset(TOPIC, queue)
             found: list[list[object]] = []
             first = end
@@ -42,10 +42,8 @@ async def drain(cluster: SimCluster, history: History, chance: random.Random) ->
             await trio.lowlevel.checkpoint()
 
 
-def dump(member: SimMember, history: History) -> None:
-    """Note what *member*'s log holds, one dump a queue."""
-    assert member.files is not None
-    store = member.files.store
+def dump(node: str, store: LedgerStore, history: History) -> None:
+    """Note what the log of *node* holds, one dump a queue."""
     values: Values = {}
     try:
         store.verify(store.base.index + 1, store.end_index)
@@ -53,11 +51,11 @@ def dump(member: SimMember, history: History) -> None:
             if entry.channel == CHANNEL_RECORDS and entry.kind != EntryKind.NOOP:
                 _read_records(entry.body, values)
     except (LedgerError, CorruptRecordError) as error:
-        history.note("unreadable", node=member.name, err=f"{type(error).__name__}: {error}")
+        history.note("unreadable", node=node, err=f"{type(error).__name__}: {error}")
     for queue, found in sorted(values.items()):
         history.add(
             history.new_process(), "ok", "dump", k=queue, v=found, o=store.base.index,
-            node=member.name,
+            node=node,
         )  # fmt: skip
 
 

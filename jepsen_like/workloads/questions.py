@@ -14,14 +14,14 @@ from jepsen_like.workloads.appends import TOPIC
 if TYPE_CHECKING:
     from broker.client.admin import Admin
     from jepsen_like.history import History
-    from jepsen_like.sim.cluster import SimCluster
+    from jepsen_like.workloads.load import Clients
 
 
 class Questions:
     """A few clients that ask."""
 
-    def __init__(self, cluster: SimCluster, history: History) -> None:
-        self.cluster = cluster
+    def __init__(self, clients: Clients, history: History) -> None:
+        self.clients = clients
         self.history = history
         self.is_over = False
 
@@ -32,10 +32,10 @@ class Questions:
                 nursery.start_soon(self._keep_asking, number)
 
     async def _keep_asking(self, number: int) -> None:
-        mix = self.cluster.mix
-        chance = random.Random(f"{mix.seed} questions {number}")
+        load = self.clients.load
+        chance = random.Random(f"{load.seed} questions {number}")
         process = self.history.new_process()
-        async with self.cluster.client("questions", chance) as client:
+        async with self.clients.client("questions", chance) as client:
             while not self.is_over:
                 await trio.sleep(chance.expovariate(1 / 0.15))
                 kind = chance.choices(("end", "committed", "status", "transfer"), (8, 3, 2, 0.15))
@@ -44,8 +44,8 @@ class Questions:
 
     async def _ask(self, admin: Admin, f: str, p: int, chance: random.Random) -> bool:
         history = self.history
-        queue = chance.randrange(self.cluster.mix.queue_count)
-        group = f"g{chance.randint(1, self.cluster.mix.group_count)}"
+        queue = chance.randrange(self.clients.load.queue_count)
+        group = f"g{chance.randint(1, self.clients.load.group_count)}"
         fields: dict[str, object] = {}
         if f in ("end", "committed"):
             fields["k"] = queue

@@ -14,14 +14,14 @@ from jepsen_like.workloads.appends import TOPIC, value_of
 if TYPE_CHECKING:
     from broker.client.consumer import Consumer
     from jepsen_like.history import History
-    from jepsen_like.sim.cluster import SimCluster
+    from jepsen_like.workloads.load import Clients
 
 
 class Readers:
     """One reader of everything, and one member for each group."""
 
-    def __init__(self, cluster: SimCluster, history: History) -> None:
-        self.cluster = cluster
+    def __init__(self, clients: Clients, history: History) -> None:
+        self.clients = clients
         self.history = history
         self.is_over = False
         self.failures: list[str] = []
@@ -30,24 +30,24 @@ class Readers:
         """Keep all readers going until `is_over`."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._keep_reading, None)
-            for number in range(self.cluster.mix.group_count):
+            for number in range(self.clients.load.group_count):
                 nursery.start_soon(self._keep_reading, f"g{number + 1}")
 
     async def _keep_reading(self, group: str | None) -> None:
-        mix = self.cluster.mix
-        chance = random.Random(f"{mix.seed} reader {group}")
+        load = self.clients.load
+        chance = random.Random(f"{load.seed} reader {group}")
         while not self.is_over:
-            life = 0.5 + chance.expovariate(1 / mix.client_crash_mean)
+            life = 0.5 + chance.expovariate(1 / load.client_crash_mean)
             try:
                 with trio.move_on_after(life):
-                    async with self.cluster.client("reader", chance) as client:
+                    async with self.clients.client("reader", chance) as client:
                         consumer = client.consumer(
                             group or "everything",
                             TOPIC,
                             start="committed"
                             if group
                             else chance.choice(("first", "last", "last")),
-                            prefetch_bytes=mix.prefetch_bytes,
+                            prefetch_bytes=load.prefetch_bytes,
                             commit_interval=chance.choice((0.2, 1.0)),
                             poll_wait=chance.choice((0.5, 3.0)),
                         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from jepsen_like.faults.catalogue import CATALOGUE
+from jepsen_like.faults.catalogue import offered
 from jepsen_like.mutants import MUTANTS, mutated
 from jepsen_like.sim.mix import draw
 from jepsen_like.sim.runs import Options, replay_command, run_seeds
@@ -52,7 +52,7 @@ def test_async_flush_is_never_drawn_with_faults_it_does_not_promise_to_survive()
 def test_every_fault_is_drawn_by_some_seed() -> None:
     drawn = {name for seed in range(100) for name in draw(seed).faults}
 
-    assert drawn == set(CATALOGUE)
+    assert drawn == set(offered("sim"))
 
 
 @pytest.mark.slow

@@ -1,0 +1,92 @@
+"""Who brings the faults: one after another, some at the same time, each for a while."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import trio
+
+from jepsen_like.faults.catalogue import CATALOGUE
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from jepsen_like.faults.fault import Target
+    from jepsen_like.faults.group import Group
+    from jepsen_like.history import History
+
+
+class Nemesis:
+    """Draws faults from some names and notes each one: ``fault``, ``effect`` and ``heal``."""
+
+    def __init__(
+        self,
+        group: Group,
+        history: History,
+        chance: random.Random,
+        *,
+        faults: Sequence[str],
+        gap_mean: float,
+        hold_min: float = 0.1,
+        hold_max: float,
+        target: Target = "",
+    ) -> None:
+        """Prepare it.
+
+        Args:
+            group: whom to harm.
+            history: hears of everything.
+            chance: draws which, when and how long.
+            faults: names out of the catalogue.
+            gap_mean: seconds between two faults; the last one may still be there.
+            hold_min: seconds that a fault lasts at least.
+            hold_max: seconds that a fault lasts at most.
+            target: who is hit; drawn each time when "".
+        """
+        self.injected: Counter[str] = Counter()
+        self.proven: Counter[str] = Counter()  # those that left traces
+        self._group = group
+        self._history = history
+        self._chance = chance
+        self._faults = tuple(faults)
+        self._gap_mean = gap_mean
+        self._hold_min = hold_min
+        self._hold_max = hold_max
+        self._target = target
+
+    async def attack(self, seconds: float) -> None:
+        """Bring faults for so long; at the end all are over."""
+        weights = [CATALOGUE[name].weight for name in self._faults]
+        async with trio.open_nursery() as nursery:
+            self._group.nursery = nursery
+            end = trio.current_time() + seconds
+            while trio.current_time() < end:
+                gap = self._chance.expovariate(1 / self._gap_mean)
+                await trio.sleep_until(min(trio.current_time() + gap, end))
+                nursery.start_soon(self._occur, self._chance.choices(self._faults, weights)[0])
+            nursery.cancel_scope.cancel()
+
+    async def _occur(self, name: str) -> None:
+        chance = random.Random(self._chance.getrandbits(64))
+        fault = CATALOGUE[name](self._group, chance, target=self._target)
+        hit = await fault.inject()
+        if not hit:
+            return
+        self.injected[name] += 1
+        self._history.note("fault", v=f"{name} {hit}")
+        try:
+            await trio.sleep(self._chance.uniform(self._hold_min, self._hold_max))
+        finally:
+            with trio.CancelScope(shield=True):
+                evidence = await fault.evidence()
+                if evidence:
+                    self.proven[name] += 1
+                    self._history.note("effect", v=f"{name} {hit}: {evidence}")
+                await fault.heal()
+                self._history.note("heal", v=f"{name} {hit}")
+
+    def unproven(self) -> list[str]:
+        """Return the faults that never showed: whoever trusts in them fools themselves."""
+        return [name for name in self._faults if not self.proven[name]]

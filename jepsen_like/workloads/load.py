@@ -1,0 +1,40 @@
+"""How much is asked of a group, and what workloads need to ask it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import random
+    from contextlib import AbstractAsyncContextManager
+
+    from broker.client.connect import Client
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """What clients do, and how much of it."""
+
+    seed: int
+    queue_count: int
+    producer_count: int
+    lane_count: int  # sends one producer has under way
+    send_rate: float  # per second, of all lanes together
+    body_size_max: int
+    batch_count_max: int
+    send_timeout: float  # seconds
+    prefetch_bytes: int
+    group_count: int
+    client_crash_mean: float  # seconds
+
+
+class Clients(Protocol):
+    """Where workloads get their clients."""
+
+    @property
+    def load(self) -> Load:
+        """What they are to do."""
+
+    def client(self, name: str, chance: random.Random) -> AbstractAsyncContextManager[Client]:
+        """Return a client on a machine of its own, of the project's own library."""
