@@ -1,0 +1,1 @@
+"""Real node processes, each in a network and on a disk of its own that can be hurt."""
