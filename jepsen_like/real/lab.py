@@ -169,6 +169,8 @@ class Lab:
         except BaseException as error:
             await self._take_down()
             self._raise_if_terminated(error)
+            if _is_interrupt(error):  # by a command's nursery wrapped in a group
+                raise KeyboardInterrupt from None
             raise
         return self
 
@@ -301,8 +303,15 @@ class Lab:
         self._old_handlers.clear()
 
     def _raise_if_terminated(self, error: BaseException | None) -> None:
-        if self._signal is not None and isinstance(error, KeyboardInterrupt):
+        if self._signal is not None and _is_interrupt(error):
             raise SystemExit(128 + self._signal) from None
+
+
+def _is_interrupt(error: BaseException | None) -> bool:
+    """Whether a Ctrl-C, or what we made one of, is all that *error* holds."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(_is_interrupt, error.exceptions))
+    return isinstance(error, KeyboardInterrupt)
 
 
 def default_base() -> Path:

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import os
 import socket
+import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,8 @@ from dledger.remoting.errors import ConnectFailedError
 from dledger.remoting.network import ByteStream, Listener, TcpStream, format_address
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
+    from typing import IO
 
 NAMESPACE_FOLDER = Path("/run/netns")  # where `ip netns` keeps them
 _CLONE_NEWNET = 0x40000000
@@ -43,16 +45,36 @@ class Namespace:
         """The file that stands for it."""
         return NAMESPACE_FOLDER / self.full_name
 
-    def command(self, *command: str) -> list[str]:
-        """Return *command* as it is started inside, killed when the thread that starts it ends.
+    def start(
+        self,
+        command: Sequence[str],
+        *,
+        stdin: int | IO[bytes] = subprocess.DEVNULL,
+        stdout: int | IO[bytes],
+        stderr: int | IO[bytes],
+        folder: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> subprocess.Popen[bytes]:
+        """Start *command* inside, in a session of its own; it is in the namespace from its birth.
 
-        By `nsenter`, not by ``ip netns exec``: that copies the table of mounts, and a file system
-        in such a copy is not gone when we unmount it.
+        Call it from the main thread: what it started is killed when the thread ends (if that
+        happens in its first millisecond, it is left to `leftovers.sweep`).  Not by
+        ``ip netns exec``: that copies the table of mounts, and a file system in such a copy is not
+        gone when we unmount it.
+
+        Raises:
+            OSError: the system refuses.
         """
-        return [
-            "setpriv", "--pdeathsig", "KILL", "--",
-            "nsenter", f"--net={self.path}", "--", *command,
-        ]  # fmt: skip
+        with self.entered():
+            return subprocess.Popen(
+                ["setpriv", "--pdeathsig", "KILL", "--", *command],
+                stdin=stdin,
+                stdout=stdout,
+                stderr=stderr,
+                start_new_session=True,
+                cwd=folder,
+                env={**os.environ, **(environment or {})},
+            )
 
     def pids(self) -> list[int]:
         """Return the processes inside, by what the kernel says of each."""

@@ -70,14 +70,12 @@ class LabProcess:
         assert not self.is_running, f"{self.name} runs already"
         try:
             with self.log_path.open("ab") as log:
-                self._process = subprocess.Popen(
-                    self.namespace.command(*self.command),
-                    stdin=subprocess.DEVNULL,
+                self._process = self.namespace.start(
+                    self.command,
                     stdout=log,
                     stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                    cwd=self.folder,
-                    env={**os.environ, **self.environment},
+                    folder=self.folder,
+                    environment=self.environment,
                 )
         except OSError as error:
             raise LabError(f"{self.name} cannot be started: {error}") from error

@@ -154,12 +154,11 @@ class Wire:
 
     def _start(self) -> None:
         with self._log_path.open("ab") as log:
-            self._process = subprocess.Popen(
-                self._namespace.command(sys.executable, "-I", str(_SWITCH)),
+            self._process = self._namespace.start(
+                [sys.executable, "-I", str(_SWITCH)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                start_new_session=True,
             )
 
     async def close(self) -> None:
