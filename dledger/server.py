@@ -418,7 +418,12 @@ class LedgerServer:
         self._state_keeper.install_state(base, state)
         self.store.reset_to(base)
         self._published_index = base.index
-        self._state_keeper.log_replaced(base)
+        try:
+            self._state_keeper.log_replaced(base)
+        except LedgerFullError as error:
+            # The log is another one already.  The next start derives from it, given the room.
+            self._fail(error)
+            raise
 
     # -- LinkHooks ------------------------------------------------------------------------------
 

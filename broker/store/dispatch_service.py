@@ -188,7 +188,13 @@ class DispatchService:
 
     def log_replaced(self, base: LogPoint) -> None:
         """See `StateKeeper`."""
-        self._derived.reopen(base.index)
+        try:
+            self._derived.reopen(base.index)
+        except LedgerFullError as error:
+            # What was derived belongs to a log that is gone: nothing may be dispatched behind it.
+            self._failure = error
+            self._wake.set()
+            raise
         self._committed_index = max(self._committed_index, base.index)
         logger.info("took over the state at entry %d from the leader", base.index)
         self._dispatched()

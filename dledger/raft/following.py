@@ -225,8 +225,8 @@ class Following:
         try:
             engine.install(base, state)
         except LedgerFullError as error:
-            # Nothing has changed.  With the next heartbeat the leader asks how far we are, and
-            # sends the state again.
+            # Either nothing has changed, and with the next heartbeat the leader asks how far we
+            # are and sends the state again; or the server has failed and says so.
             logger.error("cannot install the state at entry %d: %s", base.index, error)
             return
         self._verify_to(base.index)

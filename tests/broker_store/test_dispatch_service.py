@@ -9,7 +9,7 @@ import trio
 
 from broker.store.derived import DerivedState
 from broker.store.dispatch_service import FULL_RETRY_SECONDS, DispatchService
-from dledger.errors import PoisonEntryError, StorageFailedError
+from dledger.errors import LedgerFullError, PoisonEntryError, StorageFailedError
 from tests.broker_store.growing_disk import GrowingDisk
 from tests.broker_store.helpers import MemoryLog
 from tests.broker_store.test_derived import SEGMENT, CountingMachine, fill
@@ -174,4 +174,37 @@ async def test_an_entry_that_cannot_be_taken_in_stops_the_service(world, nursery
     world.service.committed_to(world.log.end_index)
 
     with pytest.raises(PoisonEntryError):
+        await world.service.run()
+
+
+async def test_a_log_replaced_on_a_full_disk_stops_the_service_with_that_reason(
+    world, nursery, autojump_clock
+):
+    """Seed 7: the queues of the new log did not fit, and dispatch went on behind the old one.
+
+    It asked for an entry that the new log does not hold, which hid what was the matter.
+    """
+    peer = DerivedState.open(
+        GrowingDisk(),
+        "/derived",
+        world.log,
+        commit_index=world.log.end_index,
+        segment_size=SEGMENT,
+        metadata=CountingMachine(),
+    )
+    while peer.dispatched_index < world.log.end_index:
+        peer.dispatch_up_to(world.log.end_index)
+    for job in peer.begin_jobs(with_state=True):
+        job.run()
+        job.finish()
+    world.log.drop_before(4 * SEGMENT)
+    base = world.log.base
+    world.service.install_state(base, peer.read_state(base.index))
+    world.disk.capacity = 1
+
+    with pytest.raises(LedgerFullError):
+        world.service.log_replaced(base)
+
+    world.service.committed_to(world.log.end_index)
+    with pytest.raises(LedgerFullError):
         await world.service.run()
