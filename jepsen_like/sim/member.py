@@ -319,9 +319,7 @@ class SimMember:
                 disk=mount,
                 network=self.host,
                 chance=chance,
-                make_worker=lambda name: SimWorker(
-                    name, nursery=nursery, mount=mount, speed=self.speed
-                ),
+                make_worker=lambda name: SimWorker(name, mount=mount, speed=self.speed),
             ),
             store_host=HostAddress(bytes(map(int, self.address.split("."))), BROKER_PORT),
         )

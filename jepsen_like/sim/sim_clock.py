@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import trio
+from jepsen_like.sim.sim_time import current_sim_time
 
 EPOCH_MS = 1_700_000_000_000  # any fixed moment: a run must not depend on today's date
 
@@ -19,12 +19,13 @@ class SimClock:
         """
         self._uptime_seconds = uptime_seconds
         self._rate = rate
+        self._time = current_sim_time()
         self.wall_offset_ms = 0  # what an operator or NTP has moved it by
 
     def now(self) -> float:
         """Return monotonic seconds."""
-        return self._uptime_seconds + trio.current_time() * self._rate
+        return self._uptime_seconds + self._time.seconds * self._rate
 
     def wall_ms(self) -> int:
         """Return milliseconds since 1970 UTC, as this machine believes."""
-        return EPOCH_MS + int(trio.current_time() * 1000) + self.wall_offset_ms
+        return EPOCH_MS + int(self._time.seconds * 1000) + self.wall_offset_ms

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import trio
 import trio.abc
+from trio._core._run import GLOBAL_RUN_CONTEXT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,13 +44,22 @@ class SimTime(trio.abc.Clock):
         heapq.heappush(self._timers, (time, self._numbers, action))
 
     def deadline_to_sleep_time(self, deadline: float) -> float:
-        """See `trio.abc.Clock`; moves time on to *deadline* or the next timer."""
+        """See `trio.abc.Clock`; moves time on to *deadline* or the next timer.
+
+        Timers are called one after another until one of them wakes a task: most only note that
+        bytes have arrived where nobody waits for them, and need no turn of trio's loop.
+        """
         timers = self._timers
-        if timers and timers[0][0] <= deadline:
+        runner = GLOBAL_RUN_CONTEXT.runner
+        while timers and timers[0][0] <= deadline:
+            self._idle_count = 0
             time, _, action = heapq.heappop(timers)
-            self.seconds = max(self.seconds, time)
+            if time > self.seconds:
+                self.seconds = time
             action()
-            return 0.0
+            if runner.runq:
+                return 0.0
+            deadline = runner.deadlines.next_deadline()
         if deadline > self.seconds:
             if deadline == math.inf:
                 # trio itself wakes its tasks through a socket at the end of a run.
@@ -59,6 +69,11 @@ class SimTime(trio.abc.Clock):
             self.seconds = deadline
         self._idle_count = 0
         return 0.0
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is due at all: only what comes from outside can wake anybody."""
+        return self._idle_count > 0
 
 
 def current_sim_time() -> SimTime:

@@ -8,11 +8,12 @@ the end of theirs.  A power loss in between finds the platter without them.
 from __future__ import annotations
 
 from collections import deque
+from contextvars import copy_context
 from typing import TYPE_CHECKING
 
-import trio
-
+from jepsen_like.sim.scheduling import PROCESS
 from jepsen_like.sim.sim_disk import ProcessGoneError
+from jepsen_like.sim.sim_time import current_sim_time
 
 if TYPE_CHECKING:
     import random
@@ -29,24 +30,33 @@ class DiskSpeed:
     def __init__(self, chance: random.Random, *, mean_seconds: float) -> None:
         self.mean_seconds = mean_seconds
         self.slowdown = 1.0
+        self.is_stalled = False
         self._chance = chance
-        self._going = trio.Event()
-        self._going.set()
+        self._time = current_sim_time()
+        self._waiting: list[Callable[[], None]] = []
 
     def stall(self) -> None:
         """Finish nothing from now on."""
-        if self._going.is_set():
-            self._going = trio.Event()
+        self.is_stalled = True
 
     def go_on(self) -> None:
         """Work again."""
-        self._going.set()
+        self.is_stalled = False
+        waiting, self._waiting = self._waiting, []
+        for action in waiting:
+            self._time.call_at(self._time.seconds, action)
 
-    async def take_time(self) -> None:
-        """Wait as long as one job takes."""
+    def after_one_job(self, action: Callable[[], None]) -> None:
+        """Call *action* when one job has taken its time."""
         base = self.mean_seconds * self.slowdown
-        await trio.sleep(base * 0.3 + self._chance.expovariate(1 / base) * 0.7)
-        await self._going.wait()
+        seconds = base * 0.3 + self._chance.expovariate(1 / base) * 0.7
+        self._time.call_at(self._time.seconds + seconds, lambda: self._call_unless_stalled(action))
+
+    def _call_unless_stalled(self, action: Callable[[], None]) -> None:
+        if self.is_stalled:
+            self._waiting.append(action)
+        else:
+            action()
 
 
 class _Item:
@@ -63,24 +73,21 @@ class _Item:
 
 
 class SimWorker:
-    """See `dledger.worker.Worker`."""
+    """See `dledger.worker.Worker`; belongs to the process of the task that makes it."""
 
-    def __init__(
-        self, name: str, *, nursery: trio.Nursery, mount: SimMount, speed: DiskSpeed
-    ) -> None:
+    def __init__(self, name: str, *, mount: SimMount, speed: DiskSpeed) -> None:
         self._is_early = name.rpartition("-")[2] in EARLY
-        self._nursery = nursery
         self._mount = mount
         self._speed = speed
         self._items: deque[_Item] = deque()
-        self._is_busy = False
+        self._context = copy_context()
+        self._process = PROCESS.get()
 
     def submit(self, job: Callable[[], None], done: Callable[[BaseException | None], None]) -> None:
         """See `Worker.submit`."""
         self._items.append(_Item(job, done))
-        if not self._is_busy:
-            self._is_busy = True
-            self._nursery.start_soon(self._work)
+        if len(self._items) == 1:
+            self._begin()
 
     def drain(self) -> None:
         """See `Worker.drain`."""
@@ -91,22 +98,32 @@ class SimWorker:
     def close(self) -> None:
         """See `Worker.close`."""
 
-    async def _work(self) -> None:
-        while self._items and not self._is_gone():
-            item = self._items[0]
-            if self._is_early:
+    def _begin(self) -> None:
+        item = self._items[0]
+        if self._is_early:
+            try:
                 self._run(item)
-            await self._speed.take_time()
-            if self._is_gone():
-                return
-            self._run(item)
-            self._finish(item)
-            self._items.popleft()
-            item.done(item.failure)
-        self._is_busy = False
+            except ProcessGoneError:
+                return  # its disk has told everybody
+        self._speed.after_one_job(self._end)
 
-    def _is_gone(self) -> bool:
-        return self._mount.is_dead
+    def _end(self) -> None:
+        if self._mount.is_dead:
+            return
+        if self._process is not None and self._process.is_stopped:
+            self._process.hold(self._end)
+            return
+        item = self._items[0]
+        try:
+            self._run(item)
+        except ProcessGoneError:
+            return
+        self._finish(item)
+        self._items.popleft()
+        # The next job waits for nothing that comes of this one.
+        if self._items:
+            self._begin()
+        self._context.copy().run(item.done, item.failure)
 
     def _run(self, item: _Item) -> None:
         if item.has_run:

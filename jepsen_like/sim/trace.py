@@ -7,9 +7,16 @@ its virtual time to the last bit; the first difference between two runs changes 
 from __future__ import annotations
 
 import hashlib
+import struct
 import zlib
+from typing import TYPE_CHECKING
 
-import trio
+from jepsen_like.sim.sim_time import current_sim_time
+
+if TYPE_CHECKING:
+    from jepsen_like.sim.sim_time import SimTime
+
+_STAMP = struct.Struct("<dI")
 
 
 class Trace:
@@ -20,14 +27,17 @@ class Trace:
         self.lines: list[str] | None = [] if keep_lines else None
         self.count = 0
         self._hash = hashlib.sha256()
+        self._time: SimTime | None = None
 
     def add(self, what: str, data: bytes = b"") -> None:
         """Take in that *what* happened now."""
         self.count += 1
-        line = f"{trio.current_time().hex()} {what} {zlib.crc32(data):08x}\n"
-        self._hash.update(line.encode())
+        if self._time is None:
+            self._time = current_sim_time()
+        seconds, crc = self._time.seconds, zlib.crc32(data)
+        self._hash.update(_STAMP.pack(seconds, crc) + what.encode())
         if self.lines is not None:
-            self.lines.append(line.rstrip() + " " + repr(data[:600]) + "\n")
+            self.lines.append(f"{seconds.hex()} {what} {crc:08x} {data[:600]!r}\n")
 
     @property
     def digest(self) -> str:
