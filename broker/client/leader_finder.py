@@ -3,7 +3,8 @@
 Answers carry hints, and nodes say who leads and in which term when asked.  What a node says of
 itself counts most; what others say of a node that just failed us counts only in a newer term, since
 they may not have noticed yet.  While no leader is known, every node that can be reached is asked
-every 10 ms, so that the first request after an election leaves within milliseconds of its end.
+every 10 ms, so that the first request after an election leaves within milliseconds of its end; a
+group that stays without a leader is asked less and less often.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
 
     from broker.client.links import Answer, Link, Links
 
-POLL_INTERVAL = 0.010  # seconds between questions while no leader is known
+POLL_INTERVAL = 0.010  # seconds between questions while no leader is known, at first
+POLL_INTERVAL_MAX = 0.100  # and after a while without one
+POLL_SHARE = 0.05  # of the time that has passed without a leader
 RECONNECT_INTERVAL = 0.100  # seconds between tries to reach a node that refused
 WATCH_INTERVAL = 0.050  # seconds between looks at the requests under way
 SUSPICION_AGE = 0.200  # seconds without an answer after which other nodes are asked who leads
@@ -172,6 +175,7 @@ class LeaderFinder:
 
     async def run(self) -> None:
         """Look for the leader whenever none is known; watch the one that is."""
+        self._lost_at = trio.current_time()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._find)
             nursery.start_soon(self._watch)
@@ -183,7 +187,9 @@ class LeaderFinder:
                 continue
             for address in self.nodes:
                 self._ask(address)
-            with trio.move_on_after(POLL_INTERVAL):
+            passed = trio.current_time() - self._lost_at
+            interval = min(max(POLL_INTERVAL, POLL_SHARE * passed), POLL_INTERVAL_MAX)
+            with trio.move_on_after(interval):
                 await self._changed.wait()
 
     async def _watch(self) -> None:

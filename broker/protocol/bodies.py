@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import json
 import struct
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
 
 from broker.errors import HeaderError
 
@@ -96,7 +98,7 @@ class GroupStatus:
 
     def encode(self) -> bytes:
         """Return the body."""
-        return json.dumps(asdict(self), separators=(",", ":")).encode()
+        return msgspec.json.encode(self)
 
     @classmethod
     def decode(cls, body: Buffer) -> GroupStatus:

@@ -162,27 +162,22 @@ class _World:
             return
         async with cluster.client("operator", random.Random(mix.seed)) as client:
             await client.admin.create_topic(TOPIC, mix.load.queue_count)
-        workloads = (
-            Appends(cluster, history),
-            Readers(cluster, history),
-            Questions(cluster, history),
-        )
+        appends = Appends(cluster, history)
         async with trio.open_nursery() as nursery:
-            for workload in workloads:
+            for workload in (Readers(cluster, history), Questions(cluster, history)):
                 nursery.start_soon(workload.run)
-            await trio.sleep(mix.quiet_seconds)
-            await self._attack(cluster)
-            history.note("healed")
-            missing = await cluster.await_recovery(RECOVERY_SECONDS)
-            history.note("recovered", err=missing or None)
-            await trio.sleep(1.0)  # some load on the healed group
-            for workload in workloads:
-                workload.is_over = True
-            nursery.cancel_scope.deadline = trio.current_time() + END_SECONDS
-            self.counts["retried"] = workloads[0].retried
-            await trio.sleep(mix.load.send_timeout + 0.5)
-            nursery.cancel_scope.cancel()
-        self.counts["retried"] = workloads[0].retried
+            async with trio.open_nursery() as producers:
+                producers.start_soon(appends.run)
+                await trio.sleep(mix.quiet_seconds)
+                await self._attack(cluster)
+                history.note("healed")
+                missing = await cluster.await_recovery(RECOVERY_SECONDS)
+                history.note("recovered", err=missing or None)
+                await trio.sleep(1.0)  # some load on the healed group
+                appends.is_over = True
+                producers.cancel_scope.deadline = trio.current_time() + END_SECONDS
+            nursery.cancel_scope.cancel()  # a crash of all that still read
+        self.counts["retried"] = appends.retried
         missing = await cluster.await_recovery(RECOVERY_SECONDS)
         if missing:
             history.note("recovered", err=missing)
