@@ -30,7 +30,7 @@ POLL_INTERVAL = 0.010  # seconds between questions while no leader is known, at 
 POLL_INTERVAL_MAX = 0.100  # and after a while without one
 POLL_SHARE = 0.05  # of the time that has passed without a leader
 RECONNECT_INTERVAL = 0.100  # seconds between tries to reach a node that refused
-WATCH_INTERVAL = 0.050  # seconds between looks at the requests under way
+WATCH_INTERVAL = 0.050  # seconds between looks at the requests under way, at least
 SUSPICION_AGE = 0.200  # seconds without an answer after which other nodes are asked who leads
 SLOW_WATCH_INTERVAL = 1.0  # seconds between questions to another node while all is well
 FORWARD_AFTER = 1.0  # seconds without a leader we can reach until others have to forward for us
@@ -196,8 +196,10 @@ class LeaderFinder:
         links = self._links
         assert links is not None
         asked_at = trio.current_time()
+        pause = WATCH_INTERVAL
         while True:
-            await trio.sleep(WATCH_INTERVAL)
+            await trio.sleep(pause)
+            pause = WATCH_INTERVAL
             if self.leader is None:
                 continue
             self._drop_silent()
@@ -216,6 +218,9 @@ class LeaderFinder:
                 asked_at = now
                 self._turn += 1
                 self._ask(self.nodes[1 + self._turn % (len(self.nodes) - 1)])
+            else:
+                # What is under way, or begins right now, can be suspicious no earlier.
+                pause = max(SUSPICION_AGE - max(age, 0.0), WATCH_INTERVAL)
 
     def _ask(self, address: str) -> None:
         """Ask the node at *address* how the group stands, unless it still owes an answer."""

@@ -37,7 +37,7 @@ class Questions:
         process = self.history.new_process()
         async with self.clients.client("questions", chance) as client:
             while not self.is_over:
-                await trio.sleep(chance.expovariate(1 / 0.15))
+                await trio.sleep(chance.expovariate(1 / 0.25))
                 kind = chance.choices(("end", "committed", "status", "transfer"), (8, 3, 2, 0.15))
                 if not await self._ask(client.admin, kind[0], process, chance):
                     process = self.history.new_process()

@@ -56,7 +56,8 @@ class FakeNode:
         self.is_frozen = False
         self.frozen_input: list[tuple[MemoryStream, list[Command]]] = []
         self.knows_leader = True  # False: says that nobody leads
-        self.believes: FakeNode | None = None  # a stale view of who leads
+        self.believed_term = 0
+        self._believes: FakeNode | None = None
         self.streams: set[MemoryStream] = set()
         self.requests: list[Command] = []
         self.lag = 0  # messages at the end of each queue it does not have yet
@@ -66,6 +67,15 @@ class FakeNode:
     async def start(self) -> None:
         self._scope = trio.CancelScope()
         await self.group.nursery.start(self._serve)
+
+    @property
+    def believes(self) -> FakeNode | None:
+        """A stale view of who leads, in the term before the one it was set in."""
+        return self._believes
+
+    @believes.setter
+    def believes(self, node: FakeNode | None) -> None:
+        self._believes, self.believed_term = node, self.group.term - 1
 
     def kill(self) -> None:
         self._scope.cancel()
@@ -252,7 +262,7 @@ class FakeGroup:
             group="g",
             node_id=node.node_id,
             role="LEADER" if leader is node else "FOLLOWER",
-            term=self.term - (1 if node.believes else 0),
+            term=node.believed_term if node.believes else self.term,
             leader_id=leader and leader.node_id,
             leader_address=leader and leader.address,
             is_ready=True,
