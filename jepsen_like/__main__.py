@@ -11,8 +11,9 @@ import sys
 import time
 from pathlib import Path
 
-from jepsen_like.checkers import check
-from jepsen_like.history import read_history, to_edn
+from jepsen_like.edn import to_edn
+from jepsen_like.history import read_events, read_history
+from jepsen_like.verdict import judge, tell
 
 
 def main() -> int:
@@ -29,9 +30,12 @@ def main() -> int:
     sim.add_argument("--mutant", default="", help="with this deliberate bug in the product")
     sim.add_argument("--out", type=Path, help="folder for histories of what failed")
     sim.add_argument("--log", action="store_true", help="with --seed: what the nodes log")
-    judge = commands.add_parser("check", help="judge a history")
-    judge.add_argument("history", type=Path)
-    judge.add_argument("--retention", action="store_true", help="old segments were dropped")
+    checking = commands.add_parser("check", help="judge a run's folder or a history")
+    checking.add_argument("history", type=Path)
+    checking.add_argument(
+        "--retention", action="store_true", default=None, help="old segments were dropped"
+    )
+    checking.add_argument("--sends", type=int, help="fewest acknowledged sends to say anything")
     edn = commands.add_parser("edn", help="a history as Jepsen's own tools read it")
     edn.add_argument("history", type=Path)
     mutants = commands.add_parser("mutants", help="is every deliberate bug caught?")
@@ -39,12 +43,12 @@ def main() -> int:
     mutants.add_argument("--seeds", type=int, default=150, help="most seeds for each")
     mutants.add_argument("--seconds", type=float, default=40.0, help="virtual seconds with faults")
     arguments = parser.parse_args()
-    if arguments.command == "check":
-        return _check(arguments)
-    if arguments.command == "edn":
-        for line in to_edn(read_history(arguments.history).events):
-            print(line)
-        return 0
+    if arguments.command in ("check", "edn"):
+        try:
+            return _check(arguments) if arguments.command == "check" else _edn(arguments.history)
+        except (OSError, ValueError) as error:
+            print(error, file=sys.stderr)
+            return 2
     _need_fixed_hashes()
     if arguments.command == "mutants":
         from jepsen_like.mutants import hunt
@@ -85,11 +89,22 @@ def _sim(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    found = check(read_history(arguments.history), has_retention=arguments.retention)
-    for anomaly in found:
-        print(anomaly)
-    print("valid" if not found else f"invalid: {len(found)} anomalies")
-    return 1 if found else 0
+    verdict = judge(
+        read_history(arguments.history),
+        has_retention=arguments.retention,
+        ok_sends_min=arguments.sends,
+    )
+    for line in tell(verdict):
+        print(line)
+    return verdict.exit_code
+
+
+def _edn(path: Path) -> int:
+    # A file is never held as a whole; a folder may be two files, to be sorted.
+    events = read_history(path).events if path.is_dir() else read_events(path)
+    for line in to_edn(events):
+        print(line)
+    return 0
 
 
 if __name__ == "__main__":

@@ -6,8 +6,7 @@ JSON lines with the fields
     t     virtual or monotonic nanoseconds
     p     process: one thing at a time; a number never used again after an unknown outcome
     type  invoke, ok, fail (surely not done), info (may be done, or a note of the world)
-    f     what: send, end, poll, assign, commit, committed, transfer, drain, dump, fault, heal,
-          leader, exit, start, healed, recovered
+    f     what: an operation of a client, or one of the notes of the world
     k     queue number
     v     value: of a send its text; of a poll, drain or dump a list of [offset, value]
     o     queue offset, or another number an answer holds
@@ -15,13 +14,13 @@ JSON lines with the fields
     node  the node it is about
     err   what went wrong
 
-`None` fields are left out.
+`None` fields are left out.  ``docs/fault-testing.md`` tells of every operation and every note.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -85,6 +84,13 @@ class Operation:
     o: int | None
     g: str | None
     node: str | None
+    i: int = -1  # line of the invocation
+    end: int | None = None  # line of the completion
+
+    @property
+    def lines(self) -> tuple[int, ...]:
+        """Where it stands in the history."""
+        return (self.i,) if self.end is None else (self.i, self.end)
 
 
 NEVER_NS = 1 << 62
@@ -129,6 +135,38 @@ class History:
         """Write down something of the world."""
         self.add(NEMESIS, "info", f, node=node, v=v, o=o, err=err)
 
+    def finish(self, counts: dict[str, int]) -> None:
+        """Write down what was counted, at the time of the last line: the clock may be gone."""
+        t = self.events[-1].t if self.events else 0
+        self.events.append(Event(len(self.events), t, NEMESIS, "info", "counts", v=counts))
+
+    @property
+    def setup(self) -> dict[str, Any]:
+        """What its first note says of the run; empty when it says nothing."""
+        for event in self.events:
+            if event.f == "setup" and isinstance(event.v, dict):
+                return event.v
+        return {}
+
+    @classmethod
+    def merge(cls, histories: Iterable[History]) -> History:
+        """Return one history of several, by time, with lines numbered anew.
+
+        Clocks must be one and the same, as `CLOCK_MONOTONIC` of one machine is.  Process numbers
+        of later histories are moved up, so that none stands for two.
+        """
+        events: list[Event] = []
+        above = 0
+        for history in histories:
+            for event in history.events:
+                p = event.p if event.p == NEMESIS else event.p + above
+                events.append(replace(event, p=p))
+            above = max((event.p for event in events), default=0)
+        events.sort(key=lambda event: event.t)  # stable: each file keeps its order
+        for number, event in enumerate(events):
+            event.i = number
+        return cls(lambda: 0.0, events)
+
     def write(self, path: Path) -> None:
         """Write all lines to a file."""
         with path.open("w", encoding="utf-8") as file:
@@ -136,18 +174,40 @@ class History:
                 file.write(event.to_json() + "\n")
 
 
-def read_history(path: Path) -> History:
-    """Return the history in a file.
+def read_events(path: Path) -> Iterator[Event]:
+    """Yield the lines of a file one by one.
 
     Raises:
         ValueError: a line is none.
     """
     with path.open(encoding="utf-8") as file:
-        return History(lambda: 0.0, (Event.from_json(line) for line in file if line.strip()))
+        for line in file:
+            if line.strip():
+                yield Event.from_json(line)
 
 
-def operations(events: Iterable[Event], f: str) -> Iterator[Operation]:
-    """Yield the operations of one kind in the order of their invocation."""
+def read_history(path: Path) -> History:
+    """Return the history in a file, or in the files of a run's folder.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: a line is none.
+    """
+    if not path.is_dir():
+        return History(lambda: 0.0, read_events(path))
+    files = [path / "history.jsonl", path / "nemesis.jsonl"]
+    found = [read_history(file) for file in files if file.exists()]
+    if not found:
+        raise FileNotFoundError(f"{path} holds no history.jsonl")
+    return found[0] if len(found) == 1 else History.merge(found)
+
+
+def operations(events: Iterable[Event], f: str) -> list[Operation]:
+    """Return the operations of one kind in the order of their invocation.
+
+    Raises:
+        ValueError: something ended that had not begun.
+    """
     found: list[Operation] = []
     open_: dict[int, Operation] = {}
     for event in events:
@@ -156,42 +216,20 @@ def operations(events: Iterable[Event], f: str) -> Iterator[Operation]:
         if event.type == "invoke":
             operation = Operation(
                 event.p, f, "info", event.t, NEVER_NS, event.k, event.v, event.o, event.g,
-                event.node,
+                event.node, event.i,
             )  # fmt: skip
             open_[event.p] = operation
             found.append(operation)
         else:
-            operation = open_.pop(event.p)
-            operation.type = event.type
+            begun = open_.pop(event.p, None)
+            if begun is None:
+                raise ValueError(f"line {event.i}: process {event.p} had begun no {f}")
+            begun.type = event.type
+            begun.end = event.i
             if event.type != "info":
-                operation.completed = event.t
+                begun.completed = event.t
             if event.v is not None:
-                operation.v = event.v
+                begun.v = event.v
             if event.o is not None:
-                operation.o = event.o
-    yield from found
-
-
-def to_edn(events: Iterable[Event]) -> Iterator[str]:
-    """Yield the lines as Jepsen's own tools read them."""
-    for event in events:
-        process = ":nemesis" if event.p == NEMESIS else str(event.p)
-        value = _edn([event.k, event.v, event.o])
-        yield (
-            f"{{:index {event.i}, :time {event.t}, :process {process}, :type :{event.type}, "
-            f":f :{event.f}, :value {value}}}"
-        )
-
-
-def _edn(value: object) -> str:
-    if value is None:
-        return "nil"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int | float):
-        return str(value)
-    if isinstance(value, list | tuple):
-        return "[" + " ".join(map(_edn, value)) + "]"
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{_edn(key)} {_edn(item)}" for key, item in value.items()) + "}"
-    return json.dumps(str(value))
+                begun.o = event.o
+    return found

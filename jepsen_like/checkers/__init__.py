@@ -4,17 +4,30 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from jepsen_like.checkers import appends, cluster, ends, groups, polls, progress
 from jepsen_like.checkers.anomaly import Anomaly
-from jepsen_like.checkers.appends import check_appends
-from jepsen_like.checkers.cluster import check_cluster
-from jepsen_like.checkers.ends import check_ends
-from jepsen_like.checkers.groups import check_groups
-from jepsen_like.checkers.polls import check_polls
 
 if TYPE_CHECKING:
-    from jepsen_like.history import History
+    from collections.abc import Callable, Iterable
 
-__all__ = ["Anomaly", "check"]
+    from jepsen_like.history import Event, History
+
+__all__ = ["CHECKERS", "KINDS", "Anomaly", "check"]
+
+# Every anomaly that can be raised, and what it is.
+KINDS = (
+    cluster.KINDS | appends.KINDS | polls.KINDS | ends.KINDS | groups.KINDS | progress.KINDS
+)  # fmt: skip
+
+
+CHECKERS: dict[str, Callable[[list[Event], bool], Iterable[Anomaly]]] = {
+    "cluster": lambda events, _: cluster.check_cluster(events),
+    "appends": lambda events, kept: appends.check_appends(events, has_retention=kept),
+    "polls": lambda events, kept: polls.check_polls(events, has_retention=kept),
+    "ends": lambda events, _: ends.check_ends(events),
+    "groups": lambda events, kept: groups.check_groups(events, has_retention=kept),
+    "progress": lambda events, _: progress.check_progress(events),
+}
 
 
 def check(history: History, *, has_retention: bool = False) -> list[Anomaly]:
@@ -25,11 +38,8 @@ def check(history: History, *, has_retention: bool = False) -> list[Anomaly]:
         has_retention: whether old segments are dropped: then what lies before a queue's first
             offset is rightly gone, and readers rightly skip it.
     """
-    events = history.events
-    found: list[Anomaly] = []
-    found += check_cluster(events)
-    found += check_appends(events, has_retention=has_retention)
-    found += check_polls(events, has_retention=has_retention)
-    found += check_ends(events)
-    found += check_groups(events, has_retention=has_retention)
-    return found
+    return [
+        anomaly
+        for checker in CHECKERS.values()
+        for anomaly in checker(history.events, has_retention)
+    ]

@@ -11,6 +11,9 @@ class Anomaly:
 
     kind: str
     text: str
+    lines: tuple[int, ...] = ()  # numbers of the lines of the history that show it
+    queue: int | None = None
+    process: int | None = None
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.text}"

@@ -1,21 +1,12 @@
 """Sends against what readers, the drain and the replicas show.
 
 Offsets are the order of a queue, so no search is needed: everything here is one pass or one sort.
-
-    lost-write             acknowledged, at or below the highest offset ever polled, never seen
-    unseen                 acknowledged, not in the drain
-    lost-on-node           acknowledged, not in one replica's log
-    inconsistent-offsets   two values at one offset of a queue
-    duplicate              one value at two places
-    g1a                    a send that surely failed is seen
-    phantom                a value that nobody sent
-    nonmonotonic-send      the acknowledged offsets of one process fall within a queue
-    realtime-order         acknowledged before another began, and behind it
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from jepsen_like.checkers.anomaly import Anomaly
@@ -24,17 +15,41 @@ from jepsen_like.history import NEVER_NS, Event, Operation, operations
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+KINDS = {
+    "lost-write": "acknowledged, its place known and at or below the highest offset ever polled, "
+    "or its place unknown; and never seen by a reader, the drain or a replica's log",
+    "unseen": "acknowledged, seen at some time or above all polls, and not in the drain",
+    "lost-on-node": "acknowledged, and not in the log of one of the replicas",
+    "inconsistent-offsets": "two values at one offset of a queue, acknowledgements included",
+    "duplicate": "one value at two places",
+    "g1a": "a send that surely failed is seen",
+    "phantom": "a value that nobody sent",
+    "nonmonotonic-send": "the acknowledged offsets of one process fall within a queue",
+    "realtime-order": "acknowledged before a send of another process began, and behind that send",
+}
+
 READS = ("poll", "drain", "dump")
+Place = tuple[int, int]  # queue, offset
 
 
-class _Seen:
+@dataclass(slots=True)
+class _Acked:
+    """A send that was acknowledged with its place."""
+
+    send: Operation
+    queue: int
+    offset: int
+
+
+class Seen:
     """All places where a value was shown."""
 
     def __init__(self, events: Iterable[Event]) -> None:
-        self.at: dict[tuple[int, int], dict[str, None]] = {}  # (queue, offset) -> values
-        self.places: dict[str, set[tuple[int, int]]] = {}
-        self.polled_end: dict[int, int] = {}  # highest offset ever polled
-        self.drains: dict[int, tuple[int, set[str]]] = {}  # queue -> first offset, values
+        self.at: dict[Place, dict[str, int]] = {}  # -> values, each with the line that shows it
+        self.places: dict[str, dict[Place, int]] = {}  # the other way round
+        self.polled_end: dict[int, int] = {}  # queue -> highest offset ever polled
+        self.first: dict[int, int] = {}  # queue -> first offset that the drain was offered
+        self.drains: dict[int, set[str]] = {}  # queue -> values
         self.dumps: dict[str, dict[int, dict[int, str]]] = {}  # node -> queue -> offset -> value
         for event in events:
             if event.f in READS and event.type == "ok" and event.k is not None:
@@ -44,110 +59,172 @@ class _Seen:
 
     def _take(self, event: Event, queue: int) -> None:
         for offset, value in event.v:
-            self.at.setdefault((queue, offset), {})[value] = None
-            self.places.setdefault(value, set()).add((queue, offset))
-            if event.f == "poll":
-                self.polled_end[queue] = max(self.polled_end.get(queue, -1), offset)
+            place = (queue, offset)
+            self.at.setdefault(place, {}).setdefault(value, event.i)
+            self.places.setdefault(value, {}).setdefault(place, event.i)
+            if event.f == "poll" and offset > self.polled_end.get(queue, -1):
+                self.polled_end[queue] = offset
         if event.f == "drain":
-            self.drains[queue] = (event.o or 0, {value for _, value in event.v})
+            self.first[queue] = event.o or 0
+            self.drains[queue] = {value for _, value in event.v}
         elif event.f == "dump" and event.node is not None:
             self.dumps.setdefault(event.node, {})[queue] = dict(event.v)
 
 
-def check_appends(events: list[Event], *, has_retention: bool) -> list[Anomaly]:
-    """Return what is wrong with the sends."""
-    sends = list(operations(events, "send"))
-    seen = _Seen(events)
-    found: list[Anomaly] = []
-    found += _places(sends, seen)
-    found += _lost(sends, seen, has_retention=has_retention)
-    found += _order(sends)
-    return found
+def check_appends(events: list[Event], *, has_retention: bool) -> Iterator[Anomaly]:
+    """Yield what is wrong with the sends."""
+    sends = operations(events, "send")
+    seen = Seen(events)
+    yield from _places(sends, seen)
+    yield from _lost(sends, seen, has_retention=has_retention)
+    yield from _order(sends)
 
 
-def _places(sends: list[Operation], seen: _Seen) -> Iterator[Anomaly]:
+def _places(sends: list[Operation], seen: Seen) -> Iterator[Anomaly]:
     by_value = {send.v: send for send in sends}
     for (queue, offset), values in seen.at.items():
         if len(values) > 1:
-            yield Anomaly("inconsistent-offsets", f"queue {queue} offset {offset}: {list(values)}")
+            yield Anomaly(
+                "inconsistent-offsets",
+                f"queue {queue} offset {offset}: {', '.join(map(str, values))}",
+                tuple(sorted(values.values())),
+                queue,
+            )
     for value, places in seen.places.items():
-        if len(places) > 1:
-            yield Anomaly("duplicate", f"{value} at {sorted(places)}")
+        lines = tuple(sorted(places.values()))
+        where = ", ".join(f"queue {queue} offset {offset}" for queue, offset in sorted(places))
+        queue = next(iter(places))[0]
         send = by_value.get(value)
+        if send is not None:
+            lines = send.lines + lines
+        if len(places) > 1:
+            yield Anomaly("duplicate", f"{value} at {where}", lines, queue)
         if send is None:
-            yield Anomaly("phantom", f"{value!r} at {sorted(places)} was never sent")
+            yield Anomaly("phantom", f"{value!r} at {where} was never sent", lines, queue)
         elif send.type == "fail":
-            yield Anomaly("g1a", f"{value} failed for sure and is at {sorted(places)}")
+            yield Anomaly("g1a", f"{value} failed for sure and is at {where}", lines, queue, send.p)
+    told: dict[Place, Operation] = {}
+    for acked in _acked(sends):
+        first = told.setdefault((acked.queue, acked.offset), acked.send)
+        if first is not acked.send:
+            yield Anomaly(
+                "inconsistent-offsets",
+                f"queue {acked.queue} offset {acked.offset}: acknowledged as {first.v} and as "
+                f"{acked.send.v}",
+                first.lines + acked.send.lines,
+                acked.queue,
+                acked.send.p,
+            )
+        others = seen.at.get((acked.queue, acked.offset))
+        if others and acked.send.v not in others:
+            yield Anomaly(
+                "inconsistent-offsets",
+                f"queue {acked.queue} offset {acked.offset}: acknowledged as {acked.send.v}, "
+                f"read as {', '.join(map(str, others))}",
+                (*acked.send.lines, *sorted(others.values())),
+                acked.queue,
+                acked.send.p,
+            )
+
+
+def _acked(sends: Iterable[Operation]) -> Iterator[_Acked]:
     for send in sends:
-        if send.type == "ok" and send.o is not None and send.k is not None:
-            others = seen.at.get((send.k, send.o))
-            if others and send.v not in others:
-                yield Anomaly(
-                    "inconsistent-offsets",
-                    f"queue {send.k} offset {send.o}: acknowledged as {send.v}, read as "
-                    f"{list(others)}",
-                )
+        if send.type == "ok" and send.k is not None and send.o is not None:
+            yield _Acked(send, send.k, send.o)
 
 
-def _lost(sends: list[Operation], seen: _Seen, *, has_retention: bool) -> Iterator[Anomaly]:
+def _lost(sends: list[Operation], seen: Seen, *, has_retention: bool) -> Iterator[Anomaly]:
+    """Look for every acknowledged value where it must be.
+
+    With retention a place below the first that was left is rightly gone, and so may be one that
+    the acknowledgement did not name.
+    """
+    values = {
+        node: {queue: set(offsets.values()) for queue, offsets in queues.items()}
+        for node, queues in seen.dumps.items()
+    }
+    firsts = {
+        node: {queue: min(offsets, default=0) for queue, offsets in queues.items()}
+        for node, queues in seen.dumps.items()
+    }
     for send in sends:
         if send.type != "ok" or send.k is None:
             continue
-        queue, value = send.k, send.v
-        if (
+        queue, value, offset = send.k, send.v, send.o
+        told = f"{value}, acknowledged at queue {queue} offset {offset}"
+        is_lost = (
             value not in seen.places
-            and not has_retention
-            and (send.o is None or send.o <= seen.polled_end.get(queue, -1))
-        ):
-            yield Anomaly("lost-write", f"{value}, acknowledged at queue {queue} offset {send.o}")
+            and (offset is None or offset <= seen.polled_end.get(queue, -1))
+            and _is_kept(offset, seen.first.get(queue), has_retention=has_retention)
+        )
+        if is_lost:
+            yield Anomaly("lost-write", f"{told}, is nowhere", send.lines, queue, send.p)
         drained = seen.drains.get(queue)
-        if drained is not None:
-            first, values = drained
-            # A place that was forgotten may be one that is dropped.
-            is_kept = send.o >= first if send.o is not None else not has_retention
-            if is_kept and value not in values:
-                yield Anomaly("unseen", f"{value}, acknowledged at queue {queue} offset {send.o}")
+        if (
+            not is_lost
+            and drained is not None
+            and value not in drained
+            and _is_kept(offset, seen.first[queue], has_retention=has_retention)
+        ):
+            yield Anomaly("unseen", f"{told}, is not in the drain", send.lines, queue, send.p)
         for node, queues in seen.dumps.items():
-            offsets = queues.get(queue, {})
-            if has_retention and (send.o is None or not offsets or send.o < min(offsets)):
+            first = firsts[node].get(queue)
+            if not _is_kept(offset, first, has_retention=has_retention):
                 continue
-            if value not in offsets.values() if send.o is None else offsets.get(send.o) is None:
+            if (
+                value not in values[node].get(queue, ())
+                if offset is None
+                else offset not in queues.get(queue, {})
+            ):
                 yield Anomaly(
-                    "lost-on-node",
-                    f"{value}, acknowledged at queue {queue} offset {send.o}, is not on {node}",
+                    "lost-on-node", f"{told}, is not on {node}", send.lines, queue, send.p
                 )
 
 
+def _is_kept(offset: int | None, first: int | None, *, has_retention: bool) -> bool:
+    """Whether *offset* must still be there, when *first* is the first that is."""
+    if not has_retention:
+        return True
+    return offset is not None and first is not None and offset >= first
+
+
 def _order(sends: list[Operation]) -> Iterator[Anomaly]:
-    last: dict[tuple[int, int], Operation] = {}
-    queues: dict[int, list[Operation]] = {}
-    for send in sends:
-        if send.type != "ok" or send.o is None or send.k is None:
-            continue
-        before = last.get((send.p, send.k))
-        if before is not None and before.o is not None and before.o >= send.o:
+    top_of: dict[Place, _Acked] = {}  # by process and queue
+    queues: dict[int, list[_Acked]] = {}
+    for acked in _acked(sends):
+        key = (acked.send.p, acked.queue)
+        top = top_of.get(key)
+        if top is not None and top.offset >= acked.offset:
             yield Anomaly(
                 "nonmonotonic-send",
-                f"process {send.p}, queue {send.k}: {before.v} at {before.o}, then {send.v} at "
-                f"{send.o}",
+                f"process {acked.send.p}, queue {acked.queue}: {top.send.v} at {top.offset}, then "
+                f"{acked.send.v} at {acked.offset}",
+                top.send.lines + acked.send.lines,
+                acked.queue,
+                acked.send.p,
             )
-        last[send.p, send.k] = send
-        queues.setdefault(send.k, []).append(send)
-    for queue, acked in queues.items():
+        if top is None or acked.offset > top.offset:
+            top_of[key] = acked
+        queues.setdefault(acked.queue, []).append(acked)
+    for queue, found in queues.items():
         # Highest offset acknowledged by each moment; who begins later must lie above it.
-        acked.sort(key=lambda send: send.completed)
-        times = [send.completed for send in acked]
-        highest: list[Operation] = []
-        for send in acked:
-            top = highest[-1] if highest else send
-            highest.append(send if (send.o or 0) >= (top.o or 0) else top)
-        for send in acked:
-            count = bisect_left(times, send.invoked)
-            if count and send.completed != NEVER_NS:
-                top = highest[count - 1]
-                if (top.o or 0) >= (send.o or 0) and top is not send:
-                    yield Anomaly(
-                        "realtime-order",
-                        f"queue {queue}: {top.v} was acknowledged at {top.o} before {send.v} "
-                        f"began, which is at {send.o}",
-                    )
+        found.sort(key=lambda acked: acked.send.completed)
+        times = [acked.send.completed for acked in found]
+        tops: list[_Acked] = []
+        for acked in found:
+            tops.append(acked if not tops or acked.offset >= tops[-1].offset else tops[-1])
+        for acked in found:
+            count = bisect_left(times, acked.send.invoked)
+            if not count or acked.send.completed == NEVER_NS:
+                continue
+            top = tops[count - 1]
+            # The same process's own order is told above.
+            if top.offset >= acked.offset and top.send.p != acked.send.p:
+                yield Anomaly(
+                    "realtime-order",
+                    f"queue {queue}: {top.send.v} was acknowledged at {top.offset} before "
+                    f"{acked.send.v} began, which is at {acked.offset}",
+                    top.send.lines + acked.send.lines,
+                    queue,
+                    acked.send.p,
+                )

@@ -83,7 +83,7 @@ class Nemesis:
                 evidence = await fault.evidence()
                 if evidence:
                     self.proven[name] += 1
-                    self._history.note("effect", v=f"{name} {hit}: {evidence}")
+                    self._history.note("effect", v=[f"{name} {hit}", evidence])
                 await fault.heal()
                 self._history.note("heal", v=f"{name} {hit}")
 

@@ -13,15 +13,14 @@ import jepsen_like
 from jepsen_like.faults.catalogue import offered
 from jepsen_like.mutants import mutated
 from jepsen_like.sim.mix import draw
-from jepsen_like.sim.world import Outcome, run_seed
+from jepsen_like.sim.world import SOMETIMES, Outcome, run_seed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-# What must happen in a long enough suite, or its faults are not what they claim to be.
-SOMETIMES = ("leaders", "truncations", "lost pages", "retried", "installs")
 SUITE_SEEDS = 50
 FAULTS_ENOUGH = 5  # so many of a kind, and one of them must have shown
+UNKNOWN_SHARE_MAX = 0.02  # of the seeds of a suite; more, and the suite says nothing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,11 +61,13 @@ def run_seeds(seeds: Iterable[int], options: Options, *, tell: Callable[[str], o
     begun = time.perf_counter()
     totals: Counter[str] = Counter()
     done, failed = 0, []
+    unknown: list[int] = []
     for seed in seeds:
         with mutated(options.mutant) if options.mutant else nullcontext():
             outcome = run_seed(
                 draw(seed, fault_seconds=options.fault_seconds, only=options.only),
                 keep_logs=options.with_logs,
+                about={"replay": replay_command(seed, options), "mutant": options.mutant},
             )
         done += 1
         totals.update(outcome.counts)
@@ -75,10 +76,13 @@ def run_seeds(seeds: Iterable[int], options: Options, *, tell: Callable[[str], o
         if not outcome.is_valid:
             failed.append(seed)
             _tell_failure(seed, outcome, options, tell)
+        elif outcome.verdict.state == "unknown":
+            unknown.append(seed)
+            tell(f"seed {seed} unknown: {'; '.join(outcome.verdict.reasons)}")
         if options.limit_seconds and time.perf_counter() - begun > options.limit_seconds:
             break
     if not options.is_detailed:
-        tell(f"{done} seeds, {len(failed)} invalid: {failed}")
+        tell(f"{done} seeds, {len(failed)} invalid: {failed}, {len(unknown)} unknown: {unknown}")
         tell(", ".join(f"{count} {name}" for name, count in sorted(totals.items())))
     never = [what for what in SOMETIMES if done >= SUITE_SEEDS and not totals[what]]
     never += [
@@ -88,13 +92,13 @@ def run_seeds(seeds: Iterable[int], options: Options, *, tell: Callable[[str], o
     ]
     if never:
         tell(f"never happened, so nothing can be said: {', '.join(never)}")
-    return 1 if failed else 2 if never else 0
+    return 1 if failed else 2 if never or len(unknown) > done * UNKNOWN_SHARE_MAX else 0
 
 
 def _tell_failure(
     seed: int, outcome: Outcome, options: Options, tell: Callable[[str], object]
 ) -> None:
-    kinds = Counter(anomaly.kind for anomaly in outcome.anomalies)
+    kinds = outcome.verdict.kinds
     tell(f"seed {seed} INVALID: " + ", ".join(f"{kind} x{n}" for kind, n in kinds.items()))
     for kind in kinds:
         first = next(anomaly for anomaly in outcome.anomalies if anomaly.kind == kind)
@@ -122,6 +126,6 @@ def _tell_in_detail(outcome: Outcome, tell: Callable[[str], object]) -> None:
     tell(f"{mix}")
     tell(", ".join(f"{count} {name}" for name, count in sorted(outcome.counts.items())))
     tell(
-        f"seed {mix.seed} {'valid' if outcome.is_valid else 'INVALID'} trace {outcome.digest} "
+        f"seed {mix.seed} {outcome.verdict.state.upper()} trace {outcome.digest} "
         f"{outcome.wall_seconds:.2f} s"
     )

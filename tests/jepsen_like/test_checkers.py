@@ -2,219 +2,189 @@
 
 from __future__ import annotations
 
+import ast
+from pathlib import Path
+
 import pytest
 
-from jepsen_like.checkers import check
-from jepsen_like.history import NEMESIS, Event, History, operations, read_history, to_edn
+import jepsen_like.checkers
+from jepsen_like.checkers import KINDS, check
+from jepsen_like.history import NEMESIS, Event, operations
+from tests.jepsen_like.handmade import S, busy, cut_short, one_edit, whole
 
-S = 1_000_000_000
-
-
-class Lines:
-    """A history written by hand: one line a second unless told otherwise."""
-
-    def __init__(self) -> None:
-        self.events: list[Event] = []
-
-    def add(self, p, type, f, **fields) -> None:
-        t = fields.pop("t", len(self.events) * S)
-        self.events.append(Event(len(self.events), t, p, type, f, **fields))
-
-    def send(self, p, value, offset, *, type="ok", queue=0) -> None:
-        self.add(p, "invoke", "send", k=queue, v=value)
-        self.add(p, type, "send", k=queue, v=value, o=offset if type == "ok" else None)
+SOURCES = sorted(Path(jepsen_like.checkers.__file__).parent.glob("*.py"))
 
 
-def good() -> Lines:
-    """Four sends, one reader of a group, questions, two replicas."""
-    lines = Lines()
-    lines.add(NEMESIS, "info", "leader", node="n1", o=1)
-    for number in range(3):
-        lines.send(1, f"c-{number}", number)
-    lines.add(2, "invoke", "end", k=0)
-    lines.add(2, "ok", "end", k=0, o=3)
-    lines.send(1, "c-3", None, type="fail")
-    lines.send(3, "c-4", 3, type="info")
-    lines.add(NEMESIS, "info", "leader", node="n2", o=2)
-    lines.add(4, "ok", "assign", v=[[0, 0]], g="g1")
-    lines.add(4, "ok", "poll", k=0, v=[[0, "c-0"], [1, "c-1"]], g="g1")
-    lines.add(4, "invoke", "commit", v=[[0, 2]], g="g1")
-    lines.add(4, "ok", "commit", v=[[0, 2]], g="g1")
-    lines.add(4, "ok", "poll", k=0, v=[[2, "c-2"], [3, "c-4"]], g="g1")
-    lines.add(5, "invoke", "committed", k=0, g="g1")
-    lines.add(5, "ok", "committed", k=0, g="g1", o=2)
-    lines.add(NEMESIS, "info", "healed")
-    lines.add(NEMESIS, "info", "recovered")
-    everything = [[0, "c-0"], [1, "c-1"], [2, "c-2"], [3, "c-4"]]
-    lines.add(6, "ok", "drain", k=0, v=list(everything), o=0)
-    for node in ("n1", "n2"):
-        lines.add(7, "ok", "dump", k=0, v=list(everything), o=0, node=node)
-        lines.add(NEMESIS, "info", "dumped", node=node)
-    return lines
+def kinds_of(lines, **options) -> set[str]:
+    return {anomaly.kind for anomaly in check(lines.history(), **options)}
 
 
-def find(lines: Lines, f: str, type: str = "ok", nth: int = 0) -> Event:
-    return [event for event in lines.events if (event.f, event.type) == (f, type)][nth]
-
-
-def lose_from_all_reads(lines: Lines) -> None:
-    """c-1 is nowhere, though what lies behind it was polled; its place is empty, not taken."""
-    for event in lines.events:
-        if event.f in ("poll", "drain", "dump"):
-            event.v = [pair for pair in event.v if pair[1] != "c-1"]
-
-
-def edit(kind: str, lines: Lines) -> set[str]:
-    """Do one edit; return the kinds it must raise."""
-    match kind:
-        case "lost-write":
-            lose_from_all_reads(lines)
-            return {"lost-write", "unseen", "lost-on-node", "poll-skip", "group-loss"}
-        case "unseen":
-            find(lines, "drain").v.pop(1)
-        case "lost-on-node":
-            find(lines, "dump", nth=1).v.pop(1)
-        case "inconsistent-offsets":
-            lines.send(8, "c-5", 4)
-            find(lines, "drain").v.append([4, "c-5"])
-            find(lines, "dump", nth=0).v.append([4, "c-5"])
-            lines.send(9, "c-6", None, type="info")
-            find(lines, "dump", nth=1).v.append([4, "c-6"])
-        case "duplicate":
-            for nth in (0, 1):
-                find(lines, "dump", nth=nth).v.append([4, "c-4"])
-            find(lines, "drain").v.append([4, "c-4"])
-        case "g1a":
-            find(lines, "send", "info").type = "fail"
-        case "phantom":
-            find(lines, "drain").v.append([4, "c-99"])
-        case "nonmonotonic-send":
-            first, second = find(lines, "send"), find(lines, "send", nth=1)
-            first.o, second.o = second.o, first.o
-            for event in lines.events:
-                if event.f in ("poll", "drain", "dump"):
-                    swapped = {"c-0": "c-1", "c-1": "c-0"}
-                    event.v = [[o, swapped.get(v, v)] for o, v in event.v]
-            return {"nonmonotonic-send", "realtime-order"}
-        case "realtime-order":
-            nonmonotonic = edit("nonmonotonic-send", lines)
-            find(lines, "send", "invoke", nth=1).p = find(lines, "send", nth=1).p = 21
-            return nonmonotonic - {"nonmonotonic-send"}
-        case "int-poll-skip":
-            poll = find(lines, "poll")
-            poll.g = find(lines, "assign").g = find(lines, "poll", nth=1).g = None
-            find(lines, "poll", nth=1).v.insert(0, [1, "c-1"])
-            poll.v = poll.v[:1]
-            del find(lines, "poll", nth=1).v[1]
-            drop_group_lines(lines)
-        case "int-nonmonotonic-poll":
-            find(lines, "poll").v.insert(1, [0, "c-0"])
-        case "poll-skip":
-            find(lines, "poll").v.pop()
-            drop_group_lines(lines)
-        case "nonmonotonic-poll":
-            find(lines, "poll", nth=1).v.insert(0, [1, "c-1"])
-        case "stale-read":
-            find(lines, "end").o = 2
-        case "future-read":
-            find(lines, "end").o = 9
-        case "commit-regress":
-            find(lines, "committed").o = 1
-        case "commit-ahead-of-delivery":
-            find(lines, "committed").o = 5
-            return {"commit-ahead-of-delivery", "group-loss"}
-        case "group-loss":
-            assign = find(lines, "assign")
-            assign.v = [[0, 1]]
-            find(lines, "poll").v.pop(0)
-            return {"group-loss", "commit-ahead-of-delivery"}
-        case "two-leaders":
-            find(lines, "leader", "info", nth=1).o = 1
-        case "crash":
-            lines.add(NEMESIS, "info", "exit", node="n1", v="crashed", err="KeyError: 7")
-        case "no-recovery":
-            find(lines, "recovered", "info").err = "no leader"
-        case "no-progress":
-            healed = lines.events.index(find(lines, "healed", "info"))
-            lines.events.insert(0, lines.events.pop(healed))
-        case "unreadable":
-            lines.add(NEMESIS, "info", "unreadable", node="n1", err="damage at position 7")
-        case _:
-            raise AssertionError(kind)
-    return {kind}
-
-
-def drop_group_lines(lines: Lines) -> None:
-    """Turn the group's reader into one of no group."""
-    lines.events = [e for e in lines.events if e.f not in ("commit", "committed")]
-    for event in lines.events:
-        event.g = None
-
-
-KINDS = (
-    "lost-write", "unseen", "lost-on-node", "inconsistent-offsets", "duplicate", "g1a", "phantom",
-    "nonmonotonic-send", "realtime-order", "int-poll-skip", "int-nonmonotonic-poll", "poll-skip",
-    "nonmonotonic-poll", "stale-read", "future-read", "commit-regress",
-    "commit-ahead-of-delivery", "group-loss", "two-leaders", "crash", "no-recovery",
-    "no-progress", "unreadable",
-)  # fmt: skip
-
-
-def test_a_good_history_raises_nothing() -> None:
-    assert check(History(lambda: 0.0, good().events)) == []
+@pytest.mark.parametrize("make", [whole, cut_short, busy])
+def test_a_good_history_raises_nothing(make) -> None:
+    assert check(make().history()) == []
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_edit_raises_exactly_its_anomaly(kind: str) -> None:
-    lines = good()
-    expected = edit(kind, lines)
-    assert kind in expected
+    history = one_edit(kind).history()
 
-    found = check(History(lambda: 0.0, lines.events))
+    found = check(history)
 
-    assert {anomaly.kind for anomaly in found} == expected
+    assert {anomaly.kind for anomaly in found} == {kind}
+    for anomaly in found:  # a person can look at what is told
+        assert anomaly.lines
+        assert all(0 <= line < len(history.events) for line in anomaly.lines)
+
+
+def test_every_kind_that_is_raised_has_a_definition() -> None:
+    named = {
+        node.args[0].value
+        for path in SOURCES
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Call)
+        and getattr(node.func, "id", "") == "Anomaly"
+        and isinstance(node.args[0], ast.Constant)
+    }
+
+    assert len(named) > 15
+    assert named <= set(KINDS)
+
+
+# -- retention ----------------------------------------------------------------------------------
 
 
 def test_what_retention_dropped_is_not_lost() -> None:
-    lines = good()
+    lines = whole()
     for event in lines.events:
         if event.f in ("drain", "dump"):
             event.v = event.v[2:]
-    find(lines, "drain").o = 2
-    history = History(lambda: 0.0, lines.events)
+    lines.find("drain").o = 2
 
-    assert check(history, has_retention=True) == []
-    assert {anomaly.kind for anomaly in check(history)} == {"lost-on-node"}
+    assert kinds_of(lines, has_retention=True) == set()
+    assert kinds_of(lines) == {"unseen", "lost-on-node"}
+
+
+def test_what_retention_has_left_must_be_there() -> None:
+    lines = whole()
+    for event in lines.events:
+        if event.f in ("drain", "dump"):
+            event.v = [pair for pair in event.v if pair[0] == 1 or pair[0] == 3]
+    lines.find("drain").o = 1
+
+    assert kinds_of(lines, has_retention=True) == {"unseen", "lost-on-node"}
+
+
+def test_a_reader_may_pass_over_what_retention_dropped_and_nothing_else() -> None:
+    lines = whole()
+    lines.find("poll", nth=1).v.pop(0)
+    lines.find("drain").v = lines.find("drain").v[3:]
+    lines.find("drain").o = 3
+    assert kinds_of(lines, has_retention=True) == set()
+
+    lines.find("drain").v.insert(0, [2, "c-2"])
+    lines.find("drain").o = 2
+    assert kinds_of(lines, has_retention=True) == {"poll-skip"}
+
+
+# -- progress -----------------------------------------------------------------------------------
+
+
+def pause(lines, *, after: int, seconds: int) -> None:
+    for event in lines.events:
+        if event.t > after:
+            event.t += seconds * S
+
+
+def add_at(lines, t: int, f: str, **fields) -> None:
+    at = next(n for n, event in enumerate(lines.events) if event.t >= t)
+    lines.events.insert(at, Event(0, t, NEMESIS, "info", f, **fields))
+
+
+def test_a_standstill_of_a_healthy_group_is_no_progress() -> None:
+    lines = busy()
+    pause(lines, after=12 * S, seconds=6)
+
+    assert kinds_of(lines) == {"no-progress"}
+
+
+def test_a_standstill_with_a_minority_down_is_no_progress() -> None:
+    lines = busy()
+    add_at(lines, 2 * S, "fault", v="kill n1")
+    add_at(lines, 2 * S + 1, "exit", node="n1", v="killed")
+    pause(lines, after=12 * S, seconds=6)
+
+    assert kinds_of(lines) == {"no-progress"}
+
+
+@pytest.mark.parametrize("fault", ["kill n1,n2", "wire 5 ways", "one-way to n1", "slow-disk n1"])
+def test_a_standstill_is_excused_where_a_majority_may_be_hit(fault: str) -> None:
+    lines = busy()
+    add_at(lines, 11 * S, "fault", v=fault)
+    pause(lines, after=12 * S, seconds=6)
+    add_at(lines, 19 * S, "heal", v=fault)
+
+    assert kinds_of(lines) == set()
+
+
+def test_a_standstill_is_excused_where_a_majority_is_down() -> None:
+    lines = busy()
+    for node in ("n1", "n2"):
+        add_at(lines, 11 * S, "exit", node=node, v="killed")
+    pause(lines, after=12 * S, seconds=6)
+
+    assert kinds_of(lines) == set()
+
+
+def test_a_reader_that_works_off_what_it_found_is_not_stale() -> None:
+    lines = busy()
+    polls = [event for event in lines.events if event.f == "poll"]
+    for event in polls:  # it begins at 10 s and gets what is there at three times the pace
+        event.t = max(event.t, 10 * S + event.t // 3)
+    lines.find("assign").t = 10 * S
+    lines.events.sort(key=lambda event: event.t)
+
+    assert kinds_of(lines) == set()
+
+
+def test_a_reader_that_is_always_seven_seconds_late_is_stale() -> None:
+    lines = busy()
+    for event in lines.events:
+        if event.f == "poll" and event.t > 3 * S:
+            event.t += 7 * S
+    lines.events.sort(key=lambda event: event.t)
+
+    assert kinds_of(lines) == {"stale-poll"}
+
+
+# -- the rest -----------------------------------------------------------------------------------
+
+
+def test_a_recovery_that_takes_too_long_is_none() -> None:
+    lines = whole()
+    pause(lines, after=lines.find("healed", "info").t, seconds=20)
+
+    assert kinds_of(lines) == {"no-recovery"}
+
+
+def test_a_recovery_that_is_never_told_is_none() -> None:
+    lines = whole()
+    lines.events.remove(lines.find("recovered", "info"))
+    pause(lines, after=lines.events[-2].t, seconds=20)
+
+    assert kinds_of(lines) == {"no-recovery"}
+
+
+def test_two_acknowledgements_of_one_place_are_inconsistent() -> None:
+    lines = cut_short()
+    lines.find("send", nth=6).o = 6
+
+    assert "inconsistent-offsets" in kinds_of(lines)
 
 
 def test_a_send_without_an_answer_may_be_written_or_not() -> None:
-    lines = good()
+    lines = whole()
     lines.add(30, "invoke", "send", k=0, v="c-30")
 
-    assert check(History(lambda: 0.0, lines.events)) == []
+    assert kinds_of(lines) == set()
     (last,) = [op for op in operations(lines.events, "send") if op.v == "c-30"]
     assert last.type == "info"
-
-
-def test_a_history_is_the_same_after_a_file(tmp_path) -> None:
-    history = History(lambda: 0.0, good().events)
-
-    history.write(tmp_path / "history.jsonl")
-
-    assert read_history(tmp_path / "history.jsonl").events == history.events
-
-
-def test_a_broken_line_is_refused_by_name(tmp_path) -> None:
-    (tmp_path / "history.jsonl").write_text('{"what": 7}\n')
-
-    with pytest.raises(ValueError, match="no line of a history"):
-        read_history(tmp_path / "history.jsonl")
-
-
-def test_jepsen_reads_the_same_operations() -> None:
-    lines = list(to_edn(good().events))
-
-    assert lines[1] == (
-        '{:index 1, :time 1000000000, :process 1, :type :invoke, :f :send, :value [0 "c-0" nil]}'
-    )
-    assert ":process :nemesis" in lines[0]

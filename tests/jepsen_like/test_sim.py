@@ -16,7 +16,7 @@ from jepsen_like.sim.world import run
 def test_the_product_survives_a_short_run(seed: int) -> None:
     outcome = run(seed, fault_seconds=5.0)
 
-    assert outcome.anomalies == []
+    assert outcome.anomalies == ()
     assert outcome.counts["sends"] > 20
     assert outcome.counts["polls"] > 20
 

@@ -1,0 +1,165 @@
+"""Small histories written by hand, and one edit for each anomaly."""
+
+from __future__ import annotations
+
+from jepsen_like.history import NEMESIS, Event, History
+
+S = 1_000_000_000
+
+
+class Lines:
+    """A history written by hand: ten lines a second unless told otherwise."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def add(self, p, type, f, **fields) -> None:
+        t = fields.pop("t", len(self.events) * S // 10)
+        self.events.append(Event(len(self.events), t, p, type, f, **fields))
+
+    def note(self, f, **fields) -> None:
+        self.add(NEMESIS, "info", f, **fields)
+
+    def send(self, p, value, offset, *, type="ok", queue=0) -> None:
+        self.add(p, "invoke", "send", k=queue, v=value)
+        self.add(p, type, "send", k=queue, v=value, o=offset if type == "ok" else None)
+
+    def find(self, f: str, type: str = "ok", nth: int = 0) -> Event:
+        return [event for event in self.events if (event.f, event.type) == (f, type)][nth]
+
+    def history(self) -> History:
+        """The lines numbered anew, as an edit may have taken some out."""
+        for number, event in enumerate(self.events):
+            event.i = number
+        return History(lambda: 0.0, self.events)
+
+
+def whole() -> Lines:
+    """Sends of every outcome, a reader of a group, questions, a drain, two replicas."""
+    lines = Lines()
+    lines.note("setup", v={"members": ["n1", "n2"], "ok_sends_min": 3})
+    lines.note("start", node="n1")
+    lines.note("start", node="n2")
+    lines.note("leader", node="n1", o=1)
+    for number in range(3):
+        lines.send(1, f"c-{number}", number)
+    lines.add(2, "invoke", "end", k=0)
+    lines.add(2, "ok", "end", k=0, o=3)
+    lines.send(1, "c-3", None, type="fail")
+    lines.send(3, "c-4", 3, type="info")
+    lines.send(31, "c-5", None, type="info")
+    lines.note("leader", node="n2", o=2)
+    lines.add(4, "ok", "assign", v=[[0, 0]], g="g1")
+    lines.add(4, "ok", "poll", k=0, v=[[0, "c-0"], [1, "c-1"]], g="g1")
+    lines.add(4, "invoke", "commit", v=[[0, 2]], g="g1")
+    lines.add(4, "ok", "commit", v=[[0, 2]], g="g1")
+    lines.add(4, "ok", "poll", k=0, v=[[2, "c-2"], [3, "c-4"]], g="g1")
+    lines.add(5, "invoke", "committed", k=0, g="g1")
+    lines.add(5, "ok", "committed", k=0, g="g1", o=2)
+    lines.note("healed")
+    lines.note("recovered")
+    everything = [[0, "c-0"], [1, "c-1"], [2, "c-2"], [3, "c-4"]]
+    lines.add(6, "ok", "drain", k=0, v=list(everything), o=0)
+    lines.note("drained")
+    for node in ("n1", "n2"):
+        lines.add(7, "ok", "dump", k=0, v=list(everything), o=0, node=node)
+        lines.note("dumped", node=node)
+    return lines
+
+
+def cut_short() -> Lines:
+    """Two readers and a queue that nobody reads; it ends before a drain."""
+    lines = Lines()
+    for number in range(4):
+        lines.send(1, f"c-{number}", number)
+    lines.send(3, "c-9", None, type="info")
+    lines.send(1, "y-0", 5, queue=1)
+    lines.send(1, "y-1", 6, queue=1)
+    lines.send(8, "y-2", 7, queue=1)
+    for reader in (4, 5):
+        lines.add(reader, "ok", "assign", v=[[0, 0]])
+        lines.add(reader, "ok", "poll", k=0, v=[[0, "c-0"], [1, "c-1"], [2, "c-2"]])
+        lines.add(reader, "ok", "poll", k=0, v=[[3, "c-3"]])
+    return lines
+
+
+def busy() -> Lines:
+    """25 s of ten sends a second to two queues, all read at once, by a group of three."""
+    lines = Lines()
+    for node in ("n1", "n2", "n3"):
+        lines.note("start", node=node, t=0)
+    lines.add(2, "ok", "assign", v=[[0, 0], [1, 0]], t=0)
+    for number in range(250):
+        t, queue, offset = number * S // 10, number % 2, number // 2
+        value = f"c-{number}"
+        lines.add(1, "invoke", "send", k=queue, v=value, t=t)
+        lines.add(1, "ok", "send", k=queue, v=value, o=offset, t=t + S // 50)
+        lines.add(2, "ok", "poll", k=queue, v=[[offset, value]], t=t + S // 25)
+    return lines
+
+
+def one_edit(kind: str) -> Lines:
+    """A good history with one edit that raises *kind* and nothing else."""
+    lines = busy() if kind == "stale-poll" else cut_short() if kind in _OF_CUT_SHORT else whole()
+    find = lines.find
+    match kind:
+        case "lost-write":
+            find("send", "info").type = "ok"
+        case "unseen":
+            find("drain").v.pop(1)
+        case "lost-on-node":
+            find("dump", nth=1).v.pop(1)
+        case "inconsistent-offsets":
+            find("dump", nth=1).v[3] = [3, "c-5"]
+        case "duplicate":
+            find("dump").v.append([4, "c-4"])
+        case "g1a":
+            find("send", "info").type = "fail"
+        case "phantom":
+            find("drain").v.append([4, "c-99"])
+        case "nonmonotonic-send":
+            find("send", nth=5).o = 4
+        case "realtime-order":
+            find("send", nth=6).o = 4
+        case "int-poll-skip":
+            find("poll").v.pop(1)
+        case "int-nonmonotonic-poll":
+            find("poll").v.insert(1, [0, "c-0"])
+        case "poll-skip":
+            find("poll").v.pop()
+        case "nonmonotonic-poll":
+            find("poll", nth=1).v.insert(0, [2, "c-2"])
+        case "stale-read":
+            find("end").o = 2
+        case "future-read":
+            find("end").o = 9
+        case "commit-regress":
+            find("committed").o = 1
+        case "commit-ahead-of-delivery":
+            find("committed").o = 5
+        case "group-loss":
+            find("poll").g = None
+        case "two-leaders":
+            find("leader", "info", nth=1).o = 1
+        case "crash":
+            lines.note("exit", node="n1", v="crashed", err="KeyError: 7")
+        case "no-recovery":
+            find("recovered", "info").err = "no leader"
+        case "unreadable":
+            lines.note("unreadable", node="n1", err="damage at position 7")
+        case "no-progress":
+            lines.events.insert(0, Event(0, 0, NEMESIS, "info", "healed"))
+            lines.events.insert(1, Event(0, 0, NEMESIS, "info", "recovered"))
+        case "stale-poll":
+            lines.events = [
+                e for e in lines.events if not (e.f == "poll" and e.k == 1 and e.t > 12 * S)
+            ]
+        case _:
+            raise AssertionError(f"no edit raises {kind}")
+    return lines
+
+
+_OF_CUT_SHORT = {
+    "lost-write", "nonmonotonic-send", "realtime-order", "int-poll-skip", "int-nonmonotonic-poll",
+    "poll-skip", "nonmonotonic-poll", "no-progress",
+}  # fmt: skip
