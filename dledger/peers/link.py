@@ -18,8 +18,9 @@ from dledger.protocol import PEER_PROTOCOL_VERSION, PeerCode
 from dledger.remoting.command import FLAG_ONEWAY, Command
 from dledger.remoting.connection import Connection
 from dledger.remoting.errors import ConnectionLostError, RemoteProtocolError
-from dledger.remoting.frame import encode_frame
+from dledger.remoting.frame import FRAME_SIZE_MAX, encode_frame
 from dledger.remoting.outbox import Outbox
+from dledger.remoting.rate_limited_log import LINE_SIZE_MAX, RateLimitedLog, shorten
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,6 +31,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Message = dict[str, Any]
+
+# Before it is known who speaks, no more is taken than a greeting needs: seven members with the
+# longest names and hosts have 2.5 KiB.
+GREETING_SIZE_MAX = 64 * 1024
+_SHOWN_MAX = 200  # characters of a value in a complaint; longer ones are cut
+_COMPLAINTS_MAX = 1000  # reasons remembered
 
 _PING = b"".join(bytes(part) for part in encode_frame(Command(int(PeerCode.PING), FLAG_ONEWAY)))
 
@@ -188,8 +195,8 @@ def check_hello(config: LedgerConfig, fields: Mapping[str, Any]) -> str:
 
     def differs(what: str, theirs: object, ours: object) -> HandshakeRefusedError:
         return HandshakeRefusedError(
-            f"{fields.get('node_id')!r} has {what} {theirs!r}, this node {config.node_id!r} has "
-            f"{ours!r}; give both the same configuration"
+            f"{_show(fields.get('node_id'))} has {what} {_show(theirs)}, this node "
+            f"{config.node_id!r} has {ours!r}; give both the same configuration"
         )
 
     theirs = fields.get("version")
@@ -206,11 +213,21 @@ def check_hello(config: LedgerConfig, fields: Mapping[str, Any]) -> str:
         raise HandshakeRefusedError(
             f"a peer calls itself {node_id!r}, which is this node; two nodes run with one node_id"
         )
-    if node_id not in {member.node_id for member in config.members}:
-        raise HandshakeRefusedError(f"{node_id!r} is not a member of group {config.group!r}")
+    # A list compared for equality: what came may be of a type that no set can look up.
+    if node_id not in [member.node_id for member in config.members]:
+        raise HandshakeRefusedError(f"{_show(node_id)} is not a member of group {config.group!r}")
     if type(fields.get("joining")) is not bool or type(fields.get("last_index")) is not int:
         raise HandshakeRefusedError(f"{node_id!r} sent a handshake without joining or last_index")
     return str(node_id)
+
+
+def _show(value: object) -> str:
+    """Return *value*, which anybody may have sent, as a line of the log can bear it."""
+    if isinstance(value, str | bytes):
+        return repr(value[:_SHOWN_MAX])
+    if value is None or isinstance(value, bool | int | float):
+        return repr(value)
+    return f"a {type(value).__name__}"
 
 
 async def _next_command(stream: ByteStream, connection: Connection) -> Command:
@@ -257,7 +274,7 @@ async def welcome(
     stream: ByteStream, config: LedgerConfig, hooks: LinkHooks
 ) -> tuple[Connection, Mapping[str, Any]]:
     """Do the listener's half of a handshake; see `greet`."""
-    connection = Connection()
+    connection = Connection(frame_size_max=GREETING_SIZE_MAX)
     hello = await _next_command(stream, connection)
     if hello.code != PeerCode.HELLO:
         raise RemoteProtocolError(
@@ -272,6 +289,7 @@ async def welcome(
         answer.remark = str(error)
         await _send_all(stream, answer)
         raise
+    connection.frame_size_max = FRAME_SIZE_MAX
     await _send_all(stream, answer)
     return connection, fields
 
@@ -281,12 +299,16 @@ class Complaints:
 
     def __init__(self) -> None:
         self._last: dict[str, str] = {}
+        self._log = RateLimitedLog(logger)
 
     def log(self, key: str, reason: str, *, level: int = logging.WARNING) -> None:
         """Log *reason* unless it is what was logged last for *key*."""
+        reason = shorten(reason, LINE_SIZE_MAX)
         if self._last.get(key) != reason:
+            if len(self._last) >= _COMPLAINTS_MAX:
+                self._last.clear()
             self._last[key] = reason
-            logger.log(level, "%s: %s", key, reason)
+            self._log.log(level, "%s: %s", key, reason)
 
     def settled(self, key: str) -> None:
         """Forget the last reason for *key*."""

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _RECONNECT_DELAY_MIN_SECONDS = 0.02
+# Callers that have not said who they are, far more than there are members; of more than that the
+# oldest goes, as a member greets at once.
+_UNKNOWN_MAX = 64
 
 
 class PeerLinks:
@@ -40,6 +43,7 @@ class PeerLinks:
         self._chance = chance
         self._hooks = hooks
         self._complaints = Complaints()
+        self._unknown: dict[ByteStream, None] = {}  # the oldest first
         self._connect_seconds = config.raft.connect_timeout_ms / 1000
         self._delay_max_seconds = config.raft.reconnect_delay_max_ms / 1000
 
@@ -65,6 +69,11 @@ class PeerLinks:
         try:
             while True:
                 stream = await listener.accept()
+                if len(self._unknown) >= _UNKNOWN_MAX:
+                    oldest = next(iter(self._unknown))
+                    del self._unknown[oldest]
+                    oldest.close()
+                self._unknown[stream] = None
                 nursery.start_soon(self._serve, stream)
         finally:
             listener.close()
@@ -82,6 +91,8 @@ class PeerLinks:
         except BaseException:
             stream.close()
             raise
+        finally:
+            self._unknown.pop(stream, None)
         await self._run_link(stream, connection, fields)
 
     async def _dial(self, member: Member) -> None:

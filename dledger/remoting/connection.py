@@ -34,13 +34,16 @@ class Connection:
     """Turns the bytes of one connection into commands.
 
     Memory is bound by what was received: a length is believed only as far as its bytes come.
+
+    Attributes:
+        frame_size_max: bytes of the largest frame taken from now on.
     """
 
-    __slots__ = ("_error", "_frame_size_max", "_inbox", "_partial", "_ready")
+    __slots__ = ("_error", "_inbox", "_partial", "_ready", "frame_size_max")
 
     def __init__(self, *, frame_size_max: int = FRAME_SIZE_MAX) -> None:
         assert frame_size_max >= PREFIX_SIZE
-        self._frame_size_max = frame_size_max
+        self.frame_size_max = frame_size_max
         self._inbox: deque[bytes] = deque()
         self._partial = bytearray()  # the bytes so far of a frame that spans receives
         self._ready: deque[Command] = deque()  # parsed, and waiting for next_command
@@ -112,7 +115,7 @@ class Connection:
         unpack = _PREFIX.unpack_from
         decode = decode_msgpack
         append = found.append
-        size_max = self._frame_size_max
+        size_max = self.frame_size_max
         while end - position >= PREFIX_SIZE:
             length, mark = unpack(data, position)
             if not 4 <= length <= size_max - 4:
@@ -176,7 +179,7 @@ class Connection:
         if len(self._partial) < _LENGTH.size:
             return
         (length,) = _LENGTH.unpack_from(self._partial)
-        if not 4 <= length <= self._frame_size_max - 4:
+        if not 4 <= length <= self.frame_size_max - 4:
             raise self._refuse_length(length, memoryview(self._partial))
         if len(self._partial) >= PREFIX_SIZE:
             _, mark = _PREFIX.unpack_from(self._partial)
@@ -190,7 +193,7 @@ class Connection:
                 f"frame length {length} leaves no room for the header length"
             )
         error = RemoteProtocolError(
-            f"frame of {length + 4} bytes is over the limit of {self._frame_size_max}; "
+            f"frame of {length + 4} bytes is over the limit of {self.frame_size_max}; "
             "send less at a time"
         )
         if len(start) >= PREFIX_SIZE:

@@ -26,6 +26,7 @@ from dledger.remoting.errors import (
 )
 from dledger.remoting.frame import FRAME_SIZE_MAX, encode_frame
 from dledger.remoting.outbox import Outbox
+from dledger.remoting.rate_limited_log import RateLimitedLog
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -39,8 +40,6 @@ OUTBOX_SIZE_MAX: Final = 256 * 1024 * 1024
 # After a refusal: how long we read on and throw away, so that the answer is not lost to the reset
 # a kernel sends when a socket is closed with bytes unread.
 _LINGER_SECONDS: Final = 1.0
-_LOG_LINES_MAX: Final = 10  # of one kind in one interval; more are counted
-_LOG_INTERVAL_SECONDS: Final = 10.0
 
 logger = logging.getLogger("dledger.remoting")
 
@@ -179,8 +178,8 @@ class RemotingServer:
         self._listener: Listener | None = None
         self._sessions: dict[int, Session] = {}
         self._last_session_id = 0
-        self._refused_log = _RateLimitedLog()
-        self._full_log = _RateLimitedLog()
+        self._refused_log = RateLimitedLog(logger)
+        self._full_log = RateLimitedLog(logger)
 
     @property
     def sessions(self) -> list[Session]:
@@ -307,25 +306,3 @@ class RemotingServer:
         except ConnectionLostError:
             pass  # gone: there is nobody left to wait for
         session.close(str(error))
-
-
-class _RateLimitedLog:
-    """Warnings anyone outside can cause, so that nobody can fill the disk with them."""
-
-    def __init__(self) -> None:
-        self._interval_end = float("-inf")
-        self._line_count = 0
-
-    def warning(self, text: str, *args: object) -> None:
-        """Log a line, unless many of its kind were logged just now."""
-        now = trio.current_time()
-        if now >= self._interval_end:
-            if self._line_count > _LOG_LINES_MAX:
-                logger.warning(
-                    "%d more lines like those were left out", self._line_count - _LOG_LINES_MAX
-                )
-            self._interval_end = now + _LOG_INTERVAL_SECONDS
-            self._line_count = 0
-        self._line_count += 1
-        if self._line_count <= _LOG_LINES_MAX:
-            logger.warning(text, *args)

@@ -2,6 +2,7 @@
 
 import logging
 import re
+import struct
 
 import pytest
 import trio
@@ -81,6 +82,9 @@ async def test_a_group_of_one_neither_listens_nor_dials(autojump_clock, meeting)
         ({"node_id": "n2"}, "two nodes run with one node_id"),
         ({"node_id": "n9"}, "'n9' is not a member of group 'g'"),
         ({"node_id": None}, "None is not a member of group 'g'"),
+        ({"node_id": ["n1"]}, "a list is not a member of group 'g'"),
+        ({"node_id": {"n1": []}}, "a dict is not a member of group 'g'"),
+        ({"group": [[]]}, "group a list, this node 'n2' has 'g'"),
         ({"joining": 1}, "without joining or last_index"),
         ({"last_index": "7"}, "without joining or last_index"),
     ],
@@ -209,6 +213,57 @@ async def test_who_says_nothing_is_not_waited_for(autojump_clock, meeting, caplo
         assert await stream.receive_some() == b""
 
     assert "no handshake in time (connect_timeout_ms)" in caplog.text
+
+
+async def test_nobody_unknown_is_given_room_for_more_than_a_greeting(
+    autojump_clock, meeting, caplog
+):
+    """Else a thousand callers would be worth a thousand frames of 16 MiB."""
+    (two,) = await meeting.start_all("n2")
+    stream = await meeting.wires.network.connect("host-2.my-group", 7002)
+    stream.send_now([struct.pack(">II", 1 << 20, 77 << 24 | 100)])
+
+    with trio.fail_after(0.1):
+        assert await stream.receive_some() == b""
+
+    assert "frame of 1048580 bytes is over the limit of 65536" in caplog.text
+    assert not two.connected
+
+
+async def test_a_member_may_send_larger_frames_once_it_is_known(autojump_clock, meeting):
+    one, two = await meeting.start_all("n1", "n2")
+    message = {
+        "type": "append_entries", "term": 1, "id": 1, "prev_index": 0, "prev_term": 0,
+        "last_index": 0, "commit_index": 0, "entries": bytes(1 << 20),
+    }  # fmt: skip
+
+    one.links["n2"].send(message)
+    one.links["n2"].flush()
+    await trio.sleep(5)
+
+    assert [len(heard["entries"]) for _, heard in two.heard] == [1 << 20]
+
+
+async def test_a_crowd_that_says_nothing_does_not_keep_a_member_out(autojump_clock, meeting):
+    (two,) = await meeting.start_all("n2")
+    crowd = [await meeting.wires.network.connect("host-2.my-group", 7002) for _ in range(300)]
+
+    answer = await greet_by_hand(meeting, GREETING)
+    assert answer.remark is None
+    assert two.connected == [("n1", False, 3)]
+    assert len(two.peers._unknown) <= 64
+    with trio.fail_after(0.1):
+        assert await crowd[0].receive_some() == b""
+
+
+async def test_nobody_can_fill_the_log_with_reasons(autojump_clock, meeting, caplog):
+    await meeting.start_all("n2")
+    for number in range(100):
+        await greet_by_hand(meeting, {"version": f"{number} " + "x" * 40_000})
+
+    said = [record.message for record in caplog.records if "connection from" in record.message]
+    assert 1 <= len(said) <= 20
+    assert max(map(len, said)) <= 2000
 
 
 async def test_a_listener_that_says_nothing_is_dialled_again(autojump_clock, meeting):
