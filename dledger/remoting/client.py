@@ -25,7 +25,7 @@ from dledger.remoting.errors import (
     RemotingError,
     RequestTimeoutError,
 )
-from dledger.remoting.frame import FRAME_SIZE_MAX, encode_frame
+from dledger.remoting.frame import FRAME_SIZE_MAX, REQUEST_HEADER_SIZE_MAX, encode_frame
 from dledger.remoting.network import format_address
 from dledger.remoting.outbox import Outbox
 
@@ -208,7 +208,7 @@ class RemotingClient:
         Raises:
             NotConnectedError, LocalProtocolError: nothing was queued.
         """
-        self._require_open().write(encode_frame(command, frame_size_max=self._frame_size_max))
+        self._require_open().write(self._encode(command))
 
     def submit_frames(self, buffers: Iterable[Buffer]) -> None:
         """Queue whole frames, with opaques from `reserve_opaques`; answers come to `on_push`.
@@ -259,12 +259,19 @@ class RemotingClient:
         while opaque in self._pending:  # once around all two billion, and still unanswered
             opaque = self.reserve_opaques(1)
         command.opaque = opaque
-        frame = encode_frame(command, frame_size_max=self._frame_size_max)
+        frame = self._encode(command)
         self._pending[opaque] = (callback, deadline)
         if deadline != _FOREVER:
             self._add_deadline(deadline, opaque)
         outbox.write(frame)
         return opaque
+
+    def _encode(self, command: Command) -> list[Buffer]:
+        return encode_frame(
+            command,
+            frame_size_max=self._frame_size_max,
+            header_size_max=REQUEST_HEADER_SIZE_MAX,  # what servers read
+        )
 
     def _require_open(self) -> Outbox:
         if self._outbox is None or self._outbox.closed or self._closed:

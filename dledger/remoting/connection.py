@@ -39,10 +39,13 @@ class Connection:
         frame_size_max: bytes of the largest frame taken from now on.
     """
 
-    __slots__ = ("_error", "_inbox", "_partial", "_ready", "frame_size_max")
+    __slots__ = ("_error", "_header_size_max", "_inbox", "_partial", "_ready", "frame_size_max")
 
-    def __init__(self, *, frame_size_max: int = FRAME_SIZE_MAX) -> None:
+    def __init__(
+        self, *, frame_size_max: int = FRAME_SIZE_MAX, header_size_max: int = FRAME_SIZE_MAX
+    ) -> None:
         assert frame_size_max >= PREFIX_SIZE
+        self._header_size_max = header_size_max
         self.frame_size_max = frame_size_max
         self._inbox: deque[bytes] = deque()
         self._partial = bytearray()  # the bytes so far of a frame that spans receives
@@ -116,6 +119,7 @@ class Connection:
         decode = decode_msgpack
         append = found.append
         size_max = self.frame_size_max
+        header_size_max = self._header_size_max
         while end - position >= PREFIX_SIZE:
             length, mark = unpack(data, position)
             if not 4 <= length <= size_max - 4:
@@ -125,8 +129,8 @@ class Connection:
                 break
             header_at = position + PREFIX_SIZE
             body_at = header_at + (mark & 0xFFFFFF)
-            if body_at > stop:
-                raise _refuse_header_length(length, mark)
+            if body_at > stop or mark & 0xFFFFFF > header_size_max:
+                raise self._refuse_header_length(length, mark)
             header = data[header_at:body_at]
             if mark >> 24 == _MSGPACK:
                 try:
@@ -183,8 +187,8 @@ class Connection:
             raise self._refuse_length(length, memoryview(self._partial))
         if len(self._partial) >= PREFIX_SIZE:
             _, mark = _PREFIX.unpack_from(self._partial)
-            if mark & 0xFFFFFF > length - 4:
-                raise _refuse_header_length(length, mark)
+            if mark & 0xFFFFFF > min(length - 4, self._header_size_max):
+                raise self._refuse_header_length(length, mark)
 
     def _refuse_length(self, length: int, start: memoryview) -> RemoteProtocolError:
         """Return the error for a frame that begins with *start*, naming its request if known."""
@@ -207,8 +211,13 @@ class Connection:
                 error.opaque, error.serialize_type = command.opaque, command.serialization.value
         return error
 
-
-def _refuse_header_length(length: int, mark: int) -> RemoteProtocolError:
-    return RemoteProtocolError(
-        f"header length {mark & 0xFFFFFF} is over the {length - 4} bytes left in its frame"
-    )
+    def _refuse_header_length(self, length: int, mark: int) -> RemoteProtocolError:
+        size = mark & 0xFFFFFF
+        if size > length - 4:
+            return RemoteProtocolError(
+                f"header length {size} is over the {length - 4} bytes left in its frame"
+            )
+        return RemoteProtocolError(
+            f"header of {size} bytes is over the limit of {self._header_size_max}; "
+            "send less beside the body"
+        )

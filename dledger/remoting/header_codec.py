@@ -42,6 +42,9 @@ _FIXED = struct.Struct(">HBHii")
 _INT32 = struct.Struct(">i")
 _INT16 = struct.Struct(">h")
 
+# Pairs are read one by one: a header of nothing but empty ones would hold up everybody for seconds.
+EXT_FIELDS_MAX: Final = 4096
+
 _Int32 = Annotated[int, msgspec.Meta(ge=INT32_MIN, le=INT32_MAX)]
 
 
@@ -217,8 +220,11 @@ def _decode_rocketmq_header(header: Buffer) -> Command:
     if position != len(data):
         raise ValueError(f"{len(data) - position} bytes follow ext_fields")
     ext_fields: dict[str, Any] = {}
-    at = 0
+    at = count = 0
     while at < len(ext):
+        count += 1
+        if count > EXT_FIELDS_MAX:
+            raise ValueError(f"ext_fields has more than {EXT_FIELDS_MAX} pairs")
         key, at = _take(ext, at, _INT16, "ext_fields key")
         value, at = _take(ext, at, _INT32, "ext_fields value")
         ext_fields[key.decode()] = value.decode()
@@ -281,7 +287,8 @@ def _language_code(language: str | int | None) -> int:
     if isinstance(language, str):
         member = LanguageCode.__members__.get(language)
         return LanguageCode.OTHER.value if member is None else member.value
-    return LanguageCode.OTHER.value if language is None else language
+    # Only for logs, and not worth a refusal; but nothing that another header cannot hold.
+    return language if language is not None and 0 <= language <= 0xFF else LanguageCode.OTHER.value
 
 
 def refuse_header(serialize_type: int, header: Buffer, error: Exception) -> RemoteProtocolError:

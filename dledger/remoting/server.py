@@ -24,7 +24,7 @@ from dledger.remoting.errors import (
     ConnectionLostError,
     RemoteProtocolError,
 )
-from dledger.remoting.frame import FRAME_SIZE_MAX, encode_frame
+from dledger.remoting.frame import FRAME_SIZE_MAX, REQUEST_HEADER_SIZE_MAX, encode_frame
 from dledger.remoting.outbox import Outbox
 from dledger.remoting.rate_limited_log import RateLimitedLog
 
@@ -263,7 +263,9 @@ class RemotingServer:
 
     async def _receive(self, session: Session, stream: ByteStream, outbox: Outbox) -> None:
         """Serve *session* until one of its ends closes it or what it sends is refused."""
-        connection = Connection(frame_size_max=self._frame_size_max)
+        connection = Connection(
+            frame_size_max=self._frame_size_max, header_size_max=REQUEST_HEADER_SIZE_MAX
+        )
         try:
             while data := await stream.receive_some():
                 connection.receive_data(data)

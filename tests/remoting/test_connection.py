@@ -357,3 +357,15 @@ def test_what_was_received_behind_a_broken_frame_is_let_go():
     with pytest.raises(RemoteProtocolError):
         connection.commands()
     connection.receive_eof()  # nothing is left to complain about
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_header_over_its_limit_is_refused_by_its_prefix(whole):
+    connection = Connection(header_size_max=100)
+    fits = Command(10, ext_fields={"a": "x" * 80})
+    connection.receive_data(b"".join(encode_frame(fits)))
+    assert connection.commands() == [fits]
+    data = b"".join(encode_frame(Command(10, ext_fields={"a": "x" * 100})))
+    connection.receive_data(data if whole else data[:8])
+    with pytest.raises(RemoteProtocolError, match=r"header of \d+ bytes is over the limit of 100"):
+        connection.commands()
