@@ -13,7 +13,9 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from dledger.entry import body_size_limit
 from dledger.errors import (
+    EntryTooLargeError,
     LedgerBusyError,
     LedgerError,
     LedgerFullError,
@@ -177,6 +179,7 @@ class LedgerCore:
             NotLeaderError: another member leads, or nobody does, or this one has just begun.
             LedgerBusyError: too much is waiting to be committed already.
             LedgerFullError: the disk has no room for it.
+            EntryTooLargeError: no segment holds it, or no frame brings it to a follower.
         """
         engine = self.engine
         if not engine.is_leader:
@@ -191,6 +194,10 @@ class LedgerCore:
                 f"node {engine.node_id} was elected just now and is not ready yet", leader_id=None
             )
         size = proposal.body_size
+        if size > (size_max := body_size_limit(self.config.store.segment_size)):
+            raise EntryTooLargeError(
+                f"an entry of {size} bytes is over the limit of {size_max}; send less at a time"
+            )
         if self._pending_size and self._pending_size + size > self._pending_size_max:
             raise LedgerBusyError(
                 f"{self._pending_size} bytes wait to be committed on node {engine.node_id}, the "

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING
 from zlib import crc32
 
 from dledger.errors import CorruptEntryError
+from dledger.remoting.frame import FRAME_SIZE_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -38,6 +39,9 @@ Buffer = bytes | bytearray | memoryview
 HEADER_SIZE = 48
 FILLER_SIZE = 8  # least room kept behind every entry: magic and length of the blank
 BLANK_MAGIC = -1
+# Bytes of an entry, header and body: a follower gets it in one frame, behind the fields of the
+# message (at most 200 bytes).
+ENTRY_SIZE_MAX = FRAME_SIZE_MAX - 1024
 
 _HEADER = struct.Struct(">iiqqqiIIi")
 _CHAINED_HEAD = struct.Struct(">iiqqqi")  # the fields before chain_crc
@@ -142,6 +146,11 @@ def place_entry(end_position: int, *, entry_size: int, segment_size: int) -> int
     if entry_size + FILLER_SIZE > room:
         return end_position + room
     return end_position
+
+
+def body_size_limit(segment_size: int) -> int:
+    """Return the most bytes that an entry's body may have in a log of such segments."""
+    return min(segment_size - FILLER_SIZE, ENTRY_SIZE_MAX) - HEADER_SIZE
 
 
 def body_crc_of(body: Sequence[Buffer]) -> int:

@@ -23,6 +23,10 @@ class LedgerFullError(LedgerError):
     """Nothing was appended: the disk has no room for another segment."""
 
 
+class EntryTooLargeError(LedgerError):
+    """Nothing was appended: no entry may be that large; send less at a time."""
+
+
 class OutcomeUnknownError(LedgerError):
     """The entry may still commit: sending again can duplicate it."""
 

@@ -21,7 +21,7 @@ from broker.store.append_state import AppendState
 from broker.store.commit_log import RecordGroup
 from broker.store.log_view import CHANNEL_METADATA, CHANNEL_RECORDS
 from broker.store.producers import SequenceState, SequenceVerdict
-from dledger.entry import HEADER_SIZE
+from dledger.entry import HEADER_SIZE, body_size_limit
 from dledger.errors import LedgerBusyError, LedgerError, NotLeaderError
 
 if TYPE_CHECKING:
@@ -177,9 +177,9 @@ class AppendQueue:
         self._state: AppendState | None = None
         self._groups: deque[RecordProposal | CommandProposal] = deque()
         self._sealing = False
-        room = ledger.config.store.segment_size - 2 * HEADER_SIZE - 16
+        room = body_size_limit(ledger.config.store.segment_size) - HEADER_SIZE
         self._body_size_max = min(GROUP_SIZE_MAX, room)
-        self._record_room = room
+        self._room = room
         self._pending_size_max = ledger.config.raft.pending_size_max
 
     @property
@@ -237,7 +237,7 @@ class AppendQueue:
             NotLeaderError: the queue is not open.
             LedgerBusyError: too much is waiting.
             LedgerError: the disk has no room.
-            InvalidMessageError: the records cannot fit a segment, however empty.
+            InvalidMessageError: the records cannot fit an entry, however empty.
         """
         size = len(chunk.body)
         self._check_room(size)
@@ -258,9 +258,15 @@ class AppendQueue:
     ) -> None:
         """Take one metadata command; *done* hears the entry's index, or the error.
 
-        Raises: as `put_chunk`.
+        Raises:
+            NotLeaderError, LedgerBusyError, LedgerError, InvalidMessageError: as `put_chunk`.
         """
         packed: bytes = msgpack.packb([command.kind, command.args])
+        if len(packed) + 64 > self._room:
+            raise InvalidMessageError(
+                f"a command of {len(packed)} bytes does not fit an entry of {self._room}; use "
+                "shorter names"
+            )
         self._check_room(len(packed))
         group = self._groups[-1] if self._groups else None
         if (
@@ -288,12 +294,12 @@ class AppendQueue:
 
     def _begin_record_group(self, size: int) -> RecordProposal:
         assert self._state is not None
-        if size + 64 > self._record_room:
+        if size + 64 > self._room:
             # Illegal, so that clients send the batch again in parts.
             raise InvalidMessageError(
-                f"{size} bytes of records do not fit a segment of "
-                f"{self._ledger.config.store.segment_size} bytes; send fewer at a time, or set a "
-                "larger segment_size"
+                f"{size} bytes of records do not fit an entry of {self._room}; send fewer at a "
+                f"time (segment_size is {self._ledger.config.store.segment_size}, and no frame has "
+                "more than 16 MiB)"
             )
         return RecordProposal(
             self,
