@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from broker.handlers.registry import answer, error_response
+from broker.errors import InvalidMessageError
+from broker.handlers.registry import answer, error_response, holding_cost
 from broker.protocol.headers import LeaderHint
 from broker.protocol.response_code import ResponseCode
 from dledger.errors import LedgerBusyError, NotLeaderError, OutcomeUnknownError
 from dledger.remoting.client import RemotingClient
 from dledger.remoting.command import FLAG_GROUPED, FLAG_ONEWAY, Command
-from dledger.remoting.errors import RemotingError
+from dledger.remoting.errors import LocalProtocolError, NotConnectedError, RemotingError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -65,7 +66,7 @@ class Forwarder:
             network: for the connection to the leader.
             clock: measures how long a request has waited.
             hold_seconds: longest time a request waits for a leader.
-            held_size_max: most bytes of bodies that wait.
+            held_size_max: most bytes that wait; see `holding_cost`.
             connect_seconds: longest time to wait for a connection to the leader.
         """
         self._ledger = ledger
@@ -76,7 +77,7 @@ class Forwarder:
         self._hold_seconds = hold_seconds
         self._held_size_max = held_size_max
         self._connect_seconds = connect_seconds
-        self._held: deque[tuple[float, Session, Command]] = deque()
+        self._held: deque[tuple[float, int, Session, Command]] = deque()
         self._held_size = 0
         self._client: RemotingClient | None = None
         self._client_leader: str | None = None
@@ -112,15 +113,16 @@ class Forwarder:
         if client is not None and connected and not self._held:
             self._submit(client, session, command)
             return
-        if self._held and self._held_size + command.body_size > self._held_size_max:
+        cost = holding_cost(command)
+        if self._held and self._held_size + cost > self._held_size_max:
             raise LedgerBusyError(
                 f"node {mine} holds {self._held_size} bytes for want of a leader; send again later"
             )
-        self._hold(session, command)
+        self._hold(session, command, cost)
 
-    def _hold(self, session: Session, command: Command) -> None:
-        self._held.append((self._clock.now() + self._hold_seconds, session, command))
-        self._held_size += command.body_size
+    def _hold(self, session: Session, command: Command, cost: int) -> None:
+        self._held.append((self._clock.now() + self._hold_seconds, cost, session, command))
+        self._held_size += cost
         self._changed.set()
 
     def leader_changed(self) -> None:
@@ -133,13 +135,13 @@ class Forwarder:
             return
         assert self._redispatch is not None
         assert self._end_of_pass is not None
-        for _, session, command in self._take_held():
+        for *_, session, command in self._take_held():
             if not session.closed:
                 self._redispatch(session, command)
                 session.flush()
         self._end_of_pass()
 
-    def _take_held(self) -> deque[tuple[float, Session, Command]]:
+    def _take_held(self) -> deque[tuple[float, int, Session, Command]]:
         held, self._held = self._held, deque()
         self._held_size = 0
         return held
@@ -156,7 +158,6 @@ class Forwarder:
             body=command.body,
         )
         leader = self._client_leader or ""
-        self.forwarded_count += 1
 
         def passed_back(result: Command | RemotingError) -> None:
             if session.closed:
@@ -170,7 +171,7 @@ class Forwarder:
                 )
             elif result.code == ResponseCode.NOT_LEADER:
                 # Nothing was written: wait for whoever does lead, and do not ask at once again.
-                self._hold(session, command)
+                self._hold(session, command, holding_cost(command))
                 return
             else:
                 result.opaque = opaque
@@ -180,10 +181,23 @@ class Forwarder:
                 result.ext_fields = {**hint.encode(), **(result.ext_fields or {})}
                 reply = result
             if not oneway:
-                session.reply(reply)
+                answer(session, command, reply)
                 session.flush()
 
-        client.submit(request, passed_back)
+        try:
+            client.submit(request, passed_back)
+        except NotConnectedError:
+            self._hold(session, command, holding_cost(command))  # it broke just now: not sent
+            return
+        except LocalProtocolError as error:
+            # It came in a form or size that can be read and not be passed on.
+            refusal = InvalidMessageError(
+                f"the request cannot be passed on to the leader {leader}: {error}"
+            )
+            answer(session, command, error_response(command, refusal))
+            session.flush_soon()
+            return
+        self.forwarded_count += 1
         client.flush()
 
     def hold_again(self, session: Session, command: Command) -> None:
@@ -198,10 +212,10 @@ class Forwarder:
         """Forget what a client waited for that is gone."""
         if not self._held:
             return
-        kept: deque[tuple[float, Session, Command]] = deque()
+        kept: deque[tuple[float, int, Session, Command]] = deque()
         for item in self._held:
-            if item[1] is session:
-                self._held_size -= item[2].body_size
+            if item[2] is session:
+                self._held_size -= item[1]
             else:
                 kept.append(item)
         self._held = kept
@@ -218,8 +232,8 @@ class Forwarder:
         while True:
             now = self._clock.now()
             while self._held and self._held[0][0] <= now:
-                _, session, command = self._held.popleft()
-                self._held_size -= command.body_size
+                _, cost, session, command = self._held.popleft()
+                self._held_size -= cost
                 if not session.closed:
                     waited = NotLeaderError(
                         f"no leader was elected for {self._hold_seconds:g} s; is a majority of the "
@@ -273,7 +287,7 @@ class Forwarder:
         while self._ledger.leader_id in (leader, None) and not client.closed:
             self._changed = trio.Event()
             if self._ledger.leader_id == leader:
-                for _, session, command in self._take_held():
+                for *_, session, command in self._take_held():
                     if not session.closed:
                         self._submit(client, session, command)
             await self._changed.wait()

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from broker.errors import (
     BrokerError,
     CorruptRecordError,
-    HeaderError,
     InvalidMessageError,
     NoPermissionError,
     TopicNotFoundError,
@@ -25,6 +24,7 @@ from broker.protocol.headers import LeaderHint
 from broker.protocol.request_code import RequestCode
 from broker.protocol.response_code import ResponseCode
 from dledger.errors import (
+    EntryTooLargeError,
     LedgerBusyError,
     LedgerError,
     LedgerFullError,
@@ -32,6 +32,8 @@ from dledger.errors import (
     OutcomeUnknownError,
 )
 from dledger.remoting.command import Command, response
+from dledger.remoting.errors import LocalProtocolError
+from dledger.remoting.rate_limited_log import shorten
 
 if TYPE_CHECKING:
     from dledger.remoting.server import Session
@@ -46,6 +48,10 @@ RunHandler = Callable[["Session", list[Command], Handler], None]
 _HANDLES = "_handles_request_code"
 _CODE = attrgetter("code")
 _HANDLES_RUNS = "_handles_runs_of_request_code"
+REMARK_SIZE_MAX = 2000  # characters: an error may quote what the request said, and that be anything
+_KEEPING_COST = 1024  # bytes: a command by itself, and the table it waits in
+_FIELD_COST = 200  # bytes: two small objects and their place in a dict
+_NESTED_COST = 64 * 1024 * 1024  # bytes: as much as 1 MiB of the smallest values may unfold to
 RUN_MIN = 4  # requests of one code in a row; fewer are handled one by one
 
 
@@ -91,11 +97,11 @@ def error_response(command: Command, error: Exception) -> Command:
         code = ResponseCode.CORRUPT_RECORD
     elif isinstance(error, NoPermissionError):
         code = ResponseCode.NO_PERMISSION
-    elif isinstance(error, InvalidMessageError):
+    elif isinstance(error, InvalidMessageError | EntryTooLargeError):
         code = ResponseCode.MESSAGE_ILLEGAL
     else:
         code = ResponseCode.SYSTEM_ERROR
-    return response(command, int(code), str(error), ext_fields)
+    return response(command, int(code), shorten(str(error), REMARK_SIZE_MAX), ext_fields)
 
 
 class Registry:
@@ -176,7 +182,7 @@ class Registry:
 
     def dispatch(self, session: Session, command: Command) -> None:
         """Handle one request; its errors become its answer."""
-        if command.is_response:
+        if command.is_response or session.closed:
             return
         try:
             handler = self._handlers.get(command.code)
@@ -186,8 +192,6 @@ class Registry:
                 self._forward(session, command)
             else:
                 self._handle_here(handler, session, command)
-        except HeaderError as error:
-            answer(session, command, response(command, int(ResponseCode.SYSTEM_ERROR), str(error)))
         except (BrokerError, LedgerError) as error:
             answer(session, command, error_response(command, error))
 
@@ -219,6 +223,32 @@ class Registry:
 
 
 def answer(session: Session, request: Command, reply: Command) -> None:
-    """Queue *reply* unless nobody waits for it."""
-    if not request.is_oneway and not session.closed:
+    """Queue *reply* unless nobody waits for it; one that cannot be written is told instead."""
+    if request.is_oneway or session.closed:
+        return
+    try:
         session.reply(reply)
+    except LocalProtocolError as error:
+        # What was asked for is too large (a list of very many topics, say), or a field of it can
+        # only be written another way: one client's trouble, and not the node's.
+        logger.warning("request %d of %r: %s", request.code, session, error)
+        session.reply(
+            response(
+                request,
+                int(ResponseCode.SYSTEM_ERROR),
+                shorten(f"the answer cannot be sent: {error}", REMARK_SIZE_MAX),
+            )
+        )
+
+
+def holding_cost(command: Command) -> int:
+    """Return about how many bytes of memory *command* takes for as long as it is kept waiting."""
+    cost = _KEEPING_COST + command.body_size
+    for name, value in command.ext_fields.items():
+        if isinstance(value, str | bytes):
+            cost += len(name) + len(value) + _FIELD_COST
+        elif isinstance(value, list | tuple | dict):
+            cost += _NESTED_COST  # no header of ours has one
+        else:
+            cost += len(name) + _FIELD_COST
+    return cost

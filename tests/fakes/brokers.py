@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any
 
+import trio
+
 from broker.config import BrokerConfig, MemberConfig, NodeConfig
 from broker.message.batch import encode_sizes
 from broker.message.codec import decode_records, encode_record
@@ -17,13 +19,12 @@ from broker.protocol.response_code import ResponseCode
 from dledger.config import KIB, RaftConfig, StoreConfig
 from dledger.remoting.client import RemotingClient
 from dledger.remoting.command import FLAG_GROUPED, Command, SerializeType
+from dledger.remoting.connection import Connection
 from dledger.remoting.errors import RemotingError
 from tests.fakes.nodes import FakeMember, FakeMembers, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
-
-    import trio
 
     from broker.message.model import StoredMessage
     from tests.fakes.worker import FakeWorker
@@ -306,3 +307,21 @@ def ext(answers: Sequence[Any]) -> dict[str, Any]:
     assert isinstance(answer, Command), answer
     assert answer.code == ResponseCode.SUCCESS, (answer.code, answer.remark)
     return answer.ext_fields
+
+
+async def raw_answers(brokers: Brokers, node: FakeMember, data: bytes) -> list[Command]:
+    """Send bytes that our own encoders refuse to make; return what comes back within a second."""
+    port = brokers.config(node.name).listen_broker_port
+    stream = await brokers.wires.of("a client").connect(f"{node.name}-host", port)
+    rest = stream.send_now([data])
+    connection = Connection()
+    answers: list[Command] = []
+    with trio.move_on_after(1):
+        while rest:
+            await stream.wait_writable()
+            rest = stream.send_now(rest)
+        while received := await stream.receive_some():
+            connection.receive_data(received)
+            answers += connection.commands()
+    stream.close()
+    return answers

@@ -1,14 +1,16 @@
 """Any node takes any request: what it cannot answer goes to the leader, or waits for one."""
 
 import json
+import struct
 
 import pytest
 import trio
 
 from broker.protocol.request_code import RequestCode
 from broker.protocol.response_code import ResponseCode
-from dledger.remoting.command import FLAG_ONEWAY, SerializeType
-from tests.fakes.brokers import bodies_of, ext, pull_fields, records
+from dledger.remoting.command import FLAG_ONEWAY, Command, SerializeType
+from dledger.remoting.frame import FRAME_SIZE_MAX, encode_frame
+from tests.fakes.brokers import bodies_of, ext, pull_fields, raw_answers, records
 from tests.fakes.nodes import until
 
 HOLD_SECONDS = 3.0
@@ -229,7 +231,7 @@ async def test_what_waits_for_a_leader_is_bounded(autojump_clock, brokers):
         await other.kill()
     node = brokers["n1"].running
     await until("nobody leads", lambda: node.ledger.leader_id is None)
-    node.forwarder._held_size_max = 10_000
+    node.forwarder._held_size_max = 15_000
     async with brokers.caller(brokers["n1"]) as caller:
         answers = [caller.send(bytes(4000)) for _ in range(5)]
         caller.flush()
@@ -302,3 +304,86 @@ async def test_a_send_to_a_leader_cut_off_ends_and_is_in_the_log_once_or_not_at_
         brokers.wires.rejoin(old.name)
         await brokers.equal()
         assert bodies_of(await caller.pull()) == [b"0", b"1"]
+
+
+# -- requests made to hurt: once each of them stopped the node that passed it on ------------------
+
+
+def _header(kind: SerializeType, ext: bytes) -> bytes:
+    if kind is SerializeType.JSON:
+        return b'{"code":30,"opaque":9,"extFields":{"topic":' + ext + b"}}"
+    return bytes((0x97, 30, 0, 9, 3, 1, 0xC0, 0x81, 0xA5)) + b"topic" + ext
+
+
+@pytest.mark.parametrize(
+    ("kind", "ext"),
+    [
+        (SerializeType.JSON, b"9" * 30),
+        (SerializeType.MSGPACK, b"\x91" * 950 + b"\x01"),
+    ],
+    ids=["a number of 100 bits", "lists in lists"],
+)
+async def test_what_can_be_read_and_not_be_passed_on_is_refused(autojump_clock, brokers, kind, ext):
+    leader = await brokers.leader()
+    follower = brokers.others(leader)[0]
+    header = _header(kind, ext)
+    data = struct.pack(">II", 4 + len(header), kind << 24 | len(header)) + header
+
+    (answer,) = await raw_answers(brokers, follower, data)
+
+    assert answer.opaque == 9
+    assert answer.code in (ResponseCode.MESSAGE_ILLEGAL, ResponseCode.SYSTEM_ERROR)
+    async with brokers.caller(follower) as caller:
+        assert (await caller.sent(b"x")).code == ResponseCode.SUCCESS
+
+
+@pytest.mark.parametrize("held", [False, True])
+async def test_a_request_that_fills_its_frame_is_refused_by_a_follower(
+    autojump_clock, brokers, held
+):
+    """With the field that says who passed it on it is too large."""
+    leader = await brokers.leader()
+    follower = brokers.others(leader)[0]
+    fields = {"a": "g", "b": "t", "e": 0}
+    size = FRAME_SIZE_MAX - sum(map(len, encode_frame(Command(310, ext_fields=fields))))
+    async with brokers.caller(follower) as caller:
+        if held:
+            follower.running.forwarder._client_leader = None
+        answer = await caller.ask(310, fields, bytes(size))
+        assert answer.code == ResponseCode.MESSAGE_ILLEGAL
+        assert "cannot be passed on" in answer.remark
+        assert (await caller.sent(b"x")).code == ResponseCode.SUCCESS
+
+
+@pytest.mark.parametrize("language", ["-7", "256", "9" * 30])
+async def test_a_language_nobody_knows_breaks_no_link_to_the_leader(
+    autojump_clock, brokers, language
+):
+    """The leader refused the header, and with it the connection that all requests share."""
+    leader = await brokers.leader()
+    follower = brokers.others(leader)[0]
+    header = (
+        f'{{"code":30,"opaque":9,"language":{language},"extFields":{{"topic":"t","queueId":"0"}}}}'
+    ).encode()
+    data = struct.pack(">II", 4 + len(header), len(header)) + header
+    before = follower.running.forwarder._client
+
+    (answer,) = await raw_answers(brokers, follower, data)
+
+    assert answer.code == ResponseCode.SUCCESS
+    assert follower.running.forwarder._client is before
+
+
+async def test_headers_count_for_what_waits_for_a_leader(autojump_clock, brokers):
+    for other in brokers.others(brokers["n1"]):
+        await other.kill()
+    node = brokers["n1"].running
+    await until("nobody leads", lambda: node.ledger.leader_id is None)
+    node.forwarder._held_size_max = 1_000_000
+    fields = {"topic": "t", "queueId": 0, "junk": "x" * 300_000}
+    async with brokers.caller(brokers["n1"]) as caller:
+        answers = [caller.submit(RequestCode.GET_MAX_OFFSET, fields) for _ in range(5)]
+        caller.flush()
+        await trio.sleep(0.5)
+        assert [bool(answer) for answer in answers] == [False, False, False, True, True]
+        assert answers[-1][0].code == ResponseCode.SYSTEM_BUSY
