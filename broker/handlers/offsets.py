@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from broker.errors import TopicNotFoundError
 from broker.handlers.registry import answer, error_response, handles
+from broker.message.limits import check_group
 from broker.metadata.consumer_offsets import commit_offsets
 from broker.protocol.headers import (
     OffsetResponse,
@@ -97,6 +98,7 @@ class OffsetHandlers:
             answer(session, command, response(command, int(ResponseCode.SUCCESS)))
             return
         self._check_queue(header.topic, header.queue_id)
+        check_group(header.consumer_group)
 
         def done(_: int, error: LedgerError | None) -> None:
             if isinstance(error, NotLeaderError) and not session.closed:
@@ -121,7 +123,12 @@ class OffsetHandlers:
     def commit_along(
         self, session: Session, group: str, topic: str, queue_id: int, offset: int
     ) -> None:
-        """Commit an offset that came with a pull; nobody waits for the outcome."""
+        """Commit an offset that came with a pull; nobody waits for the outcome.
+
+        Raises:
+            InvalidMessageError: no group can have that name.
+        """
+        check_group(group)
         known = self._offsets.get(group, topic, queue_id)
         if known is not None and known >= offset:
             return

@@ -13,7 +13,13 @@ import itertools
 from typing import TYPE_CHECKING, NamedTuple
 
 from broker.errors import HeaderError, InvalidMessageError, NoPermissionError, TopicNotFoundError
-from broker.handlers.registry import answer, error_response, handles, handles_runs
+from broker.handlers.registry import (
+    answer,
+    error_response,
+    handles,
+    handles_runs,
+    holding_cost,
+)
 from broker.handlers.send_runs import SendRuns
 from broker.message.batch import decode_batch_body, encode_sizes
 from broker.message.codec import encode_record
@@ -32,7 +38,7 @@ from broker.protocol.response_code import ResponseCode
 from broker.store.chunk import Chunk, check_chunk
 from broker.store.commit_log import Receipt
 from broker.store.producers import SequenceState, SequenceVerdict
-from dledger.errors import NotLeaderError, OutcomeUnknownError
+from dledger.errors import LedgerBusyError, NotLeaderError, OutcomeUnknownError
 from dledger.remoting.command import FLAG_GROUPED, FLAG_RESPONSE, Command, response
 
 if TYPE_CHECKING:
@@ -48,6 +54,9 @@ if TYPE_CHECKING:
     from dledger.errors import LedgerError
     from dledger.remoting.command import Buffer
     from dledger.remoting.server import Session
+
+
+AWAITING_SIZE_MAX = 64 * 1024 * 1024  # bytes of sends that wait for their topic
 
 
 class _Expected(NamedTuple):
@@ -125,6 +134,7 @@ class SendHandlers:
         self._duplicates: list[tuple[int, int, SendRequest, Receipt]] = []
         self._order = itertools.count()
         self._awaiting_topic: dict[str, list[tuple[Session, Command]]] = {}
+        self._awaiting_size = 0  # bytes, by `holding_cost`
         self._next_queue = itertools.count()
         self.message_count = 0
         self.duplicate_count = 0
@@ -259,17 +269,25 @@ class SendHandlers:
                     f"topic {topic!r} does not exist; create it with `dledger topic create "
                     f"{topic}`, or set auto_create_topic"
                 )
+            cost = holding_cost(command)
+            if self._awaiting_size and self._awaiting_size + cost > AWAITING_SIZE_MAX:
+                raise LedgerBusyError(
+                    f"{self._awaiting_size} bytes wait for topics that are being created, the "
+                    f"limit is {AWAITING_SIZE_MAX}; send again later"
+                )
             waiting = self._awaiting_topic.get(topic)
             if waiting is not None:
                 waiting.append((session, command))
+                self._awaiting_size += cost
                 return False
             self._awaiting_topic[topic] = [(session, command)]
+            self._awaiting_size += cost
             try:
                 self._create_topic(
                     topic, self._default_queue_count, lambda _, error: self._created(topic, error)
                 )
             except BaseException:
-                del self._awaiting_topic[topic]
+                self._take_awaiting(topic)
                 raise
             return False
         if not config.perm & PERM_WRITE:
@@ -296,7 +314,7 @@ class SendHandlers:
 
     def _created(self, topic: str, error: LedgerError | None) -> None:
         if error is not None:
-            for session, command in self._awaiting_topic.pop(topic, []):
+            for session, command in self._take_awaiting(topic):
                 self.refuse(session, command, error)
 
     def topics_changed(self) -> list[tuple[Session, Command]]:
@@ -304,8 +322,13 @@ class SendHandlers:
         ready: list[tuple[Session, Command]] = []
         for topic in list(self._awaiting_topic):
             if self._topics.get(topic) is not None:
-                ready += self._awaiting_topic.pop(topic)
+                ready += self._take_awaiting(topic)
         return ready
+
+    def _take_awaiting(self, topic: str) -> list[tuple[Session, Command]]:
+        waiting = self._awaiting_topic.pop(topic, [])
+        self._awaiting_size -= sum(holding_cost(command) for _, command in waiting)
+        return waiting
 
     # -- answers --------------------------------------------------------------------------------
 
@@ -427,6 +450,7 @@ class SendHandlers:
                 OutcomeUnknownError("the lead was lost before the first try was committed")
             )
         awaiting, self._awaiting_topic = self._awaiting_topic, {}
+        self._awaiting_size = 0
         for waiting in awaiting.values():
             for session, command in waiting:
                 self._forwarder.hold_again(session, command)

@@ -191,7 +191,8 @@ class SendRuns:
             record_counts = [len(sizes) // 4 for sizes in sends.sizes]
             if not _each_fills_its_body(column, record_counts, send_sizes):
                 return False
-            firsts = (_starts(record_counts) + header.sequence).tolist()
+            # Not by column: a sequence may be any 64 bits, and int64 has 63.
+            firsts = [header.sequence + start for start in _starts(record_counts).tolist()]
         # Those behind the first must follow it without a gap, as only the first is looked up.
         if header.producer_id and firsts != sends.sequences:
             return False

@@ -26,7 +26,7 @@ import struct
 from typing import TYPE_CHECKING, NamedTuple
 
 from broker.errors import CorruptRecordError
-from broker.message.limits import PROPERTIES_SIZE_MAX
+from broker.message.limits import BATCH_COUNT_MAX, PROPERTIES_SIZE_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -124,13 +124,20 @@ def decode_batch_body(buffer: Buffer) -> list[BatchMessage]:
     """Return the messages of RocketMQ's batch request.
 
     Raises:
-        CorruptRecordError: the body is not whole messages back to back, or holds none.
+        CorruptRecordError: the body is not whole messages back to back, or holds none, or more
+            than `BATCH_COUNT_MAX`.
     """
     messages: list[BatchMessage] = []
     offset = 0
     end = len(buffer)
     while offset < end:
         number = len(messages)
+        if number >= BATCH_COUNT_MAX:
+            raise CorruptRecordError(
+                f"more than {BATCH_COUNT_MAX} messages in one batch; send fewer at a time",
+                record=number,
+                field="total_size",
+            )
         if end - offset < _BATCH_HEAD.size + 2:
             raise CorruptRecordError(
                 f"{end - offset} bytes are left, a message has 22",

@@ -15,6 +15,9 @@ TOPIC_SIZE_MAX = 127  # bytes; a record of version 1 has one signed byte for the
 INTERNAL_TOPIC_SIZE_MAX = 255  # %RETRY% and %DLQ% topics of a group with a long name
 BODY_SIZE_MAX = 4 * 1024 * 1024  # bytes
 PROPERTIES_SIZE_MAX = 32_767  # bytes, encoded
+# Messages in RocketMQ's batch body: each takes some 8 us, and nobody else is served meanwhile.
+BATCH_COUNT_MAX = 20_000
+GROUP_SIZE_MAX = 255  # characters. Source: RocketMQ ``Validators.CHARACTER_MAX_LENGTH``
 
 RETRY_PREFIX = "%RETRY%"
 DLQ_PREFIX = "%DLQ%"
@@ -57,6 +60,18 @@ def check_topic(topic: str) -> None:
     if len(topic) > size_max:
         raise InvalidTopicError(
             f"topic {topic[:40]!r}... has {len(topic)} characters; at most {size_max} are allowed"
+        )
+
+
+def check_group(group: str) -> None:
+    """Raise `InvalidMessageError` unless *group* can be the name of a consumer group.
+
+    Its offsets stay in memory on every node, for ever, and the name with them.
+    """
+    if not 1 <= len(group) <= GROUP_SIZE_MAX:
+        raise InvalidMessageError(
+            f"consumer group {group[:40]!r}... has {len(group)} characters; give it 1 to "
+            f"{GROUP_SIZE_MAX}"
         )
 
 
