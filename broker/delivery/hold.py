@@ -18,6 +18,7 @@ import trio
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from broker.protocol.headers import PullMessageRequest
     from dledger.clock import Clock
     from dledger.remoting.command import Command
     from dledger.remoting.server import Session
@@ -29,19 +30,21 @@ _Key = TypeVar("_Key")
 class HeldPull:
     """One pull that waits for a message at *queue_offset*."""
 
-    __slots__ = ("command", "deadline", "key", "queue_offset", "session", "waiting")
+    __slots__ = ("command", "deadline", "header", "key", "queue_offset", "session", "waiting")
 
     def __init__(
         self,
         *,
         session: Session,
         command: Command,
+        header: PullMessageRequest,
         key: QueueKey,
         queue_offset: int,
         deadline: float,
     ) -> None:
         self.session = session
         self.command = command
+        self.header = header
         self.key = key
         self.queue_offset = queue_offset
         self.deadline = deadline

@@ -6,6 +6,7 @@ never shows what could still be taken back.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from broker.delivery.hold import HeldPull, PullHold
@@ -84,7 +85,14 @@ class PullHandlers:
             self.hold.add(
                 HeldPull(
                     session=session,
-                    command=command,
+                    command=_without_what_is_read(command),
+                    header=replace(
+                        header,
+                        consumer_group="",
+                        subscription=None,
+                        expression_type=None,
+                        broker_name=None,
+                    ),
                     key=(header.topic, header.queue_id),
                     queue_offset=header.queue_offset,
                     deadline=self._clock.now() + wait_ms / 1000,
@@ -150,8 +158,7 @@ class PullHandlers:
         )
 
     def _answer_held(self, pull: HeldPull, is_late: bool) -> None:
-        session, command = pull.session, pull.command
-        header = PullMessageRequest.decode(command.ext_fields)
+        session, command, header = pull.session, pull.command, pull.header
         try:
             self._check(header)
             result = self._read(header)
@@ -164,6 +171,7 @@ class PullHandlers:
                 HeldPull(
                     session=session,
                     command=command,
+                    header=header,
                     key=pull.key,
                     queue_offset=pull.queue_offset,
                     deadline=pull.deadline,
@@ -172,6 +180,14 @@ class PullHandlers:
             return
         answer(session, command, self._response(command, header, result))
         session.flush()
+
+
+def _without_what_is_read(command: Command) -> Command:
+    """Return what is needed to answer *command*, which may have come with megabytes.
+
+    A hundred thousand of them may be held.
+    """
+    return Command(command.code, command.flag, command.opaque, serialization=command.serialization)
 
 
 _CODES = {

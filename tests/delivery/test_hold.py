@@ -6,6 +6,7 @@ import pytest
 import trio
 
 from broker.delivery.hold import HeldPull, PullHold
+from broker.protocol.headers import PullMessageRequest
 from dledger.remoting.command import Command
 from tests.fakes.nodes import TrioClock
 
@@ -37,6 +38,14 @@ class Held:
             HeldPull(
                 session=session,
                 command=Command(11),
+                header=PullMessageRequest(
+                    consumer_group="",
+                    topic="",
+                    queue_id=0,
+                    queue_offset=offset,
+                    max_msg_nums=1,
+                    sys_flag=0,
+                ),
                 key=key,
                 queue_offset=offset,
                 deadline=trio.current_time() + seconds,
