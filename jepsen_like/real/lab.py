@@ -13,6 +13,7 @@ and the next lab sweeps the rest away.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import shutil
@@ -24,7 +25,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from broker.cli.processes import ProcessMark
-from jepsen_like.real import leftovers, shim
+from jepsen_like.real import ext4, leftovers, shim
 from jepsen_like.real.clocks import NodeClock
 from jepsen_like.real.commands import run
 from jepsen_like.real.limits import Limits
@@ -269,6 +270,9 @@ class Lab:
         """Undo everything, the last first; all of it is tried whatever fails."""
         failures: list[Exception] = []
         with trio.CancelScope(shield=True):
+            for node in self.nodes.values():
+                with contextlib.suppress(OSError, LabError):
+                    ext4.thaw(node.disk.path)  # what waits for its disk cannot be killed
             for process in self.processes:
                 try:
                     await process.kill()

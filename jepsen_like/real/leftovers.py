@@ -16,6 +16,7 @@ from pathlib import Path
 import trio
 
 from broker.cli.processes import ProcessMark, read_pid_file, write_pid_file
+from jepsen_like.real import ext4
 from jepsen_like.real.commands import run
 from jepsen_like.real.limits import cgroup_folders
 from jepsen_like.real.namespaces import NAMESPACE_FOLDER, Namespace
@@ -64,11 +65,14 @@ def _is_owned(base: Path, prefix: str) -> bool:
 
 
 async def _remove(base: Path, prefix: str) -> None:
+    mounts = mounts_under(base / prefix)
+    for mount in mounts:
+        ext4.thaw(mount)  # what waits for a frozen disk cannot even be killed
     if NAMESPACE_FOLDER.is_dir():
         for path in NAMESPACE_FOLDER.glob(f"{prefix}-*"):
             await remove_namespace(path.name)
     folder = base / prefix
-    for mount in mounts_under(folder):
+    for mount in mounts:
         await run("umount", str(mount))
     for device in await loops_under(folder):
         await run("losetup", "-d", device)
@@ -117,6 +121,15 @@ def mounts_under(folder: Path) -> list[Path]:
 
 async def loops_under(folder: Path) -> list[str]:
     """Return the loop devices whose file lies in *folder*."""
+    return [device for device, path in await _loops() if folder in path.parents]
+
+
+async def loops_of(image: Path) -> list[str]:
+    """Return the loop devices whose file is *image*."""
+    return [device for device, path in await _loops() if path == image]
+
+
+async def _loops() -> list[tuple[str, Path]]:
     listed = await run("losetup", "--list", "--noheadings", "--raw", "--output", "NAME,BACK-FILE")
     found = [line.split(maxsplit=1) for line in listed.splitlines()]
-    return [line[0] for line in found if len(line) == 2 and line[1].startswith(f"{folder}/")]
+    return [(line[0], Path(line[1])) for line in found if len(line) == 2]
