@@ -29,6 +29,9 @@ def main() -> int:
     sim.add_argument("--only", default="", help="names of faults, with commas; no other is used")
     sim.add_argument("--mutant", default="", help="with this deliberate bug in the product")
     sim.add_argument("--out", type=Path, help="folder for histories of what failed")
+    sim.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="so many processes")
+    sim.add_argument("--share", default="", help=argparse.SUPPRESS)  # 0/2: every second seed
+    sim.add_argument("--tally", type=Path, help=argparse.SUPPRESS)
     sim.add_argument("--log", action="store_true", help="with --seed: what the nodes log")
     checking = commands.add_parser("check", help="judge a run's folder or a history")
     checking.add_argument("history", type=Path)
@@ -67,6 +70,7 @@ def _need_fixed_hashes() -> None:
 
 
 def _sim(arguments: argparse.Namespace) -> int:
+    from jepsen_like.sim.pool import ChildFailedError, run_in_processes
     from jepsen_like.sim.runs import Options, known_seeds, run_seeds
 
     options = Options(
@@ -79,11 +83,24 @@ def _sim(arguments: argparse.Namespace) -> int:
         with_logs=arguments.log,
     )
     if arguments.seed is not None:
-        return run_seeds([arguments.seed], options, tell=print)
-    drawn = range(arguments.first, arguments.first + arguments.seeds)
-    seeds = [*known_seeds(), *(seed for seed in drawn if seed not in known_seeds())]
+        tally = run_seeds([arguments.seed], options, tell=print)
+        return 1 if tally.failed else 2 if tally.unknown else 0
     begun = time.perf_counter()
-    code = run_seeds(seeds, options, tell=print)
+    if arguments.jobs > 1 and not arguments.share:
+        try:
+            tally = run_in_processes(sys.argv[1:], jobs=arguments.jobs)
+        except ChildFailedError as error:
+            print(error, file=sys.stderr)
+            return 2
+    else:
+        drawn = range(arguments.first, arguments.first + arguments.seeds)
+        seeds = [*known_seeds(), *(seed for seed in drawn if seed not in known_seeds())]
+        number, count = map(int, (arguments.share or "0/1").split("/"))
+        tally = run_seeds(seeds[number::count], options, tell=print)
+        if arguments.tally is not None:
+            arguments.tally.write_text(tally.to_json(), encoding="utf-8")
+            return 0
+    code = tally.conclude(print)
     print(f"{time.perf_counter() - begun:.0f} s")
     return code
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,12 +57,63 @@ def replay_command(seed: int, options: Options) -> str:
     return " ".join(parts)
 
 
-def run_seeds(seeds: Iterable[int], options: Options, *, tell: Callable[[str], object]) -> int:
-    """Run *seeds*; return 0 when all are valid, 1 when one is not."""
+@dataclass(slots=True)
+class Tally:
+    """What many seeds came to."""
+
+    done: int = 0
+    failed: list[int] = field(default_factory=list)
+    unknown: list[int] = field(default_factory=list)
+    totals: Counter[str] = field(default_factory=Counter)
+
+    def add(self, other: Tally) -> None:
+        """Take in what other seeds came to."""
+        self.done += other.done
+        self.failed += other.failed
+        self.unknown += other.unknown
+        self.totals.update(other.totals)
+
+    def to_json(self) -> str:
+        """Return one line for `from_json`."""
+        return json.dumps(
+            {
+                "done": self.done,
+                "failed": self.failed,
+                "unknown": self.unknown,
+                "totals": self.totals,
+            }
+        )
+
+    @classmethod
+    def from_json(cls, line: str) -> Tally:
+        """Return what `to_json` was called on."""
+        fields = json.loads(line)
+        return cls(fields["done"], fields["failed"], fields["unknown"], Counter(fields["totals"]))
+
+    def conclude(self, tell: Callable[[str], object]) -> int:
+        """Tell it to a person; return 0 when all are valid, 1 when one is not, else 2."""
+        tell(
+            f"{self.done} seeds, {len(self.failed)} invalid: {sorted(self.failed)}, "
+            f"{len(self.unknown)} unknown: {sorted(self.unknown)}"
+        )
+        tell(", ".join(f"{count} {name}" for name, count in sorted(self.totals.items())))
+        never = [what for what in SOMETIMES if self.done >= SUITE_SEEDS and not self.totals[what]]
+        never += [
+            f"any effect of {name}"
+            for name in offered("sim")
+            if self.totals[f"fault {name}"] >= FAULTS_ENOUGH and not self.totals[f"proven {name}"]
+        ]
+        if never:
+            tell(f"never happened, so nothing can be said: {', '.join(never)}")
+        if self.failed:
+            return 1
+        return 2 if never or len(self.unknown) > self.done * UNKNOWN_SHARE_MAX else 0
+
+
+def run_seeds(seeds: Iterable[int], options: Options, *, tell: Callable[[str], object]) -> Tally:
+    """Run *seeds* one after another, telling of those that are not valid."""
     begun = time.perf_counter()
-    totals: Counter[str] = Counter()
-    done, failed = 0, []
-    unknown: list[int] = []
+    tally = Tally()
     for seed in seeds:
         with mutated(options.mutant) if options.mutant else nullcontext():
             outcome = run_seed(
@@ -69,30 +121,19 @@ def run_seeds(seeds: Iterable[int], options: Options, *, tell: Callable[[str], o
                 keep_logs=options.with_logs,
                 about={"replay": replay_command(seed, options), "mutant": options.mutant},
             )
-        done += 1
-        totals.update(outcome.counts)
+        tally.done += 1
+        tally.totals.update(outcome.counts)
         if options.is_detailed:
             _tell_in_detail(outcome, tell)
         if not outcome.is_valid:
-            failed.append(seed)
+            tally.failed.append(seed)
             _tell_failure(seed, outcome, options, tell)
         elif outcome.verdict.state == "unknown":
-            unknown.append(seed)
+            tally.unknown.append(seed)
             tell(f"seed {seed} unknown: {'; '.join(outcome.verdict.reasons)}")
         if options.limit_seconds and time.perf_counter() - begun > options.limit_seconds:
             break
-    if not options.is_detailed:
-        tell(f"{done} seeds, {len(failed)} invalid: {failed}, {len(unknown)} unknown: {unknown}")
-        tell(", ".join(f"{count} {name}" for name, count in sorted(totals.items())))
-    never = [what for what in SOMETIMES if done >= SUITE_SEEDS and not totals[what]]
-    never += [
-        f"any effect of {name}"
-        for name in offered("sim")
-        if totals[f"fault {name}"] >= FAULTS_ENOUGH and not totals[f"proven {name}"]
-    ]
-    if never:
-        tell(f"never happened, so nothing can be said: {', '.join(never)}")
-    return 1 if failed else 2 if never or len(unknown) > done * UNKNOWN_SHARE_MAX else 0
+    return tally
 
 
 def _tell_failure(

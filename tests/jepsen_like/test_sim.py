@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from collections import Counter
+
 import pytest
 
 from jepsen_like.faults.catalogue import offered
 from jepsen_like.mutants import MUTANTS, mutated
 from jepsen_like.sim.mix import draw
-from jepsen_like.sim.runs import Options, replay_command, run_seeds
+from jepsen_like.sim.runs import Options, Tally, known_seeds, replay_command, run_seeds
 from jepsen_like.sim.world import run
 
 
@@ -60,10 +64,34 @@ def test_a_failing_seed_says_how_to_run_it_again() -> None:
     told: list[str] = []
     options = Options(fault_seconds=10.0, only=("isolate", "kill"), mutant="early-ack")
 
-    code = run_seeds([1], options, tell=told.append)
+    code = run_seeds([1], options, tell=told.append).conclude(told.append)
 
     assert code == 1
     assert any(replay_command(1, options) in line for line in told)
     assert replay_command(1, options) == (
         "python -m jepsen_like sim --seed 1 --seconds 10 --only isolate,kill --mutant early-ack"
     )
+
+
+def test_tallies_of_several_processes_add_up() -> None:
+    one, other = Tally(done=30, totals=Counter(sends=5)), Tally(done=30, failed=[7])
+    other.totals["sends"] = 2
+
+    one.add(Tally.from_json(other.to_json()))
+
+    assert (one.done, one.failed, one.totals["sends"]) == (60, [7], 7)
+    told: list[str] = []
+    assert one.conclude(told.append) == 1
+    assert told[-1].startswith("never happened")  # sixty seeds without a single change of lead
+
+
+@pytest.mark.slow
+def test_seeds_are_shared_among_processes() -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "jepsen_like", "sim", "--first", "31", "--seeds", "2",
+         "--seconds", "1", "--jobs", "2"],
+        capture_output=True, text=True, check=False, timeout=250,
+    )  # fmt: skip
+
+    assert run.stdout.startswith(f"{len(known_seeds()) + 2} seeds, 0 invalid"), run.stderr
+    assert run.returncode == 0
