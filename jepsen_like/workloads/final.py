@@ -17,9 +17,12 @@ from jepsen_like.workloads.appends import TOPIC, value_of
 if TYPE_CHECKING:
     import random
 
+    from broker.client.connect import Client
     from dledger.store.ledger_store import LedgerStore
     from jepsen_like.history import History
     from jepsen_like.workloads.load import Clients
+
+RETENTION_SECONDS = 10.0  # until all members have dropped what one of them has
 
 Values = dict[int, list[list[object]]]  # queue -> [offset, value] in log order
 
@@ -29,7 +32,7 @@ async def drain(clients: Clients, history: History, chance: random.Random) -> No
     async with clients.client("drain", chance) as client:
         for queue in range(clients.load.queue_count):
             end = await client.admin.max_offset(TOPIC, queue)
-            found: list[list[object]] = []
+            found: list[tuple[int, str]] = []
             first = end
             if end:
                 consumer = client.consumer("drain", TOPIC, queues=[queue], start="first")
@@ -37,9 +40,24 @@ async def drain(clients: Clients, history: History, chance: random.Random) -> No
                     first = consumer.position(queue)
                     while consumer.position(queue) < end:
                         message = await anext(consumer)
-                        found.append([message.queue_offset, value_of(message.body)])
+                        found.append((message.queue_offset, value_of(message.body)))
+                if found and first < (begin := found[0][0]):
+                    first = await _first_kept(client, queue, first, begin)
             history.add(history.new_process(), "ok", "drain", k=queue, v=found, o=first)
             await trio.lowlevel.checkpoint()
+
+
+async def _first_kept(client: Client, queue: int, first: int, begin: int) -> int:
+    """Return where the queue begins, as the group says, when a reader was sent on to *begin*.
+
+    Retention may have dropped what lay between while it was read, on one member earlier than on
+    another.  When in the end they say that it is still there, it was passed over.
+    """
+    with trio.move_on_after(RETENTION_SECONDS):
+        while first < begin:
+            first = max(first, await client.admin.min_offset(TOPIC, queue))
+            await trio.sleep(0.1)
+    return min(first, begin)
 
 
 def dump(node: str, store: LedgerStore, history: History) -> None:
