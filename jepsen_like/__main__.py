@@ -44,7 +44,11 @@ def main() -> int:
     mutants = commands.add_parser("mutants", help="is every deliberate bug caught?")
     mutants.add_argument("names", nargs="*", help="only these")
     mutants.add_argument("--seeds", type=int, default=150, help="most seeds for each")
-    mutants.add_argument("--seconds", type=float, default=40.0, help="virtual seconds with faults")
+    mutants.add_argument("--seed", type=int, help="only this seed, told in detail")
+    mutants.add_argument("--ci", action="store_true", help="begin with the seeds of hints.txt")
+    mutants.add_argument("--write-hints", action="store_true", help="write hints.txt again")
+    mutants.add_argument("--no-control", action="store_true", help="do not run the product itself")
+    mutants.add_argument("--limit", type=float, default=0.0, help="stop after so many real seconds")
     arguments = parser.parse_args()
     if arguments.command in ("check", "edn"):
         try:
@@ -54,11 +58,7 @@ def main() -> int:
             return 2
     _need_fixed_hashes()
     if arguments.command == "mutants":
-        from jepsen_like.mutants import hunt
-
-        return hunt(
-            arguments.names, seeds=arguments.seeds, fault_seconds=arguments.seconds, tell=print
-        )
+        return _mutants(arguments)
     return _sim(arguments)
 
 
@@ -103,6 +103,20 @@ def _sim(arguments: argparse.Namespace) -> int:
     code = tally.conclude(print)
     print(f"{time.perf_counter() - begun:.0f} s")
     return code
+
+
+def _mutants(arguments: argparse.Namespace) -> int:
+    from jepsen_like.mutants.hunt import Hunt, HuntOptions
+
+    options = HuntOptions(
+        seeds=arguments.seeds,
+        seed=arguments.seed,
+        use_hints=arguments.ci,
+        write_hints=arguments.write_hints,
+        control=not arguments.no_control,
+        limit_seconds=arguments.limit,
+    )
+    return Hunt(options, tell=print).run(arguments.names)
 
 
 def _check(arguments: argparse.Namespace) -> int:

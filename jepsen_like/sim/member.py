@@ -334,7 +334,9 @@ class SimMember:
 
     def _note_truncations(self) -> None:
         if self.files is not None:
-            self.truncations += self.files.store.stats.truncation_count
+            # Not from its `stats`: these need the files, and one that dies amid an installation
+            # has none.
+            self.truncations += self.files.store._truncation_count  # noqa: SLF001
 
     def _tell_end(self, last_word: BaseException | None) -> None:
         if last_word is None or isinstance(last_word, trio.Cancelled | ProcessGoneError):

@@ -31,7 +31,7 @@ from jepsen_like.workloads.questions import Questions
 from jepsen_like.workloads.readers import Readers
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from jepsen_like.checkers import Anomaly
     from jepsen_like.verdict import Verdict
@@ -41,6 +41,7 @@ SOMETIMES = ("leaders", "truncations", "lost pages", "retried", "installs")
 
 RECOVERY_SECONDS = 12.0
 DRAIN_SECONDS = 60.0
+WATCH_SECONDS = 0.5  # between two looks at a history of which something may be enough
 END_SECONDS = 12.0  # for clients to come to an end
 OK_SENDS_MIN = 20  # some mixes are slow and short of luck; a suite of them makes up for it
 
@@ -101,8 +102,17 @@ def run_seed(
     keep_trace: bool = False,
     keep_logs: bool = False,
     about: Mapping[str, object] | None = None,
+    is_enough: Callable[[History], bool] | None = None,
 ) -> Outcome:
-    """Run one seed and check what it did; *about* is noted in its history."""
+    """Run one seed and check what it did.
+
+    Args:
+        mix: what the seed is made of.
+        keep_trace: keep the lines of the trace.
+        keep_logs: keep what the nodes log.
+        about: noted in its history.
+        is_enough: asked twice a virtual second; when it says so, the run ends as it is.
+    """
     begun = time.perf_counter()
     counter = _LogCounter(keep=keep_logs)
     loggers = [logging.getLogger(name) for name in ("dledger", "broker")]
@@ -110,7 +120,7 @@ def run_seed(
         logger.addHandler(counter)
         logger.setLevel(logging.INFO)
         logger.propagate = False
-    world = _World(mix, keep_trace=keep_trace, about=about or {})
+    world = _World(mix, keep_trace=keep_trace, about=about or {}, is_enough=is_enough)
     gc.disable()  # a tenth of the time, for garbage of one run
     try:
         with deterministic(mix.seed):
@@ -188,8 +198,16 @@ def setup_of(mix: Mix) -> dict[str, object]:
 class _World:
     """Everything of one run."""
 
-    def __init__(self, mix: Mix, *, keep_trace: bool, about: Mapping[str, object]) -> None:
+    def __init__(
+        self,
+        mix: Mix,
+        *,
+        keep_trace: bool,
+        about: Mapping[str, object],
+        is_enough: Callable[[History], bool] | None,
+    ) -> None:
         self.mix = mix
+        self._is_enough = is_enough
         self.trace = Trace(keep_lines=keep_trace)
         self.history = History(lambda: trio.current_time())
         self.history.on_event = lambda event: self.trace.add(
@@ -212,9 +230,18 @@ class _World:
         async with trio.open_nursery() as nursery:
             for member in cluster.members:
                 nursery.start_soon(member.run)
+            if self._is_enough is not None:
+                nursery.start_soon(self._watch, self._is_enough, nursery.cancel_scope)
             await self._live(cluster)
             self._count(cluster)
             nursery.cancel_scope.cancel()
+
+    async def _watch(self, is_enough: Callable[[History], bool], scope: trio.CancelScope) -> None:
+        while True:
+            await trio.sleep(WATCH_SECONDS)
+            if is_enough(self.history):
+                break
+        scope.cancel()
 
     async def _live(self, cluster: SimCluster) -> None:
         mix, history = self.mix, self.history

@@ -1,0 +1,17 @@
+"""The product with one deliberate bug each: what the checkers must catch, or they check nothing."""
+
+from __future__ import annotations
+
+from jepsen_like.mutants import clients, durability, leadership, messages, replication
+from jepsen_like.mutants.mutant import MUTANTS, Mutant, mutated
+
+__all__ = [
+    "MUTANTS",
+    "Mutant",
+    "clients",
+    "durability",
+    "leadership",
+    "messages",
+    "mutated",
+    "replication",
+]

@@ -1,0 +1,108 @@
+"""Where mutants are hunted: which faults, how thick, on which sizes and timings.
+
+A ground narrows what `draw` gives a seed.  Several mutants share one, so that one run of the
+product itself says for all of them that what is caught there is the mutant and not the ground.
+
+Faults come thick and fast on moderate load, and for a short time: the rare coincidence is what is
+looked for, and a seed that has not met it is better followed by another seed than gone on with.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from dledger.config import KIB
+from jepsen_like.sim.mix import draw
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from jepsen_like.sim.mix import Mix
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ground:
+    """What the mixes of one hunt have in common."""
+
+    name: str
+    faults: tuple[str, ...]
+    node_counts: tuple[int, ...] = (3,)
+    fault_seconds: float = 10.0
+    changes: Mapping[str, Any] = field(default_factory=dict)  # of the mix
+    store: Mapping[str, Any] = field(default_factory=dict)  # of its store
+    raft: Mapping[str, Any] = field(default_factory=dict)  # of its Raft
+
+    def mix(self, seed: int) -> Mix | None:
+        """Return the mix of *seed* on this ground; None where its group is not of the kind."""
+        drawn = draw(seed, fault_seconds=self.fault_seconds, only=self.faults)
+        if drawn.node_count not in self.node_counts or drawn.is_async:
+            return None
+        calm: dict[str, Any] = {
+            "quiet_seconds": 1.0,
+            "gap_mean": 0.6,
+            "hold_max": min(drawn.hold_max, 3.0),
+            "send_rate": 25.0,
+            "send_timeout": min(drawn.send_timeout, 2.0),
+            "client_crash_mean": min(drawn.client_crash_mean, 15.0),
+            "store": replace(drawn.store, **{"log_size_max": 0, **self.store}),
+            "raft": replace(drawn.raft, **self.raft),
+        }
+        return replace(drawn, **{**calm, **self.changes})
+
+
+RETENTION: Mapping[str, Any] = {
+    "segment_size": 16 * KIB,
+    "log_size_max": 32 * KIB,
+    "checkpoint_interval_ms": 200,
+    "checkpoint_size": 16 * KIB,
+}
+
+# Machines and processes that die.
+POWER = Ground(name="power", faults=("power", "power-at-step", "kill", "isolate", "restart"))
+KILLS = Ground(name="kills", faults=("kill", "kill-at-step", "crash-loop", "restart", "isolate"))
+# The same on disks so slow that most of what is told is not on them yet.
+SLOW_POWER = Ground(
+    name="slow-power",
+    faults=("power", "isolate", "slow-disk", "stalled-disk"),
+    changes={"sync_mean": 0.03, "hold_max": 2.0},
+)
+FAILED_SYNCS = Ground(name="failed-syncs", faults=("failed-sync", "power", "power-at-step", "kill"))
+# Networks that part.
+CUTS = Ground(name="cuts", faults=("isolate", "halves", "kill", "transfer", "one-way", "pause"))
+STALE = Ground(name="stale", faults=("isolate", "halves", "pause", "one-way"))
+CLIENTS = Ground(
+    name="clients",
+    faults=("client-cut", "isolate", "transfer", "kill", "wire"),
+    changes={"send_timeout": 8.0},
+)
+CUT_POWER = Ground(
+    name="cut-power",
+    faults=("isolate", "halves", "power", "slow-disk", "wire"),
+    changes={"sync_mean": 0.008, "hold_max": 2.0},
+)
+# Elections one after another.
+ELECTIONS = Ground(
+    name="elections",
+    faults=("power", "power-at-step", "kill-at-step", "isolate", "transfer", "slow-disk"),
+    changes={"gap_mean": 0.3, "hold_max": 1.0, "sync_mean": 0.008},
+)
+# Disks that lose what they had.
+LOST_DISKS = Ground(
+    name="lost-disks", faults=("lost-disk", "isolate", "halves", "one-way", "stalled-disk")
+)
+ROT = Ground(name="rot", faults=("bit-rot", "kill", "restart"), fault_seconds=15.0)
+# Members that fall behind what the others keep.
+BEHIND = Ground(
+    name="behind",
+    faults=("lost-disk", "isolate", "kill", "kill-at-step"),
+    changes={"body_size_max": 3000, "batch_count_max": 3, "send_rate": 40.0},
+    store=RETENTION,
+)
+FULL = Ground(
+    name="full",
+    faults=("full-disk", "isolate", "kill"),
+    changes={"body_size_max": 3000, "batch_count_max": 3, "send_rate": 40.0},
+    store=RETENTION,
+)
+CLOCKS = Ground(name="clocks", faults=("wall-clock", "isolate", "halves", "pause"))

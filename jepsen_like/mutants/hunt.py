@@ -1,0 +1,190 @@
+"""The hunt: seeds of a mutant's ground until one of them shows the bug.
+
+Where it was caught the last time is written down in ``hints.txt``, so that a run which only proves
+that all are still caught (``--ci``) begins with that seed; when it no longer catches, the search
+goes on from seed 1 as if there were no hint.  The product itself runs on the same ground and seed,
+once for all mutants that share it: an anomaly without a mutant is a fault of the product or of the
+simulator, and proves nothing about the mutant.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import jepsen_like
+from jepsen_like.checkers import check
+from jepsen_like.mutants.mutant import MUTANTS, Mutant, mutated
+from jepsen_like.sim.world import run_seed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from jepsen_like.checkers import Anomaly
+    from jepsen_like.history import History
+    from jepsen_like.mutants.grounds import Ground
+
+SEEDS_MAX = 150
+
+# What only a whole history can show: in the middle of one nothing is lost or stuck yet.
+_AT_THE_END = frozenset(
+    {"lost-write", "unseen", "lost-on-node", "no-recovery", "no-progress", "unreadable"}
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Catch:
+    """How a mutant was caught."""
+
+    seed: int
+    kinds: tuple[str, ...]
+    tried: int  # seeds
+    seconds: float  # real ones, for all of them
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HuntOptions:
+    """How far to go."""
+
+    seeds: int = SEEDS_MAX
+    seed: int | None = None  # only this one
+    use_hints: bool = False
+    write_hints: bool = False
+    control: bool = True
+    limit_seconds: float = 0.0  # real ones, for all mutants; 0: none
+
+
+def shown_so_far(history: History, *, has_retention: bool) -> list[Anomaly]:
+    """Return what an unfinished history shows already."""
+    found = check(history, has_retention=has_retention)
+    return [anomaly for anomaly in found if anomaly.kind not in _AT_THE_END]
+
+
+def run_on(ground: Ground, seed: int) -> list[Anomaly] | None:
+    """Run one seed of a ground, no longer than until something shows; None: it does not fit."""
+    mix = ground.mix(seed)
+    if mix is None:
+        return None
+    outcome = run_seed(
+        mix,
+        is_enough=lambda history: bool(shown_so_far(history, has_retention=mix.has_retention)),
+    )
+    return outcome.anomalies
+
+
+class Hunt:
+    """Mutants one after another."""
+
+    def __init__(self, options: HuntOptions, *, tell: Callable[[str], object]) -> None:
+        self._options = options
+        self._tell = tell
+        self._hints = read_hints()
+        self._sound: dict[tuple[str, int], bool] = {}  # ground, seed -> the product is valid there
+        self._begun = time.perf_counter()
+
+    def run(self, names: Iterable[str]) -> int:
+        """Hunt the mutants *names*, or all; return 0 when each was caught, 1 if not, 2: no time."""
+        wanted = [MUTANTS[name] for name in names] or list(MUTANTS.values())
+        if self._options.use_hints:
+            wanted.sort(key=lambda mutant: self._hints.get(mutant.name, (1000, 0.0))[1])
+        uncaught: list[str] = []
+        untried: list[str] = []
+        unsound: list[str] = []
+        for mutant in wanted:
+            if self._is_over:
+                untried.append(mutant.name)
+                continue
+            catch = self._hunt(mutant)
+            if catch is None:
+                (untried if self._is_over else uncaught).append(mutant.name)
+                self._tell(f"{mutant.name:42} NOT CAUGHT: {mutant.what}")
+                continue
+            is_sound = self._is_sound(mutant.ground, catch.seed)
+            if not is_sound:
+                unsound.append(mutant.name)
+            self._tell(
+                f"{mutant.name:42} seed {catch.seed:3} of {catch.tried:3}, {catch.seconds:5.1f} s: "
+                + ", ".join(catch.kinds)
+                + ("" if is_sound else f"; SO DOES THE PRODUCT on ground {mutant.ground.name}")
+            )
+            if self._options.write_hints and is_sound:
+                self._hints[mutant.name] = catch.seed, catch.seconds
+                write_hints(self._hints)
+        seconds = time.perf_counter() - self._begun
+        caught = len(wanted) - len(uncaught) - len(untried)
+        self._tell(f"{caught} of {len(wanted)} caught in {seconds:.0f} s")
+        if uncaught or unsound:
+            self._tell(f"not caught: {', '.join(uncaught + unsound)}")
+            return 1
+        if untried:
+            self._tell(f"no time for {', '.join(untried)}: nothing can be said")
+            return 2
+        return 0
+
+    @property
+    def _is_over(self) -> bool:
+        limit = self._options.limit_seconds
+        return bool(limit) and time.perf_counter() - self._begun > limit
+
+    def _seeds(self, mutant: Mutant) -> Iterator[int]:
+        if self._options.seed is not None:
+            yield self._options.seed
+            return
+        hint = self._hints.get(mutant.name, (0, 0.0))[0] if self._options.use_hints else 0
+        if hint:
+            yield hint
+        yield from (seed for seed in range(1, self._options.seeds + 1) if seed != hint)
+
+    def _hunt(self, mutant: Mutant) -> Catch | None:
+        begun, tried = time.perf_counter(), 0
+        for seed in self._seeds(mutant):
+            if self._is_over:
+                return None
+            with mutated(mutant.name):
+                anomalies = run_on(mutant.ground, seed)
+            if anomalies is None:
+                continue
+            tried += 1
+            if self._options.seed is not None:
+                for anomaly in anomalies:
+                    self._tell(f"    {str(anomaly)[:300]}")
+            if anomalies:
+                return Catch(
+                    seed=seed,
+                    kinds=tuple(sorted({anomaly.kind for anomaly in anomalies})),
+                    tried=tried,
+                    seconds=time.perf_counter() - begun,
+                )
+        return None
+
+    def _is_sound(self, ground: Ground, seed: int) -> bool:
+        if not self._options.control:
+            return True
+        key = ground.name, seed
+        if key not in self._sound:
+            anomalies = run_on(ground, seed)
+            self._sound[key] = not anomalies
+            for anomaly in anomalies or ():
+                self._tell(f"    WITHOUT A MUTANT on ground {ground.name}, seed {seed}: {anomaly}")
+        return self._sound[key]
+
+
+_HINTS = Path(jepsen_like.__file__).parent / "mutants" / "hints.txt"
+
+
+def read_hints() -> dict[str, tuple[int, float]]:
+    """Return by mutant the seed that caught it last, and how many seconds that took."""
+    lines = _HINTS.read_text(encoding="utf-8").splitlines() if _HINTS.exists() else []
+    rows = (line.split() for line in lines if line and not line.startswith("#"))
+    return {name: (int(seed), float(seconds)) for name, seed, seconds in rows}
+
+
+def write_hints(hints: dict[str, tuple[int, float]]) -> None:
+    """Write down what `read_hints` returns."""
+    head = "# mutant, seed that caught it last, seconds; `mutants --write-hints` writes it again\n"
+    rows = (
+        f"{name:42} {hints[name][0]:4} {hints[name][1]:6.1f}\n" for name in MUTANTS if name in hints
+    )
+    _HINTS.write_text(head + "".join(rows), encoding="utf-8")

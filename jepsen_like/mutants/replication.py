@@ -1,0 +1,257 @@
+"""Bugs of what a follower keeps, of what a leader believes, and of what counts as committed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from dledger.core import LedgerCore
+from dledger.entry import HEADER_SIZE, decode_header
+from dledger.raft import engine as engine_module
+from dledger.raft.engine import RaftEngine
+from dledger.raft.following import Following
+from dledger.raft.leading import Leading
+from dledger.raft.snapshot import SnapshotReceiver
+from jepsen_like.mutants.grounds import BEHIND, CUT_POWER, CUTS, ELECTIONS
+from jepsen_like.mutants.mutant import Patch, mutant
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+# -- what counts as committed ----------------------------------------------------------------------
+
+
+@mutant(on=CUTS)
+def early_ack() -> Sequence[Patch]:
+    """Acknowledged when the leader has appended."""
+    stock = RaftEngine.apply
+
+    def match_index(self: Any, peer: object) -> int:
+        return int(self._engine.store.end_index)
+
+    def apply(self: Any) -> None:
+        if self.is_leader:
+            self._raft._SyncObj__raftCommitIndex = max(self.commit_index, self.store.end_index)
+        stock(self)
+
+    return [(engine_module._MatchView, "__getitem__", match_index), (RaftEngine, "apply", apply)]
+
+
+@mutant(on=ELECTIONS)
+def commits_entries_of_older_terms() -> Sequence[Patch]:
+    """An entry of an older term counts as committed by being on a majority (paper, figure 8)."""
+    stock = RaftEngine.tick
+
+    def tick(self: Any) -> None:
+        if self.is_leader:
+            having = [p.match_index for p in self.leading.progress.values()]
+            having = sorted([self.store.durable_index, *having], reverse=True)
+            index = min(having[self.majority - 1], self.store.durable_index)
+            if index > self.commit_index:
+                self._raft._SyncObj__raftCommitIndex = index
+        stock(self)
+
+    return [(RaftEngine, "tick", tick)]
+
+
+@mutant(on=CUTS)
+def commits_what_is_not_verified() -> Sequence[Patch]:
+    """A leader's commit index is taken over for a log that may not be the leader's."""
+    stock = Following.on_append
+
+    def on_append(self: Any, message: Any) -> None:
+        stock(self, message)
+        self._engine.commit_to(message["commit_index"])
+
+    return [(Following, "on_append", on_append)]
+
+
+@mutant(on=CUTS)
+def whatever_has_the_index_is_acknowledged() -> Sequence[Patch]:
+    """A proposal hears of success when its index is committed, whichever entry is there."""
+
+    def finish_committed(self: Any) -> None:
+        while self._inflight and self._inflight[0][0] <= self.engine.applied_index:
+            index, term, proposal = self._inflight.popleft()
+            self._pending_size -= proposal.body_size
+            proposal.on_committed(index, term)
+
+    def fail_all(self: object) -> None:
+        pass
+
+    return [
+        (LedgerCore, "_finish_committed", finish_committed),
+        (LedgerCore, "_fail_all", fail_all),
+    ]
+
+
+# -- what a leader believes ------------------------------------------------------------------------
+
+
+@mutant(on=CUTS)
+def answers_of_any_term_count() -> Sequence[Patch]:
+    """An answer to a leader of an earlier term counts for this one."""
+    stock = RaftEngine.on_message
+    answered = Leading.on_answer
+
+    def on_message(self: Any, node: Any, message: dict[str, Any]) -> None:
+        if message["type"] == "append_answer" and self.is_leader:
+            message = {**message, "term": self.term}
+        stock(self, node, message)
+
+    def on_answer(self: Any, peer_id: str, message: dict[str, Any]) -> None:
+        end = self._engine.store.end_index + 1
+        answered(self, peer_id, {**message, "next_index": min(message["next_index"], end)})
+
+    return [(RaftEngine, "on_message", on_message), (Leading, "on_answer", on_answer)]
+
+
+@mutant(on=CUTS)
+def match_survives_an_election() -> Sequence[Patch]:
+    """A new leader believes what it knew of its followers when it led before."""
+    stock = Leading.start
+
+    def start(self: Any) -> None:
+        end = self._engine.store.end_index
+        known = {peer: min(p.match_index, end) for peer, p in self.progress.items()}
+        stock(self)
+        for peer, progress in self.progress.items():
+            progress.match_index = known[peer]
+
+    return [(Leading, "start", start)]
+
+
+@mutant(on=CUTS)
+def sent_counts_as_answered() -> Sequence[Patch]:
+    """A follower is believed to have whatever was sent to it."""
+    stock = Leading._send_append
+
+    def send_append(self: Any, peer_id: str, progress: Any, raw: Any, last_index: int) -> None:
+        stock(self, peer_id, progress, raw, last_index)
+        if not progress.probing:
+            progress.match_index = max(progress.match_index, last_index)
+
+    return [(Leading, "_send_append", send_append)]
+
+
+# -- what a follower keeps -------------------------------------------------------------------------
+
+
+@mutant(on=CUT_POWER)
+def cuts_what_matches() -> Sequence[Patch]:
+    """A follower cuts its log behind each append, though what is there matches (stock)."""
+    stock = Following.on_append
+
+    def on_append(self: Any, message: Any) -> None:
+        store, previous = self._engine.store, message["prev_index"]
+        if (
+            max(store.base.index, store.checkpoint_commit_index) <= previous < store.end_index
+            and store.term_at(previous) == message["prev_term"]
+        ):
+            store.truncate_from(previous + 1)
+        stock(self, message)
+
+    return [(Following, "on_append", on_append)]
+
+
+@mutant(on=CUTS)
+def conflicts_are_kept() -> Sequence[Patch]:
+    """A follower passes over entries it has by index alone, whatever their term."""
+
+    def keep_entries(self: Any, raw: memoryview, last_index: int) -> bool:
+        store = self._engine.store
+        offset = 0
+        while offset + HEADER_SIZE <= raw.nbytes:
+            header = decode_header(raw, offset)
+            if header.index > store.end_index:
+                break
+            offset += header.size
+        rest = raw[offset:]
+        if rest.nbytes:
+            if not store.fits(rest.nbytes, entry_count=last_index - store.end_index):
+                self.waiting_for_room = True
+                self._say_alive()
+                return False
+            store.append_raw(rest)
+        return True
+
+    return [(Following, "_keep_entries", keep_entries)]
+
+
+@mutant(on=CUTS)
+def previous_entry_is_not_compared() -> Sequence[Patch]:
+    """A follower does not look whether the entry before an append is the leader's."""
+    stock = Following.on_append
+
+    def on_append(self: Any, message: Any) -> None:
+        store, previous = self._engine.store, message["prev_index"]
+        if store.base.index <= previous <= store.end_index:
+            message = {**message, "prev_term": store.term_at(previous)}
+        stock(self, message)
+
+    return [(Following, "on_append", on_append)]
+
+
+@mutant(on=CUTS)
+def heartbeats_verify_everything() -> Sequence[Patch]:
+    """An answer promises all of the log that is durable, not what is known to be the leader's."""
+    stock = Following.on_append
+
+    def on_append(self: Any, message: Any) -> None:
+        store, previous = self._engine.store, message["prev_index"]
+        if (
+            store.base.index <= previous <= store.end_index
+            and store.term_at(previous) == message["prev_term"]
+        ):
+            self._enter_term()
+            self._verify_to(store.end_index)
+        stock(self, message)
+
+    return [(Following, "on_append", on_append)]
+
+
+# -- snapshots -------------------------------------------------------------------------------------
+
+
+@mutant(on=BEHIND)
+def nobody_behind_is_helped() -> Sequence[Patch]:
+    """A member behind retention is sent nothing."""
+
+    def send_install(self: object, peer_id: str) -> bool:
+        return False
+
+    return [(Leading, "_send_install", send_install)]
+
+
+@mutant(on=BEHIND)
+def installs_what_is_known() -> Sequence[Patch]:
+    """A snapshot is installed even where the log has all of it and more."""
+
+    def on_install(self: Any, message: Any) -> None:
+        engine = self._engine
+        self._enter_term()
+        self._answer_id = message["id"]
+        state = self._receiver.receive(message)
+        if state is None:
+            self._answer_install(message["base"].index, offset=self._receiver.offset, done=False)
+            return
+        engine.install(message["base"], state)
+        self._verify_to(message["base"].index)
+        self._answer_install(message["base"].index, offset=0, done=True)
+
+    return [(Following, "on_install", on_install)]
+
+
+@mutant(on=BEHIND)
+def believes_any_snapshot() -> Sequence[Patch]:
+    """Pieces of a snapshot are strung together as they come, and nothing is checked."""
+
+    def receive(self: Any, message: Any) -> bytes | None:
+        self._data += message["data"]
+        if len(self._data) < message["total"]:
+            return None
+        state = bytes(self._data)
+        self.forget()
+        return state
+
+    return [(SnapshotReceiver, "receive", receive)]
