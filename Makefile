@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check format cluster status kill-leader transfer-leader down bench sim clean
+.PHONY: help demo test check format cluster status kill-leader transfer-leader down bench sim mutants clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -55,6 +55,9 @@ SEEDS ?= 20
 
 sim: $(VENV)/.installed ## whole nodes in simulated time: SEEDS=20 mixes of faults, promises checked
 	@$(BIN)/python -m jepsen_like sim --seeds $(SEEDS)
+
+mutants: $(VENV)/.installed ## deliberate bugs in simulated time: is each one caught?
+	@$(BIN)/python -m jepsen_like mutants --ci
 
 clean: ## remove the environment and caches; a group's data stays
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from jepsen_like.checkers import appends, cluster, ends, groups, polls, progress
+from jepsen_like.checkers import appends, cluster, ends, groups, polls, progress, promises
 from jepsen_like.checkers.anomaly import Anomaly
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ __all__ = ["CHECKERS", "KINDS", "Anomaly", "check"]
 # Every anomaly that can be raised, and what it is.
 KINDS = (
     cluster.KINDS | appends.KINDS | polls.KINDS | ends.KINDS | groups.KINDS | progress.KINDS
+    | promises.KINDS
 )  # fmt: skip
 
 
@@ -27,6 +28,7 @@ CHECKERS: dict[str, Callable[[list[Event], bool], Iterable[Anomaly]]] = {
     "ends": lambda events, _: ends.check_ends(events),
     "groups": lambda events, kept: groups.check_groups(events, has_retention=kept),
     "progress": lambda events, _: progress.check_progress(events),
+    "promises": lambda events, _: promises.check_promises(events),
 }
 
 

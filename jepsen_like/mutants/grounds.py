@@ -30,6 +30,7 @@ class Ground:
     node_counts: tuple[int, ...] = (3,)
     fault_seconds: float = 10.0
     changes: Mapping[str, Any] = field(default_factory=dict)  # of the mix
+    load: Mapping[str, Any] = field(default_factory=dict)  # of what clients do
     store: Mapping[str, Any] = field(default_factory=dict)  # of its store
     raft: Mapping[str, Any] = field(default_factory=dict)  # of its Raft
 
@@ -38,17 +39,22 @@ class Ground:
         drawn = draw(seed, fault_seconds=self.fault_seconds, only=self.faults)
         if drawn.node_count not in self.node_counts or drawn.is_async:
             return None
+        load = drawn.load
         calm: dict[str, Any] = {
+            "send_rate": 25.0,
+            "send_timeout": min(load.send_timeout, 2.0),
+            "client_crash_mean": min(load.client_crash_mean, 15.0),
+            "group_count": 1,
+        }
+        thick: dict[str, Any] = {
             "quiet_seconds": 1.0,
             "gap_mean": 0.6,
             "hold_max": min(drawn.hold_max, 3.0),
-            "send_rate": 25.0,
-            "send_timeout": min(drawn.send_timeout, 2.0),
-            "client_crash_mean": min(drawn.client_crash_mean, 15.0),
+            "load": replace(load, **{**calm, **self.load}),
             "store": replace(drawn.store, **{"log_size_max": 0, **self.store}),
             "raft": replace(drawn.raft, **self.raft),
         }
-        return replace(drawn, **{**calm, **self.changes})
+        return replace(drawn, **{**thick, **self.changes})
 
 
 RETENTION: Mapping[str, Any] = {
@@ -74,7 +80,7 @@ STALE = Ground(name="stale", faults=("isolate", "halves", "pause", "one-way"))
 CLIENTS = Ground(
     name="clients",
     faults=("client-cut", "isolate", "transfer", "kill", "wire"),
-    changes={"send_timeout": 8.0},
+    load={"send_timeout": 8.0},
 )
 CUT_POWER = Ground(
     name="cut-power",
@@ -96,13 +102,13 @@ ROT = Ground(name="rot", faults=("bit-rot", "kill", "restart"), fault_seconds=15
 BEHIND = Ground(
     name="behind",
     faults=("lost-disk", "isolate", "kill", "kill-at-step"),
-    changes={"body_size_max": 3000, "batch_count_max": 3, "send_rate": 40.0},
+    load={"body_size_max": 3000, "batch_count_max": 3, "send_rate": 40.0},
     store=RETENTION,
 )
 FULL = Ground(
     name="full",
     faults=("full-disk", "isolate", "kill"),
-    changes={"body_size_max": 3000, "batch_count_max": 3, "send_rate": 40.0},
+    load={"body_size_max": 3000, "batch_count_max": 3, "send_rate": 40.0},
     store=RETENTION,
 )
 CLOCKS = Ground(name="clocks", faults=("wall-clock", "isolate", "halves", "pause"))

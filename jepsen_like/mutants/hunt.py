@@ -71,7 +71,7 @@ def run_on(ground: Ground, seed: int) -> list[Anomaly] | None:
         mix,
         is_enough=lambda history: bool(shown_so_far(history, has_retention=mix.has_retention)),
     )
-    return outcome.anomalies
+    return list(outcome.anomalies)
 
 
 class Hunt:

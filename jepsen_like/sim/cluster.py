@@ -10,6 +10,7 @@ import trio
 import broker.client
 from dledger.errors import LedgerError
 from jepsen_like.sim.member import BROKER_PORT, SimMember, address_of
+from jepsen_like.sim.promises import Promises
 from jepsen_like.sim.sim_clock import SimClock
 from jepsen_like.sim.sim_links import SimLinks
 
@@ -32,8 +33,9 @@ class SimCluster:
         self.links = SimLinks(network)
         self.history = history
         self.trace = trace
+        promises = Promises(history)
         self.members = [
-            SimMember(mix, number, network=network, history=history, trace=trace)
+            SimMember(mix, number, network=network, history=history, trace=trace, promises=promises)
             for number in range(mix.node_count)
         ]
         for member in self.members:

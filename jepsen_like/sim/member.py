@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from jepsen_like.faults.group import FileKind, TraceKind
     from jepsen_like.history import History
     from jepsen_like.sim.mix import Mix
+    from jepsen_like.sim.promises import Promises
     from jepsen_like.sim.sim_network import SimNetwork
     from jepsen_like.sim.trace import Trace
 
@@ -35,7 +36,14 @@ class SimMember:
     """A machine that runs a node, or does not."""
 
     def __init__(
-        self, mix: Mix, number: int, *, network: SimNetwork, history: History, trace: Trace
+        self,
+        mix: Mix,
+        number: int,
+        *,
+        network: SimNetwork,
+        history: History,
+        trace: Trace,
+        promises: Promises,
     ) -> None:
         self.name = f"n{number + 1}"
         self.number = number
@@ -73,6 +81,8 @@ class SimMember:
         self.expected: set[type[BaseException]] = set()  # last words that a fault explains
         self.on_last_word: Callable[[SimMember, BaseException], None] = lambda _member, _error: None
         self.truncations = 0
+        self._promises = promises
+        self.disk.on_wipe = lambda: promises.forget(self.name)
         self.tracebacks: list[str] = []
         self._traces: dict[TraceKind, list[str]] = {}
         self._mix = mix
@@ -260,6 +270,10 @@ class SimMember:
             self._power_fails = False
             before = self.disk.lost_pages
             self.disk.lose_power()
+            if any(file.rotten for file in self.disk.files.values()):
+                # In another run of the machine, damage at the end of the log is no different from
+                # a write that was cut short.
+                self._promises.forget(self.name)
             lost = self.disk.lost_pages - before
             self.history.note("power", node=self.name, o=lost)
             self._leave_trace("power", f"{lost} pages lost")
@@ -324,6 +338,7 @@ class SimMember:
             store_host=HostAddress(bytes(map(int, self.address.split("."))), BROKER_PORT),
         )
         node.ledger.watch_role(self._role_changed)
+        self._promises.begin_life(self.name, node.ledger, lambda: not mount.is_dead)
         await nursery.start(node.run)
         self.node = node
         self.history.note("start", node=self.name)

@@ -43,6 +43,7 @@ class SimDisk:
         self.lost_pages = 0  # at power losses, of what was not synced
         self.die_in_steps: int | None = None  # the process dies before so many more steps
         self.on_death: Callable[[], None] = lambda: None
+        self.on_wipe: Callable[[], None] = lambda: None
         self.files: dict[str, SimFile] = {}
         self.folders: set[str] = {"/", ""}
         self._durable_files: dict[str, SimFile] = {}
@@ -78,6 +79,7 @@ class SimDisk:
 
     def wipe(self) -> None:
         """Be a new disk."""
+        self.on_wipe()
         self.files.clear()
         self._durable_files.clear()
         self._changes.clear()

@@ -97,5 +97,6 @@ class Appends:
 
 
 def value_of(body: bytes | memoryview) -> str:
-    """Return the value that a body carries."""
-    return bytes(body).partition(b" ")[0].decode("latin-1")
+    """Return the value that a body carries, or one that nobody sent where the rest is damaged."""
+    value, _, rest = bytes(body).partition(b" ")
+    return value.decode("latin-1") + ("?" if rest.strip(b"x") else "")

@@ -147,6 +147,8 @@ def one_edit(kind: str) -> Lines:
             find("recovered", "info").err = "no leader"
         case "unreadable":
             lines.note("unreadable", node="n1", err="damage at position 7")
+        case "broken-promise" | "double-vote" | "committed-differs" | "incomplete-leader":
+            lines.note(kind, node="n1", err="as the simulator saw")
         case "no-progress":
             lines.events.insert(0, Event(0, 0, NEMESIS, "info", "healed"))
             lines.events.insert(1, Event(0, 0, NEMESIS, "info", "recovered"))

@@ -1,0 +1,27 @@
+"""What only the simulator sees, as it looks inside: `jepsen_like.sim.promises` notes it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from jepsen_like.checkers.anomaly import Anomaly
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from jepsen_like.history import Event
+
+KINDS = {
+    "broken-promise": "what a member promised a leader, voted or showed as committed is not on its "
+    "disk when it starts again",
+    "double-vote": "one member votes for two in one term",
+    "committed-differs": "two members have other entries at one committed index",
+    "incomplete-leader": "a leader lacks what was committed before its term",
+}
+
+
+def check_promises(events: list[Event]) -> Iterator[Anomaly]:
+    """Yield what was noted."""
+    for event in events:
+        if event.f in KINDS:
+            yield Anomaly(event.f, f"{event.node}: {event.err}", (event.i,))

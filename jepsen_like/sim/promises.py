@@ -1,0 +1,199 @@
+"""What members have told one another, held against what they know after a restart.
+
+A lost write needs several coincidences: a promise that was not true, a failure that shows it, and
+an election among just those who lack the entry.  Here the first two are enough.  Nothing is asked
+of the product but what it says anyway: the messages that leave it, what it publishes as committed,
+and what it finds on its disk.
+
+    broken-promise      what a member has promised to a leader, voted, or shown as committed is not
+                        on its disk when it starts again
+    double-vote         one member votes for two in one term
+    committed-differs   two members have other entries at one committed index
+    incomplete-leader   a leader lacks what was committed before its term
+
+Source: Raft paper, figures 2 and 3 (persistent state, Leader Completeness, State Machine Safety).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from dledger.core import Role
+from dledger.errors import LedgerError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from dledger.server import LedgerServer
+    from dledger.store.ledger_store import LedgerStore
+    from jepsen_like.history import History
+
+# Messages that only whoever has its term on disk may send; others tell a term and promise nothing.
+_RESTS_ON_TERM = frozenset({"request_vote", "response_vote", "append_entries", "install"})
+
+
+@dataclass(slots=True)
+class _Word:
+    """What one member has said in all its lives since its disk was new."""
+
+    term: int = 0
+    index: int = 0  # up to here it has promised entries, or shown them as committed
+    chain_crc: int = 0  # of that entry
+    votes: dict[int, str] = field(default_factory=dict)  # term -> for whom
+
+
+class Promises:
+    """Listens to all members of one group."""
+
+    def __init__(self, history: History) -> None:
+        self._history = history
+        self._words: dict[str, _Word] = {}
+        self._committed: dict[int, int] = {}  # index -> chain CRC
+        # Term of who published it -> highest index: committed in that term or an earlier one.
+        self._committed_in: dict[int, int] = {}
+
+    def forget(self, name: str) -> None:
+        """Take back what *name* has said: its disk is new, or cannot be blamed on it."""
+        self._words.pop(name, None)
+
+    def begin_life(self, name: str, ledger: LedgerServer, is_alive: Callable[[], bool]) -> None:
+        """Compare what *name* finds with what it has said, and listen from now on."""
+        word = self._words.setdefault(name, _Word())
+        store = ledger.store
+        if ledger.term < word.term:
+            self._tell(name, "broken-promise", f"back in term {ledger.term}, spoke in {word.term}")
+        if store.end_index < word.index:
+            self._tell(
+                name,
+                "broken-promise",
+                f"the log ends with entry {store.end_index}, {word.index} was promised",
+            )
+        elif word.index and _crc_at(store, word.index) not in (None, word.chain_crc):
+            self._tell(name, "broken-promise", f"entry {word.index} is not the one promised")
+        _Ear(self, name, word, ledger, is_alive)
+
+    # -- what ears hear -------------------------------------------------------------------------
+
+    def voted(self, name: str, word: _Word, term: int, candidate: str) -> None:
+        """Hear that *name* votes for *candidate*."""
+        first = word.votes.setdefault(term, candidate)
+        if first != candidate:
+            self._tell(name, "double-vote", f"in term {term} for {first} and {candidate}")
+
+    def committed(
+        self, name: str, store: LedgerStore, *, behind: int, upto: int, term: int
+    ) -> None:
+        """Hear that *name*, in *term*, has published entries up to *upto*."""
+        for index in range(max(behind, store.base.index) + 1, upto + 1):
+            crc = _crc_at(store, index)
+            if crc is not None and self._committed.setdefault(index, crc) != crc:
+                self._tell(name, "committed-differs", f"entry {index}")
+                break
+        self._committed_in[term] = max(self._committed_in.get(term, 0), upto)
+
+    def leads(self, name: str, store: LedgerStore, term: int) -> None:
+        """Hear that *name* has been elected."""
+        index = max((i for t, i in self._committed_in.items() if t < term), default=0)
+        if index > store.end_index:
+            self._tell(
+                name,
+                "incomplete-leader",
+                f"of term {term}: the log ends with entry {store.end_index}, {index} is committed",
+            )
+        elif index and _crc_at(store, index) not in (None, self._committed.get(index)):
+            self._tell(name, "incomplete-leader", f"of term {term}: has another entry {index}")
+
+    def _tell(self, name: str, kind: str, what: str) -> None:
+        self._history.note(kind, node=name, err=what)
+
+
+class _Ear:
+    """Hears one process of one member."""
+
+    def __init__(
+        self,
+        promises: Promises,
+        name: str,
+        word: _Word,
+        ledger: LedgerServer,
+        is_alive: Callable[[], bool],
+    ) -> None:
+        self._promises = promises
+        self._name = name
+        self._word = word
+        self._ledger = ledger
+        self._store = ledger.store
+        self._is_alive = is_alive
+        self._published = ledger.committed_index
+        self._led_term = 0
+        ledger.watch_commits(self._on_committed)
+        ledger.watch_role(self._on_role)
+        _tap(ledger.core, "take_outbox", self._on_outbox)
+        _tap(self._store, "truncate_from", lambda _: self._on_cut())
+        _tap(self._store, "reset_to", lambda _: self._on_cut())
+
+    def _on_outbox(self, outbox: list[tuple[str, dict[str, Any]]]) -> None:
+        if not self._is_alive():
+            return
+        word = self._word
+        for peer_id, message in outbox:
+            kind, term = message["type"], message["term"]
+            if kind in _RESTS_ON_TERM:
+                word.term = max(word.term, term)
+            if kind == "request_vote":
+                self._promises.voted(self._name, word, term, self._name)
+            elif kind == "response_vote":
+                self._promises.voted(self._name, word, term, peer_id)
+            elif kind == "append_answer" and message["success"]:
+                word.term = max(word.term, term)
+                self._promise(message["next_index"] - 1)
+
+    def _on_committed(self, index: int) -> None:
+        if not self._is_alive():
+            return
+        self._promise(index)
+        self._promises.committed(
+            self._name, self._store, behind=self._published, upto=index, term=self._ledger.term
+        )
+        self._published = index
+
+    def _on_role(self, role: Role, term: int, _leader_id: str | None) -> None:
+        if role is Role.LEADER and term != self._led_term and self._is_alive():
+            self._led_term = term
+            self._promises.leads(self._name, self._store, term)
+
+    def _promise(self, index: int) -> None:
+        if index <= self._word.index:
+            return
+        crc = _crc_at(self._store, index)
+        if crc is not None:
+            self._word.index, self._word.chain_crc = index, crc
+
+    def _on_cut(self) -> None:
+        """Take back what was promised about entries that a later leader has replaced."""
+        word, end = self._word, self._store.end
+        if end.index < word.index:
+            word.index, word.chain_crc = end.index, end.chain_crc
+
+
+def _tap(owner: object, name: str, hear: Callable[[Any], None]) -> None:
+    """Have *hear* called with what a method of one object returns."""
+    method = getattr(owner, name)
+
+    def tapped(*args: Any, **options: Any) -> Any:  # noqa: ANN401
+        result = method(*args, **options)
+        hear(result)
+        return result
+
+    setattr(owner, name, tapped)
+
+
+def _crc_at(store: LedgerStore, index: int) -> int | None:
+    """Return the chain CRC of an entry, or None where it is not held or does not read."""
+    if not store.base.index <= index <= store.end_index:
+        return None
+    try:
+        return store.point_at(index).chain_crc
+    except LedgerError:
+        return None

@@ -1,0 +1,187 @@
+"""What a member has said and no longer knows is told; what it may take back is not."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from dledger.core import Role
+from jepsen_like.history import History
+from jepsen_like.sim.promises import Promises
+
+
+class Log:
+    """Entries by index, each with a chain CRC."""
+
+    def __init__(self, *crcs: int) -> None:
+        self.crcs = list(crcs)
+        self.base = SimpleNamespace(index=0)
+
+    @property
+    def end_index(self) -> int:
+        return len(self.crcs)
+
+    @property
+    def end(self):
+        return self.point_at(self.end_index)
+
+    def point_at(self, index: int):
+        return SimpleNamespace(index=index, chain_crc=([0, *self.crcs])[index])
+
+    def truncate_from(self, index: int) -> None:
+        del self.crcs[index - 1 :]
+
+    def reset_to(self, base) -> None:
+        raise AssertionError("not in these tests")
+
+
+class Ledger:
+    """One life of a member that says what it is told to."""
+
+    def __init__(self, *crcs: int, term: int = 1) -> None:
+        self.term = term
+        self.store = Log(*crcs)
+        self.committed_index = 0
+        self.commit = self.become = None
+        self.outbox: list[tuple[str, dict[str, object]]] = []
+        self.core = SimpleNamespace(take_outbox=lambda: self.outbox)
+
+    def watch_commits(self, watcher) -> None:
+        self.commit = watcher
+
+    def watch_role(self, watcher) -> None:
+        self.become = watcher
+
+    def say(self, peer: str, kind: str, **fields) -> None:
+        self.outbox = [(peer, {"type": kind, "term": self.term, **fields})]
+        self.core.take_outbox()
+
+    def promise(self, index: int) -> None:
+        self.say("n1", "append_answer", success=True, next_index=index + 1)
+
+
+@pytest.fixture
+def history() -> History:
+    return History(lambda: 0.0)
+
+
+@pytest.fixture
+def promises(history) -> Promises:
+    return Promises(history)
+
+
+def begin(promises: Promises, name: str, ledger: Ledger, *, alive: bool = True) -> Ledger:
+    promises.begin_life(name, ledger, lambda: alive)
+    return ledger
+
+
+def kinds(history: History) -> list[str]:
+    return [event.f for event in history.events]
+
+
+def test_a_log_that_ends_before_what_was_promised_breaks_it(promises, history) -> None:
+    begin(promises, "n2", Ledger(11, 12)).promise(2)
+
+    begin(promises, "n2", Ledger(11))
+
+    assert kinds(history) == ["broken-promise"]
+
+
+def test_another_entry_in_the_place_of_the_promised_one_breaks_it(promises, history) -> None:
+    begin(promises, "n2", Ledger(11, 12)).promise(2)
+
+    begin(promises, "n2", Ledger(11, 13, 14))
+
+    assert kinds(history) == ["broken-promise"]
+
+
+def test_what_a_later_leader_has_replaced_is_no_promise_any_more(promises, history) -> None:
+    first = begin(promises, "n2", Ledger(11, 12))
+    first.promise(2)
+    first.store.truncate_from(2)
+
+    begin(promises, "n2", Ledger(11))
+
+    assert kinds(history) == []
+
+
+def test_what_is_not_promised_may_be_lost(promises, history) -> None:
+    begin(promises, "n2", Ledger(11, 12)).promise(1)
+
+    begin(promises, "n2", Ledger(11))
+
+    assert kinds(history) == []
+
+
+def test_a_new_disk_owes_nothing(promises, history) -> None:
+    begin(promises, "n2", Ledger(11, 12, term=3)).promise(2)
+    promises.forget("n2")
+
+    begin(promises, "n2", Ledger())
+
+    assert kinds(history) == []
+
+
+def test_the_dead_say_nothing(promises, history) -> None:
+    begin(promises, "n2", Ledger(11, 12), alive=False).promise(2)
+
+    begin(promises, "n2", Ledger(11))
+
+    assert kinds(history) == []
+
+
+def test_who_spoke_in_a_term_may_not_come_back_in_an_older_one(promises, history) -> None:
+    begin(promises, "n2", Ledger(term=4)).say("n1", "response_vote")
+
+    begin(promises, "n2", Ledger(term=3))
+
+    assert kinds(history) == ["broken-promise"]
+
+
+def test_a_term_told_without_a_promise_may_be_forgotten(promises, history) -> None:
+    begin(promises, "n2", Ledger(term=4)).say("n1", "pre_vote_answer")
+
+    begin(promises, "n2", Ledger(term=3))
+
+    assert kinds(history) == []
+
+
+def test_two_votes_in_one_term_are_told_also_over_a_restart(promises, history) -> None:
+    begin(promises, "n2", Ledger(term=4)).say("n1", "response_vote")
+
+    begin(promises, "n2", Ledger(term=4)).say("n1", "request_vote")
+
+    assert kinds(history) == ["double-vote"]
+
+
+def test_the_same_vote_may_be_told_twice(promises, history) -> None:
+    ledger = begin(promises, "n2", Ledger(term=4))
+    ledger.say("n1", "response_vote")
+    ledger.say("n1", "response_vote")
+
+    assert kinds(history) == []
+
+
+def test_two_entries_at_one_committed_index_are_told(promises, history) -> None:
+    begin(promises, "n1", Ledger(11, 12)).commit(2)
+    begin(promises, "n2", Ledger(11, 13)).commit(2)
+
+    assert kinds(history) == ["committed-differs"]
+
+
+@pytest.mark.parametrize(("crcs", "told"), [((11,), 1), ((11, 13), 1), ((11, 12, 14), 0)])
+def test_a_leader_has_what_was_committed_before_its_term(promises, history, crcs, told) -> None:
+    begin(promises, "n1", Ledger(11, 12, term=3)).commit(2)
+
+    begin(promises, "n2", Ledger(*crcs, term=4)).become(Role.LEADER, 4, "n2")
+
+    assert kinds(history) == ["incomplete-leader"] * told
+
+
+def test_an_older_leader_may_lack_what_was_committed_after_it(promises, history) -> None:
+    begin(promises, "n1", Ledger(11, 12, term=5)).commit(2)
+
+    begin(promises, "n2", Ledger(11, term=4)).become(Role.LEADER, 4, "n2")
+
+    assert kinds(history) == []
