@@ -195,12 +195,13 @@ async def test_a_full_disk_loses_power_too(disk):
 async def test_a_frozen_disk_lets_writers_wait(lab, disk):
     put(disk.data / "file", b"1", synced=True)
     process = lab.nodes["n1"].process(
-        ["sh", "-c", f"echo 2 > {disk.data}/file; echo written; exec sleep 1000"]
+        ["sh", "-c", f"echo begun; echo 2 > {disk.data}/file; echo written; exec sleep 1000"]
     )
     frozen = await disk.freeze()
     assert frozen.took_effect
     process.start()
-    await becomes(lambda: "D" in process.states())
+    # Not before it is at it: a program that is being loaded waits for a disk as well.
+    await becomes(lambda: "begun" in process.log and "D" in process.states())
 
     assert "written" not in process.log
     thawed = await disk.thaw()
@@ -211,10 +212,11 @@ async def test_a_frozen_disk_lets_writers_wait(lab, disk):
 
 
 async def test_a_lab_ends_although_a_writer_waits_for_a_frozen_disk(lab, disk):
-    process = lab.nodes["n1"].process(["sh", "-c", f"echo 2 > {disk.data}/file"])
+    process = lab.nodes["n1"].process(["sh", "-c", f"echo begun; echo 2 > {disk.data}/file"])
     await disk.freeze()
     process.start()
-    await becomes(lambda: "D" in process.states())
+    # Not before it is at it: a program that is being loaded waits for a disk as well.
+    await becomes(lambda: "begun" in process.log and "D" in process.states())
 
 
 async def test_a_frozen_disk_can_lose_power(disk):
