@@ -51,12 +51,18 @@ class LabNode:
     """What one node is given: a network, a disk, a clock, limits, and files outside its disk."""
 
     def __init__(self, lab: Lab, namespace: Namespace, disk: NodeDisk, folder: Path) -> None:
+        """Begin with an empty disk, mounted, and an empty folder."""
         self.name = namespace.name
         self.namespace = namespace
         self.disk = disk  # its file system; the data folder belongs on it
         self.folder = folder  # outside its disk: node.toml, logs, control files
-        self.shim = shim.Shim(self.name, folder / "shim.control")
-        self.clock = NodeClock(self.name, self.shim)
+        self.shim = shim.Shim(
+            self.name,
+            folder / "shim.control",
+            lab.folder / shim.LIBRARY,
+            device=disk.path.stat().st_dev,
+        )
+        self.clock = NodeClock(self.name, self.shim, namespace)
         self.limits = Limits(self.name, f"{lab.prefix}-{self.name}")
         self._lab = lab
 
@@ -77,7 +83,7 @@ class LabNode:
             command,
             namespace=self.namespace,
             log_path=self.folder / "node.log",
-            environment={**self._lab.shim_environment(self.shim), **(environment or {})},
+            environment={**self.shim.environment, **(environment or {})},
         )
 
 
@@ -155,10 +161,6 @@ class Lab:
         )
         self.processes.append(process)
         return process
-
-    def shim_environment(self, control: shim.Shim) -> dict[str, str]:
-        """Return what a process must have in its environment to run with the shim."""
-        return control.environment(self.folder / shim.LIBRARY)
 
     # -- life -----------------------------------------------------------------------------------
 
