@@ -242,11 +242,12 @@ class Leading:
         """Send one round of heartbeats for all barriers asked for since the last round."""
         if not self._barriers_wanted:
             return
-        floors: dict[str, int] = {}
+        # Whoever is not connected, or gets nothing while its snapshot is being read, confirms with
+        # the next message it is sent: not with an older one, and not never.
+        floors = {peer_id: progress.append_id + 1 for peer_id, progress in self.progress.items()}
         for peer_id, progress in self.progress.items():
             if progress.connected:
                 self._send_empty(peer_id)
-                floors[peer_id] = progress.append_id
         self._barriers.append((floors, self._barriers_wanted))
         self._barriers_wanted = []
         self._check_barriers()

@@ -250,6 +250,50 @@ def test_a_barrier_is_confirmed_by_a_majority_and_by_nothing_older_than_the_ques
     assert answers == [True]
 
 
+def test_a_barrier_asked_for_while_nobody_is_connected_is_confirmed_once_they_are_back():
+    """Both followers restart within an election timeout: the leader leads on, and so do reads.
+
+    It was confirmed by nobody for ever, and so were all that came after it.
+    """
+    leader = LoneCore()
+    leader.lead()
+    leader.core.peer_lost("n2")
+    leader.core.peer_lost("n3")
+    answers = []
+    leader.core.request_barrier(answers.append)
+    leader.step()
+    assert leader.engine.is_leader
+    assert answers == []
+
+    leader.connect("n2", last_index=1)
+    leader.answer("n2", 1)
+    assert answers == [True]
+    leader.core.request_barrier(answers.append)
+    leader.step()
+    leader.answer("n2", 1)
+    assert answers == [True, True]
+
+
+def test_a_peer_whose_snapshot_is_being_read_confirms_nothing_with_an_older_answer():
+    log = Log(*[1] * 40, size=4000)  # over several segments
+    leader = LoneCore(log=log, term=1, commit=40)
+    leader.lead()
+    leader.store.drop_before(leader.store.end_position)
+    assert leader.store.base.index > 0
+    leader.core.peer_lost("n3")
+    leader.core.peer_lost("n2")
+    leader.connect("n2", last_index=0)
+    leader.answer("n2", 0, success=False)
+    assert leader.engine.snapshot_wanted
+    answers = []
+    leader.core.request_barrier(answers.append)
+    leader.step()
+
+    leader.answer("n2", 0, success=False)  # to what was sent before the question
+
+    assert answers == []
+
+
 @against("reads_without_asking")
 def test_a_barrier_never_confirms_a_deposed_leader():
     """It is frozen while another is elected, and asked to read as soon as it wakes up."""
