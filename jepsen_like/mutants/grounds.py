@@ -73,7 +73,14 @@ SLOW_POWER = Ground(
     faults=("power", "isolate", "slow-disk", "stalled-disk"),
     changes={"sync_mean": 0.03, "hold_max": 2.0},
 )
-FAILED_SYNCS = Ground(name="failed-syncs", faults=("failed-sync", "power", "power-at-step", "kill"))
+# Bodies so large that most pages of the log are full when they fail to be synced.
+FAILED_SYNCS = Ground(
+    name="failed-syncs",
+    faults=("failed-sync", "power"),
+    fault_seconds=14.0,
+    changes={"hold_max": 0.6, "gap_mean": 0.5},
+    load={"body_size_max": 4000},
+)
 # Networks that part.
 CUTS = Ground(name="cuts", faults=("isolate", "halves", "kill", "transfer", "one-way", "pause"))
 STALE = Ground(name="stale", faults=("isolate", "halves", "pause", "one-way"))

@@ -115,7 +115,7 @@ def draw(seed: int, *, fault_seconds: float = FAULT_SECONDS, only: tuple[str, ..
             group_count=chance.randint(1, 2),
             client_crash_mean=chance.choice((5.0, 15.0, 60.0)),
         ),
-        faults=tuple(wanted) or (chance.choice(fitting),),
+        faults=tuple(wanted) or ((chance.choice(fitting),) if fitting else ()),
         gap_mean=chance.choice((0.7, 2.0, 5.0)),
         hold_max=chance.choice((1.0, 4.0, 10.0)),
         fault_seconds=fault_seconds,
