@@ -203,7 +203,11 @@ class DerivedState:
         return jobs
 
     def begin_drop(self) -> Job:
-        """Follow retention: call it when the log's base has moved; the job does what blocks."""
+        """Follow retention: call it when the log's base has moved.
+
+        The job removes files, and may run only once that base is durable: until then a crash
+        brings the old one back, and what leads from there must be found.
+        """
         base = self._log.base
         dropped = self.queues.drop_below_position(base.position)
         return _DropJob(self.queues, dropped, self._states, self._states.drop_before(base.index))

@@ -169,9 +169,15 @@ class DispatchService:
         """See `StateKeeper`."""
         return self._derived.dispatched_index
 
-    def log_dropped(self) -> None:
+    def log_dropped(self) -> Callable[[], None]:
         """See `StateKeeper`."""
-        self._run_jobs([self._derived.begin_drop()])
+        job, generation = self._derived.begin_drop(), self._generation
+
+        def base_is_durable() -> None:
+            if generation == self._generation:
+                self._run_jobs([job])
+
+        return base_is_durable
 
     def install_state(self, base: LogPoint, state: bytes) -> None:
         """See `StateKeeper`."""

@@ -51,8 +51,13 @@ class StateKeeper(Protocol):
         """Go on from the state installed last: the log is empty at *base* now."""
         ...
 
-    def log_dropped(self) -> None:
-        """Follow the log, the base of which has moved forward."""
+    def log_dropped(self) -> Callable[[], None]:
+        """Follow the log, the base of which has moved forward.
+
+        The new base is not on the disk yet: a crash still brings back the old one and needs the
+        state that leads there.  What this returns is called on the event loop when it is; only
+        then may files go.
+        """
         ...
 
     def applied_index(self) -> int:
@@ -167,9 +172,9 @@ class Housekeeping:
         checkpoint = self._store.begin_checkpoint(self._hooks.committed_index)
         if checkpoint is not None:
             jobs.append(checkpoint.run)
-        drop = self._drop_old_segments()
+        drop = self._begin_drop()
         if drop is not None:
-            jobs.append(drop)
+            jobs.append(drop[0])
         if not jobs:
             return
         self._is_busy = True
@@ -180,12 +185,17 @@ class Housekeeping:
 
         def done(failure: BaseException | None) -> None:
             self._is_busy = False
+            if drop is not None and failure is None:
+                drop[1]()
             self._hooks.on_house_kept(failure)
 
         self._worker.submit(work, done)
 
-    def _drop_old_segments(self) -> Callable[[], None] | None:
-        """Return the job that drops what `log_size_max` no longer allows, if anything."""
+    def _begin_drop(self) -> tuple[Callable[[], None], Callable[[], None]] | None:
+        """Take out of the log what `log_size_max` no longer allows, if anything.
+
+        Return the job that makes it durable and what is to be called on the loop after it.
+        """
         size_max = self._config.log_size_max
         store = self._store
         if not size_max or store.end_position - store.base.position <= size_max:
@@ -203,7 +213,6 @@ class Housekeeping:
                 ticket = store.begin_drop(position)
                 if ticket is None:
                     return None
-                self._state_keeper.log_dropped()
-                return ticket.run
+                return ticket.run, self._state_keeper.log_dropped()
             position -= segment_size
         return None

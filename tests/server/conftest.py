@@ -49,8 +49,11 @@ class Keeper:
     def log_replaced(self, base: LogPoint) -> None:
         self.replaced.append(base.index)
 
-    def log_dropped(self) -> None:
-        self.drops += 1
+    def log_dropped(self) -> Callable[[], None]:
+        def base_is_durable() -> None:
+            self.drops += 1
+
+        return base_is_durable
 
     def applied_index(self) -> int:
         assert self.server is not None
