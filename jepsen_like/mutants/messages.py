@@ -299,9 +299,9 @@ def snapshot_lacks_offsets() -> Sequence[Patch]:
 @mutant(on=BEHIND)
 def drops_what_is_not_taken_in() -> Sequence[Patch]:
     """Retention goes by size alone, whether or not there is a state of what it drops."""
-    stock = Housekeeping._drop_old_segments
+    stock = Housekeeping._begin_drop
 
-    def drop_old_segments(self: Any) -> Any:
+    def begin_drop(self: Any) -> Any:
         keeper = self._state_keeper
         self._state_keeper = _YesSayer(keeper, self._store.end_index)
         try:
@@ -309,7 +309,7 @@ def drops_what_is_not_taken_in() -> Sequence[Patch]:
         finally:
             self._state_keeper = keeper
 
-    return [(Housekeeping, "_drop_old_segments", drop_old_segments)]
+    return [(Housekeeping, "_begin_drop", begin_drop)]
 
 
 class _YesSayer:

@@ -263,7 +263,7 @@ class _World:
                 missing = await cluster.await_recovery(RECOVERY_SECONDS)
                 history.note("recovered", err=missing or None)
                 await trio.sleep(1.0)  # some load on the healed group
-                appends.is_over = True
+                appends.finish()
                 producers.cancel_scope.deadline = trio.current_time() + END_SECONDS
             nursery.cancel_scope.cancel()  # a crash of all that still read
         self.counts["retried"] = appends.retried

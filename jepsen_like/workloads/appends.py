@@ -24,13 +24,22 @@ class Appends:
     def __init__(self, clients: Clients, history: History) -> None:
         self.clients = clients
         self.history = history
-        self.is_over = False
+        self._end = trio.Event()
         self.retried = 0  # requests sent again
         self._values = 0
         self._chance = random.Random(f"{clients.load.seed} appends")
 
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing new is sent any more."""
+        return self._end.is_set()
+
+    def finish(self) -> None:
+        """Send nothing new; what is under way comes to its end, and then `run` does."""
+        self._end.set()
+
     async def run(self) -> None:
-        """Keep all producers going until `is_over`."""
+        """Keep all producers going until `finish`."""
         async with trio.open_nursery() as nursery:
             for number in range(self.clients.load.producer_count):
                 nursery.start_soon(self._produce, number)
@@ -61,8 +70,11 @@ class Appends:
         load = self.clients.load
         pause = load.producer_count * load.lane_count / load.send_rate
         process = self.history.new_process()
-        while not self.is_over:
-            await trio.sleep(chance.expovariate(1 / pause))
+        while True:
+            with trio.move_on_after(chance.expovariate(1 / pause)):
+                await self._end.wait()
+            if self.is_over:
+                return
             if not await self._send_one(producer, process, chance):
                 process = self.history.new_process()
 
