@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check format cluster status kill-leader transfer-leader down bench sim mutants clean
+.PHONY: help demo test check format cluster status kill-leader transfer-leader down bench sim mutants report clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -59,6 +59,11 @@ sim: $(VENV)/.installed ## whole nodes in simulated time: SEEDS=20 mixes of faul
 mutants: $(VENV)/.installed ## deliberate bugs in simulated time: is each one caught?
 	@$(BIN)/python -m jepsen_like mutants --ci
 
+RUN ?= runs
+
+report: $(VENV)/.report ## the page and the picture of one run: RUN=runs/seed-7
+	@$(BIN)/python -m jepsen_like report $(RUN)
+
 clean: ## remove the environment and caches; a group's data stays
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -76,6 +81,11 @@ $(VENV)/.made:
 $(VENV)/.installed: $(VENV)/.made pyproject.toml
 	@echo "installing dledger into $(VENV)"
 	@$(PIP) install --editable .
+	@touch $@
+
+$(VENV)/.report: $(VENV)/.installed
+	@echo "installing what draws reports"
+	@$(PIP) install --group report
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.installed

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from jepsen_like.edn import to_edn
 from jepsen_like.history import read_events, read_history
-from jepsen_like.verdict import judge, tell
+from jepsen_like.report.run_folder import VERDICT, ReportError, write_report
+from jepsen_like.verdict import judge, read_verdict, tell
 
 
 def main() -> int:
@@ -28,7 +29,7 @@ def main() -> int:
     sim.add_argument("--limit", type=float, default=0.0, help="stop after so many real seconds")
     sim.add_argument("--only", default="", help="names of faults, with commas; no other is used")
     sim.add_argument("--mutant", default="", help="with this deliberate bug in the product")
-    sim.add_argument("--out", type=Path, help="folder for histories of what failed")
+    sim.add_argument("--out", type=Path, help="folder for runs: of what failed, or of --seed")
     sim.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="so many processes")
     sim.add_argument("--share", default="", help=argparse.SUPPRESS)  # 0/2: every second seed
     sim.add_argument("--tally", type=Path, help=argparse.SUPPRESS)
@@ -39,6 +40,9 @@ def main() -> int:
         "--retention", action="store_true", default=None, help="old segments were dropped"
     )
     checking.add_argument("--sends", type=int, help="fewest acknowledged sends to say anything")
+    reporting = commands.add_parser("report", help="a page and a picture of a run")
+    reporting.add_argument("run", type=Path, help="its folder, or a history")
+    reporting.add_argument("--out", type=Path, help="folder for them; the run's own unless given")
     edn = commands.add_parser("edn", help="a history as Jepsen's own tools read it")
     edn.add_argument("history", type=Path)
     mutants = commands.add_parser("mutants", help="is every deliberate bug caught?")
@@ -50,10 +54,11 @@ def main() -> int:
     mutants.add_argument("--no-control", action="store_true", help="do not run the product itself")
     mutants.add_argument("--limit", type=float, default=0.0, help="stop after so many real seconds")
     arguments = parser.parse_args()
-    if arguments.command in ("check", "edn"):
+    of_histories = {"check": _check, "edn": _edn, "report": _report}
+    if arguments.command in of_histories:
         try:
-            return _check(arguments) if arguments.command == "check" else _edn(arguments.history)
-        except (OSError, ValueError) as error:
+            return of_histories[arguments.command](arguments)
+        except (OSError, ValueError, ReportError) as error:
             print(error, file=sys.stderr)
             return 2
     _need_fixed_hashes()
@@ -130,7 +135,21 @@ def _check(arguments: argparse.Namespace) -> int:
     return verdict.exit_code
 
 
-def _edn(path: Path) -> int:
+def _report(arguments: argparse.Namespace) -> int:
+    """Draw what a run came to; end with the verdict's code."""
+    run, out = arguments.run, arguments.out
+    history = read_history(run)
+    if out is None:
+        out = run if run.is_dir() else run.with_suffix("")
+    path = run / VERDICT
+    verdict = read_verdict(path) if run.is_dir() and path.exists() else judge(history)
+    print(write_report(out, history, verdict))
+    print(verdict.state)
+    return verdict.exit_code
+
+
+def _edn(arguments: argparse.Namespace) -> int:
+    path = arguments.history
     # A file is never held as a whole; a folder may be two files, to be sorted.
     events = read_history(path).events if path.is_dir() else read_events(path)
     for line in to_edn(events):

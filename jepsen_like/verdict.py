@@ -124,8 +124,7 @@ def judge(
     counts = count(events)
     if counts["send ok"] < ok_sends_min:
         reasons.append(f"{counts['send ok']} sends were acknowledged, fewer than {ok_sends_min}")
-    if not any(event.f == "drained" for event in events):
-        reasons.append("nothing was drained at the end, so what is lost may not show")
+    reasons += _undrained(events)
     if setup.get("proofs", any(event.f == "effect" for event in events)):
         reasons += _unproved(events)
     state: State = "invalid" if kinds else "unknown" if reasons else "valid"
@@ -151,6 +150,18 @@ def count(events: list[Event]) -> Counter[str]:
         elif event.f == "effect" and event.err is None:
             found[f"effect {fault_kind(event)}"] += 1
     return found
+
+
+def _undrained(events: list[Event]) -> list[str]:
+    """Return a reason when not everything was read at the end: what is lost may not show."""
+    if not any(event.f == "drained" for event in events):
+        return ["nothing was drained at the end, so what is lost may not show"]
+    acked = {event.k for event in events if (event.f, event.type) == ("send", "ok")}
+    drained = {event.k for event in events if (event.f, event.type) == ("drain", "ok")}
+    missing = sorted(queue for queue in acked - drained if queue is not None)
+    if not missing:
+        return []
+    return [f"not drained at the end: queue {', '.join(map(str, missing))}"]
 
 
 def _unproved(events: list[Event]) -> list[str]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import jepsen_like
 from jepsen_like.faults.catalogue import offered
 from jepsen_like.mutants import mutated
+from jepsen_like.report import ReportError, write_run
 from jepsen_like.sim.mix import draw
 from jepsen_like.sim.world import SOMETIMES, Outcome, run_seed
 
@@ -131,6 +132,8 @@ def run_seeds(seeds: Iterable[int], options: Options, *, tell: Callable[[str], o
         elif outcome.verdict.state == "unknown":
             tally.unknown.append(seed)
             tell(f"seed {seed} unknown: {'; '.join(outcome.verdict.reasons)}")
+        if options.is_detailed or outcome.verdict.state != "valid":
+            _write(seed, outcome, options, tell)
         if options.limit_seconds and time.perf_counter() - begun > options.limit_seconds:
             break
     return tally
@@ -145,11 +148,19 @@ def _tell_failure(
         first = next(anomaly for anomaly in outcome.anomalies if anomaly.kind == kind)
         tell(f"    {str(first)[:400]}")
     tell(f"    {replay_command(seed, options)}")
-    if options.out is not None:
-        options.out.mkdir(parents=True, exist_ok=True)
-        path = options.out / f"seed-{seed}.jsonl"
-        outcome.history.write(path)
-        tell(f"    history: {path}")
+
+
+def _write(seed: int, outcome: Outcome, options: Options, tell: Callable[[str], object]) -> None:
+    """Leave a folder for who wants to look at it."""
+    if options.out is None:
+        return
+    mutant = f"-{options.mutant}" if options.mutant else ""
+    folder = options.out / f"seed-{seed}{mutant}"
+    try:
+        write_run(folder, outcome.history, outcome.verdict)
+    except ReportError as error:
+        tell(f"    {error}")
+    tell(f"    run: {folder}")
 
 
 def _tell_in_detail(outcome: Outcome, tell: Callable[[str], object]) -> None:

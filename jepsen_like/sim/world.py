@@ -169,9 +169,8 @@ def setup_of(mix: Mix) -> dict[str, object]:
             "segment_size": mix.store.segment_size,
             "log_size_max": mix.store.log_size_max,
             "heartbeat_ms": mix.raft.heartbeat_interval_ms,
-            "election_timeout_ms": [
-                mix.raft.election_timeout_min_ms, mix.raft.election_timeout_max_ms,
-            ],
+            "election_timeout_min_ms": mix.raft.election_timeout_min_ms,
+            "election_timeout_max_ms": mix.raft.election_timeout_max_ms,
             "network_delay_ms": mix.delay_mean * 1000,
             "disk_sync_ms": mix.sync_mean * 1000,
         },
@@ -182,15 +181,15 @@ def setup_of(mix: Mix) -> dict[str, object]:
             "lanes": mix.load.lane_count,
             "body_size_max": mix.load.body_size_max,
             "batch_count_max": mix.load.batch_count_max,
-            "send_timeout": mix.load.send_timeout,
+            "send_timeout_s": mix.load.send_timeout,
             "groups": mix.load.group_count,
-            "client_life": mix.load.client_crash_mean,
+            "client_life_s": mix.load.client_crash_mean,
         },
         "attack": {
             "quiet_seconds": mix.quiet_seconds,
             "fault_seconds": mix.fault_seconds,
-            "gap_mean": mix.gap_mean,
-            "hold_max": mix.hold_max,
+            "gap_mean_s": mix.gap_mean,
+            "hold_max_s": mix.hold_max,
         },
     }  # fmt: skip
 

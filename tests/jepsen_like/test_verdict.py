@@ -60,6 +60,15 @@ def test_without_a_drain_nothing_can_be_said() -> None:
     assert "nothing was drained" in verdict.reasons[0]
 
 
+def test_every_queue_must_be_drained() -> None:
+    lines = whole()
+    lines.send(9, "x-0", 0, queue=7)
+    for node in ("n1", "n2"):
+        lines.add(7, "ok", "dump", k=7, v=[[0, "x-0"]], o=0, node=node)
+
+    assert judge(lines.history()).reasons[-1] == "not drained at the end: queue 7"
+
+
 def test_a_checker_that_raises_says_nothing(monkeypatch) -> None:
     def broken(_events, _kept):
         yield Anomaly("phantom", "found before it broke")
