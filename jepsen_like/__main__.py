@@ -76,7 +76,7 @@ def _need_fixed_hashes() -> None:
 
 def _sim(arguments: argparse.Namespace) -> int:
     from jepsen_like.sim.pool import ChildFailedError, run_in_processes
-    from jepsen_like.sim.runs import Options, known_seeds, run_seeds
+    from jepsen_like.sim.runs import Options, known_seeds, remember, run_seeds
 
     options = Options(
         fault_seconds=arguments.seconds,
@@ -106,6 +106,8 @@ def _sim(arguments: argparse.Namespace) -> int:
             arguments.tally.write_text(tally.to_json(), encoding="utf-8")
             return 0
     code = tally.conclude(print)
+    if not options.mutant and not options.only and (new := remember(tally.failed)):
+        print(f"added to jepsen_like/seeds.txt: {', '.join(map(str, new))}")
     print(f"{time.perf_counter() - begun:.0f} s")
     return code
 

@@ -38,12 +38,22 @@ class Options:
     with_logs: bool = False
 
 
-def known_seeds() -> list[int]:
+SEEDS_FILE = Path(jepsen_like.__file__).parent / "seeds.txt"
+
+
+def known_seeds(path: Path = SEEDS_FILE) -> list[int]:
     """Return the seeds of ``seeds.txt``, which found something once."""
-    text = (Path(jepsen_like.__file__).parent / "seeds.txt").read_text(encoding="utf-8")
-    return [
-        int(words[0]) for line in text.splitlines() if (words := line.partition("#")[0].split())
-    ]
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [int(words[0]) for line in lines if (words := line.partition("#")[0].split())]
+
+
+def remember(failed: dict[int, str], *, path: Path = SEEDS_FILE) -> list[int]:
+    """Add seeds that failed to ``seeds.txt``, with what they raised; return those that are new."""
+    known = known_seeds(path)
+    new = sorted(seed for seed in failed if seed not in known)
+    with path.open("a", encoding="utf-8") as file:
+        file.writelines(f"{seed}  # not explained yet: {failed[seed]}\n" for seed in new)
+    return new
 
 
 def replay_command(seed: int, options: Options) -> str:
@@ -63,14 +73,14 @@ class Tally:
     """What many seeds came to."""
 
     done: int = 0
-    failed: list[int] = field(default_factory=list)
+    failed: dict[int, str] = field(default_factory=dict)  # seed -> kinds of anomalies
     unknown: list[int] = field(default_factory=list)
     totals: Counter[str] = field(default_factory=Counter)
 
     def add(self, other: Tally) -> None:
         """Take in what other seeds came to."""
         self.done += other.done
-        self.failed += other.failed
+        self.failed |= other.failed
         self.unknown += other.unknown
         self.totals.update(other.totals)
 
@@ -89,7 +99,8 @@ class Tally:
     def from_json(cls, line: str) -> Tally:
         """Return what `to_json` was called on."""
         fields = json.loads(line)
-        return cls(fields["done"], fields["failed"], fields["unknown"], Counter(fields["totals"]))
+        failed = {int(seed): kinds for seed, kinds in fields["failed"].items()}
+        return cls(fields["done"], failed, fields["unknown"], Counter(fields["totals"]))
 
     def conclude(self, tell: Callable[[str], object]) -> int:
         """Tell it to a person; return 0 when all are valid, 1 when one is not, else 2."""
@@ -127,7 +138,7 @@ def run_seeds(seeds: Iterable[int], options: Options, *, tell: Callable[[str], o
         if options.is_detailed:
             _tell_in_detail(outcome, tell)
         if not outcome.is_valid:
-            tally.failed.append(seed)
+            tally.failed[seed] = ", ".join(outcome.verdict.kinds)
             _tell_failure(seed, outcome, options, tell)
         elif outcome.verdict.state == "unknown":
             tally.unknown.append(seed)

@@ -11,7 +11,7 @@ import pytest
 from jepsen_like.faults.catalogue import offered
 from jepsen_like.mutants import MUTANTS, mutated
 from jepsen_like.sim.mix import draw
-from jepsen_like.sim.runs import Options, Tally, known_seeds, replay_command, run_seeds
+from jepsen_like.sim.runs import Options, Tally, known_seeds, remember, replay_command, run_seeds
 from jepsen_like.sim.world import run
 
 
@@ -74,12 +74,12 @@ def test_a_failing_seed_says_how_to_run_it_again() -> None:
 
 
 def test_tallies_of_several_processes_add_up() -> None:
-    one, other = Tally(done=30, totals=Counter(sends=5)), Tally(done=30, failed=[7])
+    one, other = Tally(done=30, totals=Counter(sends=5)), Tally(done=30, failed={7: "duplicate"})
     other.totals["sends"] = 2
 
     one.add(Tally.from_json(other.to_json()))
 
-    assert (one.done, one.failed, one.totals["sends"]) == (60, [7], 7)
+    assert (one.done, one.failed, one.totals["sends"]) == (60, {7: "duplicate"}, 7)
     told: list[str] = []
     assert one.conclude(told.append) == 1
     assert told[-1].startswith("never happened")  # sixty seeds without a single change of lead
@@ -95,3 +95,14 @@ def test_seeds_are_shared_among_processes() -> None:
 
     assert run.stdout.startswith(f"{len(known_seeds()) + 2} seeds, 0 invalid"), run.stderr
     assert run.returncode == 0
+
+
+def test_a_seed_that_fails_is_remembered_once(tmp_path) -> None:
+    path = tmp_path / "seeds.txt"
+    path.write_text("7  # once\n")
+
+    assert remember({9: "duplicate", 7: "crash"}, path=path) == [9]
+    assert remember({9: "duplicate"}, path=path) == []
+
+    assert known_seeds(path) == [7, 9]
+    assert path.read_text().splitlines()[1] == "9  # not explained yet: duplicate"
