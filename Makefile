@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check format cluster status kill-leader transfer-leader down bench sim mutants report clean
+.PHONY: help demo test check format cluster status kill-leader transfer-leader down bench sim mutants nemesis soak report clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -63,6 +63,15 @@ RUN ?= runs
 
 report: $(VENV)/.report ## the page and the picture of one run: RUN=runs/seed-7
 	@$(BIN)/python -m jepsen_like report $(RUN)
+
+FAULT ?= kill,pause,power,halves
+FOR ?= 8h
+
+nemesis: $(VENV)/.installed ## real processes under FAULT=kill,pause,... for 45 s; needs root
+	@$(BIN)/python -m jepsen_like real --fault $(FAULT)
+
+soak: $(VENV)/.installed ## simulated and real mixes in turn, FOR=8h, until the first that is invalid
+	@$(BIN)/python -m jepsen_like soak --for $(FOR)
 
 clean: ## remove the environment and caches; a group's data stays
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -34,6 +34,11 @@ def main() -> int:
     sim.add_argument("--share", default="", help=argparse.SUPPRESS)  # 0/2: every second seed
     sim.add_argument("--tally", type=Path, help=argparse.SUPPRESS)
     sim.add_argument("--log", action="store_true", help="with --seed: what the nodes log")
+    _add_real(commands)
+    soaking = commands.add_parser("soak", help="simulated and real mixes in turn")
+    soaking.add_argument("--for", dest="duration", default="8h", help="8h, 90m, 45s")
+    soaking.add_argument("--first", type=int, default=10_000, help="the first seed")
+    soaking.add_argument("--out", type=Path, default=Path("runs"), help="folder for results")
     checking = commands.add_parser("check", help="judge a run's folder or a history")
     checking.add_argument("history", type=Path)
     checking.add_argument(
@@ -61,6 +66,10 @@ def main() -> int:
         except (OSError, ValueError, ReportError) as error:
             print(error, file=sys.stderr)
             return 2
+    if arguments.command == "soak":
+        return _soak(arguments)
+    if arguments.command == "real":
+        return _real(arguments)
     _need_fixed_hashes()
     if arguments.command == "mutants":
         return _mutants(arguments)
@@ -124,6 +133,70 @@ def _mutants(arguments: argparse.Namespace) -> int:
         limit_seconds=arguments.limit,
     )
     return Hunt(options, tell=print).run(arguments.names)
+
+
+def _add_real(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    real = commands.add_parser("real", help="real processes on real disks; needs root")
+    what = real.add_mutually_exclusive_group(required=True)
+    what.add_argument("--fault", help="names of faults, with commas")
+    what.add_argument("--script", help="S1 to S7")
+    what.add_argument("--all", action="store_true", help="each fault alone, then all of them")
+    what.add_argument("--ci", action="store_true", help="four short runs")
+    what.add_argument("--list", action="store_true", help="faults, scripts, what is missing here")
+    real.add_argument("--seconds", type=float, default=45.0, help="with faults")
+    real.add_argument("--rate", type=float, default=50.0, help="sends per second")
+    real.add_argument("--seed", type=int, default=1, help="decides all else")
+    real.add_argument("--times", type=int, default=1, help="so often, with one seed after another")
+    real.add_argument("--nodes", type=int, default=3, help="members of the group")
+    real.add_argument("--target", default="", choices=("", "one", "leader", "majority", "all"))
+    real.add_argument("--sends", type=int, default=1000, help="with fewer nothing can be said")
+    real.add_argument("--out", type=Path, default=Path("runs"), help="folder for results")
+
+
+def _real(arguments: argparse.Namespace) -> int:
+    from jepsen_like.faults.catalogue import offered
+    from jepsen_like.real.runs import RealOptions, list_all, run_all, runs_of
+    from jepsen_like.real.scripts import SCRIPTS
+
+    if arguments.list:
+        print("\n".join(list_all()))
+        return 0
+    faults = tuple(filter(None, (arguments.fault or "").split(",")))
+    unknown = [name for name in faults if name not in offered("real")]
+    unknown += [arguments.script] if arguments.script and arguments.script not in SCRIPTS else []
+    if unknown:
+        print(f"no such fault or script: {', '.join(unknown)}; see --list", file=sys.stderr)
+        return 2
+    options = RealOptions(
+        faults=faults,
+        script=arguments.script or "",
+        seconds=arguments.seconds,
+        rate=arguments.rate,
+        seed=arguments.seed,
+        times=arguments.times,
+        node_count=arguments.nodes,
+        target=arguments.target,
+        ok_sends_min=arguments.sends,
+        out=arguments.out,
+    )
+    runs = runs_of(options, everything=arguments.all, ci=arguments.ci)
+    return run_all(runs, tell=lambda line: print(line, flush=True))
+
+
+def _soak(arguments: argparse.Namespace) -> int:
+    from jepsen_like.soak import seconds_of, soak
+
+    try:
+        seconds = seconds_of(arguments.duration)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return soak(
+        seconds,
+        first_seed=arguments.first,
+        out=arguments.out,
+        tell=lambda line: print(line, flush=True),
+    )
 
 
 def _check(arguments: argparse.Namespace) -> int:

@@ -13,6 +13,7 @@ from jepsen_like.faults.disks import (
     WallClock,
 )
 from jepsen_like.faults.links import BadWire, ClientCut, Flapping, Halves, Isolate, OneWay, Ring
+from jepsen_like.faults.machine import BrokenDisk, ClockRate, DamagedFile, RoughWire, Scarce
 from jepsen_like.faults.power import LostDisk, PowerLoss
 from jepsen_like.faults.processes import (
     CrashLoop,
@@ -50,6 +51,11 @@ _ALL: tuple[type[Fault], ...] = (
     FailedSync,
     BitRot,
     WallClock,
+    RoughWire,
+    ClockRate,
+    Scarce,
+    DamagedFile,
+    BrokenDisk,
 )
 
 CATALOGUE: dict[str, type[Fault]] = {fault.name: fault for fault in _ALL}

@@ -67,9 +67,6 @@ class Member(Protocol):
     async def kill(self) -> None:
         """End its process at once; it is started again unless held down."""
 
-    async def lose_power(self) -> None:
-        """End its process and lose what was not synced."""
-
     async def pause(self) -> None:
         """Stop its process in the middle of whatever it does (SIGSTOP)."""
 
@@ -162,6 +159,9 @@ class Group(Protocol):
         The atlas of the good copies: one member at a time, and only while all others hold
         everything that this one may have promised.
         """
+
+    async def lose_power(self, members: Sequence[Member]) -> None:
+        """Let the power of all *members* fail at the same time."""
 
     def client_addresses(self) -> list[str]:
         """Return where clients are."""

@@ -26,7 +26,7 @@ class PowerLoss(Fault):
             await self.watch(member, "power")
             if stays_down:
                 member.hold_down()
-            await member.lose_power()
+        await self.group.lose_power(self._members)
         return ",".join(member.name for member in self._members)
 
     async def heal(self) -> None:

@@ -15,6 +15,8 @@ from jepsen_like.sim.sim_clock import SimClock
 from jepsen_like.sim.sim_links import SimLinks
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from broker.client.connect import Client
     from jepsen_like.faults.group import Member
     from jepsen_like.history import History
@@ -64,6 +66,12 @@ class SimCluster:
     def addresses(self) -> list[str]:
         """Where clients find the members."""
         return [f"{member.address}:{BROKER_PORT}" for member in self.members]
+
+    async def lose_power(self, members: Sequence[Member]) -> None:
+        """See `Group`."""
+        for member in members:
+            assert isinstance(member, SimMember)
+            member.lose_power()
 
     async def may_harm(self, member: Member) -> bool:
         """See `Group`."""

@@ -130,8 +130,8 @@ class SimMember:
         """See `Member`."""
         self._kill(power=False)
 
-    async def lose_power(self) -> None:
-        """See `Member`."""
+    def lose_power(self) -> None:
+        """End its process and lose what was not synced."""
         self._kill(power=True)
 
     def _kill(self, *, power: bool) -> None:

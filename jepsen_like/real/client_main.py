@@ -1,0 +1,119 @@
+"""The load, in a process of its own inside a client's namespace.
+
+python -m jepsen_like.real.client_main --name c1 --do appends,questions --load JSON
+    --brokers 10.77.1.1:9876,... --history FILE
+
+Runs until SIGTERM, then comes to an end by itself.  What happened is in FILE, line by line as it
+happened, so that a run that is cut off can be judged as far as it came.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import trio
+
+import broker.client
+from jepsen_like.history import History
+from jepsen_like.workloads.appends import Appends
+from jepsen_like.workloads.load import Load
+from jepsen_like.workloads.questions import Questions
+from jepsen_like.workloads.readers import Readers
+
+if TYPE_CHECKING:
+    from broker.client.connect import Client
+
+Workload = Appends | Readers | Questions
+WORKLOADS: dict[str, type[Workload]] = {
+    "appends": Appends,
+    "readers": Readers,
+    "questions": Questions,
+}
+END_SECONDS = 1.0  # on top of what a send may take
+
+
+class ProcessClients:
+    """Clients of this process; see `jepsen_like.workloads.load.Clients`."""
+
+    def __init__(self, name: str, load: Load, brokers: list[str]) -> None:
+        self.load = load
+        self._name = name
+        self._brokers = brokers
+        self._count = 0
+
+    def client(self, name: str, chance: random.Random) -> Client:
+        """See `Clients`."""
+        self._count += 1
+        brokers = chance.sample(self._brokers, len(self._brokers))
+        return broker.client.connect(
+            brokers[: max(1, len(brokers) - 1)],
+            chance=random.Random(f"{self.load.seed} {self._name} {name} {self._count}"),
+            group_timeout=6.0,
+            request_timeout=1.0,
+            auto_create_topic=False,
+        )
+
+
+def now() -> float:
+    """Return seconds that all processes of the machine count alike."""
+    return time.monotonic_ns() / 1e9
+
+
+async def run(clients: ProcessClients, names: list[str], history: History) -> None:
+    """Run the workloads until SIGTERM."""
+    workloads: list[Workload] = [WORKLOADS[name](clients, history) for name in names]
+    with trio.open_signal_receiver(signal.SIGTERM) as signals:
+        async with trio.open_nursery() as nursery:
+            for workload in workloads:
+                nursery.start_soon(workload.run)
+            async for _ in signals:
+                break
+            for workload in workloads:
+                workload.is_over = True
+            await trio.sleep(clients.load.send_timeout + END_SECONDS)
+            nursery.cancel_scope.cancel()
+    for workload in workloads:
+        if isinstance(workload, Appends):
+            history.note("retried", o=workload.retried)
+
+
+def main() -> None:
+    """Run what the command line says."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--name", required=True)
+    parser.add_argument("--do", required=True)
+    parser.add_argument("--load", required=True)
+    parser.add_argument("--brokers", required=True)
+    parser.add_argument("--history", type=Path, required=True)
+    arguments = parser.parse_args()
+    history = History(now)
+    with arguments.history.open("w", encoding="utf-8", buffering=1) as file:
+        history.on_event = lambda event: file.write(event.to_json() + "\n")
+        clients = ProcessClients(
+            arguments.name, Load(**json.loads(arguments.load)), arguments.brokers.split(",")
+        )
+        trio.run(run, clients, arguments.do.split(","), history)
+
+
+def command(*, name: str, do: str, load: Load, brokers: list[str], history: Path) -> list[str]:
+    """Return the command line that `main` reads."""
+    return [
+        sys.executable, "-m", "jepsen_like.real.client_main",
+        "--name", name,
+        "--do", do,
+        "--load", json.dumps(dataclasses.asdict(load)),
+        "--brokers", ",".join(brokers),
+        "--history", str(history),
+    ]  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,279 @@
+"""One run with real processes, from beginning to end: quiet, faults, healing, drain, dump, verdict.
+
+python -m jepsen_like real --fault kill,pause --seconds 45 --rate 50 --seed 7
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import time
+import traceback
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import trio
+
+from broker.client.errors import ClientError
+from broker.errors import BrokerError
+from dledger.errors import LedgerError
+from dledger.store.disk import OsDisk
+from dledger.store.ledger_store import LedgerStore
+from jepsen_like.faults.nemesis import Nemesis
+from jepsen_like.history import NEMESIS, History, read_history
+from jepsen_like.real import client_main
+from jepsen_like.real.lab import Lab
+from jepsen_like.real.mix import HOLD_MIN, QUIET_SECONDS
+from jepsen_like.real.proof import LabError
+from jepsen_like.real.real_group import OPERATOR, RealGroup
+from jepsen_like.real.scripts import SCRIPTS, NotReachedError, Stage
+from jepsen_like.real.verdict import judge_run
+from jepsen_like.workloads.appends import TOPIC
+from jepsen_like.workloads.final import drain, dump
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from jepsen_like.real.mix import RealMix
+    from jepsen_like.real.processes import LabProcess
+    from jepsen_like.verdict import Verdict
+
+BEGIN_SECONDS = 40.0  # for a new group to get ready
+RECOVERY_SECONDS = 15.0
+DRAIN_SECONDS = 60.0
+LOAD_AFTER_SECONDS = 2.0  # some load on the healed group
+# What each client process does: sends and questions do not wait for readers that fall behind.
+_CLIENTS = {"c1": "appends,questions", "c2": "readers"}
+
+
+@dataclass(slots=True)
+class RealRun:
+    """One run; `go` does all of it."""
+
+    mix: RealMix
+    folder: Path  # results go there
+    command: str  # runs it again
+    ok_sends_min: int
+    script: str = ""
+    unreached: list[str] = field(default_factory=list)
+    history: History = field(default_factory=lambda: History(client_main.now))
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def go(self) -> Verdict:
+        """Run it and write down everything; return the verdict."""
+        self.folder.mkdir(parents=True)
+        (self.folder / "logs").mkdir()
+        begun = time.perf_counter()
+        self.history.note("setup", v=self._setup())
+        try:
+            trio.run(self._run)
+        except* (LabError, OSError) as group:
+            words = "".join(traceback.format_exception(group))
+            (self.folder / "logs" / "laboratory.txt").write_text(words, encoding="utf-8")
+            self.unreached += [f"the laboratory: {error}" for error in _leaves(group)]
+        self.counts["seconds"] = round(time.perf_counter() - begun)
+        return self._judge()
+
+    def _setup(self) -> dict[str, object]:
+        mix = self.mix
+        return {
+            "layer": "real",
+            "seed": mix.seed,
+            "command": self.command,
+            "members": [f"n{number + 1}" for number in range(mix.node_count)],
+            "retention": mix.has_retention,
+            "ok_sends_min": self.ok_sends_min,
+            "faults": list(mix.faults),
+            "script": self.script or None,
+            "target": mix.target or None,
+            "group": {
+                "flush": mix.store.flush_disk_type.value,
+                "writes": mix.store.write_mode.value,
+                "segment_size": mix.store.segment_size,
+                "log_size_max": mix.store.log_size_max,
+                "heartbeat_ms": mix.raft.heartbeat_interval_ms,
+                "election_timeout_ms": [
+                    mix.raft.election_timeout_min_ms, mix.raft.election_timeout_max_ms,
+                ],
+            },
+            "load": {
+                "sends_per_second": mix.load.send_rate,
+                "queues": mix.load.queue_count,
+                "producers": mix.load.producer_count,
+                "lanes": mix.load.lane_count,
+                "body_size_max": mix.load.body_size_max,
+                "batch_count_max": mix.load.batch_count_max,
+                "send_timeout": mix.load.send_timeout,
+                "groups": mix.load.group_count,
+                "client_life": mix.load.client_crash_mean,
+            },
+            "attack": {
+                "quiet_seconds": QUIET_SECONDS,
+                "fault_seconds": mix.seconds,
+                "gap_mean": mix.gap_mean,
+                "hold_max": mix.hold_max,
+            },
+        }  # fmt: skip
+
+    def _judge(self) -> Verdict:
+        parts = [self.history]
+        for name in _CLIENTS:
+            path = self.folder / f"{name}.jsonl"
+            if path.exists():
+                parts.append(read_history(path))
+                path.unlink()
+        self.counts["retried"] = sum(
+            event.o or 0 for part in parts for event in part.events if event.f == "retried"
+        )
+        self.history.note("counts", v=self.counts)
+        whole = History.merge(parts)
+        for name, is_nemesis in (("history", False), ("nemesis", True)):
+            events = (event for event in whole.events if (event.p == NEMESIS) == is_nemesis)
+            History(client_main.now, events).write(self.folder / f"{name}.jsonl")
+        verdict = judge_run(
+            read_history(self.folder), unreached=self.unreached, faults=self.mix.faults
+        )
+        verdict.write(self.folder / "verdict.json")
+        return verdict
+
+    # -- the run --------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        mix = self.mix
+        lab = Lab(
+            nodes=[f"n{number + 1}" for number in range(mix.node_count)],
+            clients=[*_CLIENTS, OPERATOR],
+            seed=mix.seed,
+            disk_size=mix.disk_size,
+        )
+        async with lab:
+            try:
+                await self._live(lab)
+            finally:
+                for log in lab.folder.rglob("*.log"):
+                    name = f"{log.parent.name}.log" if log.name == "node.log" else log.name
+                    shutil.copy(log, self.folder / "logs" / name)
+
+    async def _live(self, lab: Lab) -> None:
+        group = RealGroup(lab, self.mix, self.history)
+        async with trio.open_nursery() as nursery:
+            for member in group.members:
+                nursery.start_soon(member.run)
+            await self._phases(lab, group)
+            for member in group.members:
+                nursery.start_soon(member.retire)
+        # Every member's task has seen the end of its process and said what is to be said of it.
+        self._dump_all(group)
+        self._count(group)
+
+    async def _phases(self, lab: Lab, group: RealGroup) -> None:
+        history = self.history
+        missing = await group.await_recovery(BEGIN_SECONDS)
+        if missing:
+            history.note("never-began", err=missing)
+            return
+        async with group.client("operator", random.Random(self.mix.seed)) as client:
+            await client.admin.create_topic(TOPIC, self.mix.load.queue_count)
+        clients = self._start_clients(lab, group)
+        await trio.sleep(QUIET_SECONDS)
+        await self._attack(group)
+        await group.heal()
+        history.note("healed")
+        missing = await group.await_recovery(RECOVERY_SECONDS)
+        history.note("recovered", err=missing or None)
+        await trio.sleep(LOAD_AFTER_SECONDS)
+        await self._stop_clients(clients)
+        missing = await group.await_recovery(RECOVERY_SECONDS)
+        if missing:
+            history.note("recovered", err=missing)
+        try:
+            with trio.fail_after(DRAIN_SECONDS):
+                await drain(group, history, random.Random(self.mix.seed))
+            history.note("drained")
+        except (ClientError, BrokerError, trio.TooSlowError) as error:
+            history.note("drain-failed", err=f"{type(error).__name__}: {error}")
+
+    async def _attack(self, group: RealGroup) -> None:
+        mix = self.mix
+        chance = random.Random(f"{mix.seed} nemesis")
+        if self.script:
+            async with trio.open_nursery() as nursery:
+                group.nursery = nursery
+                stage = Stage(group, self.history, chance)
+                try:
+                    await SCRIPTS[self.script].play(stage)
+                except NotReachedError as error:
+                    self.unreached.append(f"{self.script}: {error}")
+                    self.history.note("not-reached", v=self.script, err=str(error))
+                nursery.cancel_scope.cancel()
+            return
+        nemesis = Nemesis(
+            group,
+            self.history,
+            chance,
+            faults=mix.faults,
+            gap_mean=mix.gap_mean,
+            hold_min=min(HOLD_MIN, mix.hold_max),
+            hold_max=mix.hold_max,
+            target=mix.target,
+        )
+        await nemesis.attack(mix.seconds)
+
+    # -- clients --------------------------------------------------------------------------------
+
+    def _start_clients(self, lab: Lab, group: RealGroup) -> list[LabProcess]:
+        processes = []
+        for name, workloads in _CLIENTS.items():
+            command = client_main.command(
+                name=name,
+                do=workloads,
+                load=self.mix.load,
+                brokers=[member.broker for member in group.members],
+                history=self.folder / f"{name}.jsonl",
+            )
+            process = lab.process(name, command, namespace=lab.clients[name])
+            process.start()
+            processes.append(process)
+        return processes
+
+    async def _stop_clients(self, processes: list[LabProcess]) -> None:
+        seconds = self.mix.load.send_timeout + client_main.END_SECONDS + 10.0
+
+        async def stop(process: LabProcess) -> None:
+            if process.is_running:
+                await process.terminate(seconds=seconds)
+            if process.returncode != 0:
+                why = f"exit {process.returncode}: {process.log[-4000:]}"
+                self.history.note("exit", node=process.name, v="crashed", err=why)
+
+        async with trio.open_nursery() as nursery:
+            for process in processes:
+                nursery.start_soon(stop, process)
+
+    # -- the end --------------------------------------------------------------------------------
+
+    def _dump_all(self, group: RealGroup) -> None:
+        for member in group.members:
+            try:
+                store = LedgerStore.open(OsDisk(), self.mix.store, str(member.data))
+            except LedgerError as error:
+                why = f"{type(error).__name__}: {error}"
+                self.history.note("unreadable", node=member.name, err=why)
+                continue
+            dump(member.name, store, self.history)
+            store.close()
+            self.history.note("dumped", node=member.name)
+
+    def _count(self, group: RealGroup) -> None:
+        self.counts |= {
+            "truncations": sum(member.cut_count for member in group.members),
+            "installs": sum(member.install_count for member in group.members),
+            "bytes lost": sum(member.bytes_lost for member in group.members),
+            "lives": sum(member.life for member in group.members),
+        }
+
+
+def _leaves(error: BaseException) -> list[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for inner in error.exceptions for leaf in _leaves(inner)]
+    return [error]
