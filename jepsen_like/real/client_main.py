@@ -77,7 +77,10 @@ async def run(clients: ProcessClients, names: list[str], history: History) -> No
             async for _ in signals:
                 break
             for workload in workloads:
-                workload.is_over = True
+                if isinstance(workload, Appends):
+                    workload.finish()
+                else:
+                    workload.is_over = True
             await trio.sleep(clients.load.send_timeout + END_SECONDS)
             nursery.cancel_scope.cancel()
     for workload in workloads:
