@@ -18,8 +18,6 @@ import itertools
 import os
 import shutil
 import signal
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import trio
@@ -37,6 +35,7 @@ from jepsen_like.real.wire import Wire
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from pathlib import Path
     from types import FrameType, TracebackType
 
 MIB = 1 << 20
@@ -113,7 +112,7 @@ class Lab:
         assert len(set(names)) == len(names), "every name once"
         number = next(_lab_numbers)
         self.prefix = f"jl{os.getpid()}" + (f"x{number}" if number > 1 else "")
-        self.folder = (base or default_base()) / self.prefix
+        self.folder = (base or leftovers.default_base()) / self.prefix
         self.nodes: dict[str, LabNode] = {}
         self.clients: dict[str, Namespace] = {}
         self.processes: list[LabProcess] = []
@@ -318,12 +317,6 @@ def _is_interrupt(error: BaseException | None) -> bool:
     if isinstance(error, BaseExceptionGroup):
         return all(map(_is_interrupt, error.exceptions))
     return isinstance(error, KeyboardInterrupt)
-
-
-def default_base() -> Path:
-    """Return the folder in which labs make theirs: memory if the system has it mounted."""
-    memory = Path("/dev/shm")
-    return memory if memory.is_dir() else Path(tempfile.gettempdir())
 
 
 def _mac(end: Namespace) -> str:

@@ -11,14 +11,15 @@ import os
 import re
 import shutil
 import signal
+import tempfile
 from pathlib import Path
 
 import trio
 
 from broker.cli.processes import ProcessMark, read_pid_file, write_pid_file
 from jepsen_like.real import ext4
+from jepsen_like.real.cgroups import cgroup_folders
 from jepsen_like.real.commands import run
-from jepsen_like.real.limits import cgroup_folders
 from jepsen_like.real.namespaces import NAMESPACE_FOLDER, Namespace
 from jepsen_like.real.proof import LabError
 
@@ -26,6 +27,12 @@ _OWNED = re.compile(r"jl(\d+)(x\d+)?(-.*)?\Z")
 _OWNER = "owner.pid"
 _SECONDS = 10.0
 _POLL_SECONDS = 0.01
+
+
+def default_base() -> Path:
+    """Return the folder in which labs make theirs: memory if the system has it mounted."""
+    memory = Path("/dev/shm")
+    return memory if memory.is_dir() else Path(tempfile.gettempdir())
 
 
 def write_owner(folder: Path, mark: ProcessMark) -> None:

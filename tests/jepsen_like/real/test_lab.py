@@ -13,7 +13,8 @@ import trio
 
 from broker.cli.processes import ProcessMark
 from jepsen_like.real import leftovers
-from jepsen_like.real.lab import Lab, default_base
+from jepsen_like.real.lab import Lab
+from jepsen_like.real.leftovers import default_base
 from jepsen_like.real.namespaces import NAMESPACE_FOLDER
 from jepsen_like.real.proof import LabError
 from tests.process.kit import eventually
