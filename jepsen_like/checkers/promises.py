@@ -12,8 +12,10 @@ if TYPE_CHECKING:
     from jepsen_like.history import Event
 
 KINDS = {
-    "broken-promise": "what a member promised a leader, voted or showed as committed is not on its "
-    "disk when it starts again",
+    "early-promise": "a member promises a leader, votes or shows as committed what a power loss "
+    "would take from it",
+    "broken-promise": "what a member promised a leader, voted or showed as committed is gone when "
+    "it starts again",
     "double-vote": "one member votes for two in one term",
     "committed-differs": "two members have other entries at one committed index",
     "incomplete-leader": "a leader lacks what was committed before its term",

@@ -338,7 +338,7 @@ class SimMember:
             store_host=HostAddress(bytes(map(int, self.address.split("."))), BROKER_PORT),
         )
         node.ledger.watch_role(self._role_changed)
-        self._promises.begin_life(self.name, node.ledger, lambda: not mount.is_dead)
+        self._promises.begin_life(self.name, node.ledger, mount)
         await nursery.start(node.run)
         self.node = node
         self.history.note("start", node=self.name)

@@ -1,12 +1,13 @@
 """What members have told one another, held against what they know after a restart.
 
 A lost write needs several coincidences: a promise that was not true, a failure that shows it, and
-an election among just those who lack the entry.  Here the first two are enough.  Nothing is asked
-of the product but what it says anyway: the messages that leave it, what it publishes as committed,
-and what it finds on its disk.
+an election among just those who lack the entry.  Here the first is enough.  Nothing is asked of the
+product but what it says anyway: the messages that leave it, what it publishes as committed, and
+what it finds on its disk; and of the disk what of that would outlive a power loss right now.
 
-    broken-promise      what a member has promised to a leader, voted, or shown as committed is not
-                        on its disk when it starts again
+    early-promise       a member promises a leader, votes or shows as committed what is not on the
+                        platter
+    broken-promise      what it has promised, voted or shown is gone when it starts again
     double-vote         one member votes for two in one term
     committed-differs   two members have other entries at one committed index
     incomplete-leader   a leader lacks what was committed before its term
@@ -19,8 +20,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from dledger.config import FlushDiskType
 from dledger.core import Role
-from dledger.errors import LedgerError
+from dledger.errors import CorruptStoreError, LedgerError
+from dledger.store.slot_file import SlotFile
+from dledger.store.vote_file import VoteFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,6 +32,7 @@ if TYPE_CHECKING:
     from dledger.server import LedgerServer
     from dledger.store.ledger_store import LedgerStore
     from jepsen_like.history import History
+    from jepsen_like.sim.sim_disk import SimMount
 
 # Messages that only whoever has its term on disk may send; others tell a term and promise nothing.
 _RESTS_ON_TERM = frozenset({"request_vote", "response_vote", "append_entries", "install"})
@@ -57,21 +62,21 @@ class Promises:
         """Take back what *name* has said: its disk is new, or cannot be blamed on it."""
         self._words.pop(name, None)
 
-    def begin_life(self, name: str, ledger: LedgerServer, is_alive: Callable[[], bool]) -> None:
+    def begin_life(self, name: str, ledger: LedgerServer, mount: SimMount) -> None:
         """Compare what *name* finds with what it has said, and listen from now on."""
         word = self._words.setdefault(name, _Word())
         store = ledger.store
         if ledger.term < word.term:
-            self._tell(name, "broken-promise", f"back in term {ledger.term}, spoke in {word.term}")
+            self.tell(name, "broken-promise", f"back in term {ledger.term}, spoke in {word.term}")
         if store.end_index < word.index:
-            self._tell(
+            self.tell(
                 name,
                 "broken-promise",
                 f"the log ends with entry {store.end_index}, {word.index} was promised",
             )
         elif word.index and _crc_at(store, word.index) not in (None, word.chain_crc):
-            self._tell(name, "broken-promise", f"entry {word.index} is not the one promised")
-        _Ear(self, name, word, ledger, is_alive)
+            self.tell(name, "broken-promise", f"entry {word.index} is not the one promised")
+        _Ear(self, name, word, ledger, mount)
 
     # -- what ears hear -------------------------------------------------------------------------
 
@@ -79,7 +84,7 @@ class Promises:
         """Hear that *name* votes for *candidate*."""
         first = word.votes.setdefault(term, candidate)
         if first != candidate:
-            self._tell(name, "double-vote", f"in term {term} for {first} and {candidate}")
+            self.tell(name, "double-vote", f"in term {term} for {first} and {candidate}")
 
     def committed(
         self, name: str, store: LedgerStore, *, behind: int, upto: int, term: int
@@ -88,7 +93,7 @@ class Promises:
         for index in range(max(behind, store.base.index) + 1, upto + 1):
             crc = _crc_at(store, index)
             if crc is not None and self._committed.setdefault(index, crc) != crc:
-                self._tell(name, "committed-differs", f"entry {index}")
+                self.tell(name, "committed-differs", f"entry {index}")
                 break
         self._committed_in[term] = max(self._committed_in.get(term, 0), upto)
 
@@ -96,15 +101,16 @@ class Promises:
         """Hear that *name* has been elected."""
         index = max((i for t, i in self._committed_in.items() if t < term), default=0)
         if index > store.end_index:
-            self._tell(
+            self.tell(
                 name,
                 "incomplete-leader",
                 f"of term {term}: the log ends with entry {store.end_index}, {index} is committed",
             )
         elif index and _crc_at(store, index) not in (None, self._committed.get(index)):
-            self._tell(name, "incomplete-leader", f"of term {term}: has another entry {index}")
+            self.tell(name, "incomplete-leader", f"of term {term}: has another entry {index}")
 
-    def _tell(self, name: str, kind: str, what: str) -> None:
+    def tell(self, name: str, kind: str, what: str) -> None:
+        """Note what is wrong."""
         self._history.note(kind, node=name, err=what)
 
 
@@ -117,14 +123,19 @@ class _Ear:
         name: str,
         word: _Word,
         ledger: LedgerServer,
-        is_alive: Callable[[], bool],
+        mount: SimMount,
     ) -> None:
         self._promises = promises
         self._name = name
         self._word = word
         self._ledger = ledger
         self._store = ledger.store
-        self._is_alive = is_alive
+        self._mount = mount
+        config = ledger.config
+        self._folder = config.data_folder
+        self._segment_size = config.store.segment_size
+        self._must_sync = config.store.flush_disk_type is FlushDiskType.SYNC_FLUSH
+        self._on_platter = 0  # up to this position of the log it has been seen there
         self._published = ledger.committed_index
         self._led_term = 0
         ledger.watch_commits(self._on_committed)
@@ -132,6 +143,9 @@ class _Ear:
         _tap(ledger.core, "take_outbox", self._on_outbox)
         _tap(self._store, "truncate_from", lambda _: self._on_cut())
         _tap(self._store, "reset_to", lambda _: self._on_cut())
+
+    def _is_alive(self) -> bool:
+        return not self._mount.is_dead
 
     def _on_outbox(self, outbox: list[tuple[str, dict[str, Any]]]) -> None:
         if not self._is_alive():
@@ -142,9 +156,9 @@ class _Ear:
             if kind in _RESTS_ON_TERM:
                 word.term = max(word.term, term)
             if kind == "request_vote":
-                self._promises.voted(self._name, word, term, self._name)
+                self._vote(term, self._name)
             elif kind == "response_vote":
-                self._promises.voted(self._name, word, term, peer_id)
+                self._vote(term, peer_id)
             elif kind == "append_answer" and message["success"]:
                 word.term = max(word.term, term)
                 self._promise(message["next_index"] - 1)
@@ -163,16 +177,50 @@ class _Ear:
             self._led_term = term
             self._promises.leads(self._name, self._store, term)
 
+    def _vote(self, term: int, candidate: str) -> None:
+        self._promises.voted(self._name, self._word, term, candidate)
+        found = _vote_in(self._mount.disk.read_platter(f"{self._folder}/vote"))
+        if found != (term, candidate):
+            self._promises.tell(
+                self._name,
+                "early-promise",
+                f"votes for {candidate} in term {term}, on the platter is {found}",
+            )
+
     def _promise(self, index: int) -> None:
+        if self._must_sync:
+            self._look_at_platter(index)
         if index <= self._word.index:
             return
         crc = _crc_at(self._store, index)
         if crc is not None:
             self._word.index, self._word.chain_crc = index, crc
 
+    def _look_at_platter(self, index: int) -> None:
+        store, size = self._store, self._segment_size
+        if not store.base.index < index <= store.end_index:
+            return
+        try:
+            end = store.point_at(index).position
+        except LedgerError:
+            return
+        start = max(self._on_platter, store.base.position)
+        while start < end:
+            segment = start - start % size
+            stop = min(end, segment + size)
+            path = f"{self._folder}/commitlog/{segment:020d}"
+            if not self._mount.disk.on_platter(path, start - segment, stop - segment):
+                self._promises.tell(
+                    self._name, "early-promise", f"entry {index}: {path} is not all on the platter"
+                )
+                break
+            start = stop
+        self._on_platter = max(self._on_platter, end)
+
     def _on_cut(self) -> None:
         """Take back what was promised about entries that a later leader has replaced."""
         word, end = self._word, self._store.end
+        self._on_platter = min(self._on_platter, end.position)
         if end.index < word.index:
             word.index, word.chain_crc = end.index, end.chain_crc
 
@@ -187,6 +235,27 @@ def _tap(owner: object, name: str, hear: Callable[[Any], None]) -> None:
         return result
 
     setattr(owner, name, tapped)
+
+
+class _Content:
+    """A file of which only the bytes are there."""
+
+    path = "vote"
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    def read_all(self) -> bytes:
+        return self._content
+
+
+def _vote_in(content: bytes) -> tuple[int, str | None] | None:
+    """Return term and vote of a vote file; None where it is damaged."""
+    try:
+        votes = VoteFile(SlotFile(_Content(content), magic=b"DLVT", version=1))  # type: ignore[arg-type]
+    except CorruptStoreError:
+        return None
+    return votes.current_term, votes.voted_for
 
 
 def _crc_at(store: LedgerStore, index: int) -> int | None:

@@ -86,6 +86,20 @@ class SimDisk:
         self.folders = {"/", ""}
         self._boot += 1
 
+    def on_platter(self, path: str, start: int, end: int) -> bool:
+        """Whether those bytes of a file, and its name, would outlive a power loss as they are."""
+        file = self.files.get(path)
+        return (
+            file is not None
+            and self._durable_files.get(path) is file
+            and file.durable[start:end] == file.cache[start:end]
+        )
+
+    def read_platter(self, path: str) -> bytes:
+        """Return what of a file would outlive a power loss."""
+        file = self._durable_files.get(path)
+        return b"" if file is None else bytes(file.durable)
+
     @property
     def used(self) -> int:
         """Bytes in files."""

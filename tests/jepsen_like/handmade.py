@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from jepsen_like.checkers import promises
 from jepsen_like.history import NEMESIS, Event, History
 
 S = 1_000_000_000
@@ -147,7 +148,7 @@ def one_edit(kind: str) -> Lines:
             find("recovered", "info").err = "no leader"
         case "unreadable":
             lines.note("unreadable", node="n1", err="damage at position 7")
-        case "broken-promise" | "double-vote" | "committed-differs" | "incomplete-leader":
+        case _ if kind in promises.KINDS:
             lines.note(kind, node="n1", err="as the simulator saw")
         case "no-progress":
             lines.events.insert(0, Event(0, 0, NEMESIS, "info", "healed"))

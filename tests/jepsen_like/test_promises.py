@@ -6,9 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 
+from dledger.config import StoreConfig
 from dledger.core import Role
+from dledger.store.vote_file import VoteFile
 from jepsen_like.history import History
 from jepsen_like.sim.promises import Promises
+from tests.fakes.disk import FakeDisk
 
 
 class Log:
@@ -16,7 +19,7 @@ class Log:
 
     def __init__(self, *crcs: int) -> None:
         self.crcs = list(crcs)
-        self.base = SimpleNamespace(index=0)
+        self.base = SimpleNamespace(index=0, position=0)
 
     @property
     def end_index(self) -> int:
@@ -27,7 +30,9 @@ class Log:
         return self.point_at(self.end_index)
 
     def point_at(self, index: int):
-        return SimpleNamespace(index=index, chain_crc=([0, *self.crcs])[index])
+        return SimpleNamespace(
+            index=index, chain_crc=([0, *self.crcs])[index], position=100 * index
+        )
 
     def truncate_from(self, index: int) -> None:
         del self.crcs[index - 1 :]
@@ -42,6 +47,10 @@ class Ledger:
     def __init__(self, *crcs: int, term: int = 1) -> None:
         self.term = term
         self.store = Log(*crcs)
+        self.disk = Disk()
+        self.config = SimpleNamespace(
+            data_folder="/data", store=StoreConfig(segment_size=16 * 1024, index_file_units=128)
+        )
         self.committed_index = 0
         self.commit = self.become = None
         self.outbox: list[tuple[str, dict[str, object]]] = []
@@ -55,6 +64,10 @@ class Ledger:
 
     def say(self, peer: str, kind: str, **fields) -> None:
         self.outbox = [(peer, {"type": kind, "term": self.term, **fields})]
+        if kind == "response_vote":
+            self.disk.vote = self.term, peer
+        elif kind == "request_vote":
+            self.disk.vote = self.term, "n2"
         self.core.take_outbox()
 
     def promise(self, index: int) -> None:
@@ -71,8 +84,30 @@ def promises(history) -> Promises:
     return Promises(history)
 
 
-def begin(promises: Promises, name: str, ledger: Ledger, *, alive: bool = True) -> Ledger:
-    promises.begin_life(name, ledger, lambda: alive)
+class Disk:
+    """What outlives a power loss: a vote, and the log up to some byte."""
+
+    def __init__(self) -> None:
+        self.vote = (0, None)
+        self.log_size = 1 << 30
+
+    def on_platter(self, path: str, start: int, end: int) -> bool:
+        assert path == f"/data/commitlog/{start - start % 16384:020d}"
+        return end <= self.log_size
+
+    def read_platter(self, path: str) -> bytes:
+        assert path == "/data/vote"
+        term, voted_for = self.vote
+        disk = FakeDisk()
+        disk.make_folder("/data")
+        votes = VoteFile.open(disk, "/data", joining=False)
+        votes.set(term, voted_for)
+        votes.sync()
+        return disk.read_file(path)
+
+
+def begin(promises, name: str, ledger: Ledger, *, alive: bool = True, disk=None) -> Ledger:
+    promises.begin_life(name, ledger, SimpleNamespace(is_dead=not alive, disk=disk or ledger.disk))
     return ledger
 
 
@@ -185,3 +220,43 @@ def test_an_older_leader_may_lack_what_was_committed_after_it(promises, history)
     begin(promises, "n2", Ledger(11, term=4)).become(Role.LEADER, 4, "n2")
 
     assert kinds(history) == []
+
+
+def test_what_is_not_on_the_platter_may_not_be_promised(promises, history) -> None:
+    ledger = begin(promises, "n2", Ledger(11, 12, 13))
+    ledger.disk.log_size = 200
+    ledger.promise(2)
+    assert kinds(history) == []
+
+    ledger.promise(3)
+
+    assert kinds(history) == ["early-promise"]
+
+
+def test_what_took_the_place_of_a_promise_is_looked_at_again(promises, history) -> None:
+    ledger = begin(promises, "n2", Ledger(11, 12))
+    ledger.promise(2)
+    ledger.store.truncate_from(2)
+    ledger.store.crcs.append(13)
+    ledger.disk.log_size = 100
+
+    ledger.promise(2)
+
+    assert kinds(history) == ["early-promise"]
+
+
+def test_what_is_shown_as_committed_is_on_the_platter(promises, history) -> None:
+    ledger = begin(promises, "n2", Ledger(11, 12))
+    ledger.disk.log_size = 100
+
+    ledger.commit(2)
+
+    assert kinds(history) == ["early-promise"]
+
+
+def test_a_vote_is_on_the_platter_when_it_leaves(promises, history) -> None:
+    ledger = begin(promises, "n2", Ledger(term=4), disk=Disk())
+
+    ledger.say("n1", "response_vote")
+
+    assert kinds(history) == ["early-promise"]
