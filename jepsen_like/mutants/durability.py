@@ -16,9 +16,10 @@ from dledger.raft.following import Following
 from dledger.raft.transport import EngineTransport
 from dledger.store import ledger_reader, ledger_store, recovery
 from dledger.store.ledger_store import LedgerStore
+from dledger.store.mapped_file import MappedFile
 from dledger.store.mapped_file_queue import MappedFileQueue
 from dledger.store.tickets import CheckpointTicket, DropTicket, SyncTicket
-from dledger.store.vote_file import VoteFile, VoteTicket, _pack
+from dledger.store.vote_file import VoteTicket, _pack
 from jepsen_like.mutants.grounds import (
     BEHIND,
     CUT_POWER,
@@ -35,7 +36,6 @@ from jepsen_like.sim.sim_disk import SimMount
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from dledger.store.slot_file import SlotFile
 
 # -- the log ---------------------------------------------------------------------------------------
 
@@ -88,16 +88,15 @@ def leader_counts_what_it_has_not_synced() -> Sequence[Patch]:
 @mutant(on=FAILED_SYNCS)
 def failed_sync_counts_as_done() -> Sequence[Patch]:
     """A sync that fails is tried again, and the second time it succeeds: the pages are clean."""
-    stock = SyncTicket.run
 
-    def run(self: Any) -> None:
-        try:
-            stock(self)
-        except StorageFailedError:
-            self.failure = None
-            stock(self)
+    def sync(self: Any) -> None:
+        if self._region is not None:
+            try:
+                self._region.sync()
+            except StorageFailedError:
+                self._region.sync()
 
-    return [(SyncTicket, "run", run)]
+    return [(MappedFile, "sync", sync)]
 
 
 @mutant(on=FAILED_SYNCS)
@@ -157,19 +156,6 @@ def vote_never_synced() -> Sequence[Patch]:
         self.is_done = True
 
     return [(VoteTicket, "run", run)]
-
-
-@mutant(on=ELECTIONS)
-def vote_forgotten() -> Sequence[Patch]:
-    """A restart knows its term, but not whom it voted for (PySyncObj before 0.3.17)."""
-    stock = VoteFile.__init__
-
-    def init(self: Any, slots: SlotFile) -> None:
-        stock(self, slots)
-        state = self._state
-        self._state = type(state)(term=state.term, voted_for=None, joining=state.joining)
-
-    return [(VoteFile, "__init__", init)]
 
 
 @mutant(on=ELECTIONS)

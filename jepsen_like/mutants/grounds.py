@@ -100,6 +100,14 @@ ELECTIONS = Ground(
     faults=("power", "power-at-step", "kill-at-step", "isolate", "transfer", "slow-disk"),
     changes={"gap_mean": 0.3, "hold_max": 1.0, "sync_mean": 0.008},
 )
+# Candidates that stand at the same time, with voters that belong to neither.
+CONTESTED = Ground(
+    name="contested",
+    faults=("kill", "isolate", "transfer"),
+    node_counts=(5,),
+    changes={"gap_mean": 0.5, "hold_max": 0.6, "delay_mean": 0.010},
+    raft={"election_stagger_ms": 0},
+)
 # Disks that lose what they had.
 LOST_DISKS = Ground(
     name="lost-disks", faults=("lost-disk", "isolate", "halves", "one-way", "stalled-disk")

@@ -10,7 +10,7 @@ from dledger.raft.engine import RaftEngine
 from dledger.raft.leading import Leading
 from dledger.server import LedgerServer
 from dledger.store.vote_file import VoteFile
-from jepsen_like.mutants.grounds import CLOCKS, CUTS, ELECTIONS, LOST_DISKS, STALE
+from jepsen_like.mutants.grounds import CLOCKS, CONTESTED, CUTS, LOST_DISKS, STALE
 from jepsen_like.mutants.mutant import Patch, mutant
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # -- votes -----------------------------------------------------------------------------------------
 
 
-@mutant(on=ELECTIONS)
+@mutant(on=CONTESTED)
 def votes_twice() -> Sequence[Patch]:
     """Whoever asks gets a vote, also the second candidate of a term."""
     stock_message, stock_set = RaftEngine.on_message, VoteFile.set
