@@ -126,8 +126,14 @@ async def until(prefix, what):
     await eventually(f"{prefix} has {what}", found)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-@pytest.mark.parametrize("stage", ["folder", "mount", "-switch", "sleeps"])
+@pytest.mark.parametrize(
+    ("number", "stage"),
+    [
+        *((signal.SIGINT, stage) for stage in ("folder", "mount", "-switch", "sleeps")),
+        *((signal.SIGTERM, stage) for stage in ("folder", "mount", "-switch", "sleeps")),
+        (signal.SIGHUP, "sleeps"),
+    ],
+)
 async def test_nothing_is_left_when_a_signal_ends_it(number, stage):
     process = start_lab()
     prefix = f"jl{process.pid}"

@@ -178,6 +178,25 @@ async def test_rules_are_gone_when_they_are_cleared(lab, ends):
     assert len(ends.received(seconds=0.1)) == 10
 
 
+async def test_packets_to_nobody_are_told(lab, ends):
+    with lab.clients["c1"].entered():
+        sending = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+    with sending:
+        sending.bind(("eth0", 0))
+        sending.send(bytes.fromhex("02ffffffffff") + bytes(60))
+    ends.send(1)
+    ends.received(seconds=0.1)
+
+    assert await lab.wire.strays() == 1
+
+
+async def test_a_switch_that_is_gone_is_noticed(lab):
+    lab.wire._process.kill()
+
+    with pytest.raises(LabError, match="does not answer"):
+        await lab.wire.counters()
+
+
 async def test_a_link_that_is_not_there_is_refused(lab):
     with pytest.raises(LabError, match="n9"):
         await lab.wire.cut("n1", "n9")
