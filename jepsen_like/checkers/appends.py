@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from jepsen_like.checkers.anomaly import Anomaly
-from jepsen_like.history import NEVER_NS, Event, Operation, operations
+from jepsen_like.history import Event, Operation, operations
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -41,6 +41,19 @@ class _Acked:
     offset: int
 
 
+@dataclass(slots=True)
+class Dump:
+    """What one replica's log holds of one queue."""
+
+    offsets: set[int]
+    values: set[str]
+
+    @property
+    def first(self) -> int:
+        """Return its first offset."""
+        return min(self.offsets, default=0)
+
+
 class Seen:
     """All places where a value was shown."""
 
@@ -50,7 +63,7 @@ class Seen:
         self.polled_end: dict[int, int] = {}  # queue -> highest offset ever polled
         self.first: dict[int, int] = {}  # queue -> first offset that the drain was offered
         self.drains: dict[int, set[str]] = {}  # queue -> values
-        self.dumps: dict[str, dict[int, dict[int, str]]] = {}  # node -> queue -> offset -> value
+        self.dumps: dict[str, dict[int, Dump]] = {}  # node -> queue
         for event in events:
             if event.f in READS and event.type == "ok" and event.k is not None:
                 self._take(event, event.k)
@@ -68,7 +81,9 @@ class Seen:
             self.first[queue] = event.o or 0
             self.drains[queue] = {value for _, value in event.v}
         elif event.f == "dump" and event.node is not None:
-            self.dumps.setdefault(event.node, {})[queue] = dict(event.v)
+            self.dumps.setdefault(event.node, {})[queue] = Dump(
+                {offset for offset, _ in event.v}, {value for _, value in event.v}
+            )
 
 
 def check_appends(events: list[Event], *, has_retention: bool) -> Iterator[Anomaly]:
@@ -139,12 +154,9 @@ def _lost(sends: list[Operation], seen: Seen, *, has_retention: bool) -> Iterato
     With retention a place below the first that was left is rightly gone, and so may be one that
     the acknowledgement did not name.
     """
-    values = {
-        node: {queue: set(offsets.values()) for queue, offsets in queues.items()}
-        for node, queues in seen.dumps.items()
-    }
+    nothing = Dump(set(), set())
     firsts = {
-        node: {queue: min(offsets, default=0) for queue, offsets in queues.items()}
+        node: {queue: held.first for queue, held in queues.items()}
         for node, queues in seen.dumps.items()
     }
     for send in sends:
@@ -168,14 +180,10 @@ def _lost(sends: list[Operation], seen: Seen, *, has_retention: bool) -> Iterato
         ):
             yield Anomaly("unseen", f"{told}, is not in the drain", send.lines, queue, send.p)
         for node, queues in seen.dumps.items():
-            first = firsts[node].get(queue)
-            if not _is_kept(offset, first, has_retention=has_retention):
+            if not _is_kept(offset, firsts[node].get(queue), has_retention=has_retention):
                 continue
-            if (
-                value not in values[node].get(queue, ())
-                if offset is None
-                else offset not in queues.get(queue, {})
-            ):
+            held = queues.get(queue, nothing)
+            if value not in held.values if offset is None else offset not in held.offsets:
                 yield Anomaly(
                     "lost-on-node", f"{told}, is not on {node}", send.lines, queue, send.p
                 )
@@ -207,19 +215,20 @@ def _order(sends: list[Operation]) -> Iterator[Anomaly]:
             top_of[key] = acked
         queues.setdefault(acked.queue, []).append(acked)
     for queue, found in queues.items():
-        # Highest offset acknowledged by each moment; who begins later must lie above it.
+        # Highest offset acknowledged by each moment; who begins later must lie above it.  The same
+        # process's own order is told above, so the highest of any other is kept as well.
         found.sort(key=lambda acked: acked.send.completed)
         times = [acked.send.completed for acked in found]
-        tops: list[_Acked] = []
+        tops: list[tuple[_Acked, _Acked | None]] = []
         for acked in found:
-            tops.append(acked if not tops or acked.offset >= tops[-1].offset else tops[-1])
+            tops.append(_higher(acked, *tops[-1]) if tops else (acked, None))
         for acked in found:
             count = bisect_left(times, acked.send.invoked)
-            if not count or acked.send.completed == NEVER_NS:
+            if not count:
                 continue
-            top = tops[count - 1]
-            # The same process's own order is told above.
-            if top.offset >= acked.offset and top.send.p != acked.send.p:
+            best, other = tops[count - 1]
+            top = best if best.send.p != acked.send.p else other
+            if top is not None and top.offset >= acked.offset:
                 yield Anomaly(
                     "realtime-order",
                     f"queue {queue}: {top.send.v} was acknowledged at {top.offset} before "
@@ -228,3 +237,12 @@ def _order(sends: list[Operation]) -> Iterator[Anomaly]:
                     queue,
                     acked.send.p,
                 )
+
+
+def _higher(new: _Acked, best: _Acked, other: _Acked | None) -> tuple[_Acked, _Acked | None]:
+    """Return the highest of three, and the highest that is not of its process."""
+    if new.offset >= best.offset:
+        return new, best if best.send.p != new.send.p else other
+    if new.send.p != best.send.p and (other is None or new.offset >= other.offset):
+        return best, new
+    return best, other
