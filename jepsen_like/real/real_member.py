@@ -90,6 +90,7 @@ class RealMember:
         self._steps_left = False  # the shim is to kill it
         self._power_fails = False  # and takes the power with it
         self._clock_ms = 0
+        self._is_clock_wrong = False
         self._is_frozen = self._is_full = self._is_shimmed = self._is_limited = False
         self._last_word = self._traceback = ""
         self._slow_proof = ""
@@ -140,8 +141,10 @@ class RealMember:
         """See `Member`."""
         if of == "slow" and self._slow_proof:
             self._trace(of, self.node.shim.proof(self._slow_proof))
-        elif of == "clock" and (self._clock_ms or self._traces.get("clock")):
-            self._trace(of, await self.node.clock.proof())
+        elif of == "clock" and self._is_clock_wrong:
+            clock = self.node.clock
+            if max(clock.told, clock.told_monotonic) > 1:  # one was the clock's own probe
+                self._trace(of, await clock.proof())
         return list(self._traces.get(of, ()))
 
     def _trace(self, of: TraceKind, proof: Proof) -> None:
@@ -326,12 +329,14 @@ class RealMember:
     async def shift_wall_clock(self, milliseconds: int) -> None:
         """See `Member`."""
         self._clock_ms += milliseconds
-        self._trace("clock", await self.node.clock.shift(self._clock_ms))
+        self._is_clock_wrong = True
+        await self.node.clock.shift(self._clock_ms)
 
     async def set_clock_rate(self, rate: float, *, monotonic: bool) -> None:
         """See `Machine`."""
         clock = self.node.clock
-        self._trace("clock", await (clock.monotonic_rate if monotonic else clock.rate)(rate))
+        self._is_clock_wrong = rate != 1 or self._clock_ms != 0
+        await (clock.monotonic_rate if monotonic else clock.rate)(rate)
 
     async def limit(self, what: Scarcity, chance: random.Random) -> str:
         """See `Machine`."""
