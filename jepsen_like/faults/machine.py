@@ -117,6 +117,7 @@ class Scarce(Fault):
             return ""
         what: Scarcity = self.chance.choice(("descriptors", "memory", "processor"))
         await self.watch(self._machine, "limit")
+        self._machine.expect(StorageFailedError)  # of a file that it may not open
         told = await self._machine.limit(what, self.chance)
         return f"{self._machine.name} {told}"
 

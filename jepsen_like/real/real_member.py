@@ -346,7 +346,7 @@ class RealMember:
             proof = await limits.descriptors(self.process, chance.choice((40, 64)))
         elif what == "memory":
             self._is_excused = True  # the kernel may kill it
-            proof = await limits.memory(self.process, chance.choice((64, 96)) << 20)
+            proof = await limits.memory(self.process, chance.choice((2, 16)) << 20)
         else:
             proof = await limits.processor(self.process, chance.choice((0.05, 0.2)))
         self._trace("limit", proof)
