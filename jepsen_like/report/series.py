@@ -22,12 +22,15 @@ _MEMBER = re.compile(r"\bn\d+\b")
 
 # What a fault is aimed at, for its colour.
 CLASSES = {
-    "process": ("kill", "crash-loop", "kill-at-step", "pause", "restart", "memory", "cpu"),
+    "process": ("kill", "crash-loop", "kill-at-step", "pause", "restart", "scarce"),
     "power and disk": (
-        "power", "power-at-step", "torn-power", "lost-disk", "full-disk", "failed-sync",
-        "bit-rot", *sorted(HALF_ABLE - {"memory", "cpu", "fd-limit", "full-disk"}),
+        "power", "power-torn", "power-at-step", "lost-disk", "failed-sync", "broken-disk",
+        "bit-rot", "damage", *sorted(HALF_ABLE - {"scarce"}),
     ),
-    "network": ("isolate", "halves", "one-way", "ring", "client-cut", "swizzle", "wire"),
+    "network": (
+        "isolate", "halves", "one-way", "ring", "client-cut", "swizzle", "wire",
+        "rough-wire", "partition",
+    ),
     "clock, lead, other": (),
 }  # fmt: skip
 

@@ -61,7 +61,7 @@ class FakeMember:
         self._done("stall", "stall")
 
     async def unstall_disk(self):
-        self._done("unstall", "-")
+        self._done("go on", "-")
 
     async def fill_disk(self, *, room):
         self._done("fill", "full")

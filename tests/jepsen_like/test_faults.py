@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import random
+from typing import TYPE_CHECKING
 
 import pytest
 import trio
 
 from jepsen_like.faults.catalogue import CATALOGUE, offered
-from jepsen_like.faults.fault import Fault
 from jepsen_like.faults.nemesis import Nemesis
 from jepsen_like.history import History
 from jepsen_like.verdict import judge
 from tests.jepsen_like.fake_group import FakeGroup
+
+if TYPE_CHECKING:
+    from jepsen_like.faults.fault import Fault
 
 LINKS = {
     name for name, fault in CATALOGUE.items()
