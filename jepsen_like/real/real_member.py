@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import signal
 import sys
@@ -12,9 +11,10 @@ from typing import TYPE_CHECKING
 import trio
 
 from broker.config import dump_config
-from dledger.errors import LedgerError, LedgerFullError, StorageFailedError
+from dledger.errors import StorageFailedError
 from jepsen_like.real.damage import Damage
 from jepsen_like.real.damage import FileKind as DiskFile
+from jepsen_like.real.endings import end_of, speaks_of
 from jepsen_like.real.node_log import NodeLog
 from jepsen_like.real.shim import STEPS
 
@@ -37,14 +37,6 @@ _LOOK_SECONDS = 0.03  # between two looks at the process and its log
 _STOP_SECONDS = 20.0
 SLOW_MS = 2.0  # a sync takes about that long; a disk 100 times slower takes 200 ms
 
-# A node's last word is one line; which error it was is told by what it says.
-_WORDS: dict[type[BaseException], re.Pattern[str]] = {
-    LedgerError: re.compile(""),
-    LedgerFullError: re.compile("no room for|No space left on device"),
-    StorageFailedError: re.compile(
-        "Input/output error|Read-only file system|an earlier sync failed|check the disk"
-    ),
-}
 _DISK_FILES: dict[FileKind, tuple[DiskFile, ...]] = {
     "commitlog": (DiskFile.COMMITLOG,),
     "index": (DiskFile.INDEX,),
@@ -423,9 +415,18 @@ class RealMember:
         if died_at_step:
             self._steps_left = False
             self.leave_trace("step", f"life {self.life} died at a step")
-        how, why = self._kind_of_end(code, excused=self._is_excused or died_at_step)
-        self.history.note("exit", node=self.name, v=how, err=why or None)
-        if how == "expected" and _WORDS[StorageFailedError].search(word):
+        end = end_of(
+            code,
+            last_word=word,
+            traceback=self._traceback,
+            is_excused=self._is_excused or died_at_step,
+            stops_well=self._stops_well,
+            was_ready=self._was_ready,
+            expected=self.expected,
+        )
+        how = end.how
+        self.history.note("exit", node=self.name, v=how, err=end.why or None)
+        if how == "expected" and speaks_of(word, StorageFailedError):
             self.leave_trace("failed-sync", word)
         if how in ("expected", "stopped") and self.on_last_word(self, word):
             await self.wipe()
@@ -433,24 +434,3 @@ class RealMember:
             self._power_fails = False
             async with self.power_off():
                 self.tell_power_loss(await self.node.disk.power_loss())
-
-    def _kind_of_end(self, code: int, *, excused: bool) -> tuple[str, str]:
-        """Return how its life ended, and why if that was not to be."""
-        if self._traceback:
-            return "crashed", self._traceback[:4000]
-        if code == -signal.SIGKILL and excused:
-            return "killed", ""
-        if code == -signal.SIGTERM and self._stops_well and not self._was_ready:
-            return "ended", ""  # before it had begun to listen for the signal
-        if code < 0:
-            return "crashed", f"signal {signal.Signals(-code).name}"
-        if code == 0 and self._stops_well:
-            return "ended", ""
-        if code == 0:
-            return "crashed", "it ended, and nobody had told it to"
-        word = self._last_word
-        if not word:
-            return "crashed", f"exit code {code} without a last word"
-        if any(_WORDS[error].search(word) for error in self.expected):
-            return "expected", word
-        return "stopped", word

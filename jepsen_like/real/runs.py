@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jepsen_like.faults.catalogue import offered
+from jepsen_like.history import read_history
 from jepsen_like.real.features import EXIT_SKIPPED, missing, probe
 from jepsen_like.real.mix import draw
 from jepsen_like.real.run import RealRun
 from jepsen_like.real.scripts import SCRIPTS
+from jepsen_like.report.run_folder import ReportError, write_report
 from jepsen_like.verdict import tell as verdict_lines
 
 if TYPE_CHECKING:
@@ -105,6 +107,11 @@ def run_all(runs: Iterator[RealOptions], *, tell: Callable[[str], object]) -> in
     for options in runs:
         verdict, folder = run_one(options)
         codes.append(verdict.exit_code)
+        try:
+            write_report(folder, read_history(folder), verdict)
+        except ReportError as error:  # the verdict stands without a picture
+            if len(codes) == 1:
+                tell(str(error))
         sends = verdict.counts.get("send ok", 0)
         tell(f"{verdict.state:8} {options.name}: {sends} sends, {verdict.sometimes}, {folder}")
         if verdict.state != "valid":

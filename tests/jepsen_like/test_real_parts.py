@@ -6,8 +6,10 @@ import json
 
 import pytest
 
+from dledger.errors import LedgerError, LedgerFullError, StorageFailedError
 from jepsen_like.faults.catalogue import offered
 from jepsen_like.history import History
+from jepsen_like.real.endings import end_of
 from jepsen_like.real.mix import draw
 from jepsen_like.real.node_log import NodeLog
 from jepsen_like.real.runs import CI_RUNS, RealOptions, runs_of
@@ -54,6 +56,33 @@ def test_a_traceback_in_a_nodes_log_is_kept(tmp_path) -> None:
     path.write_text("Traceback (most recent call last):\n  File x\nKeyError: 7\n")
 
     assert NodeLog(path).read_on().traceback.endswith("KeyError: 7")
+
+
+@pytest.mark.parametrize(
+    ("code", "facts", "how"),
+    [
+        (-9, {"is_excused": True}, "killed"),
+        (-9, {}, "crashed"),  # the kernel, or anybody
+        (-7, {"is_excused": True}, "crashed"),  # SIGBUS is nobody's wish
+        (0, {"stops_well": True, "was_ready": True}, "ended"),
+        (0, {"was_ready": True}, "crashed"),
+        (-15, {"stops_well": True}, "ended"),
+        (-15, {"stops_well": True, "was_ready": True}, "crashed"),
+        (1, {"last_word": "/d/vote: CRC is wrong"}, "stopped"),
+        (1, {"last_word": "/d/vote: CRC is wrong", "expected": {LedgerError}}, "expected"),
+        (1, {"last_word": "/d: CRC is wrong", "expected": {StorageFailedError}}, "stopped"),
+        (1, {"last_word": "/d: no room for 9", "expected": {LedgerFullError}}, "expected"),
+        (1, {}, "crashed"),  # without a word
+        (1, {"last_word": "x", "traceback": "Traceback", "is_excused": True}, "crashed"),
+    ],
+)
+def test_the_end_of_a_process_is_told_by_code_and_last_word(code, facts, how) -> None:
+    known = {
+        "last_word": "", "traceback": "", "is_excused": False, "stops_well": False,
+        "was_ready": False, "expected": (),
+    }  # fmt: skip
+
+    assert end_of(code, **(known | facts)).how == how
 
 
 # -- verdicts ------------------------------------------------------------------------------------
