@@ -69,7 +69,7 @@ def probe() -> tuple[Feature, ...]:
     folder = default_base() / f"jl{os.getpid()}x0"
     folder.mkdir()
     try:
-        found += [_try(name, attempt) for name, attempt in _attempts(folder).items()]
+        found += [_try(*attempt) for attempt in _attempts(folder)]
     finally:
         shutil.rmtree(folder)
     for controller, use in (("memory", "memory limits"), ("cpu", "processor limits")):
@@ -102,21 +102,39 @@ def _feature(name: str, is_there: bool, remedy: str, *, is_needed: bool = True) 
     return Feature(name=name, is_there=is_there, is_needed=is_needed, remedy=remedy)
 
 
-def _try(name: str, attempt: Callable[[], None]) -> Feature:
+def _try(name: str, attempt: Callable[[], None], remedy: str) -> Feature:
     try:
         attempt()
     except (LabError, OSError) as error:
-        return _feature(name, False, f"this kernel or its rights do not allow it: {error}")
+        return _feature(name, False, f"{remedy} ({error})")
     return _feature(name, True, "")
 
 
-def _attempts(folder: Path) -> dict[str, Callable[[], None]]:
-    return {
-        "room for the disks": _try_room,
-        "network namespaces, veth, packet sockets": _try_network,
-        "loop devices, ext4, its shutdown call, fsfreeze": lambda: _try_disk(folder),
-        "the C compiler": lambda: _try_compiler(folder),
-    }
+def _attempts(folder: Path) -> list[tuple[str, Callable[[], None], str]]:
+    """Return what is tried: its name, how, and the remedy when it fails."""
+    return [
+        (
+            "room for the disks",
+            _try_room,
+            f"make room, {_ROOM >> 20} MiB at least",
+        ),
+        (
+            "network namespaces, veth, packet sockets",
+            _try_network,
+            "use a kernel with CONFIG_NET_NS, CONFIG_VETH and CONFIG_PACKET, and in a container "
+            "the capabilities NET_ADMIN, NET_RAW and SYS_ADMIN",
+        ),
+        (
+            "loop devices, ext4, its shutdown call, fsfreeze",
+            lambda: _try_disk(folder),
+            "load the modules loop and ext4; a container needs SYS_ADMIN and /dev/loop*",
+        ),
+        (
+            "the C compiler",
+            lambda: _try_compiler(folder),
+            "apt install gcc libc6-dev",
+        ),
+    ]
 
 
 def _try_room() -> None:
