@@ -125,7 +125,11 @@ def judge(
     if counts["send ok"] < ok_sends_min:
         reasons.append(f"{counts['send ok']} sends were acknowledged, fewer than {ok_sends_min}")
     reasons += _undrained(events)
+    reasons += [_unreached(event) for event in events if event.f == "not-reached"]
     if setup.get("proofs", any(event.f == "effect" for event in events)):
+        injected = {fault_kind(event) for event in events if event.f == "fault"}
+        wanted = setup.get("faults", ())
+        reasons += [f"fault {kind} never came" for kind in wanted if kind not in injected]
         reasons += _unproved(events)
     state: State = "invalid" if kinds else "unknown" if reasons else "valid"
     return Verdict(
@@ -150,6 +154,11 @@ def count(events: list[Event]) -> Counter[str]:
         elif event.f == "effect" and event.err is None:
             found[f"effect {fault_kind(event)}"] += 1
     return found
+
+
+def _unreached(event: Event) -> str:
+    """Return what was to happen and did not, or what of the run itself broke."""
+    return f"{event.v}: {event.err}" if event.v else str(event.err)
 
 
 def _undrained(events: list[Event]) -> list[str]:

@@ -27,7 +27,8 @@ from jepsen_like.real.mix import HOLD_MIN, QUIET_SECONDS
 from jepsen_like.real.proof import LabError
 from jepsen_like.real.real_group import OPERATOR, RealGroup
 from jepsen_like.real.scripts import SCRIPTS, NotReachedError, Stage
-from jepsen_like.real.verdict import judge_run
+from jepsen_like.report.run_folder import VERDICT
+from jepsen_like.verdict import judge
 from jepsen_like.workloads.appends import TOPIC
 from jepsen_like.workloads.final import drain, dump
 
@@ -55,7 +56,6 @@ class RealRun:
     command: str  # runs it again
     ok_sends_min: int
     script: str = ""
-    unreached: list[str] = field(default_factory=list)
     history: History = field(default_factory=lambda: History(client_main.now))
     counts: dict[str, int] = field(default_factory=dict)
 
@@ -70,7 +70,8 @@ class RealRun:
         except* (LabError, OSError) as group:
             words = "".join(traceback.format_exception(group))
             (self.folder / "logs" / "laboratory.txt").write_text(words, encoding="utf-8")
-            self.unreached += [f"the laboratory: {error}" for error in _leaves(group)]
+            for error in _leaves(group):
+                self.history.note("not-reached", v="the laboratory", err=str(error))
         self.counts["seconds"] = round(time.perf_counter() - begun)
         return self._judge()
 
@@ -79,10 +80,11 @@ class RealRun:
         return {
             "layer": "real",
             "seed": mix.seed,
-            "command": self.command,
+            "replay": self.command,
             "members": [f"n{number + 1}" for number in range(mix.node_count)],
             "retention": mix.has_retention,
             "ok_sends_min": self.ok_sends_min,
+            "proofs": True,
             "faults": list(mix.faults),
             "script": self.script or None,
             "target": mix.target or None,
@@ -92,9 +94,8 @@ class RealRun:
                 "segment_size": mix.store.segment_size,
                 "log_size_max": mix.store.log_size_max,
                 "heartbeat_ms": mix.raft.heartbeat_interval_ms,
-                "election_timeout_ms": [
-                    mix.raft.election_timeout_min_ms, mix.raft.election_timeout_max_ms,
-                ],
+                "election_timeout_min_ms": mix.raft.election_timeout_min_ms,
+                "election_timeout_max_ms": mix.raft.election_timeout_max_ms,
             },
             "load": {
                 "sends_per_second": mix.load.send_rate,
@@ -103,15 +104,15 @@ class RealRun:
                 "lanes": mix.load.lane_count,
                 "body_size_max": mix.load.body_size_max,
                 "batch_count_max": mix.load.batch_count_max,
-                "send_timeout": mix.load.send_timeout,
+                "send_timeout_s": mix.load.send_timeout,
                 "groups": mix.load.group_count,
-                "client_life": mix.load.client_crash_mean,
+                "client_life_s": mix.load.client_crash_mean,
             },
             "attack": {
                 "quiet_seconds": QUIET_SECONDS,
                 "fault_seconds": mix.seconds,
-                "gap_mean": mix.gap_mean,
-                "hold_max": mix.hold_max,
+                "gap_mean_s": mix.gap_mean,
+                "hold_max_s": mix.hold_max,
             },
         }  # fmt: skip
 
@@ -127,13 +128,14 @@ class RealRun:
         )
         self.history.note("counts", v=self.counts)
         whole = History.merge(parts)
+        begin = whole.events[0].t  # the machine's uptime tells a reader nothing
+        for event in whole.events:
+            event.t -= begin
         for name, is_nemesis in (("history", False), ("nemesis", True)):
             events = (event for event in whole.events if (event.p == NEMESIS) == is_nemesis)
             History(client_main.now, events).write(self.folder / f"{name}.jsonl")
-        verdict = judge_run(
-            read_history(self.folder), unreached=self.unreached, faults=self.mix.faults
-        )
-        verdict.write(self.folder / "verdict.json")
+        verdict = judge(read_history(self.folder))
+        verdict.write(self.folder / VERDICT)
         return verdict
 
     # -- the run --------------------------------------------------------------------------------
@@ -203,7 +205,6 @@ class RealRun:
                 try:
                     await SCRIPTS[self.script].play(stage)
                 except NotReachedError as error:
-                    self.unreached.append(f"{self.script}: {error}")
                     self.history.note("not-reached", v=self.script, err=str(error))
                 nursery.cancel_scope.cancel()
             return

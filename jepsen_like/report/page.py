@@ -29,6 +29,9 @@ SOMETIMES = {
     "leaders": "a member took the lead",
     "truncations": "a follower cut its log",
     "lost pages": "unsynced pages lost with the power",
+    "bytes lost": "unsynced bytes lost with the power",
+    "lives": "processes that nodes were",
+    "seconds": "seconds that all of it took",
     "retried": "requests that a client sent again",
     "installs": "a state taken over from the leader",
 }

@@ -163,6 +163,8 @@ def _downs(events: Iterable[Event], members: list[str], end: float) -> dict[str,
     found: dict[str, list[Span]] = {name: [] for name in members}
     open_: dict[str, Event] = {}
     for event in events:
+        if event.f == "drained":
+            break  # from here on the run itself ends its processes
         if event.node is None:
             continue
         if event.f == "exit":
@@ -171,8 +173,7 @@ def _downs(events: Iterable[Event], members: list[str], end: float) -> dict[str,
             gone = open_.pop(event.node)
             found[event.node].append(Span(gone.t / S, event.t / S, str(gone.v), gone.i))
     for name, gone in open_.items():
-        # The end of the run ends all processes: nobody was harmed.
-        if end - gone.t / S > 1e-3:
+        if end - gone.t / S > 1e-3:  # that of a run without a drain ends them as well
             found[name].append(Span(gone.t / S, end, str(gone.v), gone.i))
     return found
 

@@ -15,11 +15,9 @@ from jepsen_like.real.node_log import NodeLog
 from jepsen_like.real.runs import CI_RUNS, RealOptions, runs_of
 from jepsen_like.real.scripts import SCRIPTS
 from jepsen_like.real.stage import NotReachedError, Stage
-from jepsen_like.real.verdict import judge_run
 from jepsen_like.soak import SCRIPTS as SOAK_SCRIPTS
 from jepsen_like.soak import commands, seconds_of, soak
 from tests.jepsen_like.fake_group import FakeGroup
-from tests.jepsen_like.handmade import whole
 
 LOG = """\
 2026-11-25 10:00:00.001 INFO    dledger.server: follower in term 1, leader unknown
@@ -86,21 +84,6 @@ def test_the_end_of_a_process_is_told_by_code_and_last_word(code, facts, how) ->
 
 
 # -- verdicts ------------------------------------------------------------------------------------
-
-
-def test_a_fault_that_never_came_makes_a_good_run_unknown() -> None:
-    verdict = judge_run(whole().history(), unreached=[], faults=["kill"])
-
-    assert verdict.state == "unknown"
-    assert verdict.reasons == ("fault kill never came",)
-
-
-def test_a_state_that_a_script_did_not_reach_makes_a_good_run_unknown() -> None:
-    assert judge_run(whole().history(), unreached=[], faults=[]).state == "valid"
-    verdict = judge_run(whole().history(), unreached=["S3: no power was lost"], faults=[])
-
-    assert verdict.state == "unknown"
-    assert verdict.reasons == ("S3: no power was lost",)
 
 
 async def test_a_scripts_fault_has_to_show_on_every_member(autojump_clock) -> None:

@@ -124,9 +124,22 @@ def test_the_proof_may_stand_beside_the_fault() -> None:
 def test_faults_must_prove_themselves_where_the_setup_says_so() -> None:
     lines = whole()
     lines.events[0].v["proofs"] = True
+    lines.events[0].v["faults"] = ["kill", "pause"]
     lines.note("fault", v="kill n1")
 
-    assert judge(lines.history()).reasons == ("fault kill, 1 times, without proof of an effect",)
+    assert judge(lines.history()).reasons == (
+        "fault pause never came",
+        "fault kill, 1 times, without proof of an effect",
+    )
+
+
+def test_what_was_to_happen_and_did_not_says_nothing() -> None:
+    lines = whole()
+    lines.note("not-reached", v="S2", err="n1 never led")
+
+    verdict = judge(lines.history())
+
+    assert (verdict.state, verdict.reasons) == ("unknown", ("S2: n1 never led",))
 
 
 @pytest.mark.parametrize(
