@@ -11,10 +11,11 @@ from __future__ import annotations
 import gc
 import logging
 import random
+import resource
 import signal
 import socket
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import trio
@@ -63,6 +64,9 @@ logger = logging.getLogger(__name__)
 COLLECTOR_THRESHOLDS = (20_000, 20, 20)
 HOLD_SECONDS = 3.0  # longest time a request waits for a leader: RocketMQ's default send timeout
 HELD_SIZE_MAX = 64 * 1024 * 1024
+# Descriptors that are not clients': 256 files of consume queues (`QueueFiles`), 64 callers of the
+# peer port, and about 3,700 segments of the log.
+FILES_OPEN_MAX = 4096
 STOP_SECONDS = 2.0  # longest time a graceful stop spends on handing over and on slow clients
 
 
@@ -203,6 +207,7 @@ class Node:
             connections_max=config.broker.connections_max,
             pending_size_max=config.broker.connection_pending_size_max,
             outbox_size_max=2 * config.broker.connection_pending_size_max,
+            partial_size_max=config.broker.partial_size_max,
         )
         self.ledger.watch_commits(self.dispatch.committed_to)
         self.ledger.watch_commits(self._committed)
@@ -372,6 +377,7 @@ async def run_node(config: NodeConfig, *, ready: Callable[[], None]) -> None:
     """
     for warning in config.warnings():
         logger.warning("%s", warning)
+    config = keep_descriptors_for_files(config)
     disk = OsDisk()
     files = await trio.to_thread.run_sync(open_files, config, disk)
     surroundings = Surroundings(
@@ -399,6 +405,35 @@ async def run_node(config: NodeConfig, *, ready: Callable[[], None]) -> None:
         stopped_well = True
     finally:
         node.close(write_down=stopped_well)
+
+
+def keep_descriptors_for_files(config: NodeConfig) -> NodeConfig:
+    """Raise the limit of open files as far as needed; return *config* with no more connections.
+
+    A node that finds no descriptor for its next file has to stop: whoever can connect often enough
+    must not be able to do that.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = config.broker.connections_max + FILES_OPEN_MAX
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+            soft = allowed
+        except (OSError, ValueError):  # the kernel has another limit of its own: go on as it is
+            pass
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return config
+    connections_max = max(soft - FILES_OPEN_MAX, soft // 2)
+    logger.warning(
+        "connections_max = %d needs %d open files, the system allows %d: taking %d connections; "
+        "raise the limit (ulimit -n, LimitNOFILE= of a service)",
+        config.broker.connections_max,
+        wanted,
+        soft,
+        connections_max,
+    )
+    return replace(config, broker=replace(config.broker, connections_max=connections_max))
 
 
 def _calm_the_collector() -> None:

@@ -1,8 +1,11 @@
 """A node as a whole: restarted, stopped well, given another's state, ended by a broken disk."""
 
+import resource
+
 import pytest
 import trio
 
+from broker.node import keep_descriptors_for_files
 from broker.protocol.request_code import RequestCode
 from broker.protocol.response_code import ResponseCode
 from dledger.config import KIB
@@ -145,3 +148,33 @@ async def test_a_consumer_of_a_queue_sees_every_message_over_ten_changes_of_lead
     for member in brokers:
         async with brokers.caller(member) as caller:
             assert bodies_of(await caller.pull()) == sent
+
+
+# -- descriptors --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "raised_to", "connections"),
+    [
+        (1024, 1_000_000, 14_096, 10_000),
+        (20_000, 20_000, None, 10_000),
+        (resource.RLIM_INFINITY, resource.RLIM_INFINITY, None, 10_000),
+        (1024, resource.RLIM_INFINITY, 14_096, 10_000),
+        (1024, 8192, 8192, 4096),
+        (256, 256, 256, 128),
+    ],
+)
+async def test_clients_never_take_the_descriptors_of_files(
+    autojump_clock, make_brokers, monkeypatch, caplog, soft, hard, raised_to, connections
+):
+    """A node without one for its next segment stops: whoever connects often must not do that."""
+    asked = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (soft, hard))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, limits: asked.append(limits))
+    config = make_brokers(1).config("n1")
+
+    found = keep_descriptors_for_files(config)
+
+    assert asked == ([] if raised_to is None else [(raised_to, hard)])
+    assert found.broker.connections_max == connections
+    assert ("ulimit -n" in caplog.text) == (connections < config.broker.connections_max)
