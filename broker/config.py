@@ -49,7 +49,7 @@ _DECIMAL_UNITS = {"k", "kb", "m", "mb", "g", "gb", "t", "tb"}
 SIZE_KEYS = frozenset(
     {
         "append_size_max", "body_size_max", "checkpoint_size", "connection_pending_size_max",
-        "log_size_max", "peer_buffer_max", "pending_size_max", "segment_size",
+        "log_size_max", "partial_size_max", "peer_buffer_max", "pending_size_max", "segment_size",
     }
 )  # fmt: skip
 
@@ -100,6 +100,9 @@ class BrokerConfig:
     connections_max: int = 10_000  # one more is closed at once
     # Bytes of requests of one connection not yet answered; above it nothing more is read from it.
     connection_pending_size_max: int = 64 * MIB
+    # Bytes of requests that have begun to arrive, over all connections; above it the connection is
+    # closed whose request began first.
+    partial_size_max: int = 256 * MIB
     pull_hold_max_ms: int = 30_000  # longest time a pull that finds nothing is held
     pulls_held_max: int = 100_000  # one more is answered at once: nothing new
     log_level: str = "info"  # debug, info, warning, error
@@ -111,6 +114,7 @@ class BrokerConfig:
         check_range(
             "connection_pending_size_max", self.connection_pending_size_max, 16 * MIB, 16 * GIB
         )
+        check_range("partial_size_max", self.partial_size_max, 16 * MIB, 1024 * GIB)
         check_range("pull_hold_max_ms", self.pull_hold_max_ms, 0, 600_000)
         check_range("pulls_held_max", self.pulls_held_max, 0, 10_000_000)
         if self.log_level not in LOG_LEVELS:

@@ -52,6 +52,11 @@ class Connection:
         self._ready: deque[Command] = deque()  # parsed, and waiting for next_command
         self._error: RemoteProtocolError | None = None
 
+    @property
+    def partial_size(self) -> int:
+        """Bytes kept of a frame that has begun to arrive."""
+        return len(self._partial)
+
     def receive_data(self, data: Buffer) -> None:
         """Take received bytes, in order.
 

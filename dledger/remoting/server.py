@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 CONNECTIONS_MAX: Final = 10_000
 PENDING_SIZE_MAX: Final = 16 * 1024 * 1024
 OUTBOX_SIZE_MAX: Final = 256 * 1024 * 1024
+PARTIAL_SIZE_MAX: Final = 256 * 1024 * 1024
 
 # After a refusal: how long we read on and throw away, so that the answer is not lost to the reset
 # a kernel sends when a socket is closed with bytes unread.
@@ -151,6 +152,9 @@ class RemotingServer:
         outbox_size_max: unsent bytes of one connection above which it is closed: answers to what
             was read already come however slowly their client reads.
         frame_size_max: bytes of the largest frame taken.
+        partial_size_max: bytes of frames that have begun to arrive, over all connections; beyond it
+            the connection is closed whose frame began first.  Each may keep a whole frame, and ten
+            thousand of them would have more than any machine.
     """
 
     def __init__(
@@ -164,6 +168,7 @@ class RemotingServer:
         pending_size_max: int = PENDING_SIZE_MAX,
         outbox_size_max: int = OUTBOX_SIZE_MAX,
         frame_size_max: int = FRAME_SIZE_MAX,
+        partial_size_max: int = PARTIAL_SIZE_MAX,
     ) -> None:
         assert connections_max >= 1
         assert 0 < pending_size_max <= outbox_size_max
@@ -175,11 +180,13 @@ class RemotingServer:
         self._pending_size_max = pending_size_max
         self._outbox_size_max = outbox_size_max
         self._frame_size_max = frame_size_max
+        self._partials = _Partials(partial_size_max)
         self._listener: Listener | None = None
         self._sessions: dict[int, Session] = {}
         self._last_session_id = 0
         self._refused_log = RateLimitedLog(logger)
         self._full_log = RateLimitedLog(logger)
+        self._partial_log = RateLimitedLog(logger)
 
     @property
     def sessions(self) -> list[Session]:
@@ -256,6 +263,7 @@ class RemotingServer:
             if outbox.overflowed:
                 self._refused_log.warning("session %d: %s", session.session_id, outbox.error)
             session.close(str(outbox.error or "the server stopped"))
+            self._partials.note(session, 0, is_new=True)
             del self._sessions[session.session_id]
             logger.debug("%r is closed: %s", session, session.close_reason)
             if opened:
@@ -269,9 +277,19 @@ class RemotingServer:
         try:
             while data := await stream.receive_some():
                 connection.receive_data(data)
+                is_new = False
                 while not outbox.closed and (commands := connection.commands()):
+                    is_new = True
                     self._handler.on_commands(session, commands)
                 outbox.flush()
+                self._partials.note(session, connection.partial_size, is_new=is_new)
+                while (oldest := self._partials.take_excess()) is not None:
+                    reason = (
+                        "its request has been on its way for the longest time, and requests that "
+                        "have begun to arrive take more than partial_size_max"
+                    )
+                    self._partial_log.warning("%r is closed: %s", oldest, reason)
+                    oldest.close(reason)
                 if outbox.pending_size > self._pending_size_max:
                     await outbox.wait_below(self._pending_size_max // 2)
                 if outbox.closed:
@@ -308,3 +326,28 @@ class RemotingServer:
         except ConnectionLostError:
             pass  # gone: there is nobody left to wait for
         session.close(str(error))
+
+
+class _Partials:
+    """How much is kept of frames that have begun to arrive, the first begun first."""
+
+    def __init__(self, size_max: int) -> None:
+        self._size_max = size_max
+        self._sizes: dict[Session, int] = {}
+        self._total = 0
+
+    def note(self, session: Session, size: int, *, is_new: bool) -> None:
+        """Take note that *session* keeps *size* bytes, of another frame than before if *is_new*."""
+        if is_new or not size:
+            self._total -= self._sizes.pop(session, 0)
+        if size:
+            self._total += size - self._sizes.get(session, 0)
+            self._sizes[session] = size
+
+    def take_excess(self) -> Session | None:
+        """Return who is to be closed, and forget it; None while all is within the limit."""
+        if self._total <= self._size_max:
+            return None
+        oldest = next(iter(self._sizes))
+        self._total -= self._sizes.pop(oldest)
+        return oldest

@@ -369,3 +369,65 @@ async def test_cancelling_the_server_closes_every_connection(network, handler, a
 @pytest.fixture(autouse=True)
 def _log_level(caplog):
     caplog.set_level(logging.WARNING, logger="dledger.remoting")
+
+
+@pytest.fixture
+async def small_server(network, handler, nursery):
+    """A server that keeps at most 100,000 bytes of requests which have begun to arrive."""
+    server = RemotingServer(
+        network, host="127.0.0.1", port=10912, handler=handler, partial_size_max=100_000
+    )
+    await nursery.start(server.serve)
+    return server
+
+
+async def test_of_too_much_that_has_begun_to_arrive_the_oldest_goes(
+    small_server, network, handler, autojump_clock, caplog
+):
+    """Ten thousand connections may each begin a frame of 16 MiB, and never end it."""
+    whole = frame(10, body=bytes(50_000))
+    streams = []
+    for _ in range(3):
+        streams.append(await network.connect("127.0.0.1", 10912))
+        streams[-1].send_now([whole[:40_000]])
+        await trio.testing.wait_all_tasks_blocked()
+
+    assert await is_ended(streams[0])
+    assert "longest time" in caplog.text
+    assert small_server._partials._total == 80_000
+    for stream in streams[1:]:
+        stream.send_now([whole[40_000:]])
+        assert len(await receive_commands(stream, 1)) == 1
+    assert small_server._partials._total == 0
+
+
+async def test_who_sends_one_frame_after_another_does_not_grow_old(
+    small_server, network, handler, autojump_clock
+):
+    whole = frame(10, body=bytes(30_000))
+    busy = await network.connect("127.0.0.1", 10912)
+    busy.send_now([whole[:20_000]])
+    await trio.testing.wait_all_tasks_blocked()
+    idle = await network.connect("127.0.0.1", 10912)
+    idle.send_now([whole[:20_000]])
+    await trio.testing.wait_all_tasks_blocked()
+    busy.send_now([whole[20_000:] + whole[:20_000]])
+    assert len(await receive_commands(busy, 1)) == 1
+    other = await network.connect("127.0.0.1", 10912)
+    other.send_now([frame(10, body=bytes(90_000))[:70_000]])
+    await trio.testing.wait_all_tasks_blocked()
+
+    assert await is_ended(idle)
+    busy.send_now([whole[20_000:]])
+    assert len(await receive_commands(busy, 1)) == 1
+
+
+async def test_what_a_connection_kept_goes_with_it(small_server, network, handler, autojump_clock):
+    for _ in range(10):
+        stream = await network.connect("127.0.0.1", 10912)
+        stream.send_now([frame(10, body=bytes(50_000))[:40_000]])
+        await trio.testing.wait_all_tasks_blocked()
+        stream.close()
+        await trio.testing.wait_all_tasks_blocked()
+
+    assert small_server._partials._total == 0
