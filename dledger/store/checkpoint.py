@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from dledger.entry import LOG_START, LogPoint
 from dledger.errors import CorruptStoreError
-from dledger.store.slot_file import SlotFile
+from dledger.store.slot_file import REMEDY, SlotFile
 
 if TYPE_CHECKING:
     from dledger.store.disk import Disk
@@ -49,12 +49,17 @@ class CheckpointFile:
     def __init__(self, slots: SlotFile) -> None:
         self._slots = slots
         self._lock = threading.Lock()
-        generation, *numbers = _CHECKPOINT.unpack(slots.payload)
+        generation, *numbers = _CHECKPOINT.unpack(slots.payload_of(_CHECKPOINT.size))
         self.last = Checkpoint(
             generation=generation,
             base=LogPoint(*numbers[:4]),
             synced=LogPoint(*numbers[4:]),
         )
+        base, synced = self.last.base, self.last.synced
+        if (base.index, base.term, base.position) > (synced.index, synced.term, synced.position):
+            raise CorruptStoreError(
+                f"{slots.path}: the log begins behind {base} and is synced up to {synced}; {REMEDY}"
+            )
 
     @classmethod
     def create(cls, disk: Disk, path: str) -> None:
@@ -70,7 +75,12 @@ class CheckpointFile:
         Raises:
             CorruptStoreError: it is damaged; names file and remedy.
         """
-        return cls(SlotFile.open(disk, path, magic=b"DLCK", version=_VERSION))
+        slots = SlotFile.open(disk, path, magic=b"DLCK", version=_VERSION)
+        try:
+            return cls(slots)
+        except BaseException:
+            slots.close()
+            raise
 
     def write_again(self) -> None:
         """Write and sync what a dead process may have failed to sync; blocking.
@@ -108,11 +118,11 @@ class WatermarkFile:
         try:
             if not disk.exists(path):
                 cls._create(disk, path)
-            slots = SlotFile.open(disk, path, magic=b"DLWM", version=_VERSION)
+            slots = cls._open(disk, path)
         except CorruptStoreError as error:
             _log.warning("%s; going on without it, as it is only a hint", error)
             cls._create(disk, path)
-            slots = SlotFile.open(disk, path, magic=b"DLWM", version=_VERSION)
+            slots = cls._open(disk, path)
         found_index, found_boot = _WATERMARK.unpack(slots.payload)
         if boot_id and found_boot.rstrip(b"\0") == boot_id.encode():
             index = found_index
@@ -125,6 +135,16 @@ class WatermarkFile:
     def close(self) -> None:
         """Close the file."""
         self._slots.close()
+
+    @classmethod
+    def _open(cls, disk: Disk, path: str) -> SlotFile:
+        slots = SlotFile.open(disk, path, magic=b"DLWM", version=_VERSION)
+        try:
+            slots.payload_of(_WATERMARK.size)
+        except BaseException:
+            slots.close()
+            raise
+        return slots
 
     @classmethod
     def _create(cls, disk: Disk, path: str) -> None:

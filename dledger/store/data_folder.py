@@ -120,7 +120,7 @@ def _check_empty(disk: Disk, path: str) -> None:
 def _check(path: str, content: bytes, expected: dict[str, object]) -> None:
     try:
         found = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CorruptStoreError(f"{path} is no JSON ({error}); {REMEDY}") from error
     if not isinstance(found, dict):
         raise CorruptStoreError(f"{path} is no JSON object; {REMEDY}")

@@ -73,6 +73,24 @@ class SlotFile:
             file.close()
             raise
 
+    @property
+    def path(self) -> str:
+        """Return where the file is, for messages."""
+        return self._file.path
+
+    def payload_of(self, size: int) -> bytes:
+        """Return `payload`, which must have *size* bytes to be read.
+
+        Raises:
+            CorruptStoreError: it has another size, sound as it is.
+        """
+        if len(self.payload) != size:
+            raise CorruptStoreError(
+                f"{self.path}: the newest record is sound, but has {len(self.payload)} bytes where "
+                f"this program writes {size}; {REMEDY}"
+            )
+        return self.payload
+
     def write(self, payload: bytes, *, sync: bool) -> None:
         """Replace the record; blocking with *sync*.
 

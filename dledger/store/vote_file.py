@@ -17,7 +17,8 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dledger.store.slot_file import SlotFile
+from dledger.errors import CorruptStoreError
+from dledger.store.slot_file import REMEDY, SlotFile
 
 if TYPE_CHECKING:
     from dledger.store.disk import Disk
@@ -47,7 +48,7 @@ class VoteFile:
 
     def __init__(self, slots: SlotFile) -> None:
         self._slots = slots
-        self._state = _unpack(slots.payload)
+        self._state = _unpack(slots)
         self._lock = threading.Lock()
         self._written_version = 0
         self.version = 0  # of the state in memory; one more for each change
@@ -73,8 +74,13 @@ class VoteFile:
             state = VoteState(term=0, voted_for=None, joining=joining)
             SlotFile.create(disk, path, magic=_MAGIC, version=_VERSION, payload=_pack(state))
         slots = SlotFile.open(disk, path, magic=_MAGIC, version=_VERSION)
-        slots.write(slots.payload, sync=True)
-        return cls(slots)
+        try:
+            found = cls(slots)
+            slots.write(slots.payload, sync=True)
+        except BaseException:
+            slots.close()
+            raise
+        return found
 
     @property
     def current_term(self) -> int:
@@ -182,7 +188,14 @@ def _pack(state: VoteState) -> bytes:
     return _STATE.pack(state.term, state.joining, (state.voted_for or "").encode())
 
 
-def _unpack(payload: bytes) -> VoteState:
-    term, joining, voted_for = _STATE.unpack(payload)
-    name = voted_for.rstrip(b"\0").decode()
+def _unpack(slots: SlotFile) -> VoteState:
+    term, joining, voted_for = _STATE.unpack(slots.payload_of(_STATE.size))
+    try:
+        name = voted_for.rstrip(b"\0").decode()
+    except UnicodeDecodeError as error:
+        raise CorruptStoreError(
+            f"{slots.path}: voted_for is no name ({error.reason}); {REMEDY}"
+        ) from error
+    if term < 0:
+        raise CorruptStoreError(f"{slots.path}: term {term} is below zero; {REMEDY}")
     return VoteState(term=term, voted_for=name or None, joining=joining)

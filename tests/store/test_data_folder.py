@@ -86,7 +86,11 @@ def test_a_newer_format_is_refused(disk):
         open_folder(disk)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"format_version": "1"}', b"\xff\xfe"])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"[]", b'{"format_version": "1"}', b"\xff\xfe", b"[" * 100_000],
+    ids=["empty", "cut", "a list", "a string", "no UTF-8", "brackets without end"],
+)
 def test_an_unreadable_identity_is_damage(disk, content):
     open_folder(disk).close()
     disk.write_file_atomic(IDENTITY, content)

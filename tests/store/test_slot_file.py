@@ -1,9 +1,13 @@
 """Two slots that take turns."""
 
+import struct
+
 import pytest
 
 from dledger.errors import CorruptStoreError
+from dledger.store.checkpoint import CheckpointFile, WatermarkFile
 from dledger.store.slot_file import PAYLOAD_SIZE_MAX, SLOT_OFFSETS, SLOT_SIZE, SlotFile
+from dledger.store.vote_file import VoteFile
 from tests.fakes.disk import FakeDisk
 
 PATH = "/slots"
@@ -56,3 +60,51 @@ def test_another_kind_of_file_is_refused(disk):
 def test_another_version_says_which(disk):
     with pytest.raises(CorruptStoreError, match="format version 1, this program knows 2"):
         open_slots(disk, version=2)
+
+
+# -- sound slots with what nobody writes ----------------------------------------------------------
+
+
+def put(disk, path, *, magic, payload):
+    """Put a file there whose two slots are sound and hold *payload*."""
+    disk.make_folder(path.rpartition("/")[0])
+    SlotFile.create(disk, path, magic=magic, version=1, payload=payload)
+
+
+@pytest.mark.parametrize("payload", [b"", b"\0" * 8, b"\0" * 100])
+def test_a_checkpoint_or_vote_of_another_size_names_the_file(disk, payload):
+    """Once a bare struct.error: a later version may write more under the same number."""
+    put(disk, "/data/checkpoint", magic=b"DLCK", payload=payload)
+    put(disk, "/data/vote", magic=b"DLVT", payload=payload)
+
+    with pytest.raises(CorruptStoreError, match=rf"/data/checkpoint: .* {len(payload)} bytes"):
+        CheckpointFile.open(disk, "/data/checkpoint")
+    with pytest.raises(CorruptStoreError, match=rf"/data/vote: .* {len(payload)} bytes"):
+        VoteFile.open(disk, "/data", joining=False)
+
+
+def test_a_watermark_of_another_size_is_only_a_hint_lost(disk, caplog):
+    put(disk, "/data/watermark", magic=b"DLWM", payload=b"\0" * 8)
+
+    assert WatermarkFile.open(disk, "/data/watermark").index == 0
+    assert "has 8 bytes where" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("term", "voted_for", "said"),
+    [(-1, b"n1", "term -1 is below zero"), (1, b"\xff\xfe", "voted_for is no name")],
+)
+def test_a_vote_that_cannot_be_names_the_file(disk, term, voted_for, said):
+    payload = struct.pack(">q?64s", term, False, voted_for)
+    put(disk, "/data/vote", magic=b"DLVT", payload=payload)
+
+    with pytest.raises(CorruptStoreError, match=f"/data/vote: {said}"):
+        VoteFile.open(disk, "/data", joining=False)
+
+
+def test_a_checkpoint_that_ends_before_it_begins_names_the_file(disk):
+    payload = struct.pack(">QQQQIQQQI", 1, 9, 1, 4096, 0, 5, 1, 100, 0)
+    put(disk, "/data/checkpoint", magic=b"DLCK", payload=payload)
+
+    with pytest.raises(CorruptStoreError, match="/data/checkpoint: the log begins behind"):
+        CheckpointFile.open(disk, "/data/checkpoint")
