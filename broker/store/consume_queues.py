@@ -160,6 +160,10 @@ class ConsumeQueues:
             if not self._fits_the_log(queue, key, log):
                 self._queues.clear()
                 return False
+            kept = queue.first_from_position(log.base.position)
+            if not _rises(queue, kept - 1, begin):
+                self._queues.clear()
+                return False
             queue.drop_below_position(log.base.position)
             self._queues[key] = queue
         return True
@@ -210,7 +214,7 @@ class ConsumeQueues:
         last = queue.max_offset - 1
         position, size, _ = _UNIT.unpack(queue.units_from(last, unit_count_max=1))
         if position < log.base.position:
-            return True
+            return position >= 0 and _rises(queue, last, first)
         end_position = log.point_at(log.end_index).position
         if size < codec.RECORD_SIZE_MIN or position + size > end_position:
             return False
@@ -218,3 +222,15 @@ class ConsumeQueues:
         (found_queue,) = _QUEUE_ID.unpack_from(head, codec.QUEUE_ID_OFFSET)
         found = _PLACES.unpack_from(head, codec.QUEUE_OFFSET_OFFSET)
         return (found_queue, *found) == (key[1], last, position)
+
+
+def _rises(queue: ConsumeQueue, queue_offset: int, begin: int) -> bool:
+    """Whether the unit at *queue_offset*, which is said to be dropped, follows the one before it.
+
+    Units have no checksum.  One that was damaged to look dropped would take those before it along,
+    and who asked for their messages would be told that retention had them.
+    """
+    if queue_offset <= begin:
+        return True
+    # Not "less than": blank units, which stand for messages that were, are all at 0.
+    return 0 <= queue.position_at(queue_offset - 1) <= queue.position_at(queue_offset)

@@ -10,6 +10,8 @@ import numpy as np
 
 from broker.store.columns import COLUMN_MIN, UNIT
 from broker.store.runs import UNIT_SIZE
+from dledger.errors import CorruptStoreError
+from dledger.store.entry_index import EntryNotFoundError
 
 if TYPE_CHECKING:
     from broker.store.consume_queue import ConsumeQueue
@@ -75,6 +77,9 @@ class Reader:
 
         Returns:
             What was found; ``next_offset`` is right for every status.
+
+        Raises:
+            CorruptStoreError: the units lead to bytes that the log does not have.
         """
         assert count_max >= 1
         queue = self._queues.get(topic, queue_id)
@@ -105,7 +110,14 @@ class Reader:
             looked_at = count if matching is None else int(matching[count])
         positions = table["position"][:count].tolist()
         sizes = table["size"][:count].tolist()
-        views = self._views(positions, sizes)
+        try:
+            views = self._views(positions, sizes)
+        except EntryNotFoundError as error:
+            raise CorruptStoreError(
+                f"the consume queue of topic {topic} and queue {queue_id} is damaged at offset "
+                f"{offset} or behind ({error}); stop the node, delete its folder "
+                "derived/consumequeue and start: it is built again from the log"
+            ) from error
         return PullResult(
             status=PullStatus.FOUND,
             next_offset=offset + looked_at,

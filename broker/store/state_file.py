@@ -83,7 +83,9 @@ def decode_state(data: Buffer) -> DerivedSnapshot:
     try:
         content = msgpack.unpackb(payload, strict_map_key=False)
     except (ValueError, msgpack.UnpackException) as error:
-        raise CorruptStateError(f"the content is no msgpack: {error!r}") from error
+        raise CorruptStateError(
+            f"the content is no msgpack: {type(error).__name__}: {error}"
+        ) from error
     try:
         point, queues, producers, metadata = content
         return DerivedSnapshot(

@@ -119,6 +119,10 @@ class EntryIndex:
 
     # -- read -------------------------------------------------------------------------------------
 
+    def path_of(self, index: int) -> str:
+        """Return the path of the file that holds the unit of entry *index*."""
+        return self.files.path_of(index * UNIT_SIZE)
+
     def read(self, index: int) -> EntryRef:
         """Return the unit of entry *index*, which the log holds.
 

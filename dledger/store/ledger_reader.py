@@ -107,7 +107,7 @@ class LedgerReader:
             CorruptStoreError: the header is not that of entry *index*.
         """
         ref = self.locate(index)
-        raw = self._log.view(ref.position, ref.size)
+        raw = self._view(index, ref.position, ref.size)
         header = decode_header(raw)
         if header.index != index or header.position != ref.position or header.size != ref.size:
             raise CorruptStoreError(
@@ -138,22 +138,28 @@ class LedgerReader:
 
         Raises:
             EntryNotFoundError: *first_index* lies outside the log.
+            CorruptStoreError: the index file is damaged.
         """
         first = self.locate(first_index)
+        self._view(first_index, first.position, first.size)
         segment = self._log.find(first.position)
         limit = min(first.position + max(size_max, first.size), segment.end)
         last_index, end = self._end.index, self._end.position
         if end > limit:
             last = self._index.last_within(first_index, last_index, end_max=limit)
             last_index, end = last.index, last.end
-        return self._log.view(first.position, end - first.position), last_index
+        return self._view(first_index, first.position, end - first.position), last_index
 
     def bytes_at(self, position: int, size: int) -> memoryview:
         """Return *size* bytes of the log at *position*; they must lie in one segment.
 
         Raises:
-            EntryNotFoundError: the range is not all between base and end.
+            EntryNotFoundError: the range is not all between base and end, or in two segments.
         """
+        if position % self._log.file_size + size > self._log.file_size:
+            raise EntryNotFoundError(
+                f"bytes {position} to {position + size} are in more than one segment"
+            )
         if not self._base.position <= position <= position + size <= self._end.position:
             raise EntryNotFoundError(
                 f"bytes {position} to {position + size} are not in the log, which holds "
@@ -205,7 +211,7 @@ class LedgerReader:
             ref = self.locate(index)
             try:
                 header = check_entry(
-                    self._log.view(ref.position, ref.size),
+                    self._view(index, ref.position, ref.size),
                     0,
                     after=point,
                     position=ref.position,
@@ -224,3 +230,20 @@ class LedgerReader:
                 f"entry {index} is not in the log, which holds {self.begin_index} to "
                 f"{self.end_index}"
             )
+
+    def _view(self, index: int, position: int, size: int) -> memoryview:
+        """Return the bytes where the index has entry *index*, once they can be an entry's.
+
+        The index is believed only as far as the log reaches: its units carry no checksum.
+        """
+        segment_size = self._log.file_size
+        if not (
+            self._base.position <= position <= position + size <= self._end.position
+            and HEADER_SIZE <= size <= segment_size - position % segment_size
+        ):
+            raise CorruptStoreError(
+                f"{self._index.path_of(index)}: entry {index} at position {position} with {size} "
+                f"bytes cannot be; stop the node, delete the folder {self._index.files.folder} and "
+                "start: it is built again from the log"
+            )
+        return self._log.view(position, size)

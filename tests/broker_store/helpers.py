@@ -11,6 +11,7 @@ from broker.store.chunk import Chunk, check_chunk
 from broker.store.commit_log import RecordGroup
 from broker.store.producers import ProducerTable
 from dledger.entry import HEADER_SIZE, LOG_START, Entry, EntryKind, LogPoint, place_entry
+from dledger.store.entry_index import EntryNotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -100,7 +101,11 @@ class MemoryLog:
         return LogPoint(entry.index, entry.term, entry.end, entry.chain_crc)
 
     def bytes_at(self, position: int, size: int) -> memoryview:
-        assert self.base.position <= position <= position + size <= self.end.position
+        if (
+            not self.base.position <= position <= position + size <= self.end.position
+            or position % self.segment_size + size > self.segment_size
+        ):
+            raise EntryNotFoundError(f"bytes {position} to {position + size} are not in the log")
         segment = self._bytes[position // self.segment_size]
         at = position % self.segment_size
         return memoryview(segment).toreadonly()[at : at + size]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+
 import pytest
 
 from broker.message.codec import decode_records
@@ -9,6 +11,7 @@ from broker.message.tags import tags_code
 from broker.store.append_state import AppendState
 from broker.store.derived import DerivedState
 from broker.store.reader import VIEWS_MAX, PullStatus, Reader
+from dledger.errors import CorruptStoreError
 from dledger.store.disk import OsDisk
 from tests.broker_store.helpers import (
     MemoryLog,
@@ -200,3 +203,18 @@ def test_tags_are_filtered_by_their_hash(world):
     assert cut.next_offset == 4
     none = world.pull(0, count_max=10, tags_codes=frozenset({5}))
     assert (none.status, none.next_offset) == (PullStatus.NO_MATCHED_MESSAGE, 10)
+
+
+@pytest.mark.parametrize("position", [-8, 1 << 40, (1 << 16) - 4])
+def test_units_that_lead_nowhere_are_told_with_what_to_do(world, position):
+    """A flipped bit in a consume queue: once an assertion in a pull, and with it the node's end."""
+    world.put(b"a", b"b", b"c")
+    while world.log.end.position < 1 << 17:
+        world.put(*[bytes(1000)] * 10)
+    world.dispatch()
+    queue = world.derived.queues.get("orders", 0)
+    struct.pack_into(">q", queue._tail, 20, position)
+
+    with pytest.raises(CorruptStoreError, match=r"queue 0 is damaged at offset 0 .*consumequeue"):
+        world.pull(0, count_max=3)
+    assert bodies(world.pull(2, count_max=1)) == [b"c"]

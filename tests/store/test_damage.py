@@ -261,6 +261,26 @@ def test_a_damaged_unit_in_the_middle_names_the_remedy(disk, store):
     assert dump(open_store(disk)) == held
 
 
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [(4, 1 << 40), (4, -8), (12, 1 << 30), (12, -1), (12, 47), (12, SEGMENT)],
+    ids=["far behind", "below zero", "too long", "negative", "no header", "two segments"],
+)
+def test_an_index_is_believed_only_as_far_as_the_log_reaches(disk, store, place, value):
+    """Its units have no checksum; one whose position or size was hit stopped an assertion."""
+    fill(store, 100, 100, term=1)
+    store.begin_checkpoint(100).run()
+    size = 8 if place == 4 else 4
+    disk.overwrite(f"{INDEX}/{0:020d}", 40 * 32 + place, value.to_bytes(size, "big", signed=True))
+    again = open_store(disk)
+
+    for read in (again.view, lambda index: again.raw_range(index, size_max=1), again.point_at):
+        with pytest.raises(CorruptStoreError, match=rf"{INDEX}/0+: entry 40 .*delete the folder"):
+            read(40)
+    with pytest.raises(CorruptStoreError, match="entry 40"):
+        again.verify(1, 100)
+
+
 # -- damage below the checkpoint is found by reading ----------------------------------------------
 
 
