@@ -139,6 +139,10 @@ class NodeConfig:
     def __post_init__(self) -> None:
         if not self.data_folder:
             raise ConfigError("data_folder is empty; name the folder that holds the node's data")
+        if "\0" in self.data_folder:
+            raise ConfigError(
+                f"data_folder = {self.data_folder!r}: no folder can have a zero byte in its name"
+            )
         if self.listen_host:
             check_host("listen_host", self.listen_host)
         if self.broker_port:
@@ -260,14 +264,22 @@ def parse_config(text: str, *, base_folder: Path) -> NodeConfig:
     """
     try:
         tables = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except RecursionError:
+        raise ConfigError("not valid TOML: brackets in brackets without end") from None
+    except ValueError as error:  # TOMLDecodeError, and Python's own for a number of 5,000 digits
         raise ConfigError(f"not valid TOML: {error}") from None
     _refuse_unknown("", tables, _TABLES)
     node = _take_table(tables, "node")
     _refuse_unknown("[node] ", node, _NODE_KEYS)
     data_folder = node.get("data_folder")
     if isinstance(data_folder, str) and data_folder:
-        node = node | {"data_folder": str(base_folder / Path(data_folder).expanduser())}
+        try:
+            expanded = Path(data_folder).expanduser()
+        except RuntimeError as error:
+            raise ConfigError(
+                f"[node] data_folder = {data_folder!r}: {error}; write the whole path"
+            ) from None
+        node = node | {"data_folder": str(base_folder / expanded)}
     members = tables.get("member", [])
     if not isinstance(members, list) or not members:
         raise ConfigError(
@@ -323,8 +335,10 @@ def parse_size(text: str) -> int:
     """
     match = _SIZE.match(text.strip())
     if match is None:
-        raise ConfigError(f'{text!r} is no size; write bytes, or a size like "64MiB"')
+        raise ConfigError(f'{text[:80]!r} is no size; write bytes, or a size like "64MiB"')
     number, unit = match[1], match[2].lower()
+    if len(number) > 30:
+        raise ConfigError(f'{text[:40]!r}... has too many digits; write a size like "64MiB"')
     if unit in _DECIMAL_UNITS:
         raise ConfigError(f'{text!r}: write {unit[0].upper()}iB (powers of 1024), as in "64MiB"')
     if unit not in _SIZE_UNITS:
@@ -372,6 +386,9 @@ def _convert(where: str, table: object, into: type[_T]) -> _T:
     _refuse_unknown(where, table, fields)
     values = dict(table)
     for key, value in table.items():
+        if isinstance(value, int) and value.bit_length() > 63:
+            # Written in hexadecimal it may be too long even to be quoted.
+            raise ConfigError(f"{where}{key} is a number of {value.bit_length()} bits; write less")
         if key in SIZE_KEYS and isinstance(value, str):
             try:
                 values[key] = parse_size(value)

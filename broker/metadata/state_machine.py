@@ -72,7 +72,9 @@ def decode_commands(body: Buffer) -> list[MetadataCommand]:
         commands = msgpack.unpackb(body, strict_map_key=False)
         result = [MetadataCommand(kind, args) for kind, args in commands]
     except (ValueError, TypeError, msgpack.UnpackException) as error:
-        raise PoisonEntryError(f"no array of metadata commands: {error!r}") from error
+        raise PoisonEntryError(
+            f"no array of metadata commands: {type(error).__name__}: {error}"
+        ) from error
     for kind, args in result:
         if not isinstance(kind, str) or not isinstance(args, dict):
             raise PoisonEntryError(f"{kind!r} with {type(args).__name__} is no metadata command")

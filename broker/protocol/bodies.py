@@ -115,8 +115,8 @@ class GroupStatus:
             )
             known = {name: fields[name] for name in cls.__slots__ if name != "members"}
             return cls(members=members, **known)
-        except (ValueError, KeyError, TypeError) as error:
-            raise HeaderError(f"no group status: {error!r}", field="body") from error
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise HeaderError(_why("no group status", error), field="body") from error
 
 
 class TopicEntry(NamedTuple):
@@ -169,5 +169,10 @@ def decode_topic_table(body: Buffer) -> list[TopicEntry]:
             )
             for name, config in table.items()
         ]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise HeaderError(f"no topic table: {error!r}", field="body") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise HeaderError(_why("no topic table", error), field="body") from error
+
+
+def _why(what: str, error: Exception) -> str:
+    """Return what is wrong; the error's own form would repeat the whole body."""
+    return f"{what}: {type(error).__name__}: {error}"

@@ -257,3 +257,29 @@ def test_every_size_key_is_a_key():
     }
 
     assert keys >= SIZE_KEYS
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('group = "orders"', "group = " + "[" * 5000, "brackets in brackets without end"),
+        ("= 50", "= " + "9" * 5000, "not valid TOML: Exceeds the limit (4300 digits)"),
+        ("= 50", "= 0x" + "f" * 5000, "[raft] heartbeat_interval_ms is a number of 20000 bits"),
+        ('"64MiB"', '"' + "9" * 400 + 'TiB"', "[store] segment_size = '9999999999"),
+        ('"data"', '"~nobody-of-that-name/x"', "[node] data_folder = '~nobody-of-that-name/x'"),
+        ('"data"', '"a\\u0000b"', "no folder can have a zero byte in its name"),
+    ],
+    ids=["brackets", "digits", "bits", "size", "home", "zero byte"],
+)
+def test_what_python_itself_cannot_bear_is_a_line_too(tmp_path, old, new, said):
+    """Each of these ended as a bare RecursionError, ValueError, OverflowError or RuntimeError."""
+    path = tmp_path / "node.toml"
+    assert old in GOOD
+    path.write_text(GOOD.replace(old, new))
+
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+
+    assert str(caught.value).startswith(f"{path}: ")
+    assert said in str(caught.value)
+    assert len(str(caught.value)) < 1000
