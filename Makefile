@@ -51,6 +51,11 @@ down: $(VENV)/.installed ## stop it; its data stays
 bench: $(VENV)/.installed ## how fast a group of three is on this machine
 	@$(BIN)/python -m bench
 
+FUZZ_SECONDS ?= 60
+
+fuzz: $(VENV)/.fuzz ## bad input for every reader of bytes, guided by coverage: FUZZ_SECONDS=60 each
+	@$(BIN)/python -m jepsen_like fuzz --seconds $(FUZZ_SECONDS)
+
 SEEDS ?= 20
 
 sim: $(VENV)/.installed ## whole nodes in simulated time: SEEDS=20 mixes of faults, promises checked
@@ -100,6 +105,11 @@ $(VENV)/.report: $(VENV)/.installed
 $(VENV)/.test: $(VENV)/.installed
 	@echo "installing the test tools"
 	@$(PIP) install --group test
+	@touch $@
+
+$(VENV)/.fuzz: $(VENV)/.installed
+	@echo "installing the fuzzer"
+	@$(PIP) install --group fuzz
 	@touch $@
 
 $(VENV)/.lint: $(VENV)/.test

@@ -58,7 +58,14 @@ def main() -> int:
     mutants.add_argument("--write-hints", action="store_true", help="write hints.txt again")
     mutants.add_argument("--no-control", action="store_true", help="do not run the product itself")
     mutants.add_argument("--limit", type=float, default=0.0, help="stop after so many real seconds")
+    fuzzing = commands.add_parser("fuzz", help="bad input for every reader of bytes")
+    fuzzing.add_argument("--target", action="append", default=[], help="only this; again for more")
+    fuzzing.add_argument("--seconds", type=int, default=60, help="for each target")
+    fuzzing.add_argument("--out", type=Path, default=Path("runs/fuzz"), help="corpus and findings")
+    fuzzing.add_argument("--replay", type=Path, help="run this finding of the target again")
     arguments = parser.parse_args()
+    if arguments.command == "fuzz":
+        return _fuzz(arguments)
     of_histories = {"check": _check, "edn": _edn, "report": _report}
     if arguments.command in of_histories:
         try:
@@ -74,6 +81,22 @@ def main() -> int:
     if arguments.command == "mutants":
         return _mutants(arguments)
     return _sim(arguments)
+
+
+def _fuzz(arguments: argparse.Namespace) -> int:
+    from jepsen_like.fuzz.campaign import fuzz, replay
+    from jepsen_like.fuzz.targets import TARGETS
+
+    names: list[str] = arguments.target
+    if strange := [name for name in names if name not in TARGETS]:
+        print(f"no target {strange[0]!r}; there are {', '.join(TARGETS)}", file=sys.stderr)
+        return 2
+    if arguments.replay is None:
+        return fuzz(names, seconds=arguments.seconds, out=arguments.out, tell=print)
+    if len(names) != 1:
+        print("--replay needs the one --target the finding belongs to", file=sys.stderr)
+        return 2
+    return replay(names[0], arguments.replay, tell=print)
 
 
 def _need_fixed_hashes() -> None:

@@ -1,0 +1,1 @@
+"""Bad input: every reader of bytes, given bytes that nobody should send or write."""

@@ -1,0 +1,107 @@
+"""Starts from a data folder with random damage: typed refusals, and nothing lost without a word."""
+
+from __future__ import annotations
+
+import logging
+import struct
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jepsen_like.fuzz.files import apply_damage
+from jepsen_like.fuzz.folder import REFUSED, SEGMENT_SIZE, check_open, image
+
+PROFILE = settings(derandomize=True, max_examples=150, deadline=None, database=None)
+
+
+@pytest.fixture(autouse=True)
+def _quiet():
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+@pytest.mark.parametrize("with_retention", [False, True])
+def test_the_sound_folder_opens_with_all_that_is_in_it(with_retention):
+    sound = image(with_retention=with_retention)
+
+    assert check_open(sound, sound.files, is_touched=lambda _: False) == "0 damaged, read"
+
+
+@PROFILE
+@given(
+    with_retention=st.booleans(),
+    changes=st.lists(
+        st.tuples(
+            st.integers(0, 30), st.integers(0, 6), st.integers(0, 255), st.integers(0, 255),
+            st.integers(0, 255), st.integers(0, 255),
+        ),
+        min_size=1,
+        max_size=3,
+    ),
+)  # fmt: skip
+def test_any_damage_is_refused_mended_or_told_to_who_reads(with_retention, changes):
+    sound = image(with_retention=with_retention)
+    files = dict(sound.files)
+    touched = apply_damage(files, b"".join(map(bytes, changes)))
+
+    check_open(sound, files, is_touched=lambda name: name in touched)
+
+
+@PROFILE
+@given(
+    with_retention=st.booleans(),
+    index=st.integers(34, 40),
+    share=st.floats(0, 1, exclude_max=True),
+    noise=st.binary(min_size=1, max_size=40),
+)
+def test_noise_in_what_was_synced_is_never_taken_for_a_torn_tail(
+    with_retention, index, share, noise
+):
+    """The scan begins behind entry 33, the watermark stands at 40: nothing of 34 to 40 may go."""
+    sound = image(with_retention=with_retention)
+    assert (sound.checkpoint_index, sound.synced_index) == (33, 40)
+    entry = sound.entries[index]
+    (position,) = struct.unpack_from(">q", entry, 24)
+    at = int(share * len(entry))
+    noise = noise[: len(entry) - at]
+    name = f"commitlog/{position - position % SEGMENT_SIZE:020d}"
+    content = bytearray(sound.files[name])
+    offset = position % SEGMENT_SIZE + at
+    content[offset : offset + len(noise)] = noise
+    files = dict(sound.files) | {name: bytes(content)}
+
+    said = check_open(sound, files, is_touched=lambda _: False)
+
+    assert said == ("0 damaged, read" if files == sound.files else REFUSED)
+
+
+@pytest.mark.parametrize("with_retention", [False, True])
+@pytest.mark.parametrize("cut", [0, 1, 100, 4095])
+def test_every_file_cut_short_or_gone(with_retention, cut):
+    sound = image(with_retention=with_retention)
+    for name, content in sound.files.items():
+        for left in (None, content[: min(cut, len(content))]):
+            files = dict(sound.files)
+            if left is None:
+                del files[name]
+            else:
+                files[name] = left
+            check_open(sound, files, is_touched=lambda touched, name=name: touched == name)
+
+
+@pytest.mark.parametrize("position", [0, 100, -1, 8191])
+@pytest.mark.parametrize("unit", [70, 92], ids=["where the search looks", "the last"])
+def test_a_unit_damaged_to_look_dropped_does_not_take_its_queue_along(position, unit):
+    """Retention has taken what lies before 8192; the messages behind it are all there."""
+    sound = image(with_retention=True)
+    name = "derived/consumequeue/t/0/00000000000000000000"
+    units = bytearray(sound.files[name])
+    assert len(units) == 93 * 20
+    struct.pack_into(">q", units, unit * 20, position)
+    files = dict(sound.files) | {name: bytes(units)}
+
+    said = check_open(sound, files, is_touched=lambda touched: touched == name)
+
+    assert said == "0 damaged, read"  # built again, and all that is kept was found
