@@ -104,4 +104,5 @@ def test_a_unit_damaged_to_look_dropped_does_not_take_its_queue_along(position, 
 
     said = check_open(sound, files, is_touched=lambda touched: touched == name)
 
-    assert said == "0 damaged, read"  # built again, and all that is kept was found
+    # Built again; or an older state was taken, and who reads that unit is told what to do.
+    assert said in ("0 damaged, read", "0 damaged, CorruptStoreError")
