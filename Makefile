@@ -72,10 +72,10 @@ report: $(VENV)/.report ## the page and the picture of one run: RUN=runs/seed-7
 FAULT ?= kill,pause,power,halves
 FOR ?= 8h
 
-nemesis: $(VENV)/.installed ## real processes under FAULT=kill,pause,... for 45 s; needs root
+nemesis: $(VENV)/.report ## real processes under FAULT=kill,pause,... for 45 s; needs root
 	@$(BIN)/python -m jepsen_like real --fault $(FAULT)
 
-soak: $(VENV)/.installed ## simulated and real mixes in turn, FOR=8h, until the first that is invalid
+soak: $(VENV)/.report ## simulated and real mixes in turn, FOR=8h, until the first that is invalid
 	@$(BIN)/python -m jepsen_like soak --for $(FOR)
 
 clean: ## remove the environment and caches; a group's data stays

@@ -12,7 +12,7 @@ DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("exa
 NAMES = [str(path.relative_to(ROOT)) for path in DOCUMENTS]
 
 # Folders of the repository; a path in backticks that begins with one of them must exist.
-_TOP = "bench|broker|dledger|docs|examples|tests"
+_TOP = "bench|broker|dledger|docs|examples|jepsen_like|tests"
 
 
 @cache
