@@ -58,6 +58,7 @@ class RealMember:
         self.role, self.term = "", 0
         self.cut_count = self.install_count = self.installing_count = 0
         self.bytes_lost = 0
+        self.step_deaths = 0
         self.life = 0
         self.may_run = True
         self.rotten: list[str] = []  # files harmed since the disk was last empty
@@ -414,6 +415,7 @@ class RealMember:
         died_at_step = code == -signal.SIGKILL and self._steps_left and not self._is_excused
         if died_at_step:
             self._steps_left = False
+            self.step_deaths += 1
             self.leave_trace("step", f"life {self.life} died at a step")
         end = end_of(
             code,

@@ -207,6 +207,7 @@ class RealRun:
                 except NotReachedError as error:
                     self.history.note("not-reached", v=self.script, err=str(error))
                 nursery.cancel_scope.cancel()
+            self.unreached += stage.unproven
             return
         nemesis = Nemesis(
             group,

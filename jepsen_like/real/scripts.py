@@ -174,13 +174,15 @@ async def _kill_between_steps(stage: Stage) -> None:
         what = f"{calls[0].name.lower()}{path_part}"
         async with stage.fault("kill-at-step", [member], "step"):
             await member.die_before(stage.chance.randint(1, 2), calls, path_part=path_part)
-            life = member.life
-            await stage.reach(f"{member.name} died before {what}", partial(_has_died, member, life))
+            deaths = member.step_deaths
+            await stage.reach(
+                f"{member.name} died before {what}", partial(_has_died, member, deaths)
+            )
         await stage.all_up()
 
 
-def _has_died(member: RealMember, life: int) -> bool:
-    return member.life > life or not member.is_running
+def _has_died(member: RealMember, before: int) -> bool:
+    return member.step_deaths > before
 
 
 async def _install_during_partition(stage: Stage) -> None:

@@ -31,6 +31,7 @@ class Stage:
         self.group = group
         self.history = history
         self.chance = chance
+        self.unproven: list[str] = []  # faults that did not show on all whom they hit
 
     @property
     def members(self) -> list[RealMember]:
@@ -104,6 +105,8 @@ class Stage:
                 err = f"nothing showed of it on {', '.join(unproven)}" if unproven else None
                 if not evidence:
                     err = "nothing showed of it"
+                if err:
+                    self.unproven.append(f"{text}: {err}")
                 self.history.note("effect", v=[text, "; ".join(evidence)], err=err)
                 self.history.note("heal", v=text)
 

@@ -100,6 +100,7 @@ async def test_a_scripts_fault_has_to_show_on_every_member(autojump_clock) -> No
 
     effects = [event for event in history.events if event.f == "effect"]
     assert [event.err for event in effects] == ["nothing showed of it on n2", None]
+    assert stage.unproven == ["power n1,n2: nothing showed of it on n2"]
 
 
 async def test_a_state_that_does_not_come_ends_the_script(autojump_clock) -> None:
