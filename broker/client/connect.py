@@ -174,10 +174,14 @@ class Client:
 
     async def __aenter__(self) -> Client:
         nursery = await self._manager.__aenter__()
-        self._nursery = await nursery.start(self._serve)
+        # Nothing is waited for here.  Without the shield a block that is cancelled already would
+        # leave the services in the nursery of `start`, shielded and for ever.
+        with trio.CancelScope(shield=True):
+            services: trio.Nursery = await nursery.start(self._serve)
+        self._nursery = services
         self._links = Links(
             network=self._network,
-            nursery=self._nursery,
+            nursery=services,
             connect_timeout=self._connect_timeout,
             on_lost=self._finder.on_lost,
         )
@@ -189,7 +193,7 @@ class Client:
             group_timeout=self._group_timeout,
         )
         self._routes = RouteCache(self._requests, auto_create_topic=self._auto_create_topic)
-        self._nursery.start_soon(self._finder.run)
+        services.start_soon(self._finder.run)
         return self
 
     async def __aexit__(
