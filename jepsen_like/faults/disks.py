@@ -94,6 +94,7 @@ class BitRot(Fault):
     name = "bit-rot"
     nodes_min = 3
     weight = 0.6
+    needs_whole = True
 
     async def inject(self) -> str:
         """See `Fault`."""

@@ -133,6 +133,7 @@ class DamagedFile(Fault):
     where = "real"
     nodes_min = 3
     weight = 0.6
+    needs_whole = True
 
     async def inject(self) -> str:
         """See `Fault`."""

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from jepsen_like.history import History
 
 
+_CALM_SECONDS = 1.0  # for a group to find itself again when a fault is over
+
+
 class Nemesis:
     """Draws faults from some names and notes each one: ``fault``, ``effect`` and ``heal``."""
 
@@ -32,6 +35,7 @@ class Nemesis:
         hold_min: float = 0.1,
         hold_max: float,
         target: Target = "",
+        by_turns: bool = False,
     ) -> None:
         """Prepare it.
 
@@ -44,6 +48,8 @@ class Nemesis:
             hold_min: seconds that a fault lasts at least.
             hold_max: seconds that a fault lasts at most.
             target: who is hit; drawn each time when "".
+            by_turns: every fault comes before any comes again, and one that needs a whole group
+                gets it; otherwise each is drawn, and one that cannot happen is passed over.
         """
         self.injected: Counter[str] = Counter()
         self.proven: Counter[str] = Counter()  # those that left traces
@@ -55,6 +61,10 @@ class Nemesis:
         self._hold_min = hold_min
         self._hold_max = hold_max
         self._target = target
+        self._by_turns = by_turns
+        self._turns: list[str] = []  # faults still to come in this round, the next one last
+        self._lasting = 0  # faults there are now
+        self._over = trio.Event()  # one of them is over
 
     async def attack(self, seconds: float) -> None:
         """Bring faults for so long; at the end all are over."""
@@ -65,15 +75,38 @@ class Nemesis:
             while trio.current_time() < end:
                 gap = self._chance.expovariate(1 / self._gap_mean)
                 await trio.sleep_until(min(trio.current_time() + gap, end))
+                if self._by_turns:
+                    await self._take_turn(nursery, end)
+                    continue
                 nursery.start_soon(self._occur, self._chance.choices(self._faults, weights)[0])
             nursery.cancel_scope.cancel()
 
-    async def _occur(self, name: str) -> None:
+    async def _take_turn(self, nursery: trio.Nursery, end: float) -> None:
+        """Bring the fault whose turn it is; when it cannot happen yet its turn comes again soon."""
+        if not self._turns:
+            self._turns = self._chance.sample(self._faults, len(self._faults))
+        name = self._turns.pop()
+        if CATALOGUE[name].needs_whole:
+            # Until the others are over and their victims well again.
+            with trio.move_on_at(end):
+                while self._lasting:
+                    self._over = trio.Event()
+                    await self._over.wait()
+            await trio.sleep(_CALM_SECONDS)
+        has_come = await nursery.start(self._occur, name)
+        if not has_come:
+            self._turns.insert(max(0, len(self._turns) - 1), name)
+
+    async def _occur(
+        self, name: str, *, task_status: trio.TaskStatus[bool] = trio.TASK_STATUS_IGNORED
+    ) -> None:
         chance = random.Random(self._chance.getrandbits(64))
         fault = CATALOGUE[name](self._group, chance, target=self._target)
         hit = await fault.inject()
+        task_status.started(bool(hit))
         if not hit:
             return
+        self._lasting += 1
         self.injected[name] += 1
         self._history.note("fault", v=f"{name} {hit}")
         try:
@@ -86,6 +119,8 @@ class Nemesis:
                     self._history.note("effect", v=[f"{name} {hit}", evidence])
                 await fault.heal()
                 self._history.note("heal", v=f"{name} {hit}")
+                self._lasting -= 1
+                self._over.set()
 
     def unproven(self) -> list[str]:
         """Return the faults that never showed: whoever trusts in them fools themselves."""

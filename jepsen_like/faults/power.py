@@ -41,6 +41,7 @@ class LostDisk(Fault):
     name = "lost-disk"
     nodes_min = 3
     weight = 0.6
+    needs_whole = True
 
     async def inject(self) -> str:
         """See `Fault`."""

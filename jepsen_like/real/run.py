@@ -207,7 +207,8 @@ class RealRun:
                 except NotReachedError as error:
                     self.history.note("not-reached", v=self.script, err=str(error))
                 nursery.cancel_scope.cancel()
-            self.unreached += stage.unproven
+            for what in stage.unproven:
+                self.history.note("not-reached", v=self.script, err=what)
             return
         nemesis = Nemesis(
             group,
@@ -218,6 +219,7 @@ class RealRun:
             hold_min=min(HOLD_MIN, mix.hold_max),
             hold_max=mix.hold_max,
             target=mix.target,
+            by_turns=True,
         )
         await nemesis.attack(mix.seconds)
 

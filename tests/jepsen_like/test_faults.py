@@ -152,3 +152,54 @@ async def test_all_faults_are_healed_when_the_attack_ends(autojump_clock) -> Non
     assert begun == sorted(v for f, v in events if f == "heal")
     # What heals link by link is cut short by the end; the group's own heal() does the rest.
     assert len(group.links.shapes) == 0
+
+
+async def test_by_turns_every_fault_comes_before_any_comes_again(autojump_clock) -> None:
+    faults = tuple(offered("real"))
+    group, history = FakeGroup(), History(trio.current_time)
+    nemesis = Nemesis(
+        group, history, random.Random(1), faults=faults, gap_mean=2.0, hold_max=4.0, by_turns=True
+    )
+
+    await nemesis.attack(200.0)
+
+    assert set(nemesis.injected) == set(faults)
+    assert set(nemesis.proven) == set(faults)
+    first = [event.v.split()[0] for event in history.events if event.f == "fault"][: len(faults)]
+    assert sorted(first) == sorted(faults)
+
+
+async def test_a_fault_that_needs_a_whole_group_waits_until_the_others_are_over(
+    autojump_clock,
+) -> None:
+    group, history = FakeGroup(), History(trio.current_time)
+    nemesis = Nemesis(
+        group, history, random.Random(1), faults=("isolate", "bit-rot"), gap_mean=0.2,
+        hold_max=4.0, by_turns=True,
+    )  # fmt: skip
+    await nemesis.attack(100.0)
+
+    lasting: set[str] = set()
+    for event in history.events:
+        if event.f == "fault" and event.v.startswith("bit-rot"):
+            assert not lasting
+        if event.f == "fault":
+            lasting.add(event.v)
+        elif event.f == "heal":
+            lasting.discard(event.v)
+
+
+async def test_a_fault_that_cannot_happen_yet_gets_its_turn_again(autojump_clock) -> None:
+    group, history = FakeGroup(may_be_harmed=False), History(trio.current_time)
+    nemesis = Nemesis(
+        group, history, random.Random(1), faults=("kill", "lost-disk"), gap_mean=1.0,
+        hold_max=2.0, by_turns=True,
+    )  # fmt: skip
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(nemesis.attack, 60.0)
+        await trio.sleep(20)
+        assert nemesis.injected["lost-disk"] == 0
+        group.may_be_harmed = True
+
+    assert nemesis.injected["lost-disk"] > 0
