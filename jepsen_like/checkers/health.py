@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from jepsen_like.history import NEMESIS
@@ -25,7 +25,7 @@ _MEMBERS = re.compile(r"n\d+(,n\d+)*\Z")
 
 @dataclass(frozen=True, slots=True)
 class Period:
-    """A time in which nothing changed for better or worse, with a healthy majority."""
+    """A time in which one and the same majority was healthy, and no leader was hit."""
 
     begin: int  # ns
     end: int  # ns
@@ -62,47 +62,75 @@ def hit_by(event: Event) -> list[str] | None:
 
 
 def healthy_periods(events: list[Event]) -> list[Period]:
-    """Return them all in order; each ends where anything of the group changes."""
+    """Return them all in order; one may follow right upon another."""
     members = members_of(events)
-    if not events or not members:
-        return []
     minority = (len(members) - 1) // 2
-    faults: Counter[str] = Counter()  # under way, by their text
-    hits: dict[str, list[str] | None] = {}
-    down = set(members)  # until the first start of each
+    state = _State(down=set(members))
     found: list[Period] = []
-    began: int | None = None
-
-    def is_healthy() -> bool:
-        ailing = set(down)
-        for text in faults:
-            hit = hits[text]
-            if hit is None:
-                return False
-            ailing.update(hit)
-        return len(ailing) <= minority
-
+    begin: int | None = None
+    touched: set[str] = set()  # members that ailed since then
+    leader: str | None = None
+    before: set[str] | None = None
     for event in events:
-        if event.p != NEMESIS or event.f not in _CHANGES:
+        if event.p != NEMESIS:
             continue
+        if event.f == "leader":
+            leader = event.node
+        if event.f not in _CHANGES:
+            continue
+        state.take(event)
+        ailing = state.ailing()
+        is_healthy = ailing is not None and len(ailing) <= minority
+        is_same = (
+            ailing is not None
+            and len(touched | ailing) <= minority
+            and not (leader in ailing and leader not in (before or ()))
+        )
+        if begin is not None and not is_same:
+            if event.t > begin:
+                found.append(Period(begin, event.t))
+            begin = None
+        if is_healthy and ailing is not None:
+            if begin is None:
+                begin, touched = event.t, set()
+            touched |= ailing
+        before = ailing
+    if begin is not None and events[-1].t > begin:
+        found.append(Period(begin, events[-1].t))
+    return found
+
+
+@dataclass(slots=True)
+class _State:
+    """Which faults are under way, and who is down."""
+
+    down: set[str]  # all of them until their first start
+    faults: Counter[str] = field(default_factory=Counter)  # by their text
+    hits: dict[str, list[str] | None] = field(default_factory=dict)
+
+    def take(self, event: Event) -> None:
+        """Take in one note."""
         if event.f == "fault":
             text = fault_text(event)
-            faults[text] += 1
-            hits[text] = hit_by(event)
+            self.faults[text] += 1
+            self.hits[text] = hit_by(event)
         elif event.f == "heal":
-            text = fault_text(event)
-            faults[text] -= 1
-            faults += Counter()  # forgets what has come to nothing
+            self.faults[fault_text(event)] -= 1
+            self.faults += Counter()  # forgets what has come to nothing
         elif event.f == "healed":
-            faults.clear()
-        elif event.node is not None and event.f in ("exit", "start"):
-            (down.add if event.f == "exit" else down.discard)(event.node)
-        if began is not None and event.t > began:
-            found.append(Period(began, event.t))
-        began = event.t if is_healthy() else None
-    if began is not None and events[-1].t > began:
-        found.append(Period(began, events[-1].t))
-    return found
+            self.faults.clear()
+        elif event.node is not None:
+            (self.down.add if event.f == "exit" else self.down.discard)(event.node)
+
+    def ailing(self) -> set[str] | None:
+        """Return who is down or hit; `None` when it may be anybody."""
+        found = set(self.down)
+        for text in self.faults:
+            hit = self.hits[text]
+            if hit is None:
+                return None
+            found.update(hit)
+        return found
 
 
 _CHANGES = frozenset({"fault", "heal", "healed", "exit", "start"})

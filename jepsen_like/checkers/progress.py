@@ -24,10 +24,11 @@ LAG_NS = 5 * S
 LOOK_NS = S // 2  # how often a reader's other queues are looked at
 
 KINDS = {
-    "no-progress": "a majority is healthy and nothing has changed for 5 s, load is on, and in the "
-    "next 5 s fewer than 10 sends are acknowledged; or none at all before the group is healed",
+    "no-progress": "the same majority is healthy for 10 s and no leader is hit, load is on, and in "
+    "the last 5 s of them fewer than 10 sends are acknowledged; or none at all before the group is "
+    "healed",
     "stale-poll": "a reader that keeps polling is more than 5 s behind what was acknowledged, "
-    "while a majority is healthy and nothing has changed for 10 s",
+    "while the same majority is healthy for 10 s and no leader is hit",
 }
 
 

@@ -135,6 +135,26 @@ def test_a_standstill_is_excused_where_a_majority_is_down() -> None:
     assert kinds_of(lines) == set()
 
 
+@pytest.mark.parametrize(
+    ("hits", "excused"),
+    [
+        (["n1", "n1", "n1", "n1"], False),  # n2 and n3 were healthy all the time
+        (["n1", "n2", "n1", "n2"], True),  # no majority was there for long
+        (["n3", "n3", "n3", "n3"], True),  # it leads, so that another one has to be found
+    ],
+)
+def test_a_majority_is_healthy_while_the_same_minority_is_hit(hits, excused) -> None:
+    lines = busy()
+    add_at(lines, 0, "leader", node="n3", o=1)
+    pause(lines, after=12 * S, seconds=6)
+    for number, name in enumerate(hits):
+        add_at(lines, (7 + 4 * number) * S, "fault", v=f"kill {name}")
+        add_at(lines, (8 + 4 * number) * S, "heal", v=f"kill {name}")
+    lines.events.sort(key=lambda event: event.t)
+
+    assert kinds_of(lines) == (set() if excused else {"no-progress"})
+
+
 def test_a_reader_that_works_off_what_it_found_is_not_stale() -> None:
     lines = busy()
     polls = [event for event in lines.events if event.f == "poll"]
