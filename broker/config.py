@@ -50,6 +50,7 @@ SIZE_KEYS = frozenset(
     {
         "append_size_max", "body_size_max", "checkpoint_size", "connection_pending_size_max",
         "log_size_max", "partial_size_max", "peer_buffer_max", "pending_size_max", "segment_size",
+        "unread_size_max",
     }
 )  # fmt: skip
 
@@ -98,8 +99,10 @@ class BrokerConfig:
     default_topic_queue_count: int = 4  # queues of a topic whose creator names no number
     body_size_max: int = 4 * MIB  # bytes of one message's body
     connections_max: int = 10_000  # one more is closed at once
-    # Bytes of requests of one connection not yet answered; above it nothing more is read from it.
+    # Bytes of answers that one connection has not taken; above it nothing more is read from it, and
+    # at twice as much it is closed.
     connection_pending_size_max: int = 64 * MIB
+    unread_size_max: int = GIB  # the same over all connections; the one with the most is closed
     # Bytes of requests that have begun to arrive, over all connections; above it the connection is
     # closed whose request began first.
     partial_size_max: int = 256 * MIB
@@ -114,6 +117,7 @@ class BrokerConfig:
         check_range(
             "connection_pending_size_max", self.connection_pending_size_max, 16 * MIB, 16 * GIB
         )
+        check_range("unread_size_max", self.unread_size_max, 32 * MIB, 1024 * GIB)
         check_range("partial_size_max", self.partial_size_max, 16 * MIB, 1024 * GIB)
         check_range("pull_hold_max_ms", self.pull_hold_max_ms, 0, 600_000)
         check_range("pulls_held_max", self.pulls_held_max, 0, 10_000_000)

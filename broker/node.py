@@ -207,6 +207,7 @@ class Node:
             connections_max=config.broker.connections_max,
             pending_size_max=config.broker.connection_pending_size_max,
             outbox_size_max=2 * config.broker.connection_pending_size_max,
+            unread_size_max=config.broker.unread_size_max,
             partial_size_max=config.broker.partial_size_max,
         )
         self.ledger.watch_commits(self.dispatch.committed_to)

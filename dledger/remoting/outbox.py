@@ -25,6 +25,29 @@ _COALESCE_COUNT: Final = 8
 _COALESCE_SIZE: Final = 8 * 1024
 
 
+class OutboxBudget:
+    """A limit that many outboxes share: beyond it the one with the most unsent is given up.
+
+    Args:
+        limit_bytes: most unsent bytes of all of them together.
+    """
+
+    def __init__(self, limit_bytes: int) -> None:
+        assert limit_bytes > 0
+        self.limit_bytes = limit_bytes
+        self.pending_size = 0  # kept by the outboxes
+        self.outboxes: set[Outbox] = set()
+
+    def shed(self) -> None:
+        """Give up outboxes until the others are within the limit."""
+        while self.pending_size > self.limit_bytes:
+            largest = max(self.outboxes, key=lambda outbox: outbox.pending_size)
+            largest.give_up(
+                f"which all connections share; together they had {self.pending_size}",
+                self.limit_bytes,
+            )
+
+
 class Outbox:
     """The sending half of one stream.
 
@@ -32,10 +55,16 @@ class Outbox:
         stream: where the bytes go; closed when it breaks or overflows.
         limit_bytes: most unsent bytes to keep.  A reader too slow for its limit loses its
             connection, since dropping bytes inside a stream is not to be had.
+        budget: shared with others, if any.
     """
 
-    def __init__(self, stream: ByteStream, limit_bytes: int) -> None:
+    def __init__(
+        self, stream: ByteStream, limit_bytes: int, *, budget: OutboxBudget | None = None
+    ) -> None:
         assert limit_bytes > 0
+        self._budget = budget
+        if budget is not None:
+            budget.outboxes.add(self)
         self._stream = stream
         self._limit_bytes = limit_bytes
         self._queue: list[Buffer] = []
@@ -77,11 +106,15 @@ class Outbox:
         for buffer in buffers:
             size += len(buffer)
             queue.append(buffer)
-        self._pending_size += size
+        self._set_pending(self._pending_size + size)
         if self._pending_size > self._limit_bytes:
             self.flush()
             if self._pending_size > self._limit_bytes:
-                self._overflow()
+                self.give_up("of one connection", self._limit_bytes)
+        budget = self._budget
+        if budget is not None and budget.pending_size > budget.limit_bytes:
+            self.flush()
+            budget.shed()
 
     def flush(self) -> None:
         """Send what can be sent without waiting; `run` sends what is left.  Never raises."""
@@ -96,7 +129,7 @@ class Outbox:
             self._fail(error)
             return
         self._queue = list(rest)
-        self._pending_size = sum(map(len, rest))
+        self._set_pending(sum(map(len, rest)))
         if rest:
             self._is_blocked = True
             self._runner.unpark_all()
@@ -140,13 +173,19 @@ class Outbox:
         self._end()
         self._stream.abort()
 
-    def _overflow(self) -> None:
+    def give_up(self, whose: str, limit_bytes: int) -> None:
+        """End the connection, as too much is unread; *whose* limit it is goes into the reason."""
         self._overflowed = True
         self._error = ConnectionLostError(
             f"connection to {self._stream.peer_address} was given up: it left "
-            f"{self._pending_size} bytes unread, over the limit of {self._limit_bytes}"
+            f"{self._pending_size} bytes unread, over the limit of {limit_bytes} {whose}"
         )
         self.abort()
+
+    def _set_pending(self, size: int) -> None:
+        if self._budget is not None:
+            self._budget.pending_size += size - self._pending_size
+        self._pending_size = size
 
     def _fail(self, error: ConnectionLostError) -> None:
         if not self._closed:
@@ -156,7 +195,9 @@ class Outbox:
     def _end(self) -> None:
         self._closed = True
         self._queue = []
-        self._pending_size = 0
+        self._set_pending(0)
+        if self._budget is not None:
+            self._budget.outboxes.discard(self)
         self._runner.unpark_all()
         self._waiters.unpark_all()
 

@@ -25,7 +25,7 @@ from dledger.remoting.errors import (
     RemoteProtocolError,
 )
 from dledger.remoting.frame import FRAME_SIZE_MAX, REQUEST_HEADER_SIZE_MAX, encode_frame
-from dledger.remoting.outbox import Outbox
+from dledger.remoting.outbox import Outbox, OutboxBudget
 from dledger.remoting.rate_limited_log import RateLimitedLog
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 CONNECTIONS_MAX: Final = 10_000
 PENDING_SIZE_MAX: Final = 16 * 1024 * 1024
 OUTBOX_SIZE_MAX: Final = 256 * 1024 * 1024
+UNREAD_SIZE_MAX: Final = 1024 * 1024 * 1024
 PARTIAL_SIZE_MAX: Final = 256 * 1024 * 1024
 
 # After a refusal: how long we read on and throw away, so that the answer is not lost to the reset
@@ -151,6 +152,8 @@ class RemotingServer:
             read until half of them are gone.
         outbox_size_max: unsent bytes of one connection above which it is closed: answers to what
             was read already come however slowly their client reads.
+        unread_size_max: unsent bytes of all connections above which the one with the most is
+            closed: ten thousand, each within its own limit, would have more than any machine.
         frame_size_max: bytes of the largest frame taken.
         partial_size_max: bytes of frames that have begun to arrive, over all connections; beyond it
             the connection is closed whose frame began first.  Each may keep a whole frame, and ten
@@ -167,6 +170,7 @@ class RemotingServer:
         connections_max: int = CONNECTIONS_MAX,
         pending_size_max: int = PENDING_SIZE_MAX,
         outbox_size_max: int = OUTBOX_SIZE_MAX,
+        unread_size_max: int = UNREAD_SIZE_MAX,
         frame_size_max: int = FRAME_SIZE_MAX,
         partial_size_max: int = PARTIAL_SIZE_MAX,
     ) -> None:
@@ -181,6 +185,7 @@ class RemotingServer:
         self._outbox_size_max = outbox_size_max
         self._frame_size_max = frame_size_max
         self._partials = _Partials(partial_size_max)
+        self._budget = OutboxBudget(unread_size_max)
         self._listener: Listener | None = None
         self._sessions: dict[int, Session] = {}
         self._last_session_id = 0
@@ -239,7 +244,7 @@ class RemotingServer:
                 stream.close()
                 continue
             self._last_session_id += 1
-            outbox = Outbox(stream, self._outbox_size_max)
+            outbox = Outbox(stream, self._outbox_size_max, budget=self._budget)
             session = Session(
                 session_id=self._last_session_id,
                 stream=stream,

@@ -7,7 +7,7 @@ import trio
 import trio.testing
 
 from dledger.remoting.errors import ConnectionLostError
-from dledger.remoting.outbox import Outbox
+from dledger.remoting.outbox import Outbox, OutboxBudget
 from tests.fakes.network import MemoryNetwork
 
 
@@ -191,3 +191,48 @@ async def test_a_full_kernel_is_not_asked_again_before_it_has_room(autojump_cloc
         outbox.flush()
     assert attempts == [1]
     assert outbox.pending_size == 10
+
+
+# -- a limit for many ---------------------------------------------------------------------------
+
+
+async def test_of_too_much_that_is_unread_the_largest_part_goes(network, autojump_clock):
+    """Each within its own limit, ten thousand clients that do not read are given a terabyte."""
+    listener = await network.listen("127.0.0.1", 10911)
+    budget = OutboxBudget(1_000_000)
+    outboxes, others = [], []
+    for _ in range(4):
+        others.append(await network.connect("127.0.0.1", 10911))
+        outboxes.append(Outbox(await listener.accept(), 10_000_000, budget=budget))
+    room = network.capacity
+    for outbox, size in zip(outboxes, (200_000, 500_000, 290_000), strict=False):
+        outbox.write([bytes(room + size)])
+        outbox.flush()
+    assert budget.pending_size == 990_000
+
+    outboxes[3].write([bytes(room + 300_000)])
+
+    assert [outbox.closed for outbox in outboxes] == [False, True, False, False]
+    assert outboxes[1].overflowed
+    assert "over the limit of 1000000 which all connections share" in str(outboxes[1].error)
+    assert budget.pending_size == 790_000
+    for outbox in outboxes:
+        outbox.close()
+    assert budget.pending_size == 0
+    assert not budget.outboxes
+
+
+async def test_what_is_taken_makes_room_for_others(network, autojump_clock, nursery):
+    listener = await network.listen("127.0.0.1", 10911)
+    budget = OutboxBudget(1_000_000)
+    reader = await network.connect("127.0.0.1", 10911)
+    outbox = Outbox(await listener.accept(), 10_000_000, budget=budget)
+    nursery.start_soon(outbox.run)
+    for _ in range(10):
+        outbox.write([bytes(900_000)])
+        outbox.flush()
+        left = 900_000
+        while left:
+            left -= len(await reader.receive_some())
+        assert budget.pending_size == 0
+    outbox.close()
