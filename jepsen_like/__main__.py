@@ -179,14 +179,15 @@ def _add_real(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 def _real(arguments: argparse.Namespace) -> int:
     from jepsen_like.faults.catalogue import offered
     from jepsen_like.real.runs import RealOptions, list_all, run_all, runs_of
-    from jepsen_like.real.scripts import SCRIPTS
+    from jepsen_like.real.scripts import SCRIPTS, SELF_TESTS
 
     if arguments.list:
         print("\n".join(list_all()))
         return 0
     faults = tuple(filter(None, (arguments.fault or "").split(",")))
     unknown = [name for name in faults if name not in offered("real")]
-    unknown += [arguments.script] if arguments.script and arguments.script not in SCRIPTS else []
+    if arguments.script and arguments.script not in SCRIPTS | SELF_TESTS:
+        unknown.append(arguments.script)
     if unknown:
         print(f"no such fault or script: {', '.join(unknown)}; see --list", file=sys.stderr)
         return 2

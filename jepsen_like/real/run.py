@@ -26,7 +26,7 @@ from jepsen_like.real.lab import Lab
 from jepsen_like.real.mix import HOLD_MIN, QUIET_SECONDS
 from jepsen_like.real.proof import LabError
 from jepsen_like.real.real_group import OPERATOR, RealGroup
-from jepsen_like.real.scripts import SCRIPTS, NotReachedError, Stage
+from jepsen_like.real.scripts import SCRIPTS, SELF_TESTS, NotReachedError, Stage
 from jepsen_like.report.run_folder import VERDICT
 from jepsen_like.verdict import judge
 from jepsen_like.workloads.appends import TOPIC
@@ -203,7 +203,7 @@ class RealRun:
                 group.nursery = nursery
                 stage = Stage(group, self.history, chance)
                 try:
-                    await SCRIPTS[self.script].play(stage)
+                    await (SCRIPTS | SELF_TESTS)[self.script].play(stage)
                 except NotReachedError as error:
                     self.history.note("not-reached", v=self.script, err=str(error))
                 nursery.cancel_scope.cancel()

@@ -13,7 +13,7 @@ from jepsen_like.history import read_history
 from jepsen_like.real.features import EXIT_SKIPPED, missing, probe
 from jepsen_like.real.mix import draw
 from jepsen_like.real.run import RealRun
-from jepsen_like.real.scripts import SCRIPTS
+from jepsen_like.real.scripts import SCRIPTS, SELF_TESTS
 from jepsen_like.report.run_folder import ReportError, write_report
 from jepsen_like.verdict import tell as verdict_lines
 
@@ -126,7 +126,7 @@ def run_all(runs: Iterator[RealOptions], *, tell: Callable[[str], object]) -> in
 def run_one(options: RealOptions) -> tuple[Verdict, Path]:
     """Run once; return the verdict and the folder with everything."""
     folder = _new_folder(options.out / options.name)
-    script = SCRIPTS[options.script] if options.script else None
+    script = (SCRIPTS | SELF_TESTS)[options.script] if options.script else None
     mix = draw(
         options.seed,
         faults=() if script else options.faults,
@@ -161,6 +161,8 @@ def list_all() -> list[str]:
         lines.append(f"  {name:14} {(fault.__doc__ or '').splitlines()[0]}")
     lines.append("scripts:")
     lines += [f"  {script.name:14} {script.what}" for script in SCRIPTS.values()]
+    lines.append("self-tests of the laboratory, for --script:")
+    lines += [f"  {script.name:14} {script.what}" for script in SELF_TESTS.values()]
     lines.append("this machine:")
     lines += [f"  {feature}" for feature in probe()]
     return lines

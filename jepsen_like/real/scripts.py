@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from jepsen_like.faults.group import TraceKind, Way
     from jepsen_like.real.real_member import RealMember
 
-__all__ = ["SCRIPTS", "NotReachedError", "Script", "Stage"]
+__all__ = ["SCRIPTS", "SELF_TESTS", "NotReachedError", "Script", "Stage"]
 
 _INSTALL_SECONDS = 2.0  # that the bytes of a state take
 LOAD_SECONDS = 2.0  # of acknowledged sends between two steps
@@ -245,6 +245,23 @@ async def _dropped_beyond(stage: Stage, follower: RealMember, end: int) -> None:
     raise NotReachedError(f"nobody dropped the log behind entry {end}")
 
 
+async def _disks_lie(stage: Stage) -> None:
+    """What PySyncObj does as it is shipped: acknowledge what no disk holds."""
+    await stage.leader()
+    for member in stage.members:
+        member.node.shim.lie()
+    await trio.sleep(3 * LOAD_SECONDS)
+    async with stage.fault("power", stage.members, "power"):
+        for member in stage.members:
+            member.hold_down()
+        await stage.group.lose_power(stage.members, torn=False)
+    for member in stage.members:
+        member.node.shim.clear()
+        member.start()
+    await stage.all_up()
+    await stage.leader()
+
+
 _ALL = (
     Script(name="S1", what="part-kill", play=_part_kill, seconds=30),
     Script(name="S2", what="pause-kill (NATS #7567)", play=_pause_kill, seconds=30),
@@ -273,3 +290,16 @@ _ALL = (
 )
 
 SCRIPTS: dict[str, Script] = {script.name: script for script in _ALL}
+
+# What must be found: a laboratory in which nothing is ever lost would call every product sound.
+SELF_TESTS: dict[str, Script] = {
+    script.name: script
+    for script in (
+        Script(
+            name="lying-disks",
+            what="syncs that do nothing, then power loss: has to be invalid",
+            play=_disks_lie,
+            seconds=15,
+        ),
+    )
+}

@@ -28,3 +28,17 @@ def test_a_short_run_with_power_loss_is_valid_and_leaves_nothing(tmp_path) -> No
     assert verdict.counts["effect power"] >= 1
     assert verdict.counts["drain ok"] == 8
     assert {"n1.log", "n2.log", "n3.log", "c1.log"} <= {p.name for p in (folder / "logs").iterdir()}
+
+
+def test_disks_that_lie_about_syncs_are_found(tmp_path) -> None:
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "jepsen_like", "real", "--script", "lying-disks",
+            "--seed", "7", "--sends", "100", "--out", str(tmp_path),
+        ],
+        capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+
+    assert done.returncode == 1, done.stdout + done.stderr
+    kinds = read_verdict(tmp_path / "real-lying-disks-7" / "verdict.json").kinds
+    assert {"lost-write", "unseen", "inconsistent-offsets"} & set(kinds)
