@@ -69,7 +69,7 @@ def test_the_edits_reach_every_kind() -> None:
 @pytest.mark.slow
 def test_a_long_history_takes_one_pass_or_one_sort() -> None:
     """With a step for each pair of operations this would run into the time limit."""
-    history = big_history(60_000)
+    history = big_history(30_000)
 
     for has_retention in (False, True):
         assert check(history, has_retention=has_retention) == []

@@ -18,6 +18,7 @@ from jepsen_like.report.page import page
 from jepsen_like.report.series import CLASSES, class_of, percentile, series_of, stacked
 from jepsen_like.report.timeline import DARK, LIGHT, draw_timeline
 from jepsen_like.report.words import duration, fact, headline
+from jepsen_like.sim.runs import Options, replay_command, run_seeds
 from jepsen_like.verdict import judge, read_verdict
 from tests.jepsen_like.handmade import Lines, S, busy, one_edit, whole
 
@@ -365,3 +366,19 @@ def test_a_report_can_be_written_elsewhere(tmp_path) -> None:
     path = write_report(tmp_path / "here", history, judge(history))
 
     assert path == tmp_path / "here" / "report.html"
+
+
+@pytest.mark.slow
+def test_a_simulated_seed_leaves_a_folder_that_is_judged_the_same_again(tmp_path) -> None:
+    told: list[str] = []
+    options = Options(fault_seconds=4.0, out=tmp_path, is_detailed=True)
+
+    run_seeds([5], options, tell=told.append)
+
+    folder = tmp_path / "seed-5"
+    assert any(str(folder) in line for line in told)
+    verdict = read_verdict(folder / "verdict.json")
+    assert judge(read_history(folder)) == verdict
+    text = text_of((folder / "report.html").read_text("utf-8"))
+    assert replay_command(5, options) in text
+    assert verdict.state.capitalize() in text
