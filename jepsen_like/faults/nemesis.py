@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 
 _CALM_SECONDS = 1.0  # for a group to find itself again when a fault is over
+_CALM_TRIES = 8
 
 
 class Nemesis:
@@ -85,17 +86,25 @@ class Nemesis:
         """Bring the fault whose turn it is; when it cannot happen yet its turn comes again soon."""
         if not self._turns:
             self._turns = self._chance.sample(self._faults, len(self._faults))
+            self._turns.sort(key=lambda name: not self.proven[name])  # those to be shown come first
         name = self._turns.pop()
         if CATALOGUE[name].needs_whole:
-            # Until the others are over and their victims well again.
-            with trio.move_on_at(end):
-                while self._lasting:
-                    self._over = trio.Event()
-                    await self._over.wait()
-            await trio.sleep(_CALM_SECONDS)
-        has_come = await nursery.start(self._occur, name)
-        if not has_come:
-            self._turns.insert(max(0, len(self._turns) - 1), name)
+            await self._calm(end)
+            for _ in range(_CALM_TRIES):
+                # The others are over; their victims may take a while to be well again.
+                await trio.sleep(_CALM_SECONDS)
+                if await nursery.start(self._occur, name):
+                    return
+        elif await nursery.start(self._occur, name):
+            return
+        self._turns.insert(max(0, len(self._turns) - 1), name)
+
+    async def _calm(self, end: float) -> None:
+        """Wait until no fault lasts any more."""
+        with trio.move_on_at(end):
+            while self._lasting:
+                self._over = trio.Event()
+                await self._over.wait()
 
     async def _occur(
         self, name: str, *, task_status: trio.TaskStatus[bool] = trio.TASK_STATUS_IGNORED

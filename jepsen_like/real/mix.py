@@ -92,6 +92,8 @@ def draw(
         group_count=2,
         client_crash_mean=30.0,
     )
+    # Every fault should come a few times.
+    gap_mean = min(GAP_MEAN, seconds / 8, seconds / (3 * max(1, len(faults))))
     # Twice what may be written in all, as failing over sends again what was not heard of.
     written = int(rate * (seconds + 60) * (body_size_max / 2 + 200))
     return RealMix(
@@ -103,7 +105,7 @@ def draw(
         faults=faults,
         seconds=seconds,
         target=target,
-        gap_mean=min(GAP_MEAN, seconds / 8),
-        hold_max=min(HOLD_MAX, seconds / 5),
+        gap_mean=gap_mean,
+        hold_max=min(HOLD_MAX, seconds / 5, max(2.0, 3 * gap_mean)),
         disk_size=max(_DISK_SIZE_MIN, 2 * written // MIB * MIB),
     )

@@ -14,9 +14,10 @@ from broker.cli.ask import ask_node
 from broker.client.errors import ClientError
 from broker.config import BrokerConfig, MemberConfig, NodeConfig
 from broker.errors import BrokerError
+from jepsen_like.real.node_life import BROKER_PORT, PEER_PORT
 from jepsen_like.real.power import lose_power
 from jepsen_like.real.real_links import RealLinks
-from jepsen_like.real.real_member import BROKER_PORT, PEER_PORT, RealMember
+from jepsen_like.real.real_member import RealMember
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import shutil
-import signal
-import sys
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import trio
 
-from broker.config import dump_config
-from dledger.errors import StorageFailedError
 from jepsen_like.real.damage import Damage
 from jepsen_like.real.damage import FileKind as DiskFile
-from jepsen_like.real.endings import end_of, speaks_of
-from jepsen_like.real.node_log import NodeLog
+from jepsen_like.real.node_life import NodeLife
 from jepsen_like.real.shim import STEPS
 
 if TYPE_CHECKING:
@@ -32,9 +27,6 @@ if TYPE_CHECKING:
     from jepsen_like.real.proof import Proof
     from jepsen_like.real.shim import Call
 
-BROKER_PORT, PEER_PORT = 9876, 10876
-_LOOK_SECONDS = 0.03  # between two looks at the process and its log
-_STOP_SECONDS = 20.0
 SLOW_MS = 2.0  # a sync takes about that long; a disk 100 times slower takes 200 ms
 
 _DISK_FILES: dict[FileKind, tuple[DiskFile, ...]] = {
@@ -46,148 +38,56 @@ _DISK_FILES: dict[FileKind, tuple[DiskFile, ...]] = {
 }
 
 
-class RealMember:
+class RealMember(NodeLife):
     """See `jepsen_like.faults.group.Member` and `jepsen_like.faults.machine.Machine`."""
 
     def __init__(
         self, node: LabNode, config: NodeConfig, *, history: History, chance: random.Random
     ) -> None:
-        self.node = node
-        self.config = config
-        self.history = history
-        self.role, self.term = "", 0
-        self.cut_count = self.install_count = self.installing_count = 0
+        super().__init__(node, config, history=history, chance=chance)
         self.bytes_lost = 0
-        self.step_deaths = 0
-        self.life = 0
-        self.may_run = True
-        self.rotten: list[str] = []  # files harmed since the disk was last empty
-        self.expected: set[type[BaseException]] = set()
+        self.rotten: list[str] = []  # kinds of files harmed since the disk was last empty
         self.on_last_word: Callable[[RealMember, str], bool] = lambda _member, _word: False
         self.on_transfer: Callable[[RealMember, str | None], None] = lambda _member, _target: None
-        path = node.folder / "node.toml"
-        path.write_text(dump_config(config), encoding="utf-8")
-        self.process = node.process(
-            [sys.executable, "-m", "broker.cli.main", "node", "start", "-c", str(path)]
-        )
-        self._log = NodeLog(self.process.log_path)
-        self._chance = chance
-        self._traces: dict[TraceKind, list[str]] = {}
-        self._wake = trio.Event()
         self._damage = Damage(node.disk)
-        self._bench = trio.Lock()  # held while the machine is off and somebody works on its disk
-        self._is_ready = False
-        self._was_ready = False  # in this life
-        self._is_excused = False  # its next end was made to happen
-        self._stops_well = False
-        self._steps_left = False  # the shim is to kill it
-        self._power_fails = False  # and takes the power with it
+        self._power_fails = False  # when it dies at a step
         self._clock_ms = 0
         self._is_clock_wrong = False
         self._is_frozen = self._is_full = self._is_shimmed = self._is_limited = False
-        self._last_word = self._traceback = ""
         self._slow_proof = ""
-        self._is_retired = False
-
-    @property
-    def name(self) -> str:
-        """See `Member`."""
-        return self.config.node_id
-
-    @property
-    def address(self) -> str:
-        """See `Member`."""
-        return self.node.address
-
-    @property
-    def broker(self) -> str:
-        """Where clients find it."""
-        return f"{self.address}:{BROKER_PORT}"
 
     @property
     def data(self) -> Path:
         """Its data folder."""
         return self.node.disk.data
 
-    @property
-    def is_running(self) -> bool:
-        """See `Member`."""
-        return self.process.is_running
-
-    @property
-    def is_up(self) -> bool:
-        """See `Member`."""
-        return self._is_ready and self.process.is_running and not self.process.is_stopped
-
-    @property
-    def is_leader(self) -> bool:
-        """Whether it runs and last said that it leads."""
-        return self.is_up and self.role == "leader"
-
-    def expect(self, error: type[BaseException]) -> None:
-        """See `Member`."""
-        self.expected.add(error)
-
     # -- traces ---------------------------------------------------------------------------------
 
     async def traces(self, of: TraceKind) -> list[str]:
         """See `Member`."""
         if of == "slow" and self._slow_proof:
-            self._trace(of, self.node.shim.proof(self._slow_proof))
+            self.trace(of, self.node.shim.proof(self._slow_proof))
         elif of == "clock" and self._is_clock_wrong:
             clock = self.node.clock
             if max(clock.told, clock.told_monotonic) > 1:  # one was the clock's own probe
-                self._trace(of, await clock.proof())
-        return list(self._traces.get(of, ()))
-
-    def _trace(self, of: TraceKind, proof: Proof) -> None:
-        if proof.took_effect:
-            self.leave_trace(of, str(proof))
-
-    def leave_trace(self, of: TraceKind, what: str) -> None:
-        """Note that a fault took effect."""
-        self._traces.setdefault(of, []).append(what)
+                self.trace(of, await clock.proof())
+        return await super().traces(of)
 
     # -- its process ----------------------------------------------------------------------------
 
     async def kill(self) -> None:
         """See `Member`."""
-        self._is_excused = True
         await self._thaw()  # or the end of the process would wait for the disk
-        if self.is_running:
-            self._trace("kill", await self.process.kill())
+        await super().kill()
 
-    async def pause(self) -> None:
-        """See `Member`."""
-        self._trace("pause", await self.process.stop())
-
-    async def resume(self) -> None:
-        """See `Member`."""
-        if self.is_running:
-            await self.process.resume()
-
-    async def stop_gracefully(self) -> None:
-        """See `Member`."""
-        if not self.is_running:
-            return
-        self._stops_well = True
-        proof = await self.process.terminate(seconds=_STOP_SECONDS)
-        self._trace("stop", proof)
-
-    def hold_down(self) -> None:
-        """See `Member`."""
-        self.may_run = False
-
-    async def retire(self) -> None:
-        """Stop it gracefully and for good; `run` returns when all has been told."""
-        self._is_retired = True
-        await self.stop_gracefully()
-        self.start()  # if it was held down: nothing to wait for
-
-    def start(self) -> None:
-        """See `Member`."""
-        self.may_run = True
-        self._wake.set()
+    async def clean_up(self, how: str, last_word: str, *, died_at_step: bool) -> None:
+        """See `NodeLife`."""
+        if how in ("expected", "stopped") and self.on_last_word(self, last_word):
+            await self.wipe()
+        if died_at_step and self._power_fails:
+            self._power_fails = False
+            async with self.power_off():
+                self.tell_power_loss(await self.node.disk.power_loss())
 
     async def transfer(self, target: str | None) -> None:
         """See `Member`."""
@@ -200,7 +100,7 @@ class RealMember:
 
     async def die_before(self, step: int, calls: tuple[Call, ...], *, path_part: str = "") -> None:
         """Have it killed before its *step*-th of *calls* from now on; see `Shim.kill_before`."""
-        self._steps_left = True
+        self.steps_left = True
         self._is_shimmed = True
         self.node.shim.kill_before(step, calls, path_part=path_part)
 
@@ -208,10 +108,18 @@ class RealMember:
 
     @asynccontextmanager
     async def power_off(self) -> AsyncIterator[None]:
-        """Let nothing run here while the block works on the disk; what runs now ends in it."""
-        self._is_excused = True
-        await self._thaw()
-        async with self._bench:
+        """Let nothing begin here while the block works on the disk; what runs now ends in it."""
+        await self._thaw()  # who works there now may wait for the disk
+        async with self.bench:
+            await self._thaw()
+            self.is_excused = True
+            yield
+
+    @asynccontextmanager
+    async def _killed(self) -> AsyncIterator[None]:
+        """Let nothing run here while the block works on the disk."""
+        async with self.power_off():
+            await self.kill()
             yield
 
     def tell_power_loss(self, proof: Proof) -> None:
@@ -219,12 +127,11 @@ class RealMember:
         lost = int(proof.figures.get("bytes_lost", 0))
         self.bytes_lost += lost
         self.history.note("power", node=self.name, o=lost, v=str(proof))
-        self._trace("power", proof)
+        self.trace("power", proof)
 
     async def wipe(self) -> None:
         """See `Member`."""
-        await self.kill()
-        async with self._bench:
+        async with self._killed():
             files = sum(path.is_file() for path in self.data.rglob("*"))
             if self.data.exists():
                 await trio.to_thread.run_sync(shutil.rmtree, self.data)
@@ -246,9 +153,9 @@ class RealMember:
     async def stall_disk(self) -> None:
         """See `Member`."""
         if not self._is_frozen:
-            async with self._bench:
+            async with self.bench:
                 self._is_frozen = True
-                self._trace("stall", await self.node.disk.freeze())
+                self.trace("stall", await self.node.disk.freeze())
 
     async def unstall_disk(self) -> None:
         """See `Member`."""
@@ -262,14 +169,16 @@ class RealMember:
     async def fill_disk(self, *, room: int) -> None:
         """See `Member`."""
         await self.empty_disk()
-        self._is_full = True
-        self._trace("full", await self.node.disk.fill(leave=room))
+        async with self.bench:
+            self._is_full = True
+            self.trace("full", await self.node.disk.fill(leave=room))
 
     async def empty_disk(self) -> None:
         """See `Member`."""
-        if self._is_full:
-            self._is_full = False
-            await self.node.disk.free()
+        async with self.bench:
+            if self._is_full:
+                self._is_full = False
+                await self.node.disk.free()
 
     async def fail_next_sync(self) -> None:
         """See `Member`."""
@@ -278,12 +187,12 @@ class RealMember:
 
     async def break_disk(self) -> None:
         """See `Machine`."""
-        self._trace("failed-sync", await self.node.disk.abort())
+        async with self.bench:
+            self.trace("failed-sync", await self.node.disk.abort())
 
     async def remount_disk(self) -> None:
         """See `Machine`."""
-        self._is_excused = True
-        async with self._bench:
+        async with self.power_off():
             await self.node.disk.remount()
 
     async def rot(self, kind: FileKind, chance: random.Random) -> str:
@@ -299,10 +208,10 @@ class RealMember:
         if not self._damage.files(file_kind):
             return ""
         if how == "old-chunk":
-            await self._damage.remember(file_kind)
+            async with self.bench:
+                await self._damage.remember(file_kind)
             await trio.sleep(chance.uniform(0.5, 2.0))  # something is written meanwhile
-        await self.kill()
-        async with self._bench:
+        async with self._killed():
             if how == "rot":
                 proof = await self._damage.flip_bits(file_kind, count=chance.randint(1, 3))
             elif how == "truncate":
@@ -313,7 +222,7 @@ class RealMember:
                 proof = await self._damage.restore_old_chunk(file_kind)
             if not proof.took_effect:
                 return ""
-            self._trace("rot", proof)
+            self.trace("rot", proof)
             self.rotten.append(kind)
         return str(proof.figures["file"])
 
@@ -338,17 +247,17 @@ class RealMember:
         if what == "descriptors":
             proof = await limits.descriptors(self.process, chance.choice((40, 64)))
         elif what == "memory":
-            self._is_excused = True  # the kernel may kill it
+            self.is_excused = True  # the kernel may kill it
             proof = await limits.memory(self.process, chance.choice((2, 16)) << 20)
         else:
             proof = await limits.processor(self.process, chance.choice((0.05, 0.2)))
-        self._trace("limit", proof)
+        self.trace("limit", proof)
         return str(proof)
 
     async def lift_limits(self) -> None:
         """See `Machine`."""
         self._is_limited = False
-        self._trace("limit", await self.node.limits.clear(self.process))
+        self.trace("limit", await self.node.limits.clear(self.process))
 
     async def mend(self) -> None:
         """End whatever faults have left behind on this machine; its wall clock stays wrong."""
@@ -356,83 +265,9 @@ class RealMember:
             self.node.shim.clear()
         self._is_shimmed = False
         self._slow_proof = ""
-        self._steps_left = self._power_fails = False
+        self.steps_left = self._power_fails = False
         await self._thaw()
         await self.empty_disk()
         if self._is_limited:
             await self.lift_limits()
         await self.resume()
-
-    # -- its life -------------------------------------------------------------------------------
-
-    async def run(self) -> None:
-        """Run one process after another until cancelled, or until the last after `retire`."""
-        while not self._is_retired:
-            while not self.may_run:
-                self._wake = trio.Event()
-                await self._wake.wait()
-            async with self._bench:
-                if self.may_run and not self._is_retired:
-                    self._begin_life()
-            if self.process.is_running:
-                await self._attend()
-            await trio.sleep(self._chance.uniform(0.02, 0.4))
-
-    def _begin_life(self) -> None:
-        self.life += 1
-        self._is_excused = self._stops_well = False
-        self._last_word = self._traceback = ""
-        self.role, self._is_ready, self._was_ready = "", False, False
-        self.process.start()
-
-    async def _attend(self) -> None:
-        while self.process.is_running:
-            self._read_log()
-            await trio.sleep(_LOOK_SECONDS)
-        self._read_log()
-        self._is_ready = False
-        code = self.process.returncode
-        assert code is not None
-        await self._tell_end(code)
-
-    def _read_log(self) -> None:
-        told = self._log.read_on()
-        if told.is_ready:
-            self._is_ready = self._was_ready = True
-            self.history.note("start", node=self.name)
-        for role, term in told.roles:  # told again when a leader begins to serve
-            if role == "leader" and (self.role, self.term) != (role, term):
-                self.history.note("leader", node=self.name, o=term)
-            self.role, self.term = role, term
-        self.cut_count += told.cut_count
-        self.install_count += told.install_count
-        self.installing_count += told.installing
-        self._last_word = told.last_word or self._last_word
-        self._traceback = self._traceback or told.traceback
-
-    async def _tell_end(self, code: int) -> None:
-        word = self._last_word
-        died_at_step = code == -signal.SIGKILL and self._steps_left and not self._is_excused
-        if died_at_step:
-            self._steps_left = False
-            self.step_deaths += 1
-            self.leave_trace("step", f"life {self.life} died at a step")
-        end = end_of(
-            code,
-            last_word=word,
-            traceback=self._traceback,
-            is_excused=self._is_excused or died_at_step,
-            stops_well=self._stops_well,
-            was_ready=self._was_ready,
-            expected=self.expected,
-        )
-        how = end.how
-        self.history.note("exit", node=self.name, v=how, err=end.why or None)
-        if how == "expected" and speaks_of(word, StorageFailedError):
-            self.leave_trace("failed-sync", word)
-        if how in ("expected", "stopped") and self.on_last_word(self, word):
-            await self.wipe()
-        if died_at_step and self._power_fails:
-            self._power_fails = False
-            async with self.power_off():
-                self.tell_power_loss(await self.node.disk.power_loss())
