@@ -250,7 +250,7 @@ class LeaderFinder:
             return
         try:
             status = json.loads(bytes(answer.body))  # type: ignore[arg-type]
-        except ValueError:
+        except (ValueError, RecursionError):
             _LOG.warning("%s sent a group status that is no JSON", address)
             return
         if isinstance(status, dict):

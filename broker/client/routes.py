@@ -126,9 +126,10 @@ class RouteCache:
                 write_queue_count=int(data["writeQueueNums"]),
                 perm=int(data["perm"]),
             )
-        except (ValueError, KeyError, TypeError, IndexError) as error:
+        except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
             raise RequestFailedError(
-                f"route of topic {topic}, asked of {node}: the answer is no route: {error!r}",
+                f"route of topic {topic}, asked of {node}: the answer is no route: "
+                f"{type(error).__name__}: {error}",
                 code=answer.code,
             ) from error
         self._routes[topic] = (route, trio.current_time())

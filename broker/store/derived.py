@@ -18,11 +18,17 @@ from typing import TYPE_CHECKING, Protocol
 from broker.store.checkpoint import StateFiles
 from broker.store.consume_queues import ConsumeQueues
 from broker.store.dispatch import DISPATCH_ENTRY_COST, DISPATCH_SIZE_MAX, Dispatch
+from broker.store.log_view import CHANNEL_METADATA
 from broker.store.producers import ProducerTable
 from broker.store.queue_files import UNITS_PER_FILE, QueueFiles
-from broker.store.state_file import decode_state, encode_state
+from broker.store.state_file import (
+    CorruptStateError,
+    decode_state,
+    encode_state,
+    payload_of_state,
+)
 from dledger.entry import LogPoint
-from dledger.errors import CorruptStoreError
+from dledger.errors import CorruptStoreError, PoisonEntryError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -171,6 +177,7 @@ class DerivedState:
 
         Raises:
             PoisonEntryError: an entry cannot be taken in; stop the node.
+            CorruptStoreError: an entry is damaged here; stop the node.
         """
         size = 0
         if self._point.index < committed_index:
@@ -213,8 +220,20 @@ class DerivedState:
         return _DropJob(self.queues, dropped, self._states, self._states.drop_before(base.index))
 
     def read_state(self, index: int) -> bytes:
-        """Return the state at one of `boundary_indexes`, for a peer; blocking."""
-        return self._states.read(index)
+        """Return the state at one of `boundary_indexes`, for a peer; blocking.
+
+        Raises:
+            CorruptStoreError: it is damaged: a peer would take it for what the log amounts to.
+        """
+        data = self._states.read(index)
+        try:
+            payload_of_state(data)
+        except CorruptStateError as error:
+            raise CorruptStoreError(
+                f"{self._states.path(index)}: {error}; stop the node, move its data folder aside "
+                "and start it again: it is filled from its peers"
+            ) from error
+        return data
 
     def save_state_of_peer(self, data: bytes) -> LogPoint:
         """Keep a state a peer sent, durably, and return the point it leads to; blocking.
@@ -224,7 +243,10 @@ class DerivedState:
         Raises:
             CorruptStateError: *data* is no state of this version.
         """
-        point = decode_state(data).point
+        try:
+            point = decode_state(data).point
+        except CorruptStateError as error:
+            raise CorruptStateError(f"the state that the leader sent: {error}") from error
         self._states.write(point.index, data)
         self._states.add(point.index, is_boundary=True)
         return point
@@ -295,7 +317,16 @@ class DerivedState:
     def _take_in(self, entry: Entry) -> None:
         if self._point.index > 0 and self._dispatch.begins_segment(entry):
             self._add_state_job(is_boundary=True)
-        results = self._dispatch.take_in(entry)
+        if entry.channel == CHANNEL_METADATA:
+            # A start does not look at what lies before the checkpoint, and nobody looks at a
+            # command again once it is applied: an offset with one bit flipped is an offset, too.
+            self._log.verify(entry.index, entry.index)
+        try:
+            results = self._dispatch.take_in(entry)
+        except PoisonEntryError:
+            # What every member would stop at is told from what was damaged here alone.
+            self._log.verify(entry.index, entry.index)
+            raise
         self._point = LogPoint(entry.index, entry.term, entry.end, entry.chain_crc)
         if results is not None and self.on_applied is not None:
             self.on_applied(entry.index, results)

@@ -37,3 +37,11 @@ class LogView(Protocol):
     def bytes_at(self, position: int, size: int) -> memoryview:
         """Return *size* bytes at *position*, all in one segment, read-only and uncopied."""
         ...
+
+    def verify(self, first_index: int, last_index: int) -> None:
+        """Check every byte of the entries *first_index* to *last_index*.
+
+        Raises:
+            CorruptStoreError: names file, position, index and field of the first damage.
+        """
+        ...

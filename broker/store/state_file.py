@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import msgpack
 
 from dledger.entry import LogPoint
+from dledger.errors import LedgerError
 
 if TYPE_CHECKING:
     from broker.message.codec import Buffer
@@ -32,7 +33,7 @@ _MAGIC = b"DLS1"
 _HEAD = struct.Struct(">4sI")
 
 
-class CorruptStateError(Exception):
+class CorruptStateError(LedgerError):
     """The bytes are no state, or not of this version; caught where another state can be taken."""
 
 
@@ -66,8 +67,8 @@ def encode_state(
     return _HEAD.pack(_MAGIC, zlib.crc32(payload)) + payload
 
 
-def decode_state(data: Buffer) -> DerivedSnapshot:
-    """Return what `encode_state` was given.
+def payload_of_state(data: Buffer) -> memoryview:
+    """Return what is behind the checksum, which must be right.
 
     Raises:
         CorruptStateError: *data* is damaged, or of a version this program does not know.
@@ -80,6 +81,16 @@ def decode_state(data: Buffer) -> DerivedSnapshot:
     payload = memoryview(data)[_HEAD.size :]
     if zlib.crc32(payload) != crc:
         raise CorruptStateError("the checksum does not fit the content")
+    return payload
+
+
+def decode_state(data: Buffer) -> DerivedSnapshot:
+    """Return what `encode_state` was given.
+
+    Raises:
+        CorruptStateError: *data* is damaged, or of a version this program does not know.
+    """
+    payload = payload_of_state(data)
     try:
         content = msgpack.unpackb(payload, strict_map_key=False)
     except (ValueError, msgpack.UnpackException) as error:

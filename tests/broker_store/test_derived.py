@@ -490,8 +490,22 @@ def test_building_anew_leaves_nothing_of_what_was(node):
 
 
 def test_what_a_peer_sends_is_checked(node):
-    with pytest.raises(CorruptStateError):
+    with pytest.raises(CorruptStateError, match="the state that the leader sent: "):
         node.derived.save_state_of_peer(b"DLS1 and so on")
+
+
+def test_a_damaged_state_is_not_sent_to_a_peer(node):
+    """It would have stopped every member that it was sent to, and nobody said whose fault it is."""
+    drop_first_segments(node)
+    index = node.log.base.index
+    assert node.derived.read_state(index)
+    path = node.folder / f"state-{index:020d}"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+    with pytest.raises(CorruptStoreError, match=f"state-{index:020d}: .* filled from its peers"):
+        node.derived.read_state(index)
 
 
 @pytest.mark.parametrize("later_producer", [77, 0])

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import struct
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from broker.node import open_files
+from dledger.errors import CorruptStoreError
+from dledger.store.disk import OsDisk
 from jepsen_like.fuzz.files import apply_damage
-from jepsen_like.fuzz.folder import REFUSED, SEGMENT_SIZE, check_open, image
+from jepsen_like.fuzz.folder import (
+    REFUSED,
+    SEGMENT_SIZE,
+    check_open,
+    close,
+    config_of,
+    image,
+    write_files,
+)
 
 PROFILE = settings(derandomize=True, max_examples=150, deadline=None, database=None)
 
@@ -106,3 +118,47 @@ def test_a_unit_damaged_to_look_dropped_does_not_take_its_queue_along(position, 
 
     # Built again; or an older state was taken, and who reads that unit is told what to do.
     assert said in ("0 damaged, read", "0 damaged, CorruptStoreError")
+
+
+@pytest.mark.parametrize("where", ["total_size", "queue_offset", "topic"])
+def test_an_entry_damaged_here_is_not_taken_for_one_that_nobody_can_read(tmp_path, where):
+    """It lies before the checkpoint, where no start looks, and the queues are derived again."""
+    sound = image(with_retention=False)
+    entry = sound.entries[5]
+    (position,) = struct.unpack_from(">q", entry, 24)
+    # Behind the entry's header and the producer mark; the topic behind head and body.
+    at = 48 + 40 + {"total_size": 0, "queue_offset": 20, "topic": 88 + len(b"body 9")}[where]
+    write_files(tmp_path, sound.files)
+    path = tmp_path / f"commitlog/{position - position % SEGMENT_SIZE:020d}"
+    content = bytearray(path.read_bytes())
+    content[position % SEGMENT_SIZE + at] ^= 0x55
+    path.write_bytes(content)
+    shutil.rmtree(tmp_path / "derived")
+    opened = open_files(config_of(tmp_path), OsDisk())
+    try:
+        with pytest.raises(CorruptStoreError, match=rf"{path}: damage at position {position}"):
+            opened.derived.dispatch_up_to(opened.store.end_index)
+    finally:
+        close(opened)
+
+
+def test_a_command_with_one_bit_flipped_is_not_applied(tmp_path):
+    """Entry 22 commits an offset: with another bit it is another offset, and nothing is amiss."""
+    sound = image(with_retention=False)
+    entry = sound.entries[22]
+    assert b"offset.commit" in entry
+    (position,) = struct.unpack_from(">q", entry, 24)
+    write_files(tmp_path, sound.files)
+    path = tmp_path / f"commitlog/{position - position % SEGMENT_SIZE:020d}"
+    content = bytearray(path.read_bytes())
+    assert content[position % SEGMENT_SIZE + len(entry) - 1] == 7
+    content[position % SEGMENT_SIZE + len(entry) - 1] = 5
+    path.write_bytes(content)
+    shutil.rmtree(tmp_path / "derived")
+    opened = open_files(config_of(tmp_path), OsDisk())
+    try:
+        with pytest.raises(CorruptStoreError, match=rf"{path}: .* entry 22: body CRC"):
+            opened.derived.dispatch_up_to(opened.store.end_index)
+        assert opened.offsets.get("g", "t", 0) is None
+    finally:
+        close(opened)
