@@ -125,8 +125,8 @@ class ConsumeQueue:
         (position,) = _POSITION.unpack_from(self.units_from(queue_offset, unit_count_max=1))
         return int(position)
 
-    def first_from_position(self, position: int) -> int:
-        """Return the first queue offset whose record is not before *position* of the log."""
+    def drop_below_position(self, position: int) -> bool:
+        """Forget the units of records before *position* of the log; whether there were any."""
         low, high = self._min_offset, self.max_offset
         while low < high:  # positions grow along the queue
             middle = (low + high) // 2
@@ -134,13 +134,8 @@ class ConsumeQueue:
                 low = middle + 1
             else:
                 high = middle
-        return low
-
-    def drop_below_position(self, position: int) -> bool:
-        """Forget the units of records before *position* of the log; whether there were any."""
-        kept = self.first_from_position(position)
-        dropped = kept > self._min_offset
-        self._min_offset = kept
+        dropped = low > self._min_offset
+        self._min_offset = low
         return dropped
 
     def begin_flush(self) -> list[Piece]:

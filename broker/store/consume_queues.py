@@ -16,7 +16,7 @@ from broker.store.runs import UNIT_SIZE
 from dledger.errors import PoisonEntryError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from broker.store.log_view import LogView
     from broker.store.queue_files import Piece, QueueFiles, QueueKey
@@ -143,8 +143,20 @@ class ConsumeQueues:
         for topic, queue_id in sorted(self._queues):
             yield topic, queue_id, self._queues[topic, queue_id].max_offset
 
-    def load(self, snapshot: Iterable[tuple[str, int, int]], log: LogView) -> bool:
+    def load(
+        self,
+        snapshot: Iterable[tuple[str, int, int]],
+        log: LogView,
+        *,
+        begins: Mapping[QueueKey, int] | None,
+    ) -> bool:
         """Become the queues of *snapshot*, if the files hold them as far; blocking.
+
+        Args:
+            snapshot: topic, queue id and next offset of each queue.
+            log: what the units lead to.
+            begins: the first offset of each queue that the log still holds, 0 where it says
+                nothing; None when nobody knows.
 
         Returns:
             Whether they do. If not, only `restart` or another `load` may follow.
@@ -160,11 +172,12 @@ class ConsumeQueues:
             if not self._fits_the_log(queue, key, log):
                 self._queues.clear()
                 return False
-            kept = queue.first_from_position(log.base.position)
-            if not _rises(queue, kept - 1, begin):
+            queue.drop_below_position(log.base.position)
+            if begins is not None and queue.min_offset != begins.get(key, 0):
+                # Units have no checksum: one that is damaged to look dropped takes others along,
+                # and who asked for their messages would be told that retention had them.
                 self._queues.clear()
                 return False
-            queue.drop_below_position(log.base.position)
             self._queues[key] = queue
         return True
 
@@ -214,7 +227,7 @@ class ConsumeQueues:
         last = queue.max_offset - 1
         position, size, _ = _UNIT.unpack(queue.units_from(last, unit_count_max=1))
         if position < log.base.position:
-            return position >= 0 and _rises(queue, last, first)
+            return bool(position >= 0)
         end_position = log.point_at(log.end_index).position
         if size < codec.RECORD_SIZE_MIN or position + size > end_position:
             return False
@@ -222,15 +235,3 @@ class ConsumeQueues:
         (found_queue,) = _QUEUE_ID.unpack_from(head, codec.QUEUE_ID_OFFSET)
         found = _PLACES.unpack_from(head, codec.QUEUE_OFFSET_OFFSET)
         return (found_queue, *found) == (key[1], last, position)
-
-
-def _rises(queue: ConsumeQueue, queue_offset: int, begin: int) -> bool:
-    """Whether the unit at *queue_offset*, which is said to be dropped, follows the one before it.
-
-    Units have no checksum.  One that was damaged to look dropped would take those before it along,
-    and who asked for their messages would be told that retention had them.
-    """
-    if queue_offset <= begin:
-        return True
-    # Not "less than": blank units, which stand for messages that were, are all at 0.
-    return 0 <= queue.position_at(queue_offset - 1) <= queue.position_at(queue_offset)

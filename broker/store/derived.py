@@ -267,7 +267,8 @@ class DerivedState:
             if base.index <= index <= commit_index:
                 snapshot = self._states.load(index, self._log.point_at(index))
                 if snapshot is not None:
-                    if self.queues.load(snapshot.queues, self._log):
+                    begins = self._begins(base)
+                    if self.queues.load(snapshot.queues, self._log, begins=begins):
                         self._restore(snapshot)
                         return
                     _log.warning(
@@ -279,6 +280,17 @@ class DerivedState:
     def close(self) -> None:
         """Let go of the files; what no job has written yet is derived again on the next start."""
         self.queues.close()
+
+    def _begins(self, base: LogPoint) -> dict[QueueKey, int] | None:
+        """Return the first offset of each queue behind *base*; None when its state is not sound."""
+        if base.index == 0:
+            return {}
+        if base.index not in self._states.indexes:
+            return None
+        snapshot = self._states.load(base.index, base)
+        if snapshot is None:
+            return None
+        return {(topic, queue_id): offset for topic, queue_id, offset in snapshot.queues}
 
     def _rebuild(self, base: LogPoint) -> None:
         snapshot: DerivedSnapshot | None = None

@@ -93,20 +93,39 @@ def decode_state(data: Buffer) -> DerivedSnapshot:
     payload = payload_of_state(data)
     try:
         content = msgpack.unpackb(payload, strict_map_key=False)
-    except (ValueError, msgpack.UnpackException) as error:
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
         raise CorruptStateError(
             f"the content is no msgpack: {type(error).__name__}: {error}"
         ) from error
     try:
         point, queues, producers, metadata = content
-        return DerivedSnapshot(
+        snapshot = DerivedSnapshot(
             point=LogPoint(*point),
             queues=[(topic, queue_id, offset) for topic, queue_id, offset in queues],
             producers=producers,
             metadata=metadata,
         )
     except (ValueError, TypeError) as error:
-        raise CorruptStateError(f"the content is no state: {error!r}") from error
+        raise CorruptStateError(
+            f"the content is no state: {type(error).__name__}: {error}"
+        ) from error
+    _check_types(snapshot, point)
+    return snapshot
+
+
+def _check_types(snapshot: DerivedSnapshot, point: list[Any]) -> None:
+    """Check what is used before anybody else looks at it: as a place, and as names of files."""
+    if not all(type(number) is int and number >= 0 for number in point):
+        raise CorruptStateError(f"the point {point!r:.200} is not four whole numbers")
+    for topic, queue_id, offset in snapshot.queues:
+        if not (
+            type(topic) is str
+            and type(queue_id) is int
+            and type(offset) is int
+            and queue_id >= 0
+            and offset >= 1
+        ):
+            raise CorruptStateError(f"{(topic, queue_id, offset)!r:.200} is no queue and its end")
 
 
 def file_name(index: int) -> str:

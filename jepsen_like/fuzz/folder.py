@@ -217,11 +217,11 @@ def _check_content(sound: Image, opened: OpenFiles, *, is_touched: Callable[[str
     for index in range(max(store.begin_index, sound.begin_index), store.end_index + 1):
         try:
             store.verify(index, index)
+            raw = bytes(store.raw_range(index, size_max=1)[0])
         except CorruptStoreError as error:
             must_say(error, names="entry")
             damaged += 1
             continue
-        raw = bytes(store.raw_range(index, size_max=1)[0])
         must_be(raw == sound.entries[index], f"entry {index} is other than it was")
     try:
         _take_in(opened, store.end_index)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import shutil
+import zlib
 
 import msgpack
 import pytest
@@ -492,6 +493,28 @@ def test_building_anew_leaves_nothing_of_what_was(node):
 def test_what_a_peer_sends_is_checked(node):
     with pytest.raises(CorruptStateError, match="the state that the leader sent: "):
         node.derived.save_state_of_peer(b"DLS1 and so on")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [[1, 1, 1, -1], [], [0, []], {}],
+        [[1, "1", 1, 1], [], [0, []], {}],
+        [[1, 1, 1, 1], [[b"t", 0, 1]], [0, []], {}],
+        [[1, 1, 1, 1], [["t", -1, 1]], [0, []], {}],
+        [[1, 1, 1, 1], [["t", 0, 0]], [0, []], {}],
+        [[1, 1, 1, 1], [["t", 0, "1"]], [0, []], {}],
+        b"\x94\x81\x90\x01\x90\x90\x80",
+    ],
+    ids=["crc", "term", "topic", "queue", "offset", "text", "a list as a key"],
+)
+def test_a_sound_state_with_what_nobody_writes_is_refused(content):
+    """The last of these raised from within msgpack, the others from wherever they were used."""
+    payload = content if isinstance(content, bytes) else msgpack.packb(content)
+    data = b"DLS1" + zlib.crc32(payload).to_bytes(4, "big") + payload
+
+    with pytest.raises(CorruptStateError):
+        decode_state(data)
 
 
 def test_a_damaged_state_is_not_sent_to_a_peer(node):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 import shutil
 import struct
 
@@ -118,6 +119,22 @@ def test_a_unit_damaged_to_look_dropped_does_not_take_its_queue_along(position, 
 
     # Built again; or an older state was taken, and who reads that unit is told what to do.
     assert said in ("0 damaged, read", "0 damaged, CorruptStoreError")
+
+
+def test_units_shuffled_at_will_take_no_message_along():
+    """However many are damaged: where a queue begins is told by the state at the log's base."""
+    sound = image(with_retention=True)
+    name = "derived/consumequeue/t/0/00000000000000000000"
+    chance = random.Random(1)
+    for _ in range(20):
+        units = [sound.files[name][at : at + 20] for at in range(0, 93 * 20, 20)]
+        for _ in range(chance.randint(1, 60)):
+            stranger = chance.choice([chance.choice(units), chance.randbytes(20)])
+            units[chance.randrange(93)] = stranger
+        files = dict(sound.files) | {name: b"".join(units)}
+
+        # It fails where the queue begins behind the first message kept.
+        check_open(sound, files, is_touched=lambda touched: touched == name)
 
 
 @pytest.mark.parametrize("where", ["total_size", "queue_offset", "topic"])
