@@ -119,5 +119,6 @@ def draw(seed: int, *, fault_seconds: float = FAULT_SECONDS, only: tuple[str, ..
         gap_mean=chance.choice((0.7, 2.0, 5.0)),
         hold_max=chance.choice((1.0, 4.0, 10.0)),
         fault_seconds=fault_seconds,
+        quiet_seconds=min(QUIET_SECONDS, fault_seconds / 5),  # a short run is short altogether
         only=only,
     )
