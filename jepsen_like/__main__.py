@@ -204,7 +204,12 @@ def _real(arguments: argparse.Namespace) -> int:
         out=arguments.out,
     )
     runs = runs_of(options, everything=arguments.all, ci=arguments.ci)
-    return run_all(runs, tell=lambda line: print(line, flush=True))
+    code = 130
+    try:
+        code = run_all(runs, tell=lambda line: print(line, flush=True))
+    except* KeyboardInterrupt:  # the laboratory has been taken down
+        print("interrupted", file=sys.stderr)
+    return code
 
 
 def _soak(arguments: argparse.Namespace) -> int:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["SCRIPTS", "SELF_TESTS", "NotReachedError", "Script", "Stage"]
 
 _INSTALL_SECONDS = 2.0  # that the bytes of a state take
-LOAD_SECONDS = 2.0  # of acknowledged sends between two steps
+LOAD_SECONDS = 3.0  # of acknowledged sends between two steps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -28,6 +31,26 @@ def test_a_short_run_with_power_loss_is_valid_and_leaves_nothing(tmp_path) -> No
     assert verdict.counts["effect power"] >= 1
     assert verdict.counts["drain ok"] == 8
     assert {"n1.log", "n2.log", "n3.log", "c1.log"} <= {p.name for p in (folder / "logs").iterdir()}
+
+
+def test_an_interrupted_run_says_so_and_leaves_nothing(tmp_path) -> None:
+    run = subprocess.Popen(
+        [
+            sys.executable, "-m", "jepsen_like", "real", "--fault", "kill", "--out", str(tmp_path),
+        ],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    folder = tmp_path / "real-kill-1"
+    for _ in range(600):  # until the load has begun
+        if (folder / "c1.jsonl").exists():
+            break
+        time.sleep(0.1)
+    run.send_signal(signal.SIGINT)
+    _, err = run.communicate(timeout=60)
+
+    assert (run.returncode, err) == (130, "interrupted\n")
+    assert list(Path("/run/netns").glob(f"jl{run.pid}*")) == []
+    assert f"jl{run.pid}" not in Path("/proc/mounts").read_text()
 
 
 def test_disks_that_lie_about_syncs_are_found(tmp_path) -> None:
