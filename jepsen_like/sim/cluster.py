@@ -173,33 +173,60 @@ class SimCluster:
             auto_create_topic=False,
         )
 
-    async def await_recovery(self, seconds: float) -> str:
-        """Wait until one member leads and all logs are equal; return what is missing, or ""."""
+    async def await_recovery(self, seconds: float, *, under_load: bool = False) -> str:
+        """Wait until one member leads and all have what it has; return what is missing, or "".
+
+        Without load all logs must be equal to the last entry and everything taken in.  *Under load*
+        there may be no such moment: everybody must have taken in what was committed when the wait
+        began to have a leader.
+        """
         missing = "nothing was looked at"
+        wanted: int | None = None
         with trio.move_on_after(seconds):
             while True:
-                missing = self._missing()
+                missing = self._without_service()
+                if not missing:
+                    leader = self.leader
+                    assert leader is not None
+                    assert leader.node is not None
+                    if wanted is None:
+                        wanted = leader.node.ledger.committed_index
+                    missing = self._behind(wanted) if under_load else self._differing()
                 if not missing:
                     return ""
                 await trio.sleep(0.05)
         return missing
 
-    def _missing(self) -> str:
+    def _without_service(self) -> str:
+        """Return who is not up, or does not follow the one leader there has to be; or ""."""
         down = [member.name for member in self.members if not member.is_up]
         if down:
             return f"{', '.join(down)} not up"
         leader = self.leader
         if leader is None:
             return "no leader"
+        for member in self.members:
+            assert member.node is not None
+            if member.node.ledger.leader_id != leader.name:
+                return f"{member.name} does not follow {leader.name}"
+            if member.is_joining:
+                return f"{member.name} may not vote yet"
+        return ""
+
+    def _behind(self, wanted: int) -> str:
+        for member in self.members:
+            assert member.files is not None
+            taken_in = member.files.derived.dispatched_index
+            if taken_in < wanted:
+                return f"{member.name} has taken in entry {taken_in} of {wanted}"
+        return ""
+
+    def _differing(self) -> str:
         points = {}
         for member in self.members:
             assert member.node is not None
             assert member.files is not None
             store = member.files.store
-            if member.node.ledger.leader_id != leader.name:
-                return f"{member.name} does not follow {leader.name}"
-            if member.is_joining:
-                return f"{member.name} may not vote yet"
             if member.files.derived.dispatched_index < store.end_index:
                 return f"{member.name} has not dispatched everything"
             points[member.name] = (

@@ -259,7 +259,7 @@ class _World:
                 await trio.sleep(mix.quiet_seconds)
                 await self._attack(cluster)
                 history.note("healed")
-                missing = await cluster.await_recovery(RECOVERY_SECONDS)
+                missing = await cluster.await_recovery(RECOVERY_SECONDS, under_load=True)
                 history.note("recovered", err=missing or None)
                 await trio.sleep(1.0)  # some load on the healed group
                 appends.finish()
