@@ -64,10 +64,17 @@ class ConsumerOffsets:
         ]
 
     def restore(self, snapshot: list[Any] | None) -> None:
-        """Become what `snapshot` was taken of; None: nothing committed."""
+        """Become what `snapshot` was taken of; None: nothing committed.
+
+        Raises:
+            ValueError, TypeError: *snapshot* is none.
+        """
+        for group, topic, queues in snapshot or []:
+            _check(group, topic, queues)
         self._offsets = {(group, topic): dict(queues) for group, topic, queues in snapshot or []}
 
     def _commit(self, args: Mapping[str, Any]) -> bool:
+        _check(args["group"], args["topic"], args["queues"])
         queues = self._offsets.setdefault((args["group"], args["topic"]), {})
         changed = False
         for queue_id, offset in args["queues"]:
@@ -77,6 +84,7 @@ class ConsumerOffsets:
         return changed
 
     def _reset(self, args: Mapping[str, Any]) -> bool:
+        _check(args["group"], args["topic"], args["queues"])
         queues = self._offsets.setdefault((args["group"], args["topic"]), {})
         changed = False
         for queue_id, offset in args["queues"]:
@@ -88,3 +96,12 @@ class ConsumerOffsets:
 def _args(group: str, topic: str, offsets: Mapping[int, int]) -> dict[str, Any]:
     queues = [[queue_id, offset] for queue_id, offset in sorted(offsets.items()) if offset >= 0]
     return {"group": group, "topic": topic, "queues": queues}
+
+
+def _check(group: object, topic: object, queues: list[Any]) -> None:
+    """Raise `ValueError` or `TypeError` unless these are names, and pairs of whole numbers."""
+    if type(group) is not str or type(topic) is not str:
+        raise ValueError(f"{group!r:.80} and {topic!r:.80} are no group and topic")
+    for queue_id, offset in queues:
+        if type(queue_id) is not int or type(offset) is not int:
+            raise ValueError(f"{queue_id!r:.80} and {offset!r:.80} are no queue and offset")

@@ -121,9 +121,12 @@ class StateMachine:
         A part the snapshot does not know yet begins empty.
 
         Raises:
-            ValueError: the snapshot has a part this version does not know.
+            ValueError, TypeError, KeyError: the snapshot has a part this version does not know,
+                or a part is none.
         """
         pieces = snapshot or {}
+        if not isinstance(pieces, dict):
+            raise ValueError(f"a {type(pieces).__name__} where the parts of a state belong")
         unknown = pieces.keys() - self._parts.keys()
         if unknown:
             raise ValueError(f"parts {sorted(unknown)} are unknown")

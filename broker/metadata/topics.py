@@ -117,8 +117,14 @@ class Topics:
         ]
 
     def restore(self, snapshot: list[Any] | None) -> None:
-        """Become what `snapshot` was taken of; None: no topics."""
+        """Become what `snapshot` was taken of; None: no topics.
+
+        Raises:
+            ValueError, TypeError: *snapshot* is none.
+        """
         version, rows = snapshot or (0, [])
+        for row in rows:
+            _check_row(row)
         self._version = int(version)
         self._topics = {
             topic: TopicConfig(
@@ -154,9 +160,12 @@ def _args(config: TopicConfig) -> dict[str, Any]:
 
 
 def _config(args: Mapping[str, Any]) -> TopicConfig:
-    return TopicConfig(
-        topic=args["topic"],
-        read_queue_count=args["read"],
-        write_queue_count=args["write"],
-        perm=args["perm"],
-    )
+    row = [args["topic"], args["read"], args["write"], args["perm"]]
+    _check_row(row)
+    topic, read, write, perm = row
+    return TopicConfig(topic=topic, read_queue_count=read, write_queue_count=write, perm=perm)
+
+
+def _check_row(row: list[Any]) -> None:
+    if list(map(type, row)) != [str, int, int, int]:
+        raise ValueError(f"{row!r:.200} is no topic")

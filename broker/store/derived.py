@@ -318,10 +318,10 @@ class DerivedState:
         try:
             self.producers.restore(snapshot.producers)
             self._metadata.restore(snapshot.metadata)
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
             raise CorruptStoreError(
                 f"{self._states.path(snapshot.point.index)}: sound, yet not what this version "
-                f"writes ({error!r}); start the version that wrote it"
+                f"writes ({type(error).__name__}: {error}); start the version that wrote it"
             ) from error
         self._point = snapshot.point
         self._state_index = snapshot.point.index

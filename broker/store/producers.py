@@ -218,6 +218,9 @@ class ProducerTable:
         clock_ms, rows = snapshot
         producers: dict[ProducerKey, Producer] = {}
         for producer_id, topic, queue_id, last_sequence, seen_ms, index, runs in rows:
+            numbers = (producer_id, queue_id, last_sequence, seen_ms, index)
+            if type(topic) is not str or any(type(number) is not int for number in numbers):
+                raise ValueError(f"{(topic, *numbers)!r:.200} is no producer")
             producers[producer_id, topic, queue_id] = Producer(
                 last_sequence=last_sequence,
                 runs=[Run(*run) for run in runs],

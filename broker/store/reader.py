@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from broker.message.codec import RECORD_SIZE_MIN
 from broker.store.columns import COLUMN_MIN, UNIT
 from broker.store.runs import UNIT_SIZE
 from dledger.errors import CorruptStoreError
@@ -111,6 +112,8 @@ class Reader:
         positions = table["position"][:count].tolist()
         sizes = table["size"][:count].tolist()
         try:
+            if min(sizes) < RECORD_SIZE_MIN:
+                raise EntryNotFoundError(f"{min(sizes)} bytes are no record")
             views = self._views(positions, sizes)
         except EntryNotFoundError as error:
             raise CorruptStoreError(

@@ -248,6 +248,7 @@ def _check_queue(sound: Image, opened: OpenFiles) -> str:
         if found.status is not PullStatus.FOUND:
             must_be(offset <= sound.queue_end, "the queue is longer than it was")
             return "read"
+        must_be(len(messages) > 0, "found, and nothing is there")
         for message in messages:
             # A client checks this, and asks another node when it does not hold.
             if message.queue_offset != offset:

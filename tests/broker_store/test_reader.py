@@ -218,3 +218,16 @@ def test_units_that_lead_nowhere_are_told_with_what_to_do(world, position):
     with pytest.raises(CorruptStoreError, match=r"queue 0 is damaged at offset 0 .*consumequeue"):
         world.pull(0, count_max=3)
     assert bodies(world.pull(2, count_max=1)) == [b"c"]
+
+
+@pytest.mark.parametrize("size", [0, 1, 90, -1])
+def test_units_of_no_size_are_no_messages(world, size):
+    """A pull that finds ten and brings none would send its consumer on behind all of them."""
+    world.put(b"a", b"b", b"c")
+    world.dispatch()
+    queue = world.derived.queues.get("orders", 0)
+    for unit in range(3):
+        struct.pack_into(">i", queue._tail, 20 * unit + 8, size)
+
+    with pytest.raises(CorruptStoreError, match="is damaged at offset 0"):
+        world.pull(0, count_max=3)

@@ -187,3 +187,25 @@ def test_a_topic_never_loses_a_queue_that_can_be_read(machine, topics):
 
     found = topics.get("orders")
     assert (found.read_queue_count, found.write_queue_count) == (8, 4)
+
+
+@pytest.mark.parametrize(
+    "snapshot",
+    [
+        7,
+        {"topics": [1, [["t", "4", 4, 6]]]},
+        {"topics": [1, [[["t"], 4, 4, 6]]]},
+        {"topics": [1, [["t", 4, 4]]]},
+        {"topics": 7},
+        {"consumer_offsets": [["g", "t", [[0, "5"]]]]},
+        {"consumer_offsets": [[1, "t", [[0, 5]]]]},
+        {"consumer_offsets": [["g", "t", [[[0], 5]]]]},
+        {"consumer_offsets": [["g", "t"]]},
+    ],
+)
+def test_a_snapshot_with_what_nobody_writes_is_refused(snapshot):
+    """Taken as it is it would stop the node later, wherever it is used."""
+    machine = StateMachine([Topics(), ConsumerOffsets()])
+
+    with pytest.raises((ValueError, TypeError)):
+        machine.restore(snapshot)
