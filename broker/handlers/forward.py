@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 # it to and fro for ever.
 FORWARDED = "forwardedBy"
 
+# Requests that may wait: a node that becomes the leader handles them all before anything else.
+_HELD_COUNT_MAX = 10_000
 _RETRY_SECONDS = 0.02
 # How long a leader of the past may take to answer what it was asked while it led.
 _LAST_ANSWERS_SECONDS = 0.5
@@ -114,9 +116,12 @@ class Forwarder:
             self._submit(client, session, command)
             return
         cost = holding_cost(command)
-        if self._held and self._held_size + cost > self._held_size_max:
+        if self._held and (
+            self._held_size + cost > self._held_size_max or len(self._held) >= _HELD_COUNT_MAX
+        ):
             raise LedgerBusyError(
-                f"node {mine} holds {self._held_size} bytes for want of a leader; send again later"
+                f"node {mine} holds {len(self._held)} requests with {self._held_size} bytes for "
+                "want of a leader; send again later"
             )
         self._hold(session, command, cost)
 

@@ -57,6 +57,7 @@ if TYPE_CHECKING:
 
 
 AWAITING_SIZE_MAX = 64 * 1024 * 1024  # bytes of sends that wait for their topic
+AWAITING_COUNT_MAX = 10_000  # so many sends: they are handled in one go when it is there
 
 
 class _Expected(NamedTuple):
@@ -134,6 +135,7 @@ class SendHandlers:
         self._duplicates: list[tuple[int, int, SendRequest, Receipt]] = []
         self._order = itertools.count()
         self._awaiting_topic: dict[str, list[tuple[Session, Command]]] = {}
+        self._awaiting_count = 0
         self._awaiting_size = 0  # bytes, by `holding_cost`
         self._next_queue = itertools.count()
         self.message_count = 0
@@ -270,17 +272,22 @@ class SendHandlers:
                     f"{topic}`, or set auto_create_topic"
                 )
             cost = holding_cost(command)
-            if self._awaiting_size and self._awaiting_size + cost > AWAITING_SIZE_MAX:
+            if self._awaiting_size and (
+                self._awaiting_size + cost > AWAITING_SIZE_MAX
+                or self._awaiting_count >= AWAITING_COUNT_MAX
+            ):
                 raise LedgerBusyError(
-                    f"{self._awaiting_size} bytes wait for topics that are being created, the "
-                    f"limit is {AWAITING_SIZE_MAX}; send again later"
+                    f"sends of {self._awaiting_size} bytes wait for topics that are being created; "
+                    "send again later"
                 )
             waiting = self._awaiting_topic.get(topic)
             if waiting is not None:
                 waiting.append((session, command))
+                self._awaiting_count += 1
                 self._awaiting_size += cost
                 return False
             self._awaiting_topic[topic] = [(session, command)]
+            self._awaiting_count += 1
             self._awaiting_size += cost
             try:
                 self._create_topic(
@@ -327,6 +334,7 @@ class SendHandlers:
 
     def _take_awaiting(self, topic: str) -> list[tuple[Session, Command]]:
         waiting = self._awaiting_topic.pop(topic, [])
+        self._awaiting_count -= len(waiting)
         self._awaiting_size -= sum(holding_cost(command) for _, command in waiting)
         return waiting
 
@@ -450,7 +458,7 @@ class SendHandlers:
                 OutcomeUnknownError("the lead was lost before the first try was committed")
             )
         awaiting, self._awaiting_topic = self._awaiting_topic, {}
-        self._awaiting_size = 0
+        self._awaiting_count = self._awaiting_size = 0
         for waiting in awaiting.values():
             for session, command in waiting:
                 self._forwarder.hold_again(session, command)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import trio
 
-from broker.delivery.hold import HeldPull, PullHold
+from broker.delivery.hold import ANSWERS_AT_ONCE, HeldPull, PullHold
 from broker.protocol.headers import PullMessageRequest
 from dledger.remoting.command import Command
 from tests.fakes.nodes import TrioClock
@@ -67,6 +69,59 @@ async def test_an_arrival_answers_exactly_those_who_waited_for_it(autojump_clock
 
     assert held.answered == [(3, False), (4, False)]
     assert held.table.count == 2
+
+
+async def test_a_crowd_is_answered_in_turns_with_everybody_else(autojump_clock, held):
+    """30,000 pulls answered at once took 0.8 s, and the leader that did it was one no longer."""
+    for _ in range(1000):
+        held.add(0, seconds=30)
+
+    held.table.notify_arrival(QUEUE, 1)
+    answered = [len(held.answered)]
+    held.table.notify_arrival(QUEUE, 2)  # those that are due are not due a second time
+    while len(held.answered) < 1000:
+        await trio.lowlevel.checkpoint()
+        answered.append(len(held.answered))
+
+    assert held.answered == [(0, False)] * 1000
+    assert max(after - before for before, after in pairwise(answered)) <= 2 * ANSWERS_AT_ONCE
+    assert held.table.count == 0
+    await trio.sleep(60)
+    assert len(held.answered) == 1000
+
+
+async def test_a_crowd_whose_time_is_up_is_answered_in_turns(autojump_clock, held):
+    """On a clock that stands still while anybody runs, a turn is seen only from within."""
+    turns = []
+    looked = held.table._answer_expired
+
+    def look():
+        before = len(held.answered)
+        are_more = looked()
+        turns.append(len(held.answered) - before)
+        return are_more
+
+    held.table._answer_expired = look
+    for _ in range(1000):
+        held.add(0, seconds=1)
+    await trio.sleep(2)
+
+    assert held.answered == [(0, True)] * 1000
+    assert max(turns) == ANSWERS_AT_ONCE
+
+
+async def test_of_a_crowd_that_is_due_those_who_leave_are_forgotten(autojump_clock, held):
+    gone = FakeSession()
+    for number in range(1000):
+        held.add(0, seconds=30, session=gone if number % 2 else None)
+
+    held.table.notify_arrival(QUEUE, 1)
+    gone.closed = True
+    held.table.drop_session(gone)
+    await trio.sleep(1)
+
+    assert 500 <= len(held.answered) <= 500 + ANSWERS_AT_ONCE
+    assert held.table.count == 0
 
 
 async def test_an_arrival_for_nobody_does_nothing(autojump_clock, held):
