@@ -25,6 +25,7 @@ SIM_SEEDS = 25  # in one run, about as long as one real mix
 REAL_SECONDS = 60
 SCRIPT_SHARE = 0.25  # of the real runs
 SCRIPTS = ("S1", "S2", "S3", "S4", "S5", "S6", "S7")
+_SIM_SECONDS = 600  # more than any machine needs for one run of seeds
 _STATES = {0: "valid", 1: "invalid", 2: "unknown", EXIT_SKIPPED: "skipped"}
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
@@ -83,7 +84,10 @@ def soak(
         layer = command[0]
         if layer in skipped:
             continue
-        tell(f"[{now() - begun:.0f} s] {' '.join(command)}")
+        left = seconds - (now() - begun)
+        if layer == "sim" and left < _SIM_SECONDS:
+            command += ["--limit", f"{max(1.0, left):.0f}"]
+        tell(f"[{seconds - left:.0f} s] {' '.join(command)}")
         state = _STATES.get(run(command), "invalid")
         done[layer, state] += 1
         if state == "skipped":

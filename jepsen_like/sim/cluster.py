@@ -45,6 +45,7 @@ class SimCluster:
         self.nursery: trio.Nursery | None = None  # for what faults do over time
         # Members that may lack what they once promised: a lost or a damaged disk.
         self.unsound: set[str] = set()
+        self._has_wiped = False  # at the end of the faults, so that a copy has just begun
         self._client_addresses: list[str] = []
 
     @property
@@ -133,6 +134,7 @@ class SimCluster:
                 member.process.resume()
             if self._is_damaged(member):
                 self.history.note("wipe", node=member.name)
+                self._has_wiped = True
                 await member.wipe()
             member.start()
 
@@ -172,6 +174,23 @@ class SimCluster:
             request_timeout=1.0,
             auto_create_topic=False,
         )
+
+    def copying_seconds(self) -> float:
+        """Return how long a member with an empty disk may need to copy the log, as this mix goes.
+
+        A window of small messages for each round trip: with the smallest ones and a slow network
+        that is longer than any election.
+        """
+        if not self._has_wiped and not any(member.is_joining for member in self.members):
+            return 0.0
+        mix = self.mix
+        entries = max(
+            member.files.store.end_index - member.files.store.base.index
+            for member in self.members
+            if member.files is not None
+        )
+        round_trip = 2 * (self.network.delay_min + mix.delay_mean) + mix.sync_mean
+        return entries / mix.raft.append_window * round_trip
 
     async def await_recovery(self, seconds: float, *, under_load: bool = False) -> str:
         """Wait until one member leads and all have what it has; return what is missing, or "".

@@ -259,7 +259,8 @@ class _World:
                 await trio.sleep(mix.quiet_seconds)
                 await self._attack(cluster)
                 history.note("healed")
-                missing = await cluster.await_recovery(RECOVERY_SECONDS, under_load=True)
+                seconds = RECOVERY_SECONDS + cluster.copying_seconds()
+                missing = await cluster.await_recovery(seconds, under_load=True)
                 history.note("recovered", err=missing or None)
                 await trio.sleep(1.0)  # some load on the healed group
                 appends.finish()
