@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+from jepsen_like.faults.coup import Coup
 from jepsen_like.faults.disks import (
     BitRot,
     FailedSync,
@@ -36,6 +37,7 @@ _ALL: tuple[type[Fault], ...] = (
     Pause,
     Restart,
     Transfer,
+    Coup,
     PowerLoss,
     LostDisk,
     Isolate,

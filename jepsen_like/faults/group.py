@@ -163,6 +163,13 @@ class Group(Protocol):
     async def lose_power(self, members: Sequence[Member]) -> None:
         """Let the power of all *members* fail at the same time."""
 
+    async def may_lose_disk(self, member: Member) -> bool:
+        """Whether *member*'s disk may be gone: no other was, and every other member may vote.
+
+        Others may be down or behind: a member that knows that it has lost its disk neither votes
+        nor counts until it has everything, so what it had promised is safe with those who remain.
+        """
+
     def client_addresses(self) -> list[str]:
         """Return where clients are."""
 

@@ -36,7 +36,7 @@ class PowerLoss(Fault):
 
 
 class LostDisk(Fault):
-    """A machine comes back with an empty disk, while all others are whole."""
+    """A machine comes back with an empty disk, while all others have theirs."""
 
     name = "lost-disk"
     nodes_min = 3
@@ -46,7 +46,7 @@ class LostDisk(Fault):
     async def inject(self) -> str:
         """See `Fault`."""
         member = self.pick()
-        if not await self.group.may_harm(member):
+        if not await self.group.may_lose_disk(member):
             return ""
         await self.watch(member, "wipe")
         self.group.unsound.add(member.name)

@@ -22,12 +22,12 @@ from dledger.store.tickets import CheckpointTicket, DropTicket, SyncTicket
 from dledger.store.vote_file import VoteTicket, _pack
 from jepsen_like.mutants.grounds import (
     BEHIND,
-    CUT_POWER,
     ELECTIONS,
     FAILED_SYNCS,
     KILLS,
     POWER,
     ROT,
+    SLOW_CUTS,
     SLOW_POWER,
 )
 from jepsen_like.mutants.mutant import Patch, mutant
@@ -109,7 +109,7 @@ def tail_not_rewritten() -> Sequence[Patch]:
     return [(MappedFileQueue, "rewrite", rewrite)]
 
 
-@mutant(on=CUT_POWER)
+@mutant(on=SLOW_CUTS)
 def cut_does_not_void_syncs() -> Sequence[Patch]:
     """A sync that began before a cut speaks for what took the place (ra, issue 516)."""
     stock = LedgerStore.truncate_from

@@ -9,10 +9,11 @@ looked for, and a seed that has not met it is better followed by another seed th
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from dledger.config import KIB
+from dledger.config import KIB, FlushDiskType
 from jepsen_like.sim.mix import draw
 
 if TYPE_CHECKING:
@@ -27,18 +28,17 @@ class Ground:
 
     name: str
     faults: tuple[str, ...]
-    node_counts: tuple[int, ...] = (3,)
+    node_count: int = 3
     fault_seconds: float = 10.0
     changes: Mapping[str, Any] = field(default_factory=dict)  # of the mix
     load: Mapping[str, Any] = field(default_factory=dict)  # of what clients do
     store: Mapping[str, Any] = field(default_factory=dict)  # of its store
     raft: Mapping[str, Any] = field(default_factory=dict)  # of its Raft
 
-    def mix(self, seed: int) -> Mix | None:
-        """Return the mix of *seed* on this ground; None where its group is not of the kind."""
+    def mix(self, seed: int) -> Mix:
+        """Return the mix of *seed* on this ground."""
         drawn = draw(seed, fault_seconds=self.fault_seconds, only=self.faults)
-        if drawn.node_count not in self.node_counts or drawn.is_async:
-            return None
+        chance = random.Random(f"ground {self.name} {seed}")
         load = drawn.load
         calm: dict[str, Any] = {
             "send_rate": 25.0,
@@ -47,16 +47,28 @@ class Ground:
             "group_count": 1,
         }
         thick: dict[str, Any] = {
+            "node_count": self.node_count,
+            "clock_rates": tuple(chance.uniform(0.95, 1.05) for _ in range(self.node_count)),
+            "faults": self.faults,
             "quiet_seconds": 1.0,
             "gap_mean": 0.6,
             "hold_max": min(drawn.hold_max, 3.0),
             "load": replace(load, **{**calm, **self.load}),
-            "store": replace(drawn.store, **{"log_size_max": 0, **self.store}),
+            "store": replace(drawn.store, **{**_CALM_STORE, **self.store}),
             "raft": replace(drawn.raft, **self.raft),
         }
         return replace(drawn, **{**thick, **self.changes})
 
 
+_CALM_STORE: Mapping[str, Any] = {
+    "log_size_max": 0,
+    "flush_disk_type": FlushDiskType.SYNC_FLUSH,
+}
+_QUICK: Mapping[str, Any] = {
+    "heartbeat_interval_ms": 40,
+    "election_timeout_min_ms": 160,
+    "election_timeout_max_ms": 240,
+}
 RETENTION: Mapping[str, Any] = {
     "segment_size": 16 * KIB,
     "log_size_max": 32 * KIB,
@@ -83,16 +95,25 @@ FAILED_SYNCS = Ground(
 )
 # Networks that part.
 CUTS = Ground(name="cuts", faults=("isolate", "halves", "kill", "transfer", "one-way", "pause"))
-STALE = Ground(name="stale", faults=("isolate", "halves", "pause", "one-way"))
+# Leaders that do not know that they lead no more, and clients that know no better.
+STALE = Ground(
+    name="stale",
+    faults=("coup",),
+    changes={"hold_max": 4.0, "gap_mean": 1.5, "delay_mean": 0.001},
+    load={"send_rate": 40.0, "queue_count": 1, "producer_count": 3, "client_crash_mean": 1.0},
+    raft=_QUICK,
+)
 CLIENTS = Ground(
     name="clients",
     faults=("client-cut", "isolate", "transfer", "kill", "wire"),
     load={"send_timeout": 8.0},
 )
-CUT_POWER = Ground(
-    name="cut-power",
-    faults=("isolate", "halves", "power", "slow-disk", "wire"),
-    changes={"sync_mean": 0.008, "hold_max": 2.0},
+# Logs that part while they are being synced.
+SLOW_CUTS = Ground(
+    name="slow-cuts",
+    faults=("isolate", "slow-disk"),
+    changes={"sync_mean": 0.02, "hold_max": 1.5, "gap_mean": 0.4},
+    load={"send_rate": 60.0, "lane_count": 5, "batch_count_max": 3},
 )
 # Elections one after another.
 ELECTIONS = Ground(
@@ -104,13 +125,18 @@ ELECTIONS = Ground(
 CONTESTED = Ground(
     name="contested",
     faults=("kill", "isolate", "transfer"),
-    node_counts=(5,),
+    node_count=5,
     changes={"gap_mean": 0.5, "hold_max": 0.6, "delay_mean": 0.010},
     raft={"election_stagger_ms": 0},
 )
 # Disks that lose what they had.
 LOST_DISKS = Ground(
-    name="lost-disks", faults=("lost-disk", "isolate", "halves", "one-way", "stalled-disk")
+    name="lost-disks",
+    faults=("lost-disk", "isolate", "kill", "coup"),
+    changes={"gap_mean": 0.4, "hold_max": 1.5, "delay_mean": 0.010},
+    # So that it takes its time to fill a new disk again.
+    load={"body_size_max": 3000, "send_rate": 40.0},
+    raft={"append_size_max": 4 * KIB, "append_window": 1},
 )
 ROT = Ground(name="rot", faults=("bit-rot", "kill", "restart"), fault_seconds=15.0)
 # Members that fall behind what the others keep.

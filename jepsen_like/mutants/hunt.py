@@ -62,11 +62,9 @@ def shown_so_far(history: History, *, has_retention: bool) -> list[Anomaly]:
     return [anomaly for anomaly in found if anomaly.kind not in _AT_THE_END]
 
 
-def run_on(ground: Ground, seed: int) -> list[Anomaly] | None:
-    """Run one seed of a ground, no longer than until something shows; None: it does not fit."""
+def run_on(ground: Ground, seed: int) -> list[Anomaly]:
+    """Run one seed of a ground, no longer than until something shows."""
     mix = ground.mix(seed)
-    if mix is None:
-        return None
     outcome = run_seed(
         mix,
         is_enough=lambda history: bool(shown_so_far(history, has_retention=mix.has_retention)),
@@ -138,15 +136,12 @@ class Hunt:
         yield from (seed for seed in range(1, self._options.seeds + 1) if seed != hint)
 
     def _hunt(self, mutant: Mutant) -> Catch | None:
-        begun, tried = time.perf_counter(), 0
-        for seed in self._seeds(mutant):
+        begun = time.perf_counter()
+        for tried, seed in enumerate(self._seeds(mutant), 1):
             if self._is_over:
                 return None
             with mutated(mutant.name):
                 anomalies = run_on(mutant.ground, seed)
-            if anomalies is None:
-                continue
-            tried += 1
             if self._options.seed is not None:
                 for anomaly in anomalies:
                     self._tell(f"    {str(anomaly)[:300]}")
@@ -166,7 +161,7 @@ class Hunt:
         if key not in self._sound:
             anomalies = run_on(ground, seed)
             self._sound[key] = not anomalies
-            for anomaly in anomalies or ():
+            for anomaly in anomalies:
                 self._tell(f"    WITHOUT A MUTANT on ground {ground.name}, seed {seed}: {anomaly}")
         return self._sound[key]
 

@@ -11,7 +11,7 @@ from dledger.raft.engine import RaftEngine
 from dledger.raft.following import Following
 from dledger.raft.leading import Leading
 from dledger.raft.snapshot import SnapshotReceiver
-from jepsen_like.mutants.grounds import BEHIND, CUT_POWER, CUTS, ELECTIONS
+from jepsen_like.mutants.grounds import BEHIND, CUTS, ELECTIONS, SLOW_CUTS
 from jepsen_like.mutants.mutant import Patch, mutant
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def sent_counts_as_answered() -> Sequence[Patch]:
 # -- what a follower keeps -------------------------------------------------------------------------
 
 
-@mutant(on=CUT_POWER)
+@mutant(on=SLOW_CUTS)
 def cuts_what_matches() -> Sequence[Patch]:
     """A follower cuts its log behind each append, though what is there matches (stock)."""
     stock = Following.on_append

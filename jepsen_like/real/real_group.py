@@ -122,6 +122,10 @@ class RealGroup:
             if other is not member
         )
 
+    async def may_lose_disk(self, member: Member) -> bool:
+        """See `Group`; from outside nobody sees who may vote, so all others have to be whole."""
+        return await self.may_harm(member)
+
     def _committed(self, statuses: dict[str, GroupStatus]) -> int | None:
         leader = self.leader
         if leader is None or leader.name not in statuses:

@@ -92,6 +92,16 @@ class SimCluster:
             if other is not member
         )
 
+    async def may_lose_disk(self, member: Member) -> bool:
+        """See `Group`."""
+        self._forget_sound()
+        others = [other for other in self.members if other is not member]
+        return (
+            len(others) >= 2
+            and not self.unsound - {member.name}
+            and not any(other.is_joining for other in others)
+        )
+
     def _forget_sound(self) -> None:
         """Take from `unsound` who has caught up and may vote again."""
         leader = self.leader
@@ -171,7 +181,7 @@ class SimCluster:
             clock=SimClock(),
             chance=random.Random(f"{self.mix.seed} {name} {number}"),
             group_timeout=6.0,
-            request_timeout=1.0,
+            request_timeout=chance.choice((0.3, 1.0, 1.0, 2.0)),
             auto_create_topic=False,
         )
 
