@@ -17,6 +17,12 @@ if TYPE_CHECKING:
     from jepsen_like.workloads.load import Clients
 
 
+# Many that ask seldom: who asks all the time waits for a dead leader from before it was deposed, and
+# finds out about the new one as soon as there is something to be wrong about.
+CLIENTS = 5
+PAUSE_SECONDS = 0.6  # on average
+
+
 class Questions:
     """A few clients that ask."""
 
@@ -28,7 +34,7 @@ class Questions:
     async def run(self) -> None:
         """Keep asking until `is_over`."""
         async with trio.open_nursery() as nursery:
-            for number in range(2):
+            for number in range(CLIENTS):
                 nursery.start_soon(self._keep_asking, number)
 
     async def _keep_asking(self, number: int) -> None:
@@ -37,7 +43,7 @@ class Questions:
         process = self.history.new_process()
         async with self.clients.client("questions", chance) as client:
             while not self.is_over:
-                await trio.sleep(chance.expovariate(1 / 0.25))
+                await trio.sleep(chance.expovariate(1 / PAUSE_SECONDS))
                 kind = chance.choices(("end", "committed", "status", "transfer"), (8, 3, 2, 0.15))
                 if not await self._ask(client.admin, kind[0], process, chance):
                     process = self.history.new_process()
