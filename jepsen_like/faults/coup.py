@@ -52,7 +52,8 @@ class Coup(Fault):
                 await trio.sleep(0.01)
                 if self._is_healed or self.group.leader not in (None, old):
                     break
-        await trio.sleep(self.chance.uniform(0.0, 1.0))
+        # Not for long: it gives up peers that have been silent before it hears what they said.
+        await trio.sleep(self.chance.uniform(0.0, 0.3))
         new = self.group.leader
         if not self._is_healed and new not in (None, old) and self.chance.random() < 0.5:
             assert new is not None

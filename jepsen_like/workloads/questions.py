@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from jepsen_like.workloads.load import Clients
 
 
-# Many that ask seldom: who asks all the time waits for a dead leader from before it was deposed, and
-# finds out about the new one as soon as there is something to be wrong about.
+# Many that ask seldom: who asks all the time waits for a dead leader from before it was deposed,
+# and finds out about the new one as soon as there is something to be wrong about.
 CLIENTS = 5
 PAUSE_SECONDS = 0.6  # on average
 
