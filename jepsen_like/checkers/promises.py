@@ -16,6 +16,10 @@ KINDS = {
     "would take from it",
     "broken-promise": "what a member promised a leader, voted or showed as committed is gone when "
     "it starts again",
+    "false-promise": "a member promises its leader an entry that is not the leader's",
+    "unbacked-commit": "a leader shows as committed what no majority has promised it in its term, "
+    "or nothing of its own term with it",
+    "committed-cut": "a member cuts off an entry that is committed",
     "double-vote": "one member votes for two in one term",
     "committed-differs": "two members have other entries at one committed index",
     "incomplete-leader": "a leader lacks what was committed before its term",

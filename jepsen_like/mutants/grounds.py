@@ -113,7 +113,59 @@ SLOW_CUTS = Ground(
     name="slow-cuts",
     faults=("isolate", "slow-disk"),
     changes={"sync_mean": 0.02, "hold_max": 1.5, "gap_mean": 0.4},
-    load={"send_rate": 60.0, "lane_count": 5, "batch_count_max": 3},
+    load={"send_rate": 40.0, "lane_count": 5, "batch_count_max": 3},
+)
+# Leads that change hands faster than connections break or clients lose patience.
+QUICK_CUTS = Ground(
+    name="quick-cuts",
+    faults=("isolate", "one-way"),
+    changes={"gap_mean": 0.6, "hold_max": 0.8, "reset_seconds": 3.0, "delay_mean": 0.004},
+    load={"send_rate": 40.0, "lane_count": 5, "send_timeout": 8.0},
+    raft=_QUICK,
+)
+# The same with tails so large that they cross the network in several messages.
+OLD_TERMS = Ground(
+    name="old-terms",
+    faults=("isolate", "kill"),
+    changes={"gap_mean": 0.5, "hold_max": 0.8, "delay_mean": 0.010},
+    load={
+        "send_rate": 80.0,
+        "lane_count": 5,
+        "producer_count": 3,
+        "body_size_max": 4000,
+        "batch_count_max": 1,
+    },
+    raft={**_QUICK, "append_size_max": 4 * KIB, "append_window": 1},
+)
+# Leaders that lead on alone for longer than clients wait for an answer.
+PATIENT_LEADERS = Ground(
+    name="patient-leaders",
+    faults=("isolate", "client-cut"),
+    fault_seconds=16.0,
+    changes={"gap_mean": 0.8, "hold_max": 1.2, "reset_seconds": 0.3},
+    load={"send_timeout": 8.0},
+    raft={
+        "heartbeat_interval_ms": 150,
+        "election_timeout_min_ms": 1200,
+        "election_timeout_max_ms": 1800,
+    },
+)
+# Whole groups that start again with states written just now.
+RESTARTS = Ground(
+    name="restarts",
+    faults=("kill", "client-cut"),
+    changes={"gap_mean": 0.5, "hold_max": 1.0},
+    load={"send_timeout": 8.0, "queue_count": 2},
+    store={"checkpoint_interval_ms": 200},
+)
+# Queues whose units fill several pages.
+UNITS = Ground(
+    name="units",
+    faults=("power",),
+    fault_seconds=14.0,
+    changes={"gap_mean": 1.5, "hold_max": 0.5},
+    load={"send_rate": 80.0, "queue_count": 1, "body_size_max": 64, "lane_count": 5},
+    store={"checkpoint_interval_ms": 200},
 )
 # Elections one after another.
 ELECTIONS = Ground(
@@ -142,9 +194,15 @@ ROT = Ground(name="rot", faults=("bit-rot", "kill", "restart"), fault_seconds=15
 # Members that fall behind what the others keep.
 BEHIND = Ground(
     name="behind",
-    faults=("lost-disk", "isolate", "kill", "kill-at-step"),
+    faults=("lost-disk", "isolate", "kill", "kill-at-step", "transfer"),
     load={"body_size_max": 3000, "batch_count_max": 3, "send_rate": 40.0},
     store=RETENTION,
+)
+SLOWLY_BEHIND = replace(
+    BEHIND,
+    name="slowly-behind",
+    faults=("lost-disk", "isolate", "kill", "slow-disk"),
+    changes={"sync_mean": 0.01},
 )
 FULL = Ground(
     name="full",

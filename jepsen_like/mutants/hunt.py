@@ -141,7 +141,7 @@ class Hunt:
             if self._is_over:
                 return None
             with mutated(mutant.name):
-                anomalies = run_on(mutant.ground, seed)
+                anomalies = self._run(mutant, seed)
             if self._options.seed is not None:
                 for anomaly in anomalies:
                     self._tell(f"    {str(anomaly)[:300]}")
@@ -153,6 +153,13 @@ class Hunt:
                     seconds=time.perf_counter() - begun,
                 )
         return None
+
+    def _run(self, mutant: Mutant, seed: int) -> list[Anomaly]:
+        try:
+            return run_on(mutant.ground, seed)
+        except Exception as error:  # noqa: BLE001 - the simulator's own, and no catch
+            self._tell(f"    {mutant.name}, seed {seed}: {type(error).__name__}: {error}")
+            return []
 
     def _is_sound(self, ground: Ground, seed: int) -> bool:
         if not self._options.control:

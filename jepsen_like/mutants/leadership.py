@@ -197,26 +197,4 @@ def followers_count_as_latest() -> Sequence[Patch]:
     ]
 
 
-@mutant(on=CUTS)
-def followers_tell_committed_offsets() -> Sequence[Patch]:
-    """Whoever is asked tells what a group has committed."""
-    return [
-        (LedgerServer, "request_barrier", _proved),
-        (OffsetHandlers, "query", _on_any_node(OffsetHandlers.query)),
-    ]
-
-
 # -- the lead --------------------------------------------------------------------------------------
-
-
-@mutant(on=CUTS)
-def old_terms_are_obeyed() -> Sequence[Patch]:
-    """A follower takes what a leader of an older term sends."""
-    stock = RaftEngine._on_leader_message
-
-    def on_leader_message(self: Any, node: Any, message: Any) -> None:
-        if message["term"] < self.term and not self.is_leader:
-            message = {**message, "term": self.term}
-        stock(self, node, message)
-
-    return [(RaftEngine, "_on_leader_message", on_leader_message)]

@@ -23,8 +23,17 @@ from broker.store.producers import (
 )
 from broker.store.state_file import decode_state, encode_state
 from dledger.remoting.command import response
+from dledger.server import LedgerServer
 from dledger.store.housekeeping import Housekeeping
-from jepsen_like.mutants.grounds import BEHIND, CLIENTS, CUTS, KILLS, POWER
+from jepsen_like.mutants.grounds import (
+    BEHIND,
+    CLIENTS,
+    CUTS,
+    PATIENT_LEADERS,
+    RESTARTS,
+    SLOWLY_BEHIND,
+    UNITS,
+)
 from jepsen_like.mutants.mutant import Patch, mutant
 
 if TYPE_CHECKING:
@@ -80,7 +89,7 @@ def dedup_forgets_at_failover() -> Sequence[Patch]:
     return [(AppendState, "_producer", producer), (AppendState, "reserve", reserve)]
 
 
-@mutant(on=KILLS)
+@mutant(on=RESTARTS)
 def dedup_forgets_at_restart() -> Sequence[Patch]:
     """A restart that begins with a state file begins without producers."""
     stock, check = ProducerTable.restore, AppendState.reserve
@@ -111,7 +120,7 @@ def dedup_forgets_what_waits() -> Sequence[Patch]:
     return [(AppendState, "reserve", reserve)]
 
 
-@mutant(on=CUTS)
+@mutant(on=PATIENT_LEADERS)
 def duplicates_are_acknowledged_at_once() -> Sequence[Patch]:
     """What is in the leader's log is acknowledged when it is sent again, committed or not."""
     stock = SendHandlers._answer_verdict
@@ -173,18 +182,19 @@ class _EmptyBehind:
 
 @mutant(on=CUTS)
 def dispatches_what_is_not_committed() -> Sequence[Patch]:
-    """Consumers are shown the log to its end."""
-    from broker.store.derived import DerivedState
+    """A follower takes in its log to the end, committed or not."""
+    stock = LedgerServer._publish
 
-    stock = DerivedState.dispatch_up_to
+    def publish(self: Any) -> None:
+        stock(self)
+        for watcher in () if self.core.engine.is_leader else self._commit_watchers:
+            if isinstance(getattr(watcher, "__self__", None), DispatchService):
+                watcher(self.store.end_index)
 
-    def dispatch_up_to(self: Any, committed_index: int, **options: Any) -> int:
-        return stock(self, max(committed_index, self._log.end_index), **options)
-
-    return [(DerivedState, "dispatch_up_to", dispatch_up_to)]
+    return [(LedgerServer, "_publish", publish)]
 
 
-@mutant(on=POWER)
+@mutant(on=UNITS)
 def queue_files_never_synced() -> Sequence[Patch]:
     """A state is written down before the units that it counts on are on the disk."""
 
@@ -233,16 +243,6 @@ def offsets_acknowledged_early() -> Sequence[Patch]:
     return [(AppendQueue, "put_command", put_command)]
 
 
-@mutant(on=CLIENTS)
-def committed_offsets_go_back() -> Sequence[Patch]:
-    """A commit that arrives late takes back a later one."""
-
-    def commit(self: Any, args: Any) -> bool:
-        return bool(ConsumerOffsets._reset(self, args))
-
-    return [(ConsumerOffsets, "_commit", commit)]
-
-
 # -- states ----------------------------------------------------------------------------------------
 
 
@@ -274,29 +274,12 @@ def snapshot_lacks_last() -> Sequence[Patch]:
 
 
 @mutant(on=BEHIND)
-def snapshot_lacks_producers() -> Sequence[Patch]:
-    """A state sent to a member behind retention lacks what producers have sent."""
-    stock = AppendState.reserve
-
-    def reserve(
-        self: Any, producer_id: int, topic: str, queue_id: int, first: int, count: int
-    ) -> SequenceVerdict:
-        verdict = stock(self, producer_id, topic, queue_id, first, count)
-        return NEW_VERDICT if verdict.state is SequenceState.UNKNOWN else verdict
-
-    return [
-        *_with_state(lambda _: {"producers": ProducerTable().snapshot()}),
-        (AppendState, "reserve", reserve),
-    ]
-
-
-@mutant(on=BEHIND)
 def snapshot_lacks_offsets() -> Sequence[Patch]:
     """A state sent to a member behind retention lacks the offsets of consumer groups."""
     return _with_state(lambda state: {"metadata": {**state.metadata, ConsumerOffsets.name: []}})
 
 
-@mutant(on=BEHIND)
+@mutant(on=SLOWLY_BEHIND)
 def drops_what_is_not_taken_in() -> Sequence[Patch]:
     """Retention goes by size alone, whether or not there is a state of what it drops."""
     stock = Housekeeping._begin_drop
@@ -325,5 +308,5 @@ class _YesSayer:
     def applied_index(self) -> int:
         return self._end_index
 
-    def log_dropped(self) -> None:
-        self._keeper.log_dropped()
+    def log_dropped(self) -> Any:
+        return self._keeper.log_dropped()

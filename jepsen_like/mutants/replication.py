@@ -11,7 +11,7 @@ from dledger.raft.engine import RaftEngine
 from dledger.raft.following import Following
 from dledger.raft.leading import Leading
 from dledger.raft.snapshot import SnapshotReceiver
-from jepsen_like.mutants.grounds import BEHIND, CUTS, ELECTIONS, SLOW_CUTS
+from jepsen_like.mutants.grounds import BEHIND, CUTS, OLD_TERMS, QUICK_CUTS, SLOW_CUTS
 from jepsen_like.mutants.mutant import Patch, mutant
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def early_ack() -> Sequence[Patch]:
     return [(engine_module._MatchView, "__getitem__", match_index), (RaftEngine, "apply", apply)]
 
 
-@mutant(on=ELECTIONS)
+@mutant(on=OLD_TERMS)
 def commits_entries_of_older_terms() -> Sequence[Patch]:
     """An entry of an older term counts as committed by being on a majority (paper, figure 8)."""
     stock = RaftEngine.tick
@@ -66,7 +66,7 @@ def commits_what_is_not_verified() -> Sequence[Patch]:
     return [(Following, "on_append", on_append)]
 
 
-@mutant(on=CUTS)
+@mutant(on=QUICK_CUTS)
 def whatever_has_the_index_is_acknowledged() -> Sequence[Patch]:
     """A proposal hears of success when its index is committed, whichever entry is there."""
 
@@ -88,7 +88,7 @@ def whatever_has_the_index_is_acknowledged() -> Sequence[Patch]:
 # -- what a leader believes ------------------------------------------------------------------------
 
 
-@mutant(on=CUTS)
+@mutant(on=QUICK_CUTS)
 def answers_of_any_term_count() -> Sequence[Patch]:
     """An answer to a leader of an earlier term counts for this one."""
     stock = RaftEngine.on_message
@@ -106,7 +106,7 @@ def answers_of_any_term_count() -> Sequence[Patch]:
     return [(RaftEngine, "on_message", on_message), (Leading, "on_answer", on_answer)]
 
 
-@mutant(on=CUTS)
+@mutant(on=QUICK_CUTS)
 def match_survives_an_election() -> Sequence[Patch]:
     """A new leader believes what it knew of its followers when it led before."""
     stock = Leading.start

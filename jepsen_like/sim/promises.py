@@ -8,11 +8,15 @@ what it finds on its disk; and of the disk what of that would outlive a power lo
     early-promise       a member promises a leader, votes or shows as committed what is not on the
                         platter
     broken-promise      what it has promised, voted or shown is gone when it starts again
+    false-promise       it promises its leader an entry that is not the leader's
     double-vote         one member votes for two in one term
+    unbacked-commit     a leader shows as committed what no majority has promised it in its term, or
+                        nothing of its own term with it
+    committed-cut       a member cuts off an entry that is committed
     committed-differs   two members have other entries at one committed index
     incomplete-leader   a leader lacks what was committed before its term
 
-Source: Raft paper, figures 2 and 3 (persistent state, Leader Completeness, State Machine Safety).
+Source: Raft paper, figures 2, 3 and 8.
 """
 
 from __future__ import annotations
@@ -46,6 +50,9 @@ class _Word:
     index: int = 0  # up to here it has promised entries, or shown them as committed
     chain_crc: int = 0  # of that entry
     votes: dict[int, str] = field(default_factory=dict)  # term -> for whom
+    # Term -> highest index promised to its leader, as a voter; outlives the disk, as the leader's
+    # knowledge of it does.
+    promised: dict[int, int] = field(default_factory=dict)
 
 
 class Promises:
@@ -54,13 +61,16 @@ class Promises:
     def __init__(self, history: History) -> None:
         self._history = history
         self._words: dict[str, _Word] = {}
+        self._ears: dict[str, _Ear] = {}  # of each member's last process
         self._committed: dict[int, int] = {}  # index -> chain CRC
         # Term of who published it -> highest index: committed in that term or an earlier one.
         self._committed_in: dict[int, int] = {}
 
     def forget(self, name: str) -> None:
         """Take back what *name* has said: its disk is new, or cannot be blamed on it."""
-        self._words.pop(name, None)
+        word = self._words.pop(name, None)
+        if word is not None:
+            self._words[name] = _Word(promised=word.promised)
 
     def begin_life(self, name: str, ledger: LedgerServer, mount: SimMount) -> None:
         """Compare what *name* finds with what it has said, and listen from now on."""
@@ -76,7 +86,7 @@ class Promises:
             )
         elif word.index and _crc_at(store, word.index) not in (None, word.chain_crc):
             self.tell(name, "broken-promise", f"entry {word.index} is not the one promised")
-        _Ear(self, name, word, ledger, mount)
+        self._ears[name] = _Ear(self, name, word, ledger, mount)
 
     # -- what ears hear -------------------------------------------------------------------------
 
@@ -85,6 +95,40 @@ class Promises:
         first = word.votes.setdefault(term, candidate)
         if first != candidate:
             self.tell(name, "double-vote", f"in term {term} for {first} and {candidate}")
+
+    def promised(
+        self, name: str, store: LedgerStore, *, leader: str, term: int, index: int
+    ) -> None:
+        """Hear that *name* tells the leader of *term* that it has entries up to *index*."""
+        ear = self._ears.get(leader)
+        if ear is not None and ear.is_leader_of(term):
+            mine, theirs = _crc_at(store, index), _crc_at(ear.store, index)
+            if None not in (mine, theirs) and mine != theirs:
+                self.tell(name, "false-promise", f"has another entry {index} than {leader}")
+
+    def committed_by_leader(self, name: str, store: LedgerStore, *, term: int, index: int) -> None:
+        """Hear that the leader of *term* publishes entries up to *index*, maybe as the first."""
+        if index in self._committed or not store.base.index < index <= store.end_index:
+            return
+        needed = max(index, store.first_index_of_term(term))
+        backers = [
+            other
+            for other, word in self._words.items()
+            if other != name and word.promised.get(term, 0) >= needed
+        ]
+        if 1 + len(backers) < len(self._ears) // 2 + 1:
+            self.tell(
+                name,
+                "unbacked-commit",
+                f"entry {index} in term {term}: entry {needed} was promised by "
+                f"{', '.join(backers) or 'nobody'}",
+            )
+
+    def cut(self, name: str, store: LedgerStore, index: int) -> None:
+        """Hear that *name* is about to cut its log from *index* on."""
+        crc = _crc_at(store, index)
+        if crc is not None and index > store.base.index and self._committed.get(index) == crc:
+            self.tell(name, "committed-cut", f"entry {index}")
 
     def committed(
         self, name: str, store: LedgerStore, *, behind: int, upto: int, term: int
@@ -129,7 +173,7 @@ class _Ear:
         self._name = name
         self._word = word
         self._ledger = ledger
-        self._store = ledger.store
+        self.store = self._store = ledger.store
         self._mount = mount
         config = ledger.config
         self._folder = config.data_folder
@@ -141,8 +185,17 @@ class _Ear:
         ledger.watch_commits(self._on_committed)
         ledger.watch_role(self._on_role)
         _tap(ledger.core, "take_outbox", self._on_outbox)
-        _tap(self._store, "truncate_from", lambda _: self._on_cut())
+        _tap(
+            self._store,
+            "truncate_from",
+            lambda _: self._on_cut(),
+            before=lambda index: promises.cut(name, self.store, index),
+        )
         _tap(self._store, "reset_to", lambda _: self._on_cut())
+
+    def is_leader_of(self, term: int) -> bool:
+        """Whether it leads in *term*, as far as it knows."""
+        return self._is_alive() and self._ledger.term == term and self._ledger.core.engine.is_leader
 
     def _is_alive(self) -> bool:
         return not self._mount.is_dead
@@ -161,12 +214,28 @@ class _Ear:
                 self._vote(term, peer_id)
             elif kind == "append_answer" and message["success"]:
                 word.term = max(word.term, term)
-                self._promise(message["next_index"] - 1)
+                index = message["next_index"] - 1
+                self._promise(index)
+                self._note_promise(message, index)
+                self._promises.promised(
+                    self._name, self._store, leader=peer_id, term=term, index=index
+                )
+            elif kind == "install_answer" and message["done"]:
+                self._note_promise(message, message["base_index"])
+
+    def _note_promise(self, message: dict[str, Any], index: int) -> None:
+        promised, term = self._word.promised, message["term"]
+        if not message["joining"]:
+            promised[term] = max(promised.get(term, 0), index)
 
     def _on_committed(self, index: int) -> None:
         if not self._is_alive():
             return
         self._promise(index)
+        if self.is_leader_of(self._ledger.term):
+            self._promises.committed_by_leader(
+                self._name, self._store, term=self._ledger.term, index=index
+            )
         self._promises.committed(
             self._name, self._store, behind=self._published, upto=index, term=self._ledger.term
         )
@@ -225,11 +294,19 @@ class _Ear:
             word.index, word.chain_crc = end.index, end.chain_crc
 
 
-def _tap(owner: object, name: str, hear: Callable[[Any], None]) -> None:
-    """Have *hear* called with what a method of one object returns."""
+def _tap(
+    owner: object,
+    name: str,
+    hear: Callable[[Any], None],
+    *,
+    before: Callable[[Any], None] | None = None,
+) -> None:
+    """Have *hear* called with what a method of one object returns, *before* with its argument."""
     method = getattr(owner, name)
 
     def tapped(*args: Any, **options: Any) -> Any:  # noqa: ANN401
+        if before is not None:
+            before(args[0])
         result = method(*args, **options)
         hear(result)
         return result

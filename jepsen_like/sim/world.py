@@ -248,8 +248,12 @@ class _World:
         if missing:
             history.note("never-began", err=missing)
             return
-        async with cluster.client("operator", random.Random(mix.seed)) as client:
-            await client.admin.create_topic(TOPIC, mix.load.queue_count)
+        try:
+            async with cluster.client("operator", random.Random(mix.seed)) as client:
+                await client.admin.create_topic(TOPIC, mix.load.queue_count)
+        except (ClientError, BrokerError) as error:
+            history.note("never-began", err=f"{type(error).__name__}: {error}")
+            return
         appends = Appends(cluster, history)
         async with trio.open_nursery() as nursery:
             for workload in (Readers(cluster, history), Questions(cluster, history)):

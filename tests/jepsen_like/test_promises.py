@@ -19,6 +19,7 @@ class Log:
 
     def __init__(self, *crcs: int) -> None:
         self.crcs = list(crcs)
+        self.first_of_term = 1
         self.base = SimpleNamespace(index=0, position=0)
 
     @property
@@ -33,6 +34,9 @@ class Log:
         return SimpleNamespace(
             index=index, chain_crc=([0, *self.crcs])[index], position=100 * index
         )
+
+    def first_index_of_term(self, term: int) -> int:
+        return self.first_of_term
 
     def truncate_from(self, index: int) -> None:
         del self.crcs[index - 1 :]
@@ -54,7 +58,8 @@ class Ledger:
         self.committed_index = 0
         self.commit = self.become = None
         self.outbox: list[tuple[str, dict[str, object]]] = []
-        self.core = SimpleNamespace(take_outbox=lambda: self.outbox)
+        self.engine = SimpleNamespace(is_leader=False)
+        self.core = SimpleNamespace(take_outbox=lambda: self.outbox, engine=self.engine)
 
     def watch_commits(self, watcher) -> None:
         self.commit = watcher
@@ -70,8 +75,9 @@ class Ledger:
             self.disk.vote = self.term, "n2"
         self.core.take_outbox()
 
-    def promise(self, index: int) -> None:
-        self.say("n1", "append_answer", success=True, next_index=index + 1)
+    def promise(self, index: int, *, joining: bool = False) -> None:
+        fields = {"success": True, "next_index": index + 1, "joining": joining}
+        self.say("n1", "append_answer", **fields)
 
 
 @pytest.fixture
@@ -260,3 +266,74 @@ def test_a_vote_is_on_the_platter_when_it_leaves(promises, history) -> None:
     ledger.say("n1", "response_vote")
 
     assert kinds(history) == ["early-promise"]
+
+
+def leading(promises, *crcs: int, term: int, first: int = 1) -> Ledger:
+    """n1 leads n2 and n3, who know nothing yet."""
+    ledger = begin(promises, "n1", Ledger(*crcs, term=term))
+    ledger.engine.is_leader = True
+    ledger.store.first_of_term = first
+    begin(promises, "n3", Ledger(term=term))
+    return ledger
+
+
+def test_a_promise_is_about_the_leaders_own_entries(promises, history) -> None:
+    leading(promises, 11, 12, 14, term=1)
+    follower = begin(promises, "n2", Ledger(11, 13, term=1))
+    follower.promise(1)
+    assert kinds(history) == []
+
+    follower.promise(2)
+
+    assert kinds(history) == ["false-promise"]
+
+
+def test_a_leader_commits_with_a_majority_that_has_promised(promises, history) -> None:
+    leader = leading(promises, 11, 12, term=1)
+    begin(promises, "n2", Ledger(11, term=1)).promise(1)
+
+    leader.commit(1)
+    assert kinds(history) == []
+    leader.commit(2)
+
+    assert kinds(history) == ["unbacked-commit"]
+
+
+def test_who_may_not_vote_yet_backs_nothing(promises, history) -> None:
+    leader = leading(promises, 11, term=1)
+    begin(promises, "n2", Ledger(11, term=1)).promise(1, joining=True)
+
+    leader.commit(1)
+
+    assert kinds(history) == ["unbacked-commit"]
+
+
+def test_a_promise_of_another_term_backs_nothing(promises, history) -> None:
+    leader = leading(promises, 11, term=2)
+    begin(promises, "n2", Ledger(11, term=1)).promise(1)
+
+    leader.commit(1)
+
+    assert kinds(history) == ["unbacked-commit"]
+
+
+def test_entries_of_older_terms_are_committed_with_one_of_this_term(promises, history) -> None:
+    """Raft paper, figure 8."""
+    leader = leading(promises, 11, 12, term=2, first=2)
+    follower = begin(promises, "n2", Ledger(11, 12, term=2))
+    follower.promise(1)
+
+    leader.commit(1)
+
+    assert kinds(history) == ["unbacked-commit"]
+
+
+def test_what_is_committed_is_not_cut(promises, history) -> None:
+    begin(promises, "n1", Ledger(11, 12)).commit(1)
+    follower = begin(promises, "n2", Ledger(11, 12))
+    follower.store.truncate_from(2)
+    assert kinds(history) == []
+
+    follower.store.truncate_from(1)
+
+    assert kinds(history) == ["committed-cut"]
