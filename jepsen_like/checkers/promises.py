@@ -17,6 +17,8 @@ KINDS = {
     "broken-promise": "what a member promised a leader, voted or showed as committed is gone when "
     "it starts again",
     "false-promise": "a member promises its leader an entry that is not the leader's",
+    "early-voter": "a member whose disk was lost votes or counts before it has everything that was "
+    "committed until then",
     "unbacked-commit": "a leader shows as committed what no majority has promised it in its term, "
     "or nothing of its own term with it",
     "committed-cut": "a member cuts off an entry that is committed",

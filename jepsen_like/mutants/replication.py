@@ -88,39 +88,6 @@ def whatever_has_the_index_is_acknowledged() -> Sequence[Patch]:
 # -- what a leader believes ------------------------------------------------------------------------
 
 
-@mutant(on=QUICK_CUTS)
-def answers_of_any_term_count() -> Sequence[Patch]:
-    """An answer to a leader of an earlier term counts for this one."""
-    stock = RaftEngine.on_message
-    answered = Leading.on_answer
-
-    def on_message(self: Any, node: Any, message: dict[str, Any]) -> None:
-        if message["type"] == "append_answer" and self.is_leader:
-            message = {**message, "term": self.term}
-        stock(self, node, message)
-
-    def on_answer(self: Any, peer_id: str, message: dict[str, Any]) -> None:
-        end = self._engine.store.end_index + 1
-        answered(self, peer_id, {**message, "next_index": min(message["next_index"], end)})
-
-    return [(RaftEngine, "on_message", on_message), (Leading, "on_answer", on_answer)]
-
-
-@mutant(on=QUICK_CUTS)
-def match_survives_an_election() -> Sequence[Patch]:
-    """A new leader believes what it knew of its followers when it led before."""
-    stock = Leading.start
-
-    def start(self: Any) -> None:
-        end = self._engine.store.end_index
-        known = {peer: min(p.match_index, end) for peer, p in self.progress.items()}
-        stock(self)
-        for peer, progress in self.progress.items():
-            progress.match_index = known[peer]
-
-    return [(Leading, "start", start)]
-
-
 @mutant(on=CUTS)
 def sent_counts_as_answered() -> Sequence[Patch]:
     """A follower is believed to have whatever was sent to it."""
@@ -187,24 +154,6 @@ def previous_entry_is_not_compared() -> Sequence[Patch]:
         store, previous = self._engine.store, message["prev_index"]
         if store.base.index <= previous <= store.end_index:
             message = {**message, "prev_term": store.term_at(previous)}
-        stock(self, message)
-
-    return [(Following, "on_append", on_append)]
-
-
-@mutant(on=CUTS)
-def heartbeats_verify_everything() -> Sequence[Patch]:
-    """An answer promises all of the log that is durable, not what is known to be the leader's."""
-    stock = Following.on_append
-
-    def on_append(self: Any, message: Any) -> None:
-        store, previous = self._engine.store, message["prev_index"]
-        if (
-            store.base.index <= previous <= store.end_index
-            and store.term_at(previous) == message["prev_term"]
-        ):
-            self._enter_term()
-            self._verify_to(store.end_index)
         stock(self, message)
 
     return [(Following, "on_append", on_append)]

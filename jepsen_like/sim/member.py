@@ -82,7 +82,7 @@ class SimMember:
         self.on_last_word: Callable[[SimMember, BaseException], None] = lambda _member, _error: None
         self.truncations = 0
         self._promises = promises
-        self.disk.on_wipe = lambda: promises.forget(self.name)
+        self.disk.on_wipe = lambda: promises.lose_disk(self.name)
         self.tracebacks: list[str] = []
         self._traces: dict[TraceKind, list[str]] = {}
         self._mix = mix

@@ -9,6 +9,8 @@ what it finds on its disk; and of the disk what of that would outlive a power lo
                         platter
     broken-promise      what it has promised, voted or shown is gone when it starts again
     false-promise       it promises its leader an entry that is not the leader's
+    early-voter         a member whose disk was lost votes, or counts, before it has everything that
+                        was committed until then
     double-vote         one member votes for two in one term
     unbacked-commit     a leader shows as committed what no majority has promised it in its term, or
                         nothing of its own term with it
@@ -49,6 +51,7 @@ class _Word:
     term: int = 0
     index: int = 0  # up to here it has promised entries, or shown them as committed
     chain_crc: int = 0  # of that entry
+    needs: int = 0  # its disk was lost: it needs that much before it counts again
     votes: dict[int, str] = field(default_factory=dict)  # term -> for whom
     # Term -> highest index promised to its leader, as a voter; outlives the disk, as the leader's
     # knowledge of it does.
@@ -67,10 +70,15 @@ class Promises:
         self._committed_in: dict[int, int] = {}
 
     def forget(self, name: str) -> None:
-        """Take back what *name* has said: its disk is new, or cannot be blamed on it."""
+        """Take back what *name* has said: that it is gone cannot be blamed on it."""
         word = self._words.pop(name, None)
         if word is not None:
             self._words[name] = _Word(promised=word.promised)
+
+    def lose_disk(self, name: str) -> None:
+        """Take back what *name* has said: its disk is new.  It owes to know what was committed."""
+        self.forget(name)
+        self._words.setdefault(name, _Word()).needs = max(self._committed, default=0)
 
     def begin_life(self, name: str, ledger: LedgerServer, mount: SimMount) -> None:
         """Compare what *name* finds with what it has said, and listen from now on."""
@@ -205,6 +213,7 @@ class _Ear:
             return
         word = self._word
         for peer_id, message in outbox:
+            self._check_counts(message)
             kind, term = message["type"], message["term"]
             if kind in _RESTS_ON_TERM:
                 word.term = max(word.term, term)
@@ -222,6 +231,16 @@ class _Ear:
                 )
             elif kind == "install_answer" and message["done"]:
                 self._note_promise(message, message["base_index"])
+
+    def _check_counts(self, message: dict[str, Any]) -> None:
+        word, known = self._word, self._store.synced_index
+        if known >= word.needs:
+            return
+        if message["type"] == "response_vote" or not message.get("joining", True):
+            self._promises.tell(
+                self._name, "early-voter", f"knows {known} entries of the {word.needs} committed"
+            )
+            word.needs = 0
 
     def _note_promise(self, message: dict[str, Any], index: int) -> None:
         promised, term = self._word.promised, message["term"]

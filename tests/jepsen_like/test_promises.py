@@ -27,6 +27,10 @@ class Log:
         return len(self.crcs)
 
     @property
+    def synced_index(self) -> int:
+        return self.end_index
+
+    @property
     def end(self):
         return self.point_at(self.end_index)
 
@@ -337,3 +341,24 @@ def test_what_is_committed_is_not_cut(promises, history) -> None:
     follower.store.truncate_from(1)
 
     assert kinds(history) == ["committed-cut"]
+
+
+def test_who_lost_its_disk_counts_again_with_all_that_was_committed(promises, history) -> None:
+    begin(promises, "n1", Ledger(11, 12)).commit(2)
+    promises.lose_disk("n2")
+    reborn = begin(promises, "n2", Ledger(11))
+    reborn.promise(1, joining=True)
+    assert kinds(history) == []
+
+    reborn.promise(1)
+
+    assert kinds(history) == ["early-voter"]
+
+
+def test_who_has_filled_its_new_disk_may_vote(promises, history) -> None:
+    begin(promises, "n1", Ledger(11, 12)).commit(2)
+    promises.lose_disk("n2")
+
+    begin(promises, "n2", Ledger(11, 12)).say("n1", "response_vote")
+
+    assert kinds(history) == []
