@@ -12,7 +12,7 @@ import trio.testing
 from dledger.remoting.command import FLAG_ONEWAY, Command, SerializeType
 from dledger.remoting.errors import AddressInUseError, ConnectFailedError, ConnectionLostError
 from dledger.remoting.frame import encode_frame
-from dledger.remoting.server import RemotingServer
+from dledger.remoting.server import PASS_COUNT_MAX, RemotingServer
 from tests.fakes.network import MemoryNetwork
 from tests.remoting.conftest import receive_commands
 
@@ -431,3 +431,38 @@ async def test_what_a_connection_kept_goes_with_it(small_server, network, handle
         await trio.testing.wait_all_tasks_blocked()
 
     assert small_server._partials._total == 0
+
+
+async def test_a_flood_of_requests_leaves_others_their_turns(
+    server, network, handler, autojump_clock
+):
+    """One receive may bring thousands; who sent one meanwhile is served between them."""
+    network.receive_size_max = 1 << 20
+    flood = await network.connect("127.0.0.1", 10911)
+    other = await network.connect("127.0.0.1", 10911)
+    await trio.testing.wait_all_tasks_blocked()
+    flood.send_now([b"".join(frame(10, flag=FLAG_ONEWAY, opaque=n) for n in range(2000))])
+    other.send_now([frame(11, flag=FLAG_ONEWAY)])
+    await trio.sleep(1)
+
+    assert [command.opaque for command in handler.commands if command.code == 10] == [*range(2000)]
+    assert max(map(len, handler.passes)) == PASS_COUNT_MAX
+    where = [one[0].code for one in handler.passes].index(11)
+    assert where < len(handler.passes) - 1
+
+
+async def test_between_two_turns_answers_are_waited_for(server, network, handler, autojump_clock):
+    """Whose answers pile up is not served on meanwhile, however many of its requests are read."""
+    network.receive_size_max = 1 << 20
+    slow = await network.connect("127.0.0.1", 10911)
+    await trio.testing.wait_all_tasks_blocked()
+    slow.send_now([b"".join(frame(10, opaque=n, body=bytes(300)) for n in range(150))])
+    await trio.testing.wait_all_tasks_blocked()
+    rest = slow.send_now([b"".join(frame(10, opaque=n, body=bytes(20)) for n in range(3000))])
+    for _ in range(50):
+        await trio.testing.wait_all_tasks_blocked()
+        rest = slow.send_now(rest) if rest else rest
+    (session,) = handler.opened
+
+    assert session.pending_size < 100_000 + PASS_COUNT_MAX * 100
+    assert not session.closed
