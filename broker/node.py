@@ -106,6 +106,7 @@ def open_files(config: NodeConfig, disk: Disk) -> OpenFiles:
         config=config.store,
         joining=len(config.members) > 1,
     )
+    store: LedgerStore | None = None
     try:
         store = LedgerStore.open(disk, config.store, config.data_folder)
         topics, offsets = Topics(), ConsumerOffsets()
@@ -118,6 +119,8 @@ def open_files(config: NodeConfig, disk: Disk) -> OpenFiles:
             metadata=StateMachine([topics, offsets]),
         )
     except BaseException:
+        if store is not None:
+            store.close()
         folder.close()
         raise
     return OpenFiles(folder=folder, store=store, derived=derived, topics=topics, offsets=offsets)

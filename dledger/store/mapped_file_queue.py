@@ -80,20 +80,28 @@ class MappedFileQueue:
         """
         disk.make_folder(folder)
         queue = cls(disk, folder, file_size, zeroes=zeroes)
+        try:
+            queue._take_up_folder(start)
+        except BaseException:
+            queue.close()
+            raise
+        return queue
+
+    def _take_up_folder(self, start: int) -> None:
+        disk, folder = self._disk, self.folder
         spare_number = 0
         for name in disk.list_folder(folder):
             path = f"{folder}/{name}"
             if _POSITION.match(name):
-                queue._take_up(path, int(name), start)
+                self._take_up(path, int(name), start)
             elif match := _SPARE.match(name):
                 spare_number = max(spare_number, int(match[1]) + 1)
-                queue._take_up_spare(path)
+                self._take_up_spare(path)
             elif name.endswith(TEMPORARY_SUFFIX):
                 disk.unlink(path)
             else:
                 _log.warning("%s: not a file of ours; left alone", path)
-        queue._spare_numbers = itertools.count(spare_number)
-        return queue
+        self._spare_numbers = itertools.count(spare_number)
 
     def __len__(self) -> int:
         return len(self._files)

@@ -14,6 +14,7 @@ What lies there is
 from __future__ import annotations
 
 import logging
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -66,10 +67,20 @@ def recover(disk: Disk, config: StoreConfig, folder: str) -> RecoveredLog:
         LedgerFullError: no room for the first files.
         StorageFailedError: the disk fails.
     """
+    with ExitStack() as opened:
+        found = _recover(disk, config, folder, opened)
+        opened.pop_all()  # they live on in what was found
+    return found
+
+
+def _recover(disk: Disk, config: StoreConfig, folder: str, opened: ExitStack) -> RecoveredLog:
+    """Do the work of `recover`; what is opened is closed by *opened* should it fail."""
     disk.make_folder(folder)
     checkpoints = _open_checkpoint(disk, folder)
+    opened.callback(checkpoints.close)
     checkpoint = checkpoints.last
     watermark = WatermarkFile.open(disk, f"{folder}/watermark")
+    opened.callback(watermark.close)
     base = checkpoint.base
     synced_index = max(checkpoint.synced.index, watermark.index)
 
@@ -81,6 +92,7 @@ def recover(disk: Disk, config: StoreConfig, folder: str) -> RecoveredLog:
         start=base.position - base.position % segment_size,
         zeroes=True,
     )
+    opened.callback(log.close)
     if not log.holds(base.position):
         if synced_index > base.index:
             raise _missing(log.path_of(base.position), base.index + 1, synced_index)
@@ -94,6 +106,7 @@ def recover(disk: Disk, config: StoreConfig, folder: str) -> RecoveredLog:
         file_units=config.index_file_units,
         begin_index=base.index + 1,
     )
+    opened.callback(index.files.close)
     start = checkpoint.synced
     if not index.reaches(base, start):
         _log.info("%s: building the index again from entry %d on", folder, base.index + 1)
@@ -227,7 +240,11 @@ def _open_checkpoint(disk: Disk, folder: str) -> CheckpointFile:
             )
         CheckpointFile.create(disk, path)
     checkpoints = CheckpointFile.open(disk, path)
-    checkpoints.write_again()
+    try:
+        checkpoints.write_again()
+    except BaseException:
+        checkpoints.close()
+        raise
     return checkpoints
 
 

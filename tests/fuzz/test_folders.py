@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import logging
+import os
 import random
 import shutil
 import struct
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -179,3 +182,24 @@ def test_a_command_with_one_bit_flipped_is_not_applied(tmp_path):
         assert opened.offsets.get("g", "t", 0) is None
     finally:
         close(opened)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="no /proc: descriptors not counted")
+def test_a_start_that_is_refused_leaves_no_file_open():
+    sound = image(with_retention=True)
+    names = [name for name in sound.files if "spare" not in name]
+    gc.collect()
+    before = len(os.listdir("/proc/self/fd"))
+    refused = 0
+    for name in names:
+        files = {other: content for other, content in sound.files.items() if other != name}
+        refused += check_open(sound, files, is_touched=lambda _: True) == REFUSED
+        files[name] = sound.files[name][:-1] + b"?"
+        refused += check_open(sound, files, is_touched=lambda _: True) == REFUSED
+        files = dict(sound.files) | dict.fromkeys(
+            [state for state in sound.files if "/state-" in state], b"none"
+        )
+        refused += check_open(sound, files, is_touched=lambda _: True) == REFUSED
+
+    assert refused > len(names)
+    assert len(os.listdir("/proc/self/fd")) == before
