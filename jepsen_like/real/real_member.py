@@ -53,7 +53,8 @@ class RealMember(NodeLife):
         self._power_fails = False  # when it dies at a step
         self._clock_ms = 0
         self._is_clock_wrong = False
-        self._is_frozen = self._is_full = self._is_shimmed = self._is_limited = False
+        self._is_frozen = self._is_full = self._is_broken = False
+        self._is_shimmed = self._is_limited = False
         self._slow_proof = ""
 
     @property
@@ -113,6 +114,8 @@ class RealMember(NodeLife):
         async with self.bench:
             await self._thaw()
             self.is_excused = True
+            if self._is_broken:
+                await self._repair()
             yield
 
     @asynccontextmanager
@@ -152,8 +155,8 @@ class RealMember(NodeLife):
 
     async def stall_disk(self) -> None:
         """See `Member`."""
-        if not self._is_frozen:
-            async with self.bench:
+        async with self.bench:
+            if not self._is_frozen and not self._is_broken:
                 self._is_frozen = True
                 self.trace("stall", await self.node.disk.freeze())
 
@@ -170,12 +173,15 @@ class RealMember(NodeLife):
         """See `Member`."""
         await self.empty_disk()
         async with self.bench:
-            self._is_full = True
-            self.trace("full", await self.node.disk.fill(leave=room))
+            if not self._is_broken:
+                self._is_full = True
+                self.trace("full", await self.node.disk.fill(leave=room))
 
     async def empty_disk(self) -> None:
         """See `Member`."""
         async with self.bench:
+            if self._is_full and self._is_broken:
+                await self._repair()  # or there would be no room even then
             if self._is_full:
                 self._is_full = False
                 await self.node.disk.free()
@@ -187,13 +193,23 @@ class RealMember(NodeLife):
 
     async def break_disk(self) -> None:
         """See `Machine`."""
+        await self._thaw()
         async with self.bench:
+            await self._thaw()
+            self._is_broken = True
             self.trace("failed-sync", await self.node.disk.abort())
 
     async def remount_disk(self) -> None:
         """See `Machine`."""
-        async with self.power_off():
-            await self.node.disk.remount()
+        if self._is_broken:
+            async with self.power_off():
+                pass  # it is repaired before anything else
+
+    async def _repair(self) -> None:
+        """Mount the disk afresh, which ends the process; the bench is held."""
+        self.is_excused = True
+        self._is_broken = False
+        await self.node.disk.remount()
 
     async def rot(self, kind: FileKind, chance: random.Random) -> str:
         """See `Member`."""
@@ -267,6 +283,7 @@ class RealMember(NodeLife):
         self._slow_proof = ""
         self.steps_left = self._power_fails = False
         await self._thaw()
+        await self.remount_disk()
         await self.empty_disk()
         if self._is_limited:
             await self.lift_limits()
