@@ -233,7 +233,7 @@ class _Ear:
                 self._note_promise(message, message["base_index"])
 
     def _check_counts(self, message: dict[str, Any]) -> None:
-        word, known = self._word, self._store.synced_index
+        word, known = self._word, self._store.durable_index
         if known >= word.needs:
             return
         if message["type"] == "response_vote" or not message.get("joining", True):

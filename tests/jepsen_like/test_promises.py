@@ -27,7 +27,7 @@ class Log:
         return len(self.crcs)
 
     @property
-    def synced_index(self) -> int:
+    def durable_index(self) -> int:
         return self.end_index
 
     @property
