@@ -57,6 +57,7 @@ def main() -> int:
     mutants.add_argument("--ci", action="store_true", help="begin with the seeds of hints.txt")
     mutants.add_argument("--write-hints", action="store_true", help="write hints.txt again")
     mutants.add_argument("--no-control", action="store_true", help="do not run the product itself")
+    mutants.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="so many processes")
     mutants.add_argument("--limit", type=float, default=0.0, help="stop after so many real seconds")
     fuzzing = commands.add_parser("fuzz", help="bad input for every reader of bytes")
     fuzzing.add_argument("--target", action="append", default=[], help="only this; again for more")
@@ -107,6 +108,7 @@ def _need_fixed_hashes() -> None:
 
 
 def _sim(arguments: argparse.Namespace) -> int:
+    from jepsen_like.sim.mix import FAULT_SECONDS
     from jepsen_like.sim.pool import ChildFailedError, run_in_processes
     from jepsen_like.sim.runs import Options, known_seeds, remember, run_seeds
 
@@ -138,7 +140,8 @@ def _sim(arguments: argparse.Namespace) -> int:
             arguments.tally.write_text(tally.to_json(), encoding="utf-8")
             return 0
     code = tally.conclude(print)
-    if not options.mutant and not options.only and (new := remember(tally.failed)):
+    is_plain = not options.mutant and not options.only and options.fault_seconds == FAULT_SECONDS
+    if is_plain and (new := remember(tally.failed)):
         print(f"added to jepsen_like/seeds.txt: {', '.join(map(str, new))}")
     print(f"{time.perf_counter() - begun:.0f} s")
     return code
@@ -146,6 +149,7 @@ def _sim(arguments: argparse.Namespace) -> int:
 
 def _mutants(arguments: argparse.Namespace) -> int:
     from jepsen_like.mutants.hunt import Hunt, HuntOptions
+    from jepsen_like.sim.pool import hunt_in_processes
 
     options = HuntOptions(
         seeds=arguments.seeds,
@@ -155,7 +159,12 @@ def _mutants(arguments: argparse.Namespace) -> int:
         control=not arguments.no_control,
         limit_seconds=arguments.limit,
     )
-    return Hunt(options, tell=print).run(arguments.names)
+    hunt = Hunt(options, tell=print)
+    names = [mutant.name for mutant in hunt.wanted(arguments.names)]
+    if arguments.jobs == 1 or len(names) == 1 or options.write_hints:
+        return hunt.run(names)
+    flags = [argument for argument in sys.argv[1:] if argument not in arguments.names]
+    return hunt_in_processes(flags, names, jobs=arguments.jobs)
 
 
 def _add_real(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -82,11 +82,16 @@ class Hunt:
         self._sound: dict[tuple[str, int], bool] = {}  # ground, seed -> the product is valid there
         self._begun = time.perf_counter()
 
-    def run(self, names: Iterable[str]) -> int:
-        """Hunt the mutants *names*, or all; return 0 when each was caught, 1 if not, 2: no time."""
+    def wanted(self, names: Iterable[str]) -> list[Mutant]:
+        """Return the mutants *names*, or all; those that were caught quickest come first."""
         wanted = [MUTANTS[name] for name in names] or list(MUTANTS.values())
         if self._options.use_hints:
             wanted.sort(key=lambda mutant: self._hints.get(mutant.name, (1000, 0.0))[1])
+        return wanted
+
+    def run(self, names: Iterable[str]) -> int:
+        """Hunt the mutants *names*, or all; return 0 when each was caught, 1 if not, 2: no time."""
+        wanted = self.wanted(names)
         uncaught: list[str] = []
         untried: list[str] = []
         unsound: list[str] = []

@@ -43,7 +43,7 @@ class NodeLife:
         self.step_deaths = 0
         self.may_run = True
         self.is_excused = False  # its next end was made to happen
-        self.steps_left = False  # the shim is to kill it
+        self._kills_told = 0  # of the shim's, those whose ends were noted
         self.expected: set[type[BaseException]] = set()
         # Held while the machine is off and somebody works on its disk: no process begins.
         self.bench = trio.Lock()
@@ -199,9 +199,11 @@ class NodeLife:
 
     async def _tell_end(self, code: int) -> None:
         word = self._last_word
-        died_at_step = code == -signal.SIGKILL and self.steps_left and not self.is_excused
+        # The shim knows, also when the fault was over by the time the end was heard of.
+        kills = self.node.shim.kill_count
+        died_at_step = code == -signal.SIGKILL and kills > self._kills_told and not self.is_excused
+        self._kills_told = kills
         if died_at_step:
-            self.steps_left = False
             self.step_deaths += 1
             self.leave_trace("step", f"life {self.life} died at a step")
         end = end_of(

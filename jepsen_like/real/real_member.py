@@ -101,7 +101,6 @@ class RealMember(NodeLife):
 
     async def die_before(self, step: int, calls: tuple[Call, ...], *, path_part: str = "") -> None:
         """Have it killed before its *step*-th of *calls* from now on; see `Shim.kill_before`."""
-        self.steps_left = True
         self._is_shimmed = True
         self.node.shim.kill_before(step, calls, path_part=path_part)
 
@@ -281,7 +280,7 @@ class RealMember(NodeLife):
             self.node.shim.clear()
         self._is_shimmed = False
         self._slow_proof = ""
-        self.steps_left = self._power_fails = False
+        self._power_fails = False
         await self._thaw()
         await self.remount_disk()
         await self.empty_disk()

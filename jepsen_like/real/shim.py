@@ -161,6 +161,11 @@ class Shim:
         return found
 
     @property
+    def kill_count(self) -> int:
+        """How many processes have killed themselves before a step since the lab began."""
+        return self.get(_KILLED)
+
+    @property
     def killed_call(self) -> Call | None:
         """Before which call the last process killed itself."""
         return Call(self.get(_KILLED_CALL)) if self.get(_KILLED) else None

@@ -1,13 +1,11 @@
-"""Many seeds on all cores: a process for each, every seed in a process that does nothing else.
+"""Many seeds, or many mutants, on all cores: the same command once more for each core.
 
-A child is this same command with ``--share 0/2``: it runs every second of the seeds, tells of those
-that are not valid as it meets them, and leaves its tally in a file for the parent to add up.
+A child with ``--share 0/2`` runs every second of the seeds, tells of those that are not valid as it
+meets them, and leaves its tally in a file for the parent to add up.
 """
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -17,7 +15,7 @@ from typing import TYPE_CHECKING
 from jepsen_like.sim.runs import Tally
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 
 class ChildFailedError(Exception):
@@ -33,24 +31,38 @@ def run_in_processes(arguments: Sequence[str], *, jobs: int) -> Tally:
     tally = Tally()
     with tempfile.TemporaryDirectory(prefix="jepsen-like-") as folder:
         files = [Path(folder, f"tally-{number}") for number in range(jobs)]
-        children = [
-            subprocess.Popen(
-                [
-                    sys.executable, "-u", "-m", "jepsen_like", *arguments,
-                    "--share", f"{number}/{jobs}", "--tally", str(file),
-                ],
-            )
+        codes = _run_all(
+            [*arguments, "--share", f"{number}/{jobs}", "--tally", str(file)]
             for number, file in enumerate(files)
-        ]  # fmt: skip
-        try:
-            codes = [child.wait() for child in children]
-        finally:
-            for child in children:
-                if child.poll() is None:
-                    os.kill(child.pid, signal.SIGKILL)
-                    child.wait()
+        )
         for code, file in zip(codes, files, strict=True):
             if code != 0 or not file.exists():
                 raise ChildFailedError(f"a process that ran seeds ended with code {code}")
             tally.add(Tally.from_json(file.read_text(encoding="utf-8")))
     return tally
+
+
+def hunt_in_processes(arguments: Sequence[str], names: Sequence[str], *, jobs: int) -> int:
+    """Run ``python -m jepsen_like`` with *arguments* for *names* in *jobs* processes.
+
+    Return 0 when each was caught, 1 when one was not, else 2.
+    """
+    codes = _run_all(
+        [*arguments, "--jobs", "1", *names[number::jobs]] for number in range(min(jobs, len(names)))
+    )
+    return 1 if 1 in codes else max(map(abs, codes))
+
+
+def _run_all(commands: Iterable[Sequence[str]]) -> list[int]:
+    """Run this program with each list of arguments, all at once; return how each ended."""
+    children = [
+        subprocess.Popen([sys.executable, "-u", "-m", "jepsen_like", *arguments])
+        for arguments in commands
+    ]
+    try:
+        return [child.wait() for child in children]
+    finally:
+        for child in children:
+            if child.poll() is None:
+                child.kill()
+                child.wait()
