@@ -148,6 +148,9 @@ class FakeGroup:
     async def may_harm(self, member):
         return self.may_be_harmed
 
+    async def may_lose_disk(self, member):
+        return self.may_be_harmed
+
     async def lose_power(self, members):
         for member in members:
             member._done("power", "power")
