@@ -50,7 +50,9 @@ class Connection:
         self._inbox: deque[bytes] = deque()
         self._partial = bytearray()  # the bytes so far of a frame that spans receives
         self._ready: deque[Command] = deque()  # parsed, and waiting for next_command
-        self._error: RemoteProtocolError | None = None
+        # What it says, opaque and serialize type.  Not the error itself: its traceback holds the
+        # frame that was refused, and this connection, in a ring that only the collector finds.
+        self._error: tuple[str, int | None, int | None] | None = None
 
     @property
     def partial_size(self) -> int:
@@ -79,11 +81,12 @@ class Connection:
             try:
                 self._parse(self._inbox.popleft(), found)
             except RemoteProtocolError as error:
-                self._error = error
+                self._error = (str(error), error.opaque, error.serialize_type)
                 self._inbox.clear()
                 self._partial = bytearray()
         if self._error is not None and not found:
-            raise self._error
+            message, opaque, serialize_type = self._error
+            raise RemoteProtocolError(message, opaque=opaque, serialize_type=serialize_type)
         return found
 
     def next_command(self) -> Command | None:

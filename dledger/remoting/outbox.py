@@ -189,7 +189,9 @@ class Outbox:
 
     def _fail(self, error: ConnectionLostError) -> None:
         if not self._closed:
-            self._error = error
+            # Its words, not itself: with its traceback it holds on to whatever was to be sent, and
+            # that to this outbox, in a ring that only the collector finds, and seldom.
+            self._error = type(error)(str(error))
             self.close()
 
     def _end(self) -> None:

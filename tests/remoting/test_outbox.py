@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import gc
+import struct
+import tracemalloc
+import weakref
+
 import pytest
 import trio
 import trio.testing
 
-from dledger.remoting.errors import ConnectionLostError
+from dledger.remoting.connection import Connection
+from dledger.remoting.errors import ConnectionLostError, RemoteProtocolError
+from dledger.remoting.network import TcpNetwork
 from dledger.remoting.outbox import Outbox, OutboxBudget
 from tests.fakes.network import MemoryNetwork
 
@@ -236,3 +243,67 @@ async def test_what_is_taken_makes_room_for_others(network, autojump_clock, nurs
             left -= len(await reader.receive_some())
         assert budget.pending_size == 0
     outbox.close()
+
+
+# -- what is given up is let go of ----------------------------------------------------------------
+
+
+class Watched(bytearray):
+    """Bytes that can be watched as they go."""
+
+
+@pytest.fixture
+def no_collector():
+    """What lies in a ring stays: a node's collector looks at the old ones every few minutes."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+async def test_what_a_broken_connection_had_to_send_is_let_go_of(nursery, no_collector):
+    """The error kept the traceback, that the buffers, and they the outbox: 64 MiB a connection."""
+    network = TcpNetwork()
+    listener = await network.listen("127.0.0.1", 0)
+    peer = await network.connect("127.0.0.1", listener.port)
+    outbox = Outbox(await listener.accept(), 1 << 30)
+    nursery.start_soon(outbox.run)
+    content = Watched(32 << 20)
+    watched = weakref.ref(content)
+    outbox.write([content])
+    outbox.flush()
+    del content
+    peer.abort()
+
+    with trio.fail_after(5):
+        while not outbox.closed:
+            outbox.write([b"more"])
+            outbox.flush()
+            await trio.sleep(0.01)
+    await trio.sleep(0.01)
+
+    assert "broke" in str(outbox.error)
+    assert watched() is None
+    listener.close()
+
+
+def test_a_frame_that_was_refused_is_let_go_of(no_collector):
+    """The error kept the traceback, and that the frame, of up to 16 MiB a connection."""
+    connection = Connection()
+    header = b"no header"
+    size = 4 << 20
+    frame = struct.pack(">II", 4 + len(header) + size, len(header)) + header + bytes(size)
+    tracemalloc.start()
+    try:
+        for at in range(0, len(frame), 1 << 18):
+            connection.receive_data(frame[at : at + (1 << 18)])
+            try:
+                connection.commands()
+            except RemoteProtocolError:
+                break
+        del connection
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert kept < 1 << 20
