@@ -64,6 +64,8 @@ def main() -> int:
     fuzzing.add_argument("--seconds", type=int, default=60, help="for each target")
     fuzzing.add_argument("--out", type=Path, default=Path("runs/fuzz"), help="corpus and findings")
     fuzzing.add_argument("--replay", type=Path, help="run this finding of the target again")
+    fuzzing.add_argument("--live", metavar="HOST:PORT", help="attack this node, for clients")
+    fuzzing.add_argument("--peer", metavar="HOST:PORT", help="with --live: its port for members")
     arguments = parser.parse_args()
     if arguments.command == "fuzz":
         return _fuzz(arguments)
@@ -85,10 +87,12 @@ def main() -> int:
 
 
 def _fuzz(arguments: argparse.Namespace) -> int:
-    from jepsen_like.fuzz.campaign import fuzz, replay
+    from jepsen_like.fuzz.campaign import besiege, fuzz, replay
     from jepsen_like.fuzz.targets import TARGETS
 
     names: list[str] = arguments.target
+    if arguments.live is not None:
+        return besiege(arguments.live, arguments.peer, names, seconds=arguments.seconds, tell=print)
     if strange := [name for name in names if name not in TARGETS]:
         print(f"no target {strange[0]!r}; there are {', '.join(TARGETS)}", file=sys.stderr)
         return 2

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from jepsen_like.fuzz.target import Target
 
-EXIT_FOUND, EXIT_SKIPPED = 1, 77
+EXIT_FOUND, EXIT_UNKNOWN, EXIT_SKIPPED = 1, 2, 77
 
 INPUT_SIZE_MAX = 64 * 1024  # bytes of one input: every limit of a reader is set below that
 SECONDS_EACH_MAX = 10  # for one input; more is a hang
@@ -82,6 +82,39 @@ def replay(name: str, path: Path, *, tell: Callable[[str], None]) -> int:
         tell(traceback.format_exc())
         return EXIT_FOUND
     tell(f"{path}: {name} takes it or refuses it as it should")
+    return 0
+
+
+def besiege(
+    broker: str,
+    peer: str | None,
+    names: Sequence[str],
+    *,
+    seconds: int,
+    tell: Callable[[str], None],
+) -> int:
+    """Attack a living node, *seconds* each; return 1 when it is not the same afterwards.
+
+    Nothing of it may be dear to anybody: the attacks send messages and hand the lead about.
+    """
+    from jepsen_like.fuzz.outsider import ATTACKS, status_of, victim_of
+
+    if strange := [name for name in names if name not in ATTACKS]:
+        tell(f"no attack {strange[0]!r}; there are {', '.join(ATTACKS)}")
+        return EXIT_UNKNOWN
+    victim = victim_of(broker, peer, seed=1)
+    before = status_of(victim.broker)
+    if before is None:
+        tell(f"{broker} does not answer; start a group with `dledger up`")
+        return EXIT_UNKNOWN
+    for name in names or ATTACKS:
+        ATTACKS[name](victim, float(seconds))
+        after = status_of(victim.broker)
+        if after is None or after.uptime_seconds < before.uptime_seconds:
+            tell(f"{name:24} the node {'is gone' if after is None else 'began anew'}")
+            return EXIT_FOUND
+        tell(f"{name:24} {after.rss_bytes >> 20} MiB, {after.connection_count} connections")
+        before = after
     return 0
 
 

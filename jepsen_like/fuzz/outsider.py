@@ -50,22 +50,25 @@ class Victim:
 # -- sockets ------------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def connected(address: tuple[str, int], *, seconds: float = 5.0) -> Iterator[socket.socket]:
-    """Connect; whatever goes wrong with the connection ends the block."""
-    with (
-        contextlib.suppress(OSError),
-        socket.create_connection(address, timeout=seconds) as connection,
-    ):
-        connection.settimeout(seconds)
-        yield connection
+# Whatever goes wrong with a connection ends the block, and the next one begins.
+_QUIETLY = contextlib.suppress(OSError)
+
+
+def connected(address: tuple[str, int], *, seconds: float = 5.0) -> socket.socket:
+    """Return a connection that waits for nothing longer than *seconds*.
+
+    Raises:
+        OSError: there is none.
+    """
+    return socket.create_connection(address, timeout=seconds)
 
 
 def ask(address: tuple[str, int], data: bytes, *, seconds: float = 5.0) -> list[Command]:
     """Send *data* and return the commands that come back: at least one, or none in time."""
     answers: list[Command] = []
     reading = Connection()
-    with connected(address, seconds=seconds) as stream, contextlib.suppress(RemotingError):
+    broken = contextlib.suppress(OSError, RemotingError)
+    with broken, connected(address, seconds=seconds) as stream:
         stream.sendall(data)
         while not answers and (received := stream.recv(1 << 18)):
             reading.receive_data(received)
@@ -118,7 +121,7 @@ def broken_frames(victim: Victim, seconds: float) -> None:
         data = b"".join(
             _mutated(chance.choice(frames), chance) for _ in range(chance.randint(1, 5))
         )
-        with connected(victim.broker) as stream:
+        with _QUIETLY, connected(victim.broker) as stream:
             stream.sendall(chance.choice([data, data, chance.randbytes(200)]))
             _drain(stream, 0.01)
 
@@ -133,7 +136,7 @@ def other_protocols(victim: Victim, seconds: float) -> None:
     ]
     ports = [victim.broker] + ([victim.peer] if victim.peer else [])
     for number in _until(seconds):
-        with connected(ports[number % len(ports)]) as stream:
+        with _QUIETLY, connected(ports[number % len(ports)]) as stream:
             stream.sendall(hellos[number % len(hellos)])
             _drain(stream, 0.01)
 
@@ -160,7 +163,7 @@ def odd_requests(victim: Victim, seconds: float) -> None:
             )
             with contextlib.suppress(LocalProtocolError):
                 data += frame_bytes(command)
-        with connected(victim.broker) as stream:
+        with _QUIETLY, connected(victim.broker) as stream:
             stream.sendall(data)
             _drain(stream)
 
@@ -193,7 +196,7 @@ def greedy_requests(victim: Victim, seconds: float) -> None:
         _raw_frame(0, b"[" * 1_000_000),
     ]
     for number in _until(seconds):
-        with connected(victim.broker) as stream:
+        with _QUIETLY, connected(victim.broker) as stream:
             stream.sendall(frames[number % len(frames)])
             _drain(stream)
 
@@ -268,7 +271,7 @@ def resets(victim: Victim, seconds: float) -> None:
     frames = [frame_bytes(command) for command in requests(TOPIC)]
     ports = [victim.broker] + ([victim.peer] if victim.peer else [])
     for number in _until(seconds):
-        with connected(ports[number % len(ports)]) as stream:
+        with _QUIETLY, connected(ports[number % len(ports)]) as stream:
             stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             if number % 3:
                 stream.sendall(victim.chance.choice(frames))
@@ -283,7 +286,7 @@ def unread_answers(victim: Victim, seconds: float) -> None:
     frames = frame_bytes(Command(11, ext_fields=pull)) * 500
     frames += frame_bytes(Command(21)) * 500 + frame_bytes(Command(30, ext_fields=pull)) * 500
     for _ in _until(seconds):
-        with connected(victim.broker, seconds=1.0) as stream:
+        with _QUIETLY, connected(victim.broker, seconds=1.0) as stream:
             while True:
                 stream.sendall(frames)  # until its room is full, or the node has had enough
 
@@ -314,7 +317,7 @@ def wrong_greetings(victim: Victim, seconds: float) -> None:
         hello = _raw_frame(
             77, msgspec.msgpack.encode([int(PeerCode.HELLO), 2, 0, 3, 401, None, changed])
         )
-        with connected(victim.peer) as stream:
+        with _QUIETLY, connected(victim.peer) as stream:
             data = chance.choice([hello, hello, chance.choice(frames)])
             stream.sendall(chance.choice([data, data, _mutated(data, chance)]))
             _drain(stream, 0.01)
@@ -335,7 +338,7 @@ def members_that_babble(victim: Victim, seconds: float) -> None:
         hello = Command(
             int(PeerCode.HELLO), FLAG_ONEWAY, ext_fields=fields | {"node_id": chance.choice(others)}
         )
-        with connected(victim.peer) as stream:
+        with _QUIETLY, connected(victim.peer) as stream:
             stream.sendall(frame_bytes(hello))
             stream.recv(1 << 16)
             stream.sendall(chance.choice([chance.choice(frames), chance.randbytes(300)]))

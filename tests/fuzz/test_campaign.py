@@ -49,6 +49,8 @@ def test_without_the_fuzzer_it_is_said_what_to_install(tmp_path, monkeypatch):
     [
         (["--target", "nothing"], "no target 'nothing'; there are frame, header"),
         (["--replay", "x"], "--replay needs the one --target"),
+        (["--live", "127.0.0.1:1"], "127.0.0.1:1 does not answer"),
+        (["--live", "127.0.0.1:1", "--target", "x"], "no attack 'x'; there are broken_frames"),
     ],
 )
 def test_wrong_usage_is_told(arguments, said):
@@ -56,7 +58,7 @@ def test_wrong_usage_is_told(arguments, said):
         [sys.executable, "-m", "jepsen_like", "fuzz", *arguments], capture_output=True, text=True
     )
     assert done.returncode == 2
-    assert said in done.stderr
+    assert said in done.stderr + done.stdout
 
 
 def test_a_known_input_is_replayed_from_the_command_line(tmp_path):

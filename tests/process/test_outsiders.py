@@ -147,6 +147,20 @@ async def test_thousands_of_idle_connections_keep_nobody_out(tmp_path):
         assert watch.peak["n1"] - watch.before["n1"] < 2000 * 30 * 1024
 
 
+async def test_the_command_line_attacks_a_node_and_says_how_it_is(tmp_path):
+    async with group_of(tmp_path, 1) as group:
+        node = group["n1"]
+        arguments = ["--live", node.address, "--target", "broken_frames", "--seconds", "1"]
+        command = [sys.executable, "-m", "jepsen_like", "fuzz", *arguments]
+        done = await trio.run_process(command, capture_stdout=True, check=False)
+        assert done.returncode == 0
+        assert b"broken_frames" in done.stdout
+        assert b"MiB" in done.stdout
+        node.kill()
+        done = await trio.run_process(command, capture_stdout=True, check=False)
+        assert done.returncode == 2
+
+
 async def test_one_connection_too_many_is_closed_and_the_others_are_served(tmp_path):
     async with ProcessGroup(tmp_path, count=1, broker=BrokerConfig(connections_max=20)) as group:
         address = parse_address(group["n1"].address)
