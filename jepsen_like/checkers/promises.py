@@ -23,6 +23,7 @@ KINDS = {
     "or nothing of its own term with it",
     "committed-cut": "a member cuts off an entry that is committed",
     "double-vote": "one member votes for two in one term",
+    "states-differ": "two members derive other states from the same entries",
     "committed-differs": "two members have other entries at one committed index",
     "incomplete-leader": "a leader lacks what was committed before its term",
 }

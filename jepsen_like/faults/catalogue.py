@@ -15,6 +15,7 @@ from jepsen_like.faults.disks import (
 )
 from jepsen_like.faults.links import BadWire, ClientCut, Flapping, Halves, Isolate, OneWay, Ring
 from jepsen_like.faults.machine import BrokenDisk, ClockRate, DamagedFile, RoughWire, Scarce
+from jepsen_like.faults.places import KillAtPlace
 from jepsen_like.faults.power import LostDisk, PowerLoss
 from jepsen_like.faults.processes import (
     CrashLoop,
@@ -33,6 +34,7 @@ _ALL: tuple[type[Fault], ...] = (
     Kill,
     CrashLoop,
     KillAtStep,
+    KillAtPlace,
     PowerLossAtStep,
     Pause,
     Restart,

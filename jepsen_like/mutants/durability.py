@@ -21,7 +21,6 @@ from dledger.store.mapped_file_queue import MappedFileQueue
 from dledger.store.tickets import CheckpointTicket, DropTicket, SyncTicket
 from dledger.store.vote_file import VoteTicket, _pack
 from jepsen_like.mutants.grounds import (
-    BEHIND,
     ELECTIONS,
     FAILED_SYNCS,
     KILLS,
@@ -29,6 +28,7 @@ from jepsen_like.mutants.grounds import (
     ROT,
     SLOW_CUTS,
     SLOW_POWER,
+    STEPS,
 )
 from jepsen_like.mutants.mutant import Patch, mutant
 from jepsen_like.sim.sim_disk import SimMount
@@ -271,7 +271,7 @@ def _unchecked_entries(raw: memoryview, *, after: LogPoint, segment_size: int) -
 # -- retention and installation --------------------------------------------------------------------
 
 
-@mutant(on=BEHIND)
+@mutant(on=STEPS)
 def drops_files_before_the_new_base() -> Sequence[Patch]:
     """Retention removes segments first, and then writes down where the log begins."""
 
@@ -283,7 +283,7 @@ def drops_files_before_the_new_base() -> Sequence[Patch]:
     return [(DropTicket, "run", run)]
 
 
-@mutant(on=BEHIND)
+@mutant(on=STEPS)
 def resets_the_log_before_the_new_base() -> Sequence[Patch]:
     """An installation empties the log first, and then writes down where it begins."""
     stock = LedgerStore.reset_to

@@ -137,19 +137,6 @@ OLD_TERMS = Ground(
     },
     raft={**_QUICK, "append_size_max": 4 * KIB, "append_window": 1},
 )
-# Leaders that lead on alone for longer than clients wait for an answer.
-PATIENT_LEADERS = Ground(
-    name="patient-leaders",
-    faults=("isolate", "client-cut"),
-    fault_seconds=16.0,
-    changes={"gap_mean": 0.8, "hold_max": 1.2, "reset_seconds": 0.3},
-    load={"send_timeout": 8.0},
-    raft={
-        "heartbeat_interval_ms": 150,
-        "election_timeout_min_ms": 1200,
-        "election_timeout_max_ms": 1800,
-    },
-)
 # Whole groups that start again with states written just now.
 RESTARTS = Ground(
     name="restarts",
@@ -198,16 +185,31 @@ BEHIND = Ground(
     load={"body_size_max": 3000, "batch_count_max": 3, "send_rate": 40.0},
     store=RETENTION,
 )
+# The same, dying amid it.
+STEPS = replace(
+    BEHIND,
+    name="steps",
+    faults=("lost-disk", "kill-at-place"),
+    changes={"gap_mean": 0.3, "hold_max": 0.6},
+)
 SLOWLY_BEHIND = replace(
     BEHIND,
     name="slowly-behind",
     faults=("lost-disk", "isolate", "kill", "slow-disk"),
     changes={"sync_mean": 0.01},
 )
-FULL = Ground(
-    name="full",
-    faults=("full-disk", "isolate", "kill"),
-    load={"body_size_max": 3000, "batch_count_max": 3, "send_rate": 40.0},
-    store=RETENTION,
+# States so large that they cross the network in several pieces.
+PIECES = replace(
+    BEHIND,
+    name="pieces",
+    faults=("lost-disk", "isolate", "kill"),
+    changes={"gap_mean": 0.4, "hold_max": 0.8, "delay_mean": 0.010},
+    load={
+        "body_size_max": 1500,
+        "send_rate": 60.0,
+        "queue_count": 5,
+        "producer_count": 3,
+        "client_crash_mean": 0.5,
+    },
+    raft={"append_size_max": 4 * KIB, "append_window": 1},
 )
-CLOCKS = Ground(name="clocks", faults=("wall-clock", "isolate", "halves", "pause"))

@@ -10,7 +10,7 @@ from dledger.raft.engine import RaftEngine
 from dledger.raft.leading import Leading
 from dledger.server import LedgerServer
 from dledger.store.vote_file import VoteFile
-from jepsen_like.mutants.grounds import CLOCKS, CONTESTED, CUTS, LOST_DISKS, STALE
+from jepsen_like.mutants.grounds import CONTESTED, CUTS, LOST_DISKS, STALE
 from jepsen_like.mutants.mutant import Patch, mutant
 
 if TYPE_CHECKING:
@@ -128,27 +128,6 @@ def old_answers_confirm_reads() -> Sequence[Patch]:
             self._check_barriers()
 
     return [(Leading, "start_barriers", start_barriers)]
-
-
-@mutant(on=CLOCKS)
-def leases_by_the_wall_clock() -> Sequence[Patch]:
-    """A leader answers reads as long as its wall clock says that a majority heard it just now."""
-    stock = Leading._heard_from
-
-    def heard_from(self: Any, peer_id: str, message: Any) -> None:
-        stock(self, peer_id, message)
-        self.progress[peer_id].sent_before["wall"] = self._engine._clock.wall_ms()
-
-    def request_barrier(self: Any, callback: Callable[[bool], None]) -> None:
-        engine = self.core.engine
-        since = engine._clock.wall_ms() - engine._election_seconds_min * 1000
-        heard = [p.sent_before.get("wall", 0) > since for p in engine.leading.progress.values()]
-        callback(engine.leader_ready and 1 + sum(heard) >= engine.majority)
-
-    return [
-        (Leading, "_heard_from", heard_from),
-        (LedgerServer, "request_barrier", request_barrier),
-    ]
 
 
 @mutant(on=CUTS)

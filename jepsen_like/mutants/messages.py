@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from broker.handlers.offsets import OffsetHandlers
 from broker.handlers.registry import answer
-from broker.handlers.send import SendHandlers
 from broker.metadata.consumer_offsets import ConsumerOffsets
 from broker.protocol.headers import UpdateConsumerOffsetRequest
 from broker.protocol.response_code import ResponseCode
@@ -29,7 +28,6 @@ from jepsen_like.mutants.grounds import (
     BEHIND,
     CLIENTS,
     CUTS,
-    PATIENT_LEADERS,
     RESTARTS,
     SLOWLY_BEHIND,
     UNITS,
@@ -118,17 +116,6 @@ def dedup_forgets_what_waits() -> Sequence[Patch]:
         return NEW_VERDICT if verdict.state is SequenceState.GAP else verdict
 
     return [(AppendState, "reserve", reserve)]
-
-
-@mutant(on=PATIENT_LEADERS)
-def duplicates_are_acknowledged_at_once() -> Sequence[Patch]:
-    """What is in the leader's log is acknowledged when it is sent again, committed or not."""
-    stock = SendHandlers._answer_verdict
-
-    def answer_verdict(self: Any, request: Any, chunk: Any, verdict: Any, first: int) -> None:
-        stock(self, request, chunk, verdict._replace(entry_index=0), first)
-
-    return [(SendHandlers, "_answer_verdict", answer_verdict)]
 
 
 # -- queue offsets ---------------------------------------------------------------------------------
@@ -271,6 +258,12 @@ def snapshot_lacks_last() -> Sequence[Patch]:
     return _with_state(
         lambda state: {"queues": [(topic, q, max(0, end - 1)) for topic, q, end in state.queues]}
     )
+
+
+@mutant(on=BEHIND)
+def snapshot_lacks_producers() -> Sequence[Patch]:
+    """A state sent to a member behind retention lacks what producers have sent."""
+    return _with_state(lambda _: {"producers": ProducerTable().snapshot()})
 
 
 @mutant(on=BEHIND)

@@ -11,7 +11,7 @@ from dledger.raft.engine import RaftEngine
 from dledger.raft.following import Following
 from dledger.raft.leading import Leading
 from dledger.raft.snapshot import SnapshotReceiver
-from jepsen_like.mutants.grounds import BEHIND, CUTS, OLD_TERMS, QUICK_CUTS, SLOW_CUTS
+from jepsen_like.mutants.grounds import BEHIND, CUTS, OLD_TERMS, PIECES, QUICK_CUTS, SLOW_CUTS
 from jepsen_like.mutants.mutant import Patch, mutant
 
 if TYPE_CHECKING:
@@ -191,7 +191,7 @@ def installs_what_is_known() -> Sequence[Patch]:
     return [(Following, "on_install", on_install)]
 
 
-@mutant(on=BEHIND)
+@mutant(on=PIECES)
 def believes_any_snapshot() -> Sequence[Patch]:
     """Pieces of a snapshot are strung together as they come, and nothing is checked."""
 

@@ -82,6 +82,7 @@ class SimMember:
         self.on_last_word: Callable[[SimMember, BaseException], None] = lambda _member, _error: None
         self.truncations = 0
         self._promises = promises
+        self.disk.on_written = lambda path, data: promises.written(self.name, path, data)
         self.disk.on_wipe = lambda: promises.lose_disk(self.name)
         self.tracebacks: list[str] = []
         self._traces: dict[TraceKind, list[str]] = {}
@@ -167,7 +168,11 @@ class SimMember:
 
     async def die_in_steps(self, step_count: int, *, power: bool) -> None:
         """See `Member`."""
-        self.disk.die_in_steps = step_count
+        await self.die_at("", step_count, power=power)
+
+    async def die_at(self, place: str, step_count: int, *, power: bool) -> None:
+        """As `die_in_steps`, counting only what is done to files whose path has *place* in it."""
+        self.disk.die_in_steps, self.disk.die_at = step_count, place
         self._power_fails |= power
 
     async def transfer(self, target: str | None) -> None:

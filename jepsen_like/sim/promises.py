@@ -15,6 +15,7 @@ what it finds on its disk; and of the disk what of that would outlive a power lo
     unbacked-commit     a leader shows as committed what no majority has promised it in its term, or
                         nothing of its own term with it
     committed-cut       a member cuts off an entry that is committed
+    states-differ       two members derive other states from the same entries
     committed-differs   two members have other entries at one committed index
     incomplete-leader   a leader lacks what was committed before its term
 
@@ -23,9 +24,11 @@ Source: Raft paper, figures 2, 3 and 8.
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from broker.store.state_file import FILE_PREFIX
 from dledger.config import FlushDiskType
 from dledger.core import Role
 from dledger.errors import CorruptStoreError, LedgerError
@@ -65,6 +68,7 @@ class Promises:
         self._history = history
         self._words: dict[str, _Word] = {}
         self._ears: dict[str, _Ear] = {}  # of each member's last process
+        self._states: dict[str, int] = {}  # file name -> CRC-32
         self._committed: dict[int, int] = {}  # index -> chain CRC
         # Term of who published it -> highest index: committed in that term or an earlier one.
         self._committed_in: dict[int, int] = {}
@@ -95,6 +99,14 @@ class Promises:
         elif word.index and _crc_at(store, word.index) not in (None, word.chain_crc):
             self.tell(name, "broken-promise", f"entry {word.index} is not the one promised")
         self._ears[name] = _Ear(self, name, word, ledger, mount)
+
+    def written(self, name: str, path: str, data: bytes) -> None:
+        """Compare a state with what others have derived from as many entries."""
+        file_name = path.rpartition("/")[2]
+        if file_name.startswith(FILE_PREFIX):
+            crc = zlib.crc32(data)
+            if self._states.setdefault(file_name, crc) != crc:
+                self.tell(name, "states-differ", file_name)
 
     # -- what ears hear -------------------------------------------------------------------------
 
@@ -199,7 +211,12 @@ class _Ear:
             lambda _: self._on_cut(),
             before=lambda index: promises.cut(name, self.store, index),
         )
-        _tap(self._store, "reset_to", lambda _: self._on_cut())
+        _tap(
+            self._store,
+            "reset_to",
+            lambda _: self._on_cut(),
+            before=lambda base: promises.cut(name, self.store, base.index + 1),
+        )
 
     def is_leader_of(self, term: int) -> bool:
         """Whether it leads in *term*, as far as it knows."""

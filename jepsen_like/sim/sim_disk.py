@@ -42,6 +42,8 @@ class SimDisk:
         self.sync_errors = 0  # so many syncs to come fail
         self.lost_pages = 0  # at power losses, of what was not synced
         self.die_in_steps: int | None = None  # the process dies before so many more steps
+        self.die_at = ""  # counting only steps that name this
+        self.on_written: Callable[[str, bytes], None] = lambda _path, _data: None
         self.on_death: Callable[[], None] = lambda: None
         self.on_wipe: Callable[[], None] = lambda: None
         self.files: dict[str, SimFile] = {}
@@ -55,6 +57,7 @@ class SimDisk:
         """Return what the next process has of the disk."""
         self._locked.clear()
         self.die_in_steps = None
+        self.die_at = ""
         return SimMount(self)
 
     def lose_power(self) -> None:
@@ -161,7 +164,7 @@ class SimMount:
         if self.is_dead:
             return False
         disk = self.disk
-        if disk.die_in_steps is not None:
+        if disk.die_in_steps is not None and disk.die_at in what:
             if disk.die_in_steps <= 0:
                 disk.die_in_steps = None
                 self.is_dead = True
@@ -260,6 +263,7 @@ class SimMount:
         file = SimFile()
         self.disk.change_names({path + ".tmp": file})
         file.write(0, bytes(data))
+        self.disk.on_written(path, data)
         self.sync_file(path, file)
         self.rename(path + ".tmp", path)
         self.sync_folder(posixpath.dirname(path))

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from jepsen_like.workloads.load import Clients
 
 
+SLOW_SHARE = 0.05  # of messages take a while to process
+
+
 class Readers:
     """One reader of everything, and one member for each group."""
 
@@ -73,6 +76,8 @@ class Readers:
                 g=group,
             )
             uncommitted += 1
+            if group is not None and chance.random() < SLOW_SHARE:
+                await trio.sleep(chance.uniform(0.02, 0.3))
             if group is None and chance.random() < 1 / 64:
                 queue = chance.choice(consumer.queues)
                 offset = max(0, consumer.position(queue) - chance.randrange(50))

@@ -362,3 +362,15 @@ def test_who_has_filled_its_new_disk_may_vote(promises, history) -> None:
     begin(promises, "n2", Ledger(11, 12)).say("n1", "response_vote")
 
     assert kinds(history) == []
+
+
+def test_states_of_the_same_entries_are_the_same(promises, history) -> None:
+    promises.written("n1", "/data/derived/state-00000000000000000007", b"one")
+    promises.written("n2", "/data/derived/state-00000000000000000008", b"two")
+    promises.written("n2", "/data/vote", b"mine")
+    promises.written("n1", "/data/vote", b"yours")
+    assert kinds(history) == []
+
+    promises.written("n2", "/data/derived/state-00000000000000000007", b"other")
+
+    assert kinds(history) == ["states-differ"]
