@@ -185,12 +185,12 @@ BEHIND = Ground(
     load={"body_size_max": 3000, "batch_count_max": 3, "send_rate": 40.0},
     store=RETENTION,
 )
-# The same, dying amid it.
+# The same, dying amid it; whoever still has a log of old has something to lose.
 STEPS = replace(
     BEHIND,
     name="steps",
-    faults=("lost-disk", "kill-at-place"),
-    changes={"gap_mean": 0.3, "hold_max": 0.6},
+    faults=("isolate", "kill-at-place"),
+    changes={"gap_mean": 0.4, "hold_max": 1.5},
 )
 SLOWLY_BEHIND = replace(
     BEHIND,

@@ -22,6 +22,8 @@ _SECOND_LINE = {
     "are written when that part of the log has been synced",
     "a leader serves before its first entry is committed": "the append queue opens when that entry "
     "is dispatched; both together are the mutant serves-before-its-first-entry",
+    "a snapshot is installed where the log has all of it": "one connection keeps its messages in "
+    "order, so a snapshot sent twice comes before the entries that follow it",
     "a batch is forwarded again after the leader did not answer": "its numbers tell that it is the "
     "same one",
     "a client goes on with later batches after a failure": "the broker takes no batch whose "

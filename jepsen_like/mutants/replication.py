@@ -172,25 +172,6 @@ def nobody_behind_is_helped() -> Sequence[Patch]:
     return [(Leading, "_send_install", send_install)]
 
 
-@mutant(on=BEHIND)
-def installs_what_is_known() -> Sequence[Patch]:
-    """A snapshot is installed even where the log has all of it and more."""
-
-    def on_install(self: Any, message: Any) -> None:
-        engine = self._engine
-        self._enter_term()
-        self._answer_id = message["id"]
-        state = self._receiver.receive(message)
-        if state is None:
-            self._answer_install(message["base"].index, offset=self._receiver.offset, done=False)
-            return
-        engine.install(message["base"], state)
-        self._verify_to(message["base"].index)
-        self._answer_install(message["base"].index, offset=0, done=True)
-
-    return [(Following, "on_install", on_install)]
-
-
 @mutant(on=PIECES)
 def believes_any_snapshot() -> Sequence[Patch]:
     """Pieces of a snapshot are strung together as they come, and nothing is checked."""
