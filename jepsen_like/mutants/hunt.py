@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import jepsen_like
 from jepsen_like.checkers import check
 from jepsen_like.mutants.mutant import MUTANTS, Mutant, mutated
+from jepsen_like.mutants.nemesis import NEMESIS_MUTANTS, UNKNOWN, NemesisMutant, suite_code
 from jepsen_like.sim.world import run_seed
 
 if TYPE_CHECKING:
@@ -82,9 +83,10 @@ class Hunt:
         self._sound: dict[tuple[str, int], bool] = {}  # ground, seed -> the product is valid there
         self._begun = time.perf_counter()
 
-    def wanted(self, names: Iterable[str]) -> list[Mutant]:
+    def wanted(self, names: Iterable[str]) -> list[Mutant | NemesisMutant]:
         """Return the mutants *names*, or all; those that were caught quickest come first."""
-        wanted = [MUTANTS[name] for name in names] or list(MUTANTS.values())
+        known: dict[str, Mutant | NemesisMutant] = {**MUTANTS, **NEMESIS_MUTANTS}
+        wanted = [known[name] for name in names] or list(known.values())
         if self._options.use_hints:
             wanted.sort(key=lambda mutant: self._hints.get(mutant.name, (1000, 0.0))[1])
         return wanted
@@ -98,6 +100,10 @@ class Hunt:
         for mutant in wanted:
             if self._is_over:
                 untried.append(mutant.name)
+                continue
+            if isinstance(mutant, NemesisMutant):
+                if not self._try(mutant):
+                    uncaught.append(mutant.name)
                 continue
             catch = self._hunt(mutant)
             if catch is None:
@@ -125,6 +131,14 @@ class Hunt:
             self._tell(f"no time for {', '.join(untried)}: nothing can be said")
             return 2
         return 0
+
+    def _try(self, mutant: NemesisMutant) -> bool:
+        """Whether a suite says nothing with a fault that is none, and says something with it."""
+        told: list[str] = []
+        code = suite_code(mutant, is_mutated=True, tell=told.append)
+        control = suite_code(mutant, is_mutated=False, tell=lambda _: None)
+        self._tell(f"{mutant.name:42} exit code {code}, as it is {control}: {told[-1]}")
+        return code == UNKNOWN and control == 0
 
     @property
     def _is_over(self) -> bool:

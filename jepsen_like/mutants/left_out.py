@@ -34,7 +34,7 @@ _SECOND_LINE = {
 
 _ONLY_TIME = {
     "no pre-vote; late pre-votes count": "more elections; what is promised of them holds",
-    "a broken connection hastens no election": "a slower one",
+    "a broken connection hastens no election": "a dead leader is replaced later, that is all",
     "leases by the wall clock instead of asking a majority": "a leader's lead itself ends by the "
     "monotonic clock, as early",
     "a leader without answers leads on, or with a disk that hangs": "reads ask a majority in any "

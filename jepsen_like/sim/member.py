@@ -122,7 +122,11 @@ class SimMember:
 
     async def traces(self, of: TraceKind) -> list[str]:
         """See `Member`."""
-        return list(self._traces.get(of, ()))
+        found = list(self._traces.get(of, ()))
+        process = self.process
+        if of == "pause" and process is not None and process.held_count:
+            found.append(f"process {process.name} leaves {process.held_count} wake-ups waiting")
+        return found
 
     def _leave_trace(self, of: TraceKind, what: str) -> None:
         self._traces.setdefault(of, []).append(what)
@@ -153,7 +157,6 @@ class SimMember:
         """See `Member`."""
         assert self.process is not None
         self.process.stop()
-        self._leave_trace("pause", f"process {self.process.name} stopped")
 
     async def resume(self) -> None:
         """See `Member`."""
@@ -281,7 +284,8 @@ class SimMember:
                 self._promises.forget(self.name)
             lost = self.disk.lost_pages - before
             self.history.note("power", node=self.name, o=lost)
-            self._leave_trace("power", f"{lost} pages lost")
+            if lost:
+                self._leave_trace("power", f"{lost} pages lost")
 
     # -- its life -------------------------------------------------------------------------------
 

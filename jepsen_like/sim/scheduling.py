@@ -41,6 +41,11 @@ class SimProcess:
         """Whether it runs nothing."""
         return self in _stopped
 
+    @property
+    def held_count(self) -> int:
+        """How many of its tasks were woken and wait for it to go on."""
+        return len(self._held)
+
     def stop(self) -> None:
         """Run none of its tasks until `resume`."""
         _stopped.add(self)

@@ -20,9 +20,12 @@ class SimLinks:
 
     def __init__(self, network: SimNetwork) -> None:
         self._network = network
+        self._held_before: dict[Way, int] = {}  # when a way was cut last
 
     async def cut(self, source: str, target: str) -> None:
         """See `Links`."""
+        if (source, target) not in self._network.cuts:
+            self._held_before[source, target] = self._network.held[source, target]
         self._network.cut(source, target)
 
     async def heal(self, source: str, target: str) -> None:
@@ -42,5 +45,13 @@ class SimLinks:
     async def traces(self, ways: Iterable[Way]) -> str:
         """See `Links`."""
         network = self._network
-        hit = sum(way in network.cuts or way in network.loss for way in ways)
-        return f"{hit} ways hit" if hit else ""
+        found = []
+        held = sum(
+            network.held[way] - self._held_before[way] for way in ways if way in self._held_before
+        )
+        if held:
+            found.append(f"{held} times something could not pass")
+        shaped = sum(way in network.loss for way in ways)
+        if shaped:
+            found.append(f"{shaped} ways shaped")
+        return ", ".join(found)

@@ -8,7 +8,7 @@ and its peers notice a while later.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from typing import TYPE_CHECKING
 
 import trio
@@ -62,6 +62,7 @@ class SimNetwork:
         self.delay_mean = delay_mean
         self.reset_seconds = reset_seconds
         self.cuts: dict[tuple[str, str], int] = {}  # directed; how many faults cut it
+        self.held: Counter[tuple[str, str]] = Counter()  # what could not pass, by its way
         self.extra_delay: dict[tuple[str, str], float] = {}
         self.loss: dict[tuple[str, str], float] = {}
         self.healed = trio.lowlevel.ParkingLot()
@@ -159,6 +160,8 @@ class SimHost:
         network, here = self.network, self.address
         await trio.sleep(network.delay(here, host))
         while network.is_cut(here, host):
+            network.held[here, host] += 1
+            network.held[host, here] += 1
             await network.healed.park()
         there = network.find(host)
         listener = there.listeners.get(port) if there is not None else None
@@ -253,6 +256,7 @@ class _Pipe:
 
     def hold(self) -> None:
         """Note that something cannot pass; for too long, and the connection breaks."""
+        self.network.held[self.source, self.target] += 1
         if self.held_since == NEVER:
             since = self.held_since = self.network.time.seconds
             self.network.time.call_at(
