@@ -68,7 +68,7 @@ mutants: $(VENV)/.installed ## deliberate bugs in simulated time: is each one ca
 # Real runs need root; where they cannot be had they say why, and the rest counts.
 faults: $(VENV)/.report ## the fault tests' share of CI, about ten minutes
 	@$(BIN)/python -m jepsen_like sim --seeds 150 --limit 120
-	@$(BIN)/python -m jepsen_like mutants --ci --no-control
+	@$(BIN)/python -m jepsen_like mutants --ci
 	@$(BIN)/python -m jepsen_like real --ci || [ $$? -eq 77 ]
 
 RUN ?= runs
