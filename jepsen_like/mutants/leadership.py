@@ -10,7 +10,7 @@ from dledger.raft.engine import RaftEngine
 from dledger.raft.leading import Leading
 from dledger.server import LedgerServer
 from dledger.store.vote_file import VoteFile
-from jepsen_like.mutants.grounds import CONTESTED, CUTS, LOST_DISKS, STALE
+from jepsen_like.mutants.grounds import CONTESTED, CUTS, KILLS, LOST_DISKS, STALE
 from jepsen_like.mutants.mutant import Patch, mutant
 
 if TYPE_CHECKING:
@@ -149,6 +149,28 @@ def serves_before_its_first_entry() -> Sequence[Patch]:
         (RaftEngine, "leader_ready", property(lambda self: self.is_leader)),
         (AppendQueue, "refresh", refresh),
     ]
+
+
+@mutant(on=KILLS)
+def reads_wait_for_whoever_is_connected() -> Sequence[Patch]:
+    """A read asked for while no peer is connected waits for nobody, for ever, and so do later ones.
+
+    The product was like that until the simulator met it on this ground.
+    """
+
+    def start_barriers(self: Any) -> None:
+        if not self._barriers_wanted:
+            return
+        floors: dict[str, int] = {}
+        for peer_id, progress in self.progress.items():
+            if progress.connected:
+                self._send_empty(peer_id)
+                floors[peer_id] = progress.append_id
+        self._barriers.append((floors, self._barriers_wanted))
+        self._barriers_wanted = []
+        self._check_barriers()
+
+    return [(Leading, "start_barriers", start_barriers)]
 
 
 def _on_any_node(handler: Any) -> Any:
