@@ -22,7 +22,9 @@ _MEMBER = re.compile(r"\bn\d+\b")
 
 # What a fault is aimed at, for its colour.
 CLASSES = {
-    "process": ("kill", "crash-loop", "kill-at-step", "pause", "restart", "scarce"),
+    "process": (
+        "kill", "crash-loop", "kill-at-step", "kill-at-place", "pause", "restart", "scarce",
+    ),
     "power and disk": (
         "power", "power-torn", "power-at-step", "lost-disk", "failed-sync", "broken-disk",
         "bit-rot", "damage", *sorted(HALF_ABLE - {"scarce"}),

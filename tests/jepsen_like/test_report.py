@@ -216,7 +216,7 @@ def test_faults_that_overlap_stand_in_rows_of_their_own() -> None:
 
 def test_every_fault_of_the_catalogue_has_a_colour_that_was_chosen() -> None:
     named = {name for names in CLASSES.values() for name in names}
-    others = {"transfer", "wall-clock", "clock-rate"}
+    others = {"transfer", "coup", "wall-clock", "clock-rate"}
 
     assert set(CATALOGUE) - named <= others
     assert {class_of(name) for name in others} == {"clock, lead, other"}

@@ -89,7 +89,7 @@ def test_tallies_of_several_processes_add_up() -> None:
 def test_seeds_are_shared_among_processes() -> None:
     run = subprocess.run(
         [sys.executable, "-m", "jepsen_like", "sim", "--first", "31", "--seeds", "2",
-         "--seconds", "1", "--jobs", "2"],
+         "--seconds", "8", "--jobs", "2"],
         capture_output=True, text=True, check=False, timeout=250,
     )  # fmt: skip
 
