@@ -299,4 +299,4 @@ def fields_are_not_checked(stack):
 @mutant
 def peer_buffers_have_no_limit(stack):
     """A peer that does not read costs memory without end."""
-    put(stack, Outbox, "_overflow", lambda _self: None)
+    put(stack, Outbox, "give_up", lambda _self, _whose, _limit: None)

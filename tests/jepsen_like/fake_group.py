@@ -51,6 +51,9 @@ class FakeMember:
     async def die_in_steps(self, step_count, *, power):
         self._done(f"die{' with power' if power else ''}", "step")
 
+    async def die_at(self, place, step_count, *, power):
+        self._done(f"die{' with power' if power else ''}", "step")
+
     async def transfer(self, target):
         self._done(f"transfer to {target}", "transfer")
 

@@ -59,11 +59,11 @@ async def test_the_wall_clock_of_a_running_process_jumps_both_ways(node, clock):
 
 async def test_a_rate_makes_no_jump_and_stays_when_it_ends(node, clock):
     assert (await clock.rate(1.5)).took_effect
-    await trio.sleep(0.2)
+    await trio.sleep(0.5)  # a quarter of a second; a busy machine hears of it late, as of less
     proof = await clock.rate(1.0)
 
     assert proof.took_effect, proof
-    assert 80 <= proof.figures["wall_offset_ms"] <= 1_000
+    assert 50 <= proof.figures["wall_offset_ms"] <= 2_000
     assert proof.figures["monotonic_offset_ms"] in (-1, 0, 1, *range(-300, 0))
 
 
