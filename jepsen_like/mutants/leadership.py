@@ -12,6 +12,7 @@ from dledger.server import LedgerServer
 from dledger.store.vote_file import VoteFile
 from jepsen_like.mutants.grounds import CONTESTED, CUTS, KILLS, LOST_DISKS, STALE
 from jepsen_like.mutants.mutant import Patch, mutant
+from jepsen_like.mutants.opening import opens_at_once
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -133,21 +134,9 @@ def old_answers_confirm_reads() -> Sequence[Patch]:
 @mutant(on=CUTS)
 def serves_before_its_first_entry() -> Sequence[Patch]:
     """A new leader answers before it knows what its predecessors have committed (flaw l)."""
-    from broker.store.append_queue import AppendQueue
-    from broker.store.append_state import AppendState
-
-    def refresh(self: Any) -> None:
-        ledger = self._ledger
-        if not ledger.is_leader:
-            if self._state is not None or self._groups:
-                self._close()
-        elif self._state is None and not self._groups and not ledger.core.unfinished_count:
-            self._state = AppendState(self._dispatched, ledger.store)
-            self._opened()
-
     return [
         (RaftEngine, "leader_ready", property(lambda self: self.is_leader)),
-        (AppendQueue, "refresh", refresh),
+        opens_at_once(),
     ]
 
 

@@ -33,6 +33,7 @@ from jepsen_like.mutants.grounds import (
     UNITS,
 )
 from jepsen_like.mutants.mutant import Patch, mutant
+from jepsen_like.mutants.opening import opens_at_once
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -137,17 +138,7 @@ def offset_off_by_one() -> Sequence[Patch]:
 @mutant(on=CUTS)
 def tail_not_recounted() -> Sequence[Patch]:
     """A new leader appends at once, and knows of its log only what it has dispatched."""
-
-    def refresh(self: Any) -> None:
-        ledger = self._ledger
-        if not ledger.is_leader:
-            if self._state is not None or self._groups:
-                self._close()
-        elif self._state is None and not self._groups and not ledger.core.unfinished_count:
-            self._state = AppendState(self._dispatched, _EmptyBehind(ledger.store))  # type: ignore[arg-type]
-            self._opened()
-
-    return [(AppendQueue, "refresh", refresh)]
+    return [opens_at_once(_EmptyBehind)]
 
 
 class _EmptyBehind:

@@ -28,6 +28,7 @@ from jepsen_like.real.proof import LabError
 from jepsen_like.real.real_group import OPERATOR, RealGroup
 from jepsen_like.real.scripts import SCRIPTS, SELF_TESTS, NotReachedError, Stage
 from jepsen_like.report.run_folder import VERDICT
+from jepsen_like.setup_line import told_of_group, told_of_load
 from jepsen_like.verdict import judge
 from jepsen_like.workloads.appends import TOPIC
 from jepsen_like.workloads.final import drain, dump
@@ -88,26 +89,8 @@ class RealRun:
             "faults": list(mix.faults),
             "script": self.script or None,
             "target": mix.target or None,
-            "group": {
-                "flush": mix.store.flush_disk_type.value,
-                "writes": mix.store.write_mode.value,
-                "segment_size": mix.store.segment_size,
-                "log_size_max": mix.store.log_size_max,
-                "heartbeat_ms": mix.raft.heartbeat_interval_ms,
-                "election_timeout_min_ms": mix.raft.election_timeout_min_ms,
-                "election_timeout_max_ms": mix.raft.election_timeout_max_ms,
-            },
-            "load": {
-                "sends_per_second": mix.load.send_rate,
-                "queues": mix.load.queue_count,
-                "producers": mix.load.producer_count,
-                "lanes": mix.load.lane_count,
-                "body_size_max": mix.load.body_size_max,
-                "batch_count_max": mix.load.batch_count_max,
-                "send_timeout_s": mix.load.send_timeout,
-                "groups": mix.load.group_count,
-                "client_life_s": mix.load.client_crash_mean,
-            },
+            "group": told_of_group(mix.store, mix.raft),
+            "load": told_of_load(mix.load),
             "attack": {
                 "quiet_seconds": QUIET_SECONDS,
                 "fault_seconds": mix.seconds,

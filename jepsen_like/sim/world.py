@@ -18,6 +18,7 @@ from broker.client.errors import ClientError
 from broker.errors import BrokerError
 from jepsen_like.faults.nemesis import Nemesis
 from jepsen_like.history import History
+from jepsen_like.setup_line import told_of_group, told_of_load
 from jepsen_like.sim.cluster import SimCluster
 from jepsen_like.sim.mix import Mix, draw
 from jepsen_like.sim.scheduling import PROCESS, deterministic
@@ -164,27 +165,11 @@ def setup_of(mix: Mix) -> dict[str, object]:
         "proofs": False,  # a suite asks for them: in one short run a fault may miss its moment
         "faults": list(mix.faults),
         "group": {
-            "flush": mix.store.flush_disk_type.value,
-            "writes": mix.store.write_mode.value,
-            "segment_size": mix.store.segment_size,
-            "log_size_max": mix.store.log_size_max,
-            "heartbeat_ms": mix.raft.heartbeat_interval_ms,
-            "election_timeout_min_ms": mix.raft.election_timeout_min_ms,
-            "election_timeout_max_ms": mix.raft.election_timeout_max_ms,
+            **told_of_group(mix.store, mix.raft),
             "network_delay_ms": mix.delay_mean * 1000,
             "disk_sync_ms": mix.sync_mean * 1000,
         },
-        "load": {
-            "sends_per_second": mix.load.send_rate,
-            "queues": mix.load.queue_count,
-            "producers": mix.load.producer_count,
-            "lanes": mix.load.lane_count,
-            "body_size_max": mix.load.body_size_max,
-            "batch_count_max": mix.load.batch_count_max,
-            "send_timeout_s": mix.load.send_timeout,
-            "groups": mix.load.group_count,
-            "client_life_s": mix.load.client_crash_mean,
-        },
+        "load": told_of_load(mix.load),
         "attack": {
             "quiet_seconds": mix.quiet_seconds,
             "fault_seconds": mix.fault_seconds,
