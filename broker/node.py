@@ -22,6 +22,7 @@ import trio
 
 from broker.handlers.forward import Forwarder
 from broker.handlers.group import GroupHandlers
+from broker.handlers.lookup import LookupHandlers
 from broker.handlers.offsets import OffsetHandlers
 from broker.handlers.pull import PullHandlers
 from broker.handlers.registry import Registry
@@ -270,7 +271,17 @@ class Node:
             connection_count=lambda: self.registry.session_count,
             held_pull_count=lambda: self.pulls.hold.count,
         )
-        for family in (self.sends, self.pulls, self.offsets, self.topics, self.group):
+        self.lookups = LookupHandlers(
+            log=files.store, queues=files.derived.queues, topics=files.topics
+        )
+        for family in (
+            self.sends,
+            self.pulls,
+            self.offsets,
+            self.topics,
+            self.group,
+            self.lookups,
+        ):
             self.registry.register(family)
         files.derived.on_arrival = self._arrived
 

@@ -13,6 +13,7 @@ from broker.client.errors import (
     OutcomeUnknownError,
     RequestFailedError,
 )
+from broker.client.lookup import Lookup
 from broker.client.producer import Producer
 from broker.client.records import Message
 from broker.client.results import SendResult
@@ -25,6 +26,7 @@ __all__ = [
     "ClosedError",
     "Consumer",
     "CorruptAnswerError",
+    "Lookup",
     "Message",
     "MessageRefusedError",
     "NoBrokerError",

@@ -13,6 +13,7 @@ from broker.client.consumer import Consumer, ConsumerOptions
 from broker.client.errors import ClosedError
 from broker.client.leader_finder import LeaderFinder
 from broker.client.links import Links
+from broker.client.lookup import Lookup
 from broker.client.offsets import Offsets
 from broker.client.producer import Producer, ProducerOptions
 from broker.client.requests import Requests
@@ -77,6 +78,12 @@ class Client:
         """What an operator does."""
         requests, routes = self._opened()
         return Admin(requests, routes, Offsets(requests))
+
+    @property
+    def messages(self) -> Lookup:
+        """Messages found by time, key, id or place."""
+        requests, _ = self._opened()
+        return Lookup(requests)
 
     def producer(
         self,

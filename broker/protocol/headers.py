@@ -247,7 +247,10 @@ class UpdateConsumerOffsetRequest(Header):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueRequest(Header):
-    """GET_MAX_OFFSET and GET_MIN_OFFSET; answered with an `OffsetResponse`."""
+    """GET_MAX_OFFSET and GET_MIN_OFFSET, answered with an `OffsetResponse`.
+
+    GET_EARLIEST_MSG_STORETIME has the same fields, and is answered with a `StoreTimeResponse`.
+    """
 
     topic: str
     queue_id: Int32
@@ -255,11 +258,15 @@ class QueueRequest(Header):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchOffsetRequest(Header):
-    """SEARCH_OFFSET_BY_TIMESTAMP; answered with an `OffsetResponse`."""
+    """SEARCH_OFFSET_BY_TIMESTAMP; answered with an `OffsetResponse`.
+
+    *boundary_type* is RocketMQ 5's: "lower" or "upper", in any case.
+    """
 
     topic: str
     queue_id: Int32
     timestamp: Int64  # milliseconds since 1970
+    boundary_type: str = "lower"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -267,6 +274,13 @@ class OffsetResponse(Header):
     """One queue offset."""
 
     offset: Int64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreTimeResponse(Header):
+    """When a message was stored. Source: RocketMQ ``GetEarliestMsgStoretimeResponseHeader``."""
+
+    timestamp: Int64  # milliseconds since 1970; -1: the queue is empty
 
 
 # --- topics and the group -------------------------------------------------------------------------

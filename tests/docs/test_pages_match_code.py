@@ -33,6 +33,7 @@ REQUEST_HEADERS = {
     RequestCode.SEARCH_OFFSET_BY_TIMESTAMP: headers.SearchOffsetRequest,
     RequestCode.GET_MAX_OFFSET: headers.QueueRequest,
     RequestCode.GET_MIN_OFFSET: headers.QueueRequest,
+    RequestCode.GET_EARLIEST_MSG_STORETIME: headers.QueueRequest,
     RequestCode.GET_ROUTEINFO_BY_TOPIC: headers.RouteRequest,
     RequestCode.LEADERSHIP_TRANSFER: headers.LeadershipTransferRequest,
 }

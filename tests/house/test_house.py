@@ -12,6 +12,7 @@ import pytest
 
 from broker.handlers.forward import FORWARDED
 from broker.handlers.group import GroupHandlers
+from broker.handlers.lookup import LookupHandlers
 from broker.handlers.offsets import OffsetHandlers
 from broker.handlers.pull import PullHandlers
 from broker.handlers.registry import _HANDLES
@@ -23,10 +24,17 @@ from broker.protocol.response_code import ResponseCode
 from dledger.protocol import PeerCode
 
 ROOT = Path(__file__).resolve().parents[2]
-FAMILIES = [GroupHandlers, OffsetHandlers, PullHandlers, SendHandlers, TopicHandlers]
+FAMILIES = [
+    GroupHandlers,
+    LookupHandlers,
+    OffsetHandlers,
+    PullHandlers,
+    SendHandlers,
+    TopicHandlers,
+]
 PACKAGES = ("dledger", "broker")
 # Requests with a number and no handler yet: a client is told that they are not supported.
-NOT_YET = {RequestCode.SEARCH_OFFSET_BY_TIMESTAMP}
+NOT_YET: set[RequestCode] = set()
 # Requests without fields.
 WITHOUT_HEADER = {RequestCode.GET_ALL_TOPIC_CONFIG, RequestCode.GET_GROUP_STATUS}
 
@@ -41,6 +49,7 @@ HEADERS = {
     RequestCode.SEARCH_OFFSET_BY_TIMESTAMP: headers.SearchOffsetRequest,
     RequestCode.GET_MAX_OFFSET: headers.QueueRequest,
     RequestCode.GET_MIN_OFFSET: headers.QueueRequest,
+    RequestCode.GET_EARLIEST_MSG_STORETIME: headers.QueueRequest,
     RequestCode.GET_ROUTEINFO_BY_TOPIC: headers.RouteRequest,
     RequestCode.LEADERSHIP_TRANSFER: headers.LeadershipTransferRequest,
 }

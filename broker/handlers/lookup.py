@@ -1,0 +1,92 @@
+"""Messages by what is known of them: a time, a key, an id, a place.
+
+Every node answers from what it has dispatched itself; one that lags finds less.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from broker.errors import HeaderError, TopicNotFoundError
+from broker.handlers.registry import answer, handles
+from broker.protocol.headers import (
+    OffsetResponse,
+    QueueRequest,
+    SearchOffsetRequest,
+    StoreTimeResponse,
+)
+from broker.protocol.request_code import RequestCode
+from broker.protocol.response_code import ResponseCode
+from broker.store.time_search import Boundary, offset_by_time, store_timestamp_ms
+from dledger.remoting.command import Command, response
+
+if TYPE_CHECKING:
+    from broker.metadata.topics import Topics
+    from broker.store.consume_queues import ConsumeQueues
+    from broker.store.log_view import LogView
+    from dledger.remoting.server import Session
+
+NO_STORE_TIME = -1  # what RocketMQ answers for a queue without messages
+
+
+class LookupHandlers:
+    """The family of look-ups."""
+
+    def __init__(self, *, log: LogView, queues: ConsumeQueues, topics: Topics) -> None:
+        self._log = log
+        self._queues = queues
+        self._topics = topics
+
+    @handles(RequestCode.SEARCH_OFFSET_BY_TIMESTAMP)
+    def search_offset(self, session: Session, command: Command) -> None:
+        """Answer the queue offset that belongs to a time, as far as this node has dispatched."""
+        header = SearchOffsetRequest.decode(command.ext_fields)
+        boundary = _boundary(header.boundary_type)
+        self._check_queue(header.topic, header.queue_id)
+        queue = self._queues.get(header.topic, header.queue_id)
+        offset = (
+            0 if queue is None else offset_by_time(self._log, queue, header.timestamp, boundary)
+        )
+        answer(
+            session,
+            command,
+            response(
+                command, int(ResponseCode.SUCCESS), None, OffsetResponse(offset=offset).encode()
+            ),
+        )
+
+    @handles(RequestCode.GET_EARLIEST_MSG_STORETIME)
+    def earliest_store_time(self, session: Session, command: Command) -> None:
+        """Answer when the oldest message kept of a queue was stored; -1 where there is none."""
+        header = QueueRequest.decode(command.ext_fields)
+        self._check_queue(header.topic, header.queue_id)
+        queue = self._queues.get(header.topic, header.queue_id)
+        timestamp = NO_STORE_TIME
+        if queue is not None and queue.min_offset < queue.max_offset:
+            timestamp = store_timestamp_ms(self._log, queue.position_at(queue.min_offset))
+        answer(
+            session,
+            command,
+            response(
+                command,
+                int(ResponseCode.SUCCESS),
+                None,
+                StoreTimeResponse(timestamp=timestamp).encode(),
+            ),
+        )
+
+    def _check_queue(self, topic: str, queue_id: int) -> None:
+        config = self._topics.get(topic)
+        if config is None:
+            raise TopicNotFoundError(f"topic {topic!r} does not exist")
+        if not 0 <= queue_id < max(config.read_queue_count, config.write_queue_count):
+            raise TopicNotFoundError(f"topic {topic!r} has no queue {queue_id}")
+
+
+def _boundary(name: str) -> Boundary:
+    try:
+        return Boundary(name.lower())  # RocketMQ writes LOWER, its own parser takes any case
+    except ValueError as error:
+        raise HeaderError(
+            f"{name[:60]!r} is no boundary; write lower or upper", field="boundaryType"
+        ) from error
