@@ -9,6 +9,7 @@ import trio
 
 from broker.cli.connecting import open_client
 from broker.cli.output import console, make_table, plural, print_json
+from broker.cli.quantities import DURATION, SIZE
 from broker.cli.servers import choose_servers, servers_options
 
 if TYPE_CHECKING:
@@ -26,14 +27,48 @@ def topic() -> None:
     "-q", "--queues", type=click.IntRange(1, 1024), default=8, show_default=True,
     help="How many consumers may share the topic; order is kept within one queue.",
 )  # fmt: skip
+@click.option(
+    "--retention", type=DURATION, metavar="TIME", help="Keep messages so long, as in 3d or 12h."
+)
+@click.option(
+    "--retention-size", type=SIZE, metavar="SIZE", help="Keep so many bytes of them, as in 1GiB."
+)
+@click.option(
+    "--acks", type=click.Choice(["leader", "majority", "all"]),
+    help="Whose copies an acknowledgement stands on.",
+)  # fmt: skip
+@click.option(
+    "--flush", type=click.Choice(["sync", "async"]),
+    help="Whether it stands on their disks, or on their memory.",
+)  # fmt: skip
 @servers_options
-def create(name: str, *, queues: int, servers: str | None, data: Path | None) -> None:
-    """Create the topic NAME, or change the number of its queues."""
+def create(
+    name: str,
+    *,
+    queues: int,
+    retention: int | None,
+    retention_size: int | None,
+    acks: str | None,
+    flush: str | None,
+    servers: str | None,
+    data: Path | None,
+) -> None:
+    """Create the topic NAME, or change the number of its queues.
+
+    What is not given is as the broker has it, or stays as it is.
+    """
     addresses = choose_servers(servers, data)
 
     async def run() -> None:
         async with open_client(addresses) as mq:
-            await mq.admin.create_topic(name, queue_count=queues)
+            await mq.admin.create_topic(
+                name,
+                queue_count=queues,
+                retention_ms=retention,
+                retention_bytes=retention_size,
+                acks=acks,
+                flush=flush,
+            )
 
     trio.run(run)
     print(f"topic {name} has {plural(queues, 'queue')}")

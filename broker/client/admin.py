@@ -9,6 +9,7 @@ from broker.errors import HeaderError
 from broker.protocol.bodies import GroupStatus, TopicEntry, decode_topic_table
 from broker.protocol.headers import LeadershipTransferRequest
 from broker.protocol.request_code import RequestCode
+from broker.protocol.topic_attributes import ATTRIBUTE_NAMES, format_attributes
 from dledger.remoting.command import Command
 
 if TYPE_CHECKING:
@@ -27,15 +28,34 @@ class Admin:
         self._routes = routes
         self._offsets = offsets
 
-    async def create_topic(self, name: str, queue_count: int = DEFAULT_QUEUE_COUNT) -> None:
-        """Create topic *name*, or change the number of its queues.
+    async def create_topic(
+        self,
+        name: str,
+        queue_count: int = DEFAULT_QUEUE_COUNT,
+        *,
+        retention_ms: int | None = None,
+        retention_bytes: int | None = None,
+        acks: str | None = None,
+        flush: str | None = None,
+    ) -> None:
+        """Create topic *name*, or change the number of its queues and what else is given.
+
+        Args:
+            name: of the topic.
+            queue_count: how many queues it is to have; not fewer than it has.
+            retention_ms: how long its messages are kept; 0: as the broker has it.
+            retention_bytes: how many bytes of messages it keeps; 0: no bound of its own.
+            acks: whose copies an ack stands on: "leader", "majority", "all"; "": the broker's.
+            flush: whether on their disks: "sync", "async"; "": the broker's.
 
         Raises:
             InvalidTopicError: no topic can have that name.
+            InvalidMessageError: a value is not allowed, or the topic has more queues.
         """
         if queue_count < 1:
             raise ValueError(f"queue_count = {queue_count}: must be at least 1")
-        await self._routes.create(name, queue_count)
+        attributes = _attributes(retention_ms, retention_bytes, acks, flush)
+        await self._routes.create(name, queue_count, attributes=attributes)
 
     async def list_topics(self) -> list[TopicEntry]:
         """Return all topics, by name."""
@@ -98,3 +118,14 @@ class Admin:
     async def commit_offset(self, group: str, topic: str, queue: int, queue_offset: int) -> None:
         """Have *group* go on at *queue_offset*; a lower offset than it has is ignored."""
         await self._offsets.commit(group, topic, queue, queue_offset)
+
+
+def _attributes(*values: int | str | None) -> str:
+    """Return the attributes of a topic as text, in the order of `ATTRIBUTE_NAMES`; None: as is."""
+    return format_attributes(
+        {
+            name: str(value) if value else None
+            for name, value in zip(ATTRIBUTE_NAMES, values, strict=True)
+            if value is not None
+        }
+    )

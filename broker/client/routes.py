@@ -85,7 +85,14 @@ class RouteCache:
         self.forget(topic)
         return await self.get(topic)
 
-    async def create(self, topic: str, queue_count: int, *, only_if_missing: bool = False) -> None:
+    async def create(
+        self,
+        topic: str,
+        queue_count: int,
+        *,
+        only_if_missing: bool = False,
+        attributes: str = "",
+    ) -> None:
         """Create *topic*, or give it more queues; with *only_if_missing* leave one that exists.
 
         Raises:
@@ -98,6 +105,7 @@ class RouteCache:
             topic=topic,
             read_queue_nums=queue_count,
             write_queue_nums=queue_count,
+            attributes=attributes,
             only_if_missing=only_if_missing,
         )
         await self._requests.ask_leader(

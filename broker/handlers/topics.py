@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from broker.errors import InvalidMessageError, TopicNotFoundError
 from broker.handlers.registry import answer, error_response, handles
-from broker.metadata.topics import TopicConfig, create_topic, put_topic
+from broker.metadata.topic_config import ATTRIBUTE_FIELDS, TopicConfig, attribute_values
+from broker.metadata.topics import create_topic, put_topic
 from broker.protocol.bodies import TopicEntry, encode_topic_table
 from broker.protocol.headers import CreateTopicRequest, RouteRequest
 from broker.protocol.request_code import RequestCode
@@ -55,13 +56,21 @@ class TopicHandlers:
         """Create a topic or alter one; answered when this node can be asked for it."""
         header = CreateTopicRequest.decode(command.ext_fields)
         self._check_shrinking(header)
+        given = attribute_values(header.attributes)
         config = TopicConfig(
             topic=header.topic,
             read_queue_count=header.read_queue_nums,
             write_queue_count=header.write_queue_nums,
             perm=header.perm,
+            order=header.order,
+            filter_type=header.topic_filter_type,
+            system_flag=header.topic_sys_flag,
+            **given,
         )
-        wanted = create_topic(config) if header.only_if_missing else put_topic(config)
+        if header.only_if_missing:
+            wanted = create_topic(config)
+        else:
+            wanted = put_topic(config, keep=set(ATTRIBUTE_FIELDS) - given.keys())
 
         def done(index: int, error: LedgerError | None) -> None:
             if error is None:
@@ -116,7 +125,19 @@ class TopicHandlers:
     def list_topics(self, session: Session, command: Command) -> None:
         """Answer all topics this node knows of."""
         table = [
-            TopicEntry(config.topic, config.read_queue_count, config.write_queue_count, config.perm)
+            TopicEntry(
+                config.topic,
+                config.read_queue_count,
+                config.write_queue_count,
+                config.perm,
+                order=config.order,
+                filter_type=config.filter_type,
+                system_flag=config.system_flag,
+                retention_ms=config.retention_ms,
+                retention_bytes=config.retention_bytes,
+                acks=config.acks,
+                flush=config.flush,
+            )
             for config in self._topics
         ]
         answer(

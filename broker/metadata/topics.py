@@ -1,72 +1,50 @@
 """Topics: their names, queues and permissions.
 
-topic.put     {topic, read, write, perm}   create the topic, or change it
-topic.create  {topic, read, write, perm}   create it, unless it is there: no change then
+topic.put     {topic, read, write, perm, ...}   create the topic, or change it
+topic.create  {topic, read, write, perm, ...}   create it, unless it is there: no change then
+
+What else a topic may have (`EXTRA_NAMES`) follows in both where it is given.  A topic that exists
+keeps what a put does not name, a new one begins with the defaults.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from broker.errors import InvalidTopicError
-from broker.message.limits import check_topic
 from broker.metadata.state_machine import MetadataCommand
-from broker.protocol.headers import PERM_READ, PERM_WRITE
+from broker.metadata.topic_config import (
+    EXTRA_NAMES,
+    QUEUE_COUNT_MAX,
+    TopicConfig,
+    extras_of,
+    fields_of,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping
 
-QUEUE_COUNT_MAX = 1024  # a queue costs memory on every node and a poll of every consumer
+__all__ = ["QUEUE_COUNT_MAX", "TopicConfig", "Topics", "create_topic", "put_topic"]
 
 TOPIC_PUT = "topic.put"
 TOPIC_CREATE = "topic.create"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TopicConfig:
-    """One topic. Source: RocketMQ ``TopicConfig``."""
-
-    topic: str
-    read_queue_count: int = 4
-    write_queue_count: int = 4
-    perm: int = PERM_READ | PERM_WRITE
-
-    @property
-    def is_readable(self) -> bool:
-        """Whether consumers may pull."""
-        return bool(self.perm & PERM_READ)
-
-    @property
-    def is_writable(self) -> bool:
-        """Whether producers may send."""
-        return bool(self.perm & PERM_WRITE)
-
-    def check(self) -> None:
-        """Raise `InvalidTopicError` unless the topic may exist; before a command is proposed."""
-        check_topic(self.topic)
-        for what, count in (
-            ("read", self.read_queue_count),
-            ("write", self.write_queue_count),
-        ):
-            if not 1 <= count <= QUEUE_COUNT_MAX:
-                raise InvalidTopicError(
-                    f"topic {self.topic}: {count} {what} queues; allowed are 1 to {QUEUE_COUNT_MAX}"
-                )
-        if not 0 <= self.perm <= 7:
-            raise InvalidTopicError(
-                f"topic {self.topic}: perm {self.perm}; read is 4, write is 2, inherit is 1"
-            )
-
-
-def put_topic(config: TopicConfig) -> MetadataCommand:
+def put_topic(config: TopicConfig, *, keep: Collection[str] = ()) -> MetadataCommand:
     """Return the command that creates or changes a topic.
+
+    Args:
+        config: what it is to be.
+        keep: fields that a topic that exists keeps as they are.
 
     Raises:
         InvalidTopicError: such a topic may not exist.
     """
     config.check()
-    return MetadataCommand(TOPIC_PUT, _args(config))
+    extras = {
+        name: getattr(config, field) for name, field in EXTRA_NAMES.items() if field not in keep
+    }
+    return MetadataCommand(TOPIC_PUT, _args(config) | extras)
 
 
 def create_topic(config: TopicConfig) -> MetadataCommand:
@@ -76,7 +54,7 @@ def create_topic(config: TopicConfig) -> MetadataCommand:
         InvalidTopicError: such a topic may not exist.
     """
     config.check()
-    return MetadataCommand(TOPIC_CREATE, _args(config))
+    return MetadataCommand(TOPIC_CREATE, _args(config) | extras_of(config))
 
 
 class Topics:
@@ -110,11 +88,22 @@ class Topics:
         return {TOPIC_PUT: self._put, TOPIC_CREATE: self._create}
 
     def snapshot(self) -> list[Any]:
-        """Return the version and a row for each topic, sorted by name."""
-        return [
-            self._version,
-            [[t.topic, t.read_queue_count, t.write_queue_count, t.perm] for t in self],
-        ]
+        """Return the version and a row for each topic, sorted by name.
+
+        A row has a fifth column only for a topic that has more than queues and permissions.
+        """
+        rows = []
+        for config in self:
+            row: list[Any] = [
+                config.topic,
+                config.read_queue_count,
+                config.write_queue_count,
+                config.perm,
+            ]
+            if extras := extras_of(config):
+                row.append(extras)
+            rows.append(row)
+        return [self._version, rows]
 
     def restore(self, snapshot: list[Any] | None) -> None:
         """Become what `snapshot` was taken of; None: no topics.
@@ -123,19 +112,14 @@ class Topics:
             ValueError, TypeError: *snapshot* is none.
         """
         version, rows = snapshot or (0, [])
-        for row in rows:
-            _check_row(row)
+        configs = [_config_of(row) for row in rows]
         self._version = int(version)
-        self._topics = {
-            topic: TopicConfig(
-                topic=topic, read_queue_count=read, write_queue_count=write, perm=perm
-            )
-            for topic, read, write, perm in rows
-        }
+        self._topics = {config.topic: config for config in configs}
 
     def _put(self, args: Mapping[str, Any]) -> str:
-        config = _config(args)
-        before = self._topics.get(config.topic)
+        given = fields_of(_required(args))
+        before = self._topics.get(given["topic"])
+        config = replace(before, **given) if before is not None else TopicConfig(**given)
         if before is not None and config.read_queue_count < before.read_queue_count:
             # Whoever proposed it did not know of a change that came first: nothing that is
             # stored may get out of reach.
@@ -159,13 +143,18 @@ def _args(config: TopicConfig) -> dict[str, Any]:
     }
 
 
-def _config(args: Mapping[str, Any]) -> TopicConfig:
-    row = [args["topic"], args["read"], args["write"], args["perm"]]
-    _check_row(row)
-    topic, read, write, perm = row
-    return TopicConfig(topic=topic, read_queue_count=read, write_queue_count=write, perm=perm)
+def _required(args: Mapping[str, Any]) -> Mapping[str, Any]:
+    for name in ("topic", "read", "write", "perm"):
+        args[name]  # a KeyError: not of this version
+    return args
 
 
-def _check_row(row: list[Any]) -> None:
-    if list(map(type, row)) != [str, int, int, int]:
+def _config_of(row: list[Any]) -> TopicConfig:
+    topic, read, write, perm, *more = row
+    extras = more[0] if more else {}
+    if len(more) > 1 or not isinstance(extras, dict):
         raise ValueError(f"{row!r:.200} is no topic")
+    given = {"topic": topic, "read": read, "write": write, "perm": perm}
+    if not extras.keys() <= EXTRA_NAMES.keys():
+        raise ValueError(f"{row!r:.200} is a topic of a newer version")
+    return TopicConfig(**fields_of(given | extras))

@@ -19,6 +19,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from broker.errors import HeaderError
+from broker.protocol.topic_attributes import (
+    ACKS,
+    ATTRIBUTE_NAMES,
+    FLUSH,
+    RETENTION_BYTES,
+    RETENTION_MS,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -126,6 +133,21 @@ class TopicEntry(NamedTuple):
     read_queue_count: int
     write_queue_count: int
     perm: int
+    order: bool = False
+    filter_type: str = "SINGLE_TAG"
+    system_flag: int = 0
+    retention_ms: int = 0  # 0: as the broker has it
+    retention_bytes: int = 0  # 0: no bound of its own
+    acks: str = ""  # "": as the broker has it
+    flush: str = ""  # the same
+
+    @property
+    def attributes(self) -> dict[str, str]:
+        """What the topic has otherwise than the broker, as `topic_attributes` names it."""
+        values = (self.retention_ms, self.retention_bytes, self.acks, self.flush)
+        return {
+            name: str(value) for name, value in zip(ATTRIBUTE_NAMES, values, strict=True) if value
+        }
 
 
 def encode_topic_table(topics: Iterable[TopicEntry], *, version: int) -> bytes:
@@ -135,12 +157,13 @@ def encode_topic_table(topics: Iterable[TopicEntry], *, version: int) -> bytes:
     """
     table = {
         entry.topic: {
-            "order": False,
+            "attributes": entry.attributes,
+            "order": entry.order,
             "perm": entry.perm,
             "readQueueNums": entry.read_queue_count,
-            "topicFilterType": "SINGLE_TAG",
+            "topicFilterType": entry.filter_type,
             "topicName": entry.topic,
-            "topicSysFlag": 0,
+            "topicSysFlag": entry.system_flag,
             "writeQueueNums": entry.write_queue_count,
         }
         for entry in topics
@@ -160,17 +183,26 @@ def decode_topic_table(body: Buffer) -> list[TopicEntry]:
     """
     try:
         table = json.loads(bytes(body))["topicConfigTable"]
-        return [
-            TopicEntry(
-                str(name),
-                int(config["readQueueNums"]),
-                int(config["writeQueueNums"]),
-                int(config["perm"]),
-            )
-            for name, config in table.items()
-        ]
+        return [_topic_entry(str(name), config) for name, config in table.items()]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise HeaderError(_why("no topic table", error), field="body") from error
+
+
+def _topic_entry(name: str, config: dict[str, Any]) -> TopicEntry:
+    attributes = config.get("attributes") or {}
+    return TopicEntry(
+        name,
+        int(config["readQueueNums"]),
+        int(config["writeQueueNums"]),
+        int(config["perm"]),
+        order=bool(config.get("order", False)),
+        filter_type=str(config.get("topicFilterType", "SINGLE_TAG")),
+        system_flag=int(config.get("topicSysFlag", 0)),
+        retention_ms=int(attributes.get(RETENTION_MS, 0)),
+        retention_bytes=int(attributes.get(RETENTION_BYTES, 0)),
+        acks=str(attributes.get(ACKS, "")),
+        flush=str(attributes.get(FLUSH, "")),
+    )
 
 
 def _why(what: str, error: Exception) -> str:

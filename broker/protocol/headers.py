@@ -302,6 +302,7 @@ class CreateTopicRequest(Header):
     topic_filter_type: str = "SINGLE_TAG"
     topic_sys_flag: Int32 = 0
     order: bool = False
+    attributes: str = ""  # "+retention.ms=...,-acks"; what it does not name stays as it is
     only_if_missing: bool = False  # ours: leave a topic that exists as it is
 
 

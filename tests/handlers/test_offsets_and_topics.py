@@ -313,3 +313,25 @@ async def test_a_node_that_lags_does_not_deny_a_topic_it_has_not_heard_of(
         answer = await asker.ok(RequestCode.GET_ROUTEINFO_BY_TOPIC, {"topic": "news"})
 
     assert json.loads(bytes(answer.body))["queueDatas"]
+
+
+async def test_attributes_come_in_with_17_and_go_out_with_21(caller):
+    await caller.create_topic(
+        "kept", attributes="+retention.ms=259200000,+acks=majority,+flush=sync"
+    )
+    await caller.create_topic("kept", attributes="-flush", order="true")
+
+    answer = await caller.ok(RequestCode.GET_ALL_TOPIC_CONFIG, {})
+    (entry,) = (item for item in decode_topic_table(answer.body) if item.topic == "kept")
+
+    assert entry.attributes == {"retention.ms": "259200000", "acks": "majority"}
+    assert (entry.retention_ms, entry.acks, entry.flush) == (259200000, "majority", "")
+    assert entry.order
+
+
+async def test_an_attribute_nobody_knows_is_refused(caller):
+    fields = {"topic": "t", "attributes": "+colour=red"}
+    answer = await caller.ask(RequestCode.UPDATE_AND_CREATE_TOPIC, fields)
+
+    assert answer.code == ResponseCode.MESSAGE_ILLEGAL
+    assert "known are" in answer.remark

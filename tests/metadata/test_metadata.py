@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import msgpack
 import pytest
 from hypothesis import given
@@ -15,7 +17,9 @@ from broker.metadata.state_machine import (
     decode_commands,
     encode_commands,
 )
+from broker.metadata.topic_config import attribute_values
 from broker.metadata.topics import TopicConfig, Topics, create_topic, put_topic
+from broker.protocol.topic_attributes import format_attributes, parse_attributes
 from dledger.errors import PoisonEntryError
 
 commands = st.one_of(
@@ -91,6 +95,94 @@ def test_a_topic_that_may_not_exist_is_refused_before_it_is_proposed(config, com
             command(config)
 
 
+@pytest.mark.parametrize(
+    ("more", "complaint"),
+    [
+        ({"retention_ms": -1}, "retention.ms = -1"),
+        ({"retention_bytes": 1 << 61}, "retention.bytes"),
+        ({"acks": "one"}, "acks = 'one'; use leader, majority, all"),
+        ({"flush": "never"}, "flush = 'never'; use sync, async"),
+        ({"filter_type": "X"}, "filter type"),
+    ],
+)
+def test_an_attribute_out_of_range_is_refused_before_it_is_proposed(more, complaint):
+    with pytest.raises(InvalidTopicError, match=complaint):
+        put_topic(TopicConfig(topic="a", **more))
+
+
+EVERYTHING = TopicConfig(
+    topic="orders",
+    order=True,
+    filter_type="MULTI_TAG",
+    system_flag=1,
+    retention_ms=5,
+    retention_bytes=7,
+    acks="all",
+    flush="async",
+)
+
+
+def test_everything_a_topic_has_comes_back_from_a_snapshot(machine, topics):
+    apply(machine, put_topic(EVERYTHING), put_topic(TopicConfig(topic="plain")))
+    data = msgpack.packb(machine.snapshot())
+
+    machine.restore(None)
+    machine.restore(msgpack.unpackb(data))
+
+    assert list(topics) == [EVERYTHING, TopicConfig(topic="plain")]
+
+
+def test_a_topic_with_queues_alone_is_written_as_older_versions_wrote_it(machine):
+    apply(machine, put_topic(TopicConfig(topic="a")))
+
+    assert machine.snapshot()["topics"] == [1, [["a", 4, 4, 6]]]
+
+
+def test_a_put_keeps_what_it_does_not_name(machine, topics):
+    apply(machine, put_topic(EVERYTHING))
+    older = MetadataCommand("topic.put", {"topic": "orders", "read": 9, "write": 9, "perm": 4})
+    apply(machine, older)
+    assert topics.get("orders") == replace(
+        EVERYTHING, read_queue_count=9, write_queue_count=9, perm=4
+    )
+
+    wanted = TopicConfig(topic="orders", read_queue_count=9, write_queue_count=9, flush="sync")
+    apply(machine, put_topic(wanted, keep=["acks", "retention_ms", "retention_bytes"]))
+    assert topics.get("orders") == replace(
+        wanted, acks="all", retention_ms=5, retention_bytes=7, order=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("", {}),
+        ("+retention.ms=259200000,+acks=majority", {"retention_ms": 259200000, "acks": "majority"}),
+        (" -acks , +flush=sync", {"acks": "", "flush": "sync"}),
+        ("-retention.bytes", {"retention_bytes": 0}),
+    ],
+)
+def test_attributes_are_read_as_rocketmq_writes_them(text, values):
+    assert attribute_values(text) == values
+    assert attribute_values(format_attributes(parse_attributes(text))) == values
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("acks=all", "is none"),
+        ("+acks", "is none"),
+        ("-acks=all", "is none"),
+        ("+acks=all,-acks", "named twice"),
+        ("+colour=red", "known are retention.ms, retention.bytes, acks, flush"),
+        ("+retention.ms=3d", "no whole number"),
+    ],
+)
+def test_attributes_that_are_none_are_refused(text, complaint):
+    with pytest.raises(InvalidTopicError, match=complaint):
+        attribute_values(text)
+
+
 def test_offsets_never_go_backwards_unless_reset(machine, offsets):
     assert apply(machine, commit_offsets("g", "t", {0: 5, 1: 7})) == [True]
     assert apply(machine, commit_offsets("g", "t", {0: 4, 1: 7})) == [False]
@@ -164,6 +256,10 @@ def test_a_part_an_older_snapshot_does_not_have_begins_empty(machine, topics):
         msgpack.packb([["topic.put", []]]),
         msgpack.packb([["no.such", {}]]),
         msgpack.packb([["topic.put", {"name": "a"}]]),
+        msgpack.packb([["topic.put", {"topic": "a", "read": 1, "write": 1}]]),
+        msgpack.packb(
+            [["topic.put", {"topic": "a", "read": 1, "write": 1, "perm": 6, "colour": 1}]]
+        ),
         msgpack.packb([["offset.commit", {"group": "g", "topic": "t", "queues": [1]}]]),
     ],
 )
@@ -196,6 +292,11 @@ def test_a_topic_never_loses_a_queue_that_can_be_read(machine, topics):
         {"topics": [1, [["t", "4", 4, 6]]]},
         {"topics": [1, [[["t"], 4, 4, 6]]]},
         {"topics": [1, [["t", 4, 4]]]},
+        {"topics": [1, [["t", 4, 4, 6, {"colour": 1}]]]},
+        {"topics": [1, [["t", 4, 4, 6, {"acks": 1}]]]},
+        {"topics": [1, [["t", 4, 4, 6, {"read": 1}]]]},
+        {"topics": [1, [["t", 4, 4, 6, 7]]]},
+        {"topics": [1, [["t", 4, 4, 6, {}, {}]]]},
         {"topics": 7},
         {"consumer_offsets": [["g", "t", [[0, "5"]]]]},
         {"consumer_offsets": [[1, "t", [[0, 5]]]]},
