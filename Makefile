@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check format cluster status kill-leader transfer-leader down bench sim mutants faults nemesis soak report clean
+.PHONY: help demo test check format cluster status kill-leader transfer-leader down bench bench-peers sim mutants faults nemesis soak report clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -50,6 +50,9 @@ down: $(VENV)/.installed ## stop it; its data stays
 
 bench: $(VENV)/.installed ## how fast a group of three is on this machine
 	@$(BIN)/python -m bench
+
+bench-peers: $(VENV)/.installed ## the same loads for us, NATS, Redis and RabbitMQ, as far as installed
+	@$(BIN)/python -m bench.peers
 
 FUZZ_SECONDS ?= 60
 

@@ -1,0 +1,1 @@
+"""Other brokers with three replicas, started beside ours and given the same loads."""

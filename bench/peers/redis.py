@@ -1,0 +1,172 @@
+"""Redis streams, two replicas, an append-only file synced every second.
+
+An ack is the answer to ``WAIT 1`` behind the ``XADD``: the page caches of two of three. It is not
+a consensus: nobody is elected when the primary dies.
+"""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bench.measured import LoadError, Measured
+from bench.peers.servers import Servers, find_program, free_ports
+from bench.peers.window import connect, run_window
+
+if TYPE_CHECKING:
+    import socket
+    from pathlib import Path
+
+_CONNECTIONS = 4  # WAIT holds up its own connection: another one's sends go on meanwhile
+_READ_COUNT = 2000
+
+
+class Redis:
+    """A primary and two replicas, one stream."""
+
+    name = "Redis streams + WAIT 1"
+    durability = "page caches of two, no failover"
+
+    def __init__(self, folder: Path, *, body_size: int) -> None:
+        program = find_program("redis-server", "redis-server")
+        self._body_size = body_size
+        self._servers = Servers(folder)
+        self._ports = free_ports(3)
+        try:
+            for number, port in enumerate(self._ports):
+                home = folder / f"r{number}"
+                home.mkdir()
+                command = [program, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(home)]
+                command += ["--appendonly", "yes", "--appendfsync", "everysec", "--save", ""]
+                if number:
+                    command += ["--replicaof", "127.0.0.1", str(self._ports[0])]
+                self._servers.start(f"r{number}", command)
+            self._servers.wait_until(self._has_replicas, seconds=30.0, what="two replicas")
+        except BaseException:
+            self.close()
+            raise
+
+    def send(self, *, in_flight: int, seconds: float, warm_up_seconds: float) -> Measured:
+        """See `Peer`."""
+        streams = [
+            _Adder(connect(self._ports[0]), self._body_size)
+            for _ in range(min(_CONNECTIONS, in_flight))
+        ]
+        try:
+            return run_window(
+                streams,
+                in_flight=in_flight,
+                seconds=seconds,
+                warm_up_seconds=warm_up_seconds,
+            )
+        finally:
+            for stream in streams:
+                stream.socket.close()
+
+    def consume(self, *, count: int, seconds: float) -> Measured:
+        """See `Peer`: ranges of the stream, one after another."""
+        seen = 0
+        mark = b"$1\r\nb\r\n"
+        with connect(self._ports[0]) as connected:
+            began = now = perf_counter()
+            after = b"-"
+            while seen < count and now - began < seconds:
+                connected.sendall(
+                    _command(b"XRANGE", b"s", after, b"+", b"COUNT", b"%d" % _READ_COUNT)
+                )
+                data = _read_array(connected, mark)
+                found = data.count(mark)
+                now = perf_counter()
+                if not found:
+                    after = b"-"
+                    continue
+                seen += found
+                last = data.rfind(b"*2\r\n$", 0, data.rfind(mark))
+                after = b"(" + data[last:].split(b"\r\n", 3)[2]
+        if not seen:
+            raise LoadError("Redis delivered nothing")
+        return Measured.of(
+            message_count=seen, seconds=now - began, latencies=np.zeros(0), written_count=0
+        )
+
+    def cpu_seconds(self) -> float:
+        """See `Peer`."""
+        return self._servers.cpu_seconds()
+
+    def rss(self) -> int:
+        """See `Peer`."""
+        return self._servers.rss()
+
+    def close(self) -> None:
+        """See `Peer`."""
+        self._servers.stop()
+
+    def _has_replicas(self) -> bool:
+        try:
+            with connect(self._ports[0]) as connected:
+                connected.sendall(_command(b"INFO", b"replication"))
+                answer = connected.recv(1 << 16)
+        except OSError:
+            return False
+        return answer.count(b"state=online") == 2
+
+
+class _Adder:
+    def __init__(self, connected: socket.socket, body_size: int) -> None:
+        self.socket = connected
+        self._one = _command(b"XADD", b"s", b"*", b"b", b"x" * body_size)
+        self._sizes: list[int] = []
+        self._tail = b""
+
+    def encode(self, count: int) -> bytes:
+        """See `Stream`: the additions, and one wait for a replica behind them."""
+        self._sizes.append(count)
+        return self._one * count + _command(b"WAIT", b"1", b"0")
+
+    def settle(self, data: bytes) -> int:
+        """See `Stream`."""
+        lines = (self._tail + data).split(b"\r\n")
+        self._tail = lines.pop()
+        settled = 0
+        for line in lines:
+            if line.startswith(b"-"):
+                raise LoadError(f"Redis refused a message: {line[:200]!r}")
+            if line.startswith(b":"):
+                settled += self._sizes.pop(0)
+        return settled
+
+
+def _command(*words: bytes) -> bytes:
+    return b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%b\r\n" % (len(w), w) for w in words)
+
+
+def _read_array(connected: socket.socket, mark: bytes) -> bytes:
+    """Return the whole answer to a range: an array of as many entries as its head says."""
+    data = b""
+    while b"\r\n" not in data:
+        data += connected.recv(1 << 20)
+    expected = int(data[1 : data.index(b"\r\n")])
+    parts, seen = [data], data.count(mark)
+    while seen < expected or not parts[-1].endswith(b"\r\n") or not _is_whole(parts, mark):
+        received = connected.recv(1 << 20)
+        if not received:
+            raise LoadError("Redis closed the connection")
+        whole = parts[-1][-(len(mark) - 1) :] + received
+        seen += whole.count(mark)
+        parts.append(received)
+        if expected == 0:
+            break
+    return b"".join(parts)
+
+
+def _is_whole(parts: list[bytes], mark: bytes) -> bool:
+    """Whether the last entry's body has come in whole."""
+    end = b"".join(parts[-3:])
+    at = end.rfind(mark)
+    if at < 0:
+        return b"".join(parts).startswith(b"*0")
+    rest = end[at + len(mark) :]
+    size_end = rest.find(b"\r\n")
+    return size_end > 0 and len(rest) >= size_end + 2 + int(rest[1:size_end]) + 2
