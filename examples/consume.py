@@ -16,7 +16,7 @@ import broker
 async def main(topic: str, count: int) -> None:
     """Print *count* messages, and commit how far that came when the block ends."""
     async with (
-        broker.connect(os.environ.get("DLEDGER", "127.0.0.1:9876")) as client,
+        broker.connect(os.environ.get("DLEDGER_SERVER", "127.0.0.1:9876")) as client,
         client.consumer("example", topic) as consumer,
     ):
         async for message in consumer:

@@ -20,7 +20,7 @@ async def main(count: int) -> None:
     slowest = 0.0
     leader: str | None = None
     async with (
-        broker.connect(os.environ.get("DLEDGER", "127.0.0.1:9876")) as client,
+        broker.connect(os.environ.get("DLEDGER_SERVER", "127.0.0.1:9876")) as client,
         client.producer("example") as producer,
     ):
         for number in range(count):

@@ -1,4 +1,4 @@
-"""Send the lines of standard input to a topic; the servers are those of $DLEDGER.
+"""Send the lines of standard input to a topic; the servers are those of $DLEDGER_SERVER.
 
 seq 1000 | python examples/produce.py numbers
 """
@@ -16,7 +16,7 @@ import broker
 async def main(topic: str) -> None:
     """Send all lines at once: what is under way together travels in a few requests."""
     async with (
-        broker.connect(os.environ.get("DLEDGER", "127.0.0.1:9876")) as client,
+        broker.connect(os.environ.get("DLEDGER_SERVER", "127.0.0.1:9876")) as client,
         client.producer("example") as producer,
         trio.open_nursery() as nursery,
     ):

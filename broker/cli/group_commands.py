@@ -7,22 +7,21 @@ from typing import TYPE_CHECKING
 
 import click
 import trio
-from rich.console import Group
-from rich.live import Live
-from rich.text import Text
 
+from broker.cli import exits
 from broker.cli.ask import ask_group
 from broker.cli.local_group import (
-    DEFAULT_BASE_PORT,
     DEFAULT_SEGMENT_SIZE,
     STOP_SECONDS,
     GroupPlan,
     LocalGroup,
 )
-from broker.cli.output import console, join_words, plural, print_json
-from broker.cli.servers import choose_servers, data_option, servers_options
+from broker.cli.output import join_words, json_option, plural
+from broker.cli.servers import DEFAULT_BASE_PORT, SERVER_VARIABLE, data_option, group_options
 from broker.cli.status_table import problems, status_json, status_table, verdict
-from broker.config import format_size, parse_size
+from broker.cli.values import SIZE
+from broker.cli.watching import show_frame, show_repeatedly, watch_option
+from broker.config import format_size
 from dledger.config import FlushDiskType
 from dledger.errors import ConfigError
 
@@ -31,20 +30,13 @@ if TYPE_CHECKING:
 
     from broker.cli.ask import GroupView
     from broker.cli.local_group import LocalNode
+    from broker.cli.watching import Frame
 
 START_SECONDS = 30.0  # longest wait for a leader of a fresh group
 NEW_LEADER_SECONDS = 10.0
 
 _POLL_SECONDS = 0.05
-_WATCH_SECONDS = 1.0
 _FLUSH = {"sync": FlushDiskType.SYNC_FLUSH, "async": FlushDiskType.ASYNC_FLUSH}
-
-
-def _read_size(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
-    try:
-        return None if value is None else parse_size(value)
-    except ConfigError as error:
-        raise click.BadParameter(str(error), ctx=context, param=parameter) from None
 
 
 @click.command()
@@ -59,7 +51,7 @@ def _read_size(context: click.Context, parameter: click.Parameter, value: str | 
     help="What an acknowledgement stands on: the disks of a majority, or its memory.  [sync]",
 )  # fmt: skip
 @click.option(
-    "--segment-size", callback=_read_size, metavar="SIZE",
+    "--segment-size", type=SIZE, metavar="SIZE",
     help=f"Size of one file of the log.  [{format_size(DEFAULT_SEGMENT_SIZE)}]",
 )  # fmt: skip
 @click.option("--detach/--no-detach", help="Return at once and leave the group running.")
@@ -85,7 +77,7 @@ def up(
     data.mkdir(parents=True, exist_ok=True)
     group = LocalGroup.find_or_create(data, plan)
     if not trio.run(_up, group, detach):
-        raise SystemExit(1)
+        raise SystemExit(exits.FAILURE)
 
 
 @click.command()
@@ -102,22 +94,23 @@ def down(data: Path) -> None:
 
 
 @click.command()
-@servers_options
-@click.option("--watch", is_flag=True, help="Ask again every second, until Ctrl-C.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
-def status(*, servers: str | None, data: Path | None, watch: bool, as_json: bool) -> None:
+@watch_option
+@json_option
+@group_options
+def status(*, servers: list[str], watch: float | None, as_json: bool) -> None:
     """Show who leads and how far each node has come.
 
-    Exit code 0 when a leader serves and a majority of the nodes answers, otherwise 1.
+    Exit code 0 when a leader serves and a majority of the nodes answers, otherwise 3.
+
+    Example: dledger status --watch 2
     """
-    addresses = choose_servers(servers, data)
-    if watch:
-        trio.run(_watch, addresses, as_json)
+    if watch is not None:
+        trio.run(_watch, servers, watch, as_json)
         return
-    view = trio.run(ask_group, addresses)
-    _show(view, as_json=as_json)
+    view = trio.run(ask_group, servers)
+    show_frame(_frame(view), as_json=as_json)
     if not view.is_healthy:
-        raise SystemExit(1)
+        raise SystemExit(exits.UNHEALTHY)
 
 
 @click.command("kill-leader", hidden=True)
@@ -207,7 +200,7 @@ def _introduce(group: LocalGroup, started: list[LocalNode], view: GroupView) -> 
         role = "leader" if node.node_id == leader.node_id else "follower"
         print(f"{node.node_id}  {node.address}  {role:8}  log {node.log_path}")
     print(f"{leader.node_id} leads in term {leader.status.term}; data in {group.folder}")
-    print(f"export DLEDGER={','.join(group.addresses)}", flush=True)
+    print(f"export {SERVER_VARIABLE}={','.join(group.addresses)}", flush=True)
 
 
 async def _wait_until_ended(group: LocalGroup) -> None:
@@ -223,27 +216,15 @@ async def _wait_until_ended(group: LocalGroup) -> None:
         running = now
 
 
-async def _watch(servers: list[str], as_json: bool) -> None:
-    """Show the group again every second, in place where the output is a terminal."""
-    screen = console()
-    if as_json or not screen.is_terminal:
-        while True:
-            _show(await ask_group(servers), as_json=as_json)
-            await trio.sleep(_WATCH_SECONDS)
-    with Live(console=screen, auto_refresh=False) as live:
-        while True:
-            view = await ask_group(servers)
-            lines = [Text(line) for line in (*problems(view), verdict(view))]
-            live.update(Group(status_table(view), *lines), refresh=True)
-            await trio.sleep(_WATCH_SECONDS)
+async def _watch(servers: list[str], seconds: float, as_json: bool) -> None:
+    async def take() -> Frame:
+        return _frame(await ask_group(servers))
+
+    await show_repeatedly(take, seconds=seconds, as_json=as_json)
 
 
-def _show(view: GroupView, *, as_json: bool) -> None:
-    if as_json:
-        print_json(status_json(view))
-        return
-    console().print(status_table(view))
-    print("\n".join([*problems(view), verdict(view)]), flush=True)
+def _frame(view: GroupView) -> Frame:
+    return [status_table(view), *problems(view), verdict(view)], status_json(view)
 
 
 async def _kill_leader(group: LocalGroup) -> None:

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import click
 import trio
 
+from broker.cli import exits
 from broker.cli.ask import ask_group
 from broker.cli.connecting import open_client
-from broker.cli.output import print_json
-from broker.cli.servers import choose_servers, servers_options
+from broker.cli.output import json_option, print_json
+from broker.cli.servers import group_options
 from broker.cli.status_table import verdict
 from broker.client.errors import NoBrokerError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 SETTLE_SECONDS = 5.0  # longest wait for the new leader to serve
 
@@ -28,11 +24,14 @@ def leader() -> None:
 
 
 @leader.command()
-@servers_options
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
-def show(*, servers: str | None, data: Path | None, as_json: bool) -> None:
-    """Show who leads; exit code 1 while nobody does."""
-    view = trio.run(ask_group, choose_servers(servers, data))
+@json_option
+@group_options
+def show(*, servers: list[str], as_json: bool) -> None:
+    """Show who leads; exit code 1 while nobody does.
+
+    Example: dledger leader show
+    """
+    view = trio.run(ask_group, servers)
     found = view.leader
     if as_json:
         print_json(
@@ -47,15 +46,28 @@ def show(*, servers: str | None, data: Path | None, as_json: bool) -> None:
     else:
         raise NoBrokerError(verdict(view))
     if found is None:
-        raise SystemExit(1)
+        raise SystemExit(exits.FAILURE)
 
 
 @leader.command()
 @click.argument("target", required=False)
-@servers_options
-def transfer(target: str | None, *, servers: str | None, data: Path | None) -> None:
-    """Hand the lead to the node TARGET, or to the follower that is furthest along."""
-    trio.run(_transfer, choose_servers(servers, data), target)
+@group_options
+def transfer(target: str | None, *, servers: list[str]) -> None:
+    """Hand the lead to the node TARGET, or to the follower that is furthest along.
+
+    Example: dledger leader transfer n2
+    """
+    trio.run(_transfer, servers, target)
+
+
+@leader.command("step-down")
+@group_options
+def step_down(*, servers: list[str]) -> None:
+    """Have the leader hand over to the follower that is furthest along.
+
+    Example: dledger leader step-down
+    """
+    trio.run(_transfer, servers, None)
 
 
 async def _transfer(servers: list[str], target: str | None) -> None:

@@ -16,7 +16,6 @@ import os
 import signal
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import trio
@@ -29,6 +28,7 @@ from broker.cli.processes import (
     start_process,
     write_pid_file,
 )
+from broker.cli.servers import DEFAULT_BASE_PORT
 from broker.config import MemberConfig, NodeConfig, differing_keys, dump_config, load_config
 from dledger.config import MIB, FlushDiskType, StoreConfig
 from dledger.errors import ConfigError
@@ -36,10 +36,9 @@ from dledger.errors import ConfigError
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
 NODE_COMMAND = (sys.executable, "-m", "broker.cli.main", "node", "start")
-DEFAULT_FOLDER = Path(".dledger")
-DEFAULT_BASE_PORT = 9876
 PEER_PORT_DISTANCE = 1000  # from a node's broker port to its peer port
 DEFAULT_SEGMENT_SIZE = 64 * MIB  # small: three nodes share one machine's disk
 STOP_SECONDS = 10.0  # SIGTERM to SIGKILL

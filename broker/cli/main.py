@@ -1,7 +1,12 @@
-"""Entry of the ``dledger`` command: its groups, and how failures are told.
+"""Entry of the ``dledger`` command: its commands, and how failures are told.
 
-What can go wrong in the world ends as one line on stderr and exit code 1; wrong usage is 2, Ctrl-C
-is 130.  A traceback is left for what is our own mistake.
+What can go wrong in the world ends as one line on stderr and an exit code of `broker.cli.exits`.
+A traceback is left for what is our own mistake.
+
+A command is a click command in a module of its own family, named in `SECTIONS`; the module is
+imported when the command is used, so that help and errors come at once.  It takes its group by
+`servers.group_options`, prints by `output`, reads times and sizes by the types of `values`, and has
+a line in docs/cli.md.
 """
 
 from __future__ import annotations
@@ -13,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from broker.cli import exits
 from broker.errors import BrokerError
 from dledger.errors import LedgerError
 from dledger.remoting.errors import RemotingError
@@ -22,18 +28,55 @@ if TYPE_CHECKING:
 
 _EXPECTED = (LedgerError, BrokerError, RemotingError)
 
-_COMMANDS = {
-    "up": "broker.cli.group_commands",
-    "down": "broker.cli.group_commands",
-    "status": "broker.cli.group_commands",
-    "kill-leader": "broker.cli.group_commands",
-    "node": "broker.cli.node_commands",
-    "leader": "broker.cli.leader_commands",
-    "topic": "broker.cli.topic_commands",
-    "produce": "broker.cli.produce_command",
-    "consume": "broker.cli.consume_command",
-    "log": "broker.cli.log_commands",
+# Name -> module and first sentence of the help, which the list of commands shows without importing.
+SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
+    "A group on this machine": {
+        "up": ("group_commands", "Start a group on this machine, or what is missing of it."),
+        "down": ("group_commands", "Stop the group on this machine; its data stays."),
+    },
+    "Messages": {
+        "produce": (
+            "produce_command",
+            "Send BODY to TOPIC, or each line of a file or of standard input.",
+        ),
+        "consume": (
+            "consume_command",
+            "Print the messages of TOPIC, one body on a line, and commit how far it came.",
+        ),
+        "topic": ("topic_commands", "Create and list topics."),
+    },
+    "Running groups": {
+        "status": ("group_commands", "Show who leads and how far each node has come."),
+        "leader": ("leader_commands", "Show who leads, or hand the lead over."),
+        "node": ("node_commands", "Run a single node, or list those of a group."),
+    },
+    "Data folders": {
+        "log": (
+            "log_commands",
+            "Prove, compare and show a node's log, while it runs or not; nothing is changed.",
+        ),
+    },
+    "This command": {
+        "context": ("context_commands", "Keep groups by name."),
+        "completion": (
+            "completion_command",
+            "Print the script that lets SHELL complete commands, options and topics.",
+        ),
+    },
 }
+HIDDEN = {"kill-leader": "group_commands"}
+
+
+def command_names() -> list[str]:
+    """Return the names of all commands that are shown, in the order of their sections."""
+    return [name for section in SECTIONS.values() for name in section]
+
+
+def _module_of(name: str) -> str | None:
+    for section in SECTIONS.values():
+        if name in section:
+            return section[name][0]
+    return HIDDEN.get(name)
 
 
 def _show_version(context: click.Context, _: click.Parameter, is_wanted: bool) -> None:
@@ -52,15 +95,37 @@ class _LazyGroup(click.Group):
     """A command's module is imported when it is used: help and errors come at once."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(_COMMANDS)
+        return command_names()
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _COMMANDS:
+        module_name = _module_of(cmd_name)
+        if module_name is None:
             return None
-        module = importlib.import_module(_COMMANDS[cmd_name])
+        module = importlib.import_module(f"broker.cli.{module_name}")
         command = getattr(module, cmd_name.replace("-", "_"))
         assert isinstance(command, click.Command)
         return command
+
+    def shell_complete(
+        self, ctx: click.Context, incomplete: str
+    ) -> list[click.shell_completion.CompletionItem]:
+        from click.shell_completion import CompletionItem
+
+        if incomplete.startswith("-"):
+            return super().shell_complete(ctx, incomplete)
+        return [
+            CompletionItem(name, help=words)
+            for section in SECTIONS.values()
+            for name, (_, words) in section.items()
+            if name.startswith(incomplete)
+        ]
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        width = max(map(len, command_names()))
+        for title, section in SECTIONS.items():
+            with formatter.section(title):
+                rows = [(name.ljust(width), words) for name, (_, words) in section.items()]
+                formatter.write_dl(rows)
 
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -73,12 +138,16 @@ def cli() -> None:
 
     Start one with `dledger up`, look at it with `dledger status`, then `dledger produce` and
     `dledger consume`.
+
+    \b
+    Exit codes: 0 done, 1 failed, 2 wrong arguments, 3 found out and not as it should be,
+    130 Ctrl-C.
     """
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command and exit."""
-    code: object = 0
+    code: object = exits.OK
     try:
         code = cli.main(
             args=None if arguments is None else list(arguments),
@@ -87,32 +156,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
     except click.UsageError as error:
         error.show()
-        code = 2
+        code = exits.USAGE
     except click.ClickException as error:
         error.show()
         code = error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        code = 130
+        code = exits.INTERRUPTED
     except BrokenPipeError:
         code = _end_quietly()
     except _EXPECTED as error:
         code = fail(str(error))
     except BaseExceptionGroup as group:
         code = _fail_for(group)
-    sys.exit(code if isinstance(code, int) else 0)
+    sys.exit(code if isinstance(code, int) else exits.OK)
 
 
 def fail(message: str) -> int:
     """Print *message* as the one line of a failure and return the exit code."""
     print(f"dledger: {message}", file=sys.stderr)
-    return 1
+    return exits.FAILURE
 
 
 def _fail_for(group: BaseExceptionGroup[BaseException]) -> int:
     """Tell the one failure in *group*; anything else is a mistake of ours and shown whole."""
     found = _leaves(group)
     if all(isinstance(error, KeyboardInterrupt) for error in found):
-        return 130
+        return exits.INTERRUPTED
     if all(isinstance(error, BrokenPipeError) for error in found):
         return _end_quietly()
     known = [error for error in found if isinstance(error, _EXPECTED)]
@@ -125,7 +194,7 @@ def _end_quietly() -> int:
     """End as a command does whose reader (`| head`) has seen enough."""
     # What is still buffered would raise once more when the interpreter flushes it.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
+    return exits.OK
 
 
 def _leaves(error: BaseException) -> list[BaseException]:

@@ -1,4 +1,4 @@
-"""``dledger node``: one node in this process, as a service manager or `dledger up` runs it."""
+"""``dledger node``: one node in this process, as a service manager runs it; those of a group."""
 
 from __future__ import annotations
 
@@ -10,13 +10,18 @@ from pathlib import Path
 import click
 import trio
 
+from broker.cli.ask import ask_group
+from broker.cli.output import Table, json_option, print_json
+from broker.cli.servers import group_options
+from broker.cli.status_table import problems
+from broker.cli.values import format_duration
 from broker.config import LOG_LEVELS, NodeConfig, load_config
 from dledger.config import format_address
 
 
 @click.group()
 def node() -> None:
-    """Run a single node."""
+    """Run a single node, or list those of a group."""
 
 
 @node.command()
@@ -26,7 +31,10 @@ def node() -> None:
 )  # fmt: skip
 @click.option("--log-level", type=click.Choice(LOG_LEVELS), help="Overrules the file.")
 def start(path: Path, *, log_level: str | None) -> None:
-    """Run one node until SIGTERM or Ctrl-C; what it has to say goes to stderr."""
+    """Run one node until SIGTERM or Ctrl-C; what it has to say goes to stderr.
+
+    Example: dledger node start -c /etc/dledger/node.toml
+    """
     config = load_config(path)
     if log_level:
         config = dataclasses.replace(
@@ -49,6 +57,51 @@ def start(path: Path, *, log_level: str | None) -> None:
         await run_node(config, ready=ready)
 
     trio.run(run)
+
+
+@node.command("list")
+@json_option
+@group_options
+def list_(*, servers: list[str], as_json: bool) -> None:
+    """List the nodes of a group with role, version and time since their start.
+
+    Example: dledger node list
+    """
+    view = trio.run(ask_group, servers)
+    if as_json:
+        print_json(
+            [
+                {
+                    "node_id": answer.node_id,
+                    "address": answer.address,
+                    "reachable": answer.status is not None,
+                    "role": answer.status.role if answer.status else None,
+                    "version": answer.status.version if answer.status else None,
+                    "uptime_seconds": answer.status.uptime_seconds if answer.status else None,
+                    "connections": answer.status.connection_count if answer.status else None,
+                    "problem": answer.problem or None,
+                }
+                for answer in view.answers
+            ]
+        )
+        return
+    table = Table("node", "address", "role", "version", "up", "connections", right=("connections",))
+    for answer in view.answers:
+        status = answer.status
+        if status is None:
+            table.add_row(answer.node_id, answer.address, ("unreachable", "red"))
+            continue
+        table.add_row(
+            answer.node_id,
+            answer.address,
+            status.role.lower(),
+            status.version,
+            format_duration(status.uptime_seconds),
+            f"{status.connection_count:,}",
+        )
+    table.print()
+    for line in problems(view):
+        print(line)
 
 
 def _set_up_logging(config: NodeConfig) -> None:

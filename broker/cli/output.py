@@ -1,26 +1,109 @@
-"""What the commands print: one look for all of them."""
+"""What the commands print: one look for all of them.
+
+People get tables, with colours where the output is a terminal and ``NO_COLOR`` is not set; a pipe
+gets the same columns as plain text.  Programs ask for ``--json``: one JSON document, or one a line
+where a command prints many things.  What is printed goes to stdout, what is remarked to stderr.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from rich.console import Console
-from rich.table import Table
+import click
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
+
+    from rich.console import Console
+    from rich.table import Table as RichTable
+
+    Cell = str | tuple[str, str]  # its text, or text and style
 
 # Wide enough for any table when the output is no terminal: a pipe should not be cut at 80.
 _PIPE_WIDTH = 200
+_GAP = "  "
+
+_Command = TypeVar("_Command", bound="Callable[..., Any]")
+
+
+def json_option(command: _Command) -> _Command:
+    """Give *command* the option ``--json`` as the argument ``as_json``: one JSON document."""
+    return click.option("--json", "as_json", is_flag=True, help="One JSON document.")(command)
+
+
+def json_lines_option(command: _Command) -> _Command:
+    """Give *command* the option ``--json`` as the argument ``as_json``: a JSON document a line."""
+    return click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")(command)
+
+
+class Table:
+    """Rows under names, without frame; on a terminal with colours, elsewhere as plain text."""
+
+    def __init__(self, *columns: str, right: Iterable[str] = ()) -> None:
+        """Begin an empty table; the columns in *right* are numbers."""
+        self.columns = columns
+        self.right = frozenset(right)
+        self.rows: list[tuple[Cell, ...]] = []
+
+    def add_row(self, *cells: Cell) -> None:
+        """Add a row; it may have fewer cells than there are columns."""
+        assert len(cells) <= len(self.columns)
+        self.rows.append(cells)
+
+    def plain_lines(self) -> list[str]:
+        """Return the table as lines of text, the names of the columns first."""
+        rows = [self.columns, *(tuple(map(_text_of, row)) for row in self.rows)]
+        widths = [
+            max(len(row[number]) if number < len(row) else 0 for row in rows)
+            for number in range(len(self.columns))
+        ]
+        return [
+            _GAP.join(
+                cell.rjust(width) if name in self.right else cell.ljust(width)
+                for cell, width, name in zip(row, widths, self.columns, strict=False)
+            ).rstrip()
+            for row in rows
+        ]
+
+    def to_rich(self) -> RichTable:
+        """Return the table for a terminal."""
+        from rich.table import Table as RichTable
+        from rich.text import Text
+
+        table = RichTable(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+        for column in self.columns:
+            is_number = column in self.right
+            table.add_column(column, justify="right" if is_number else "left", no_wrap=True)
+        for row in self.rows:
+            table.add_row(*(Text(cell) if isinstance(cell, str) else Text(*cell) for cell in row))
+        return table
+
+    def print(self) -> None:
+        """Print the table on stdout."""
+        if sys.stdout.isatty():
+            console().print(self.to_rich())
+        else:
+            print("\n".join(self.plain_lines()), flush=True)
+
+
+def _text_of(cell: Cell) -> str:
+    return cell if isinstance(cell, str) else cell[0]
 
 
 def console(*, is_error: bool = False) -> Console:
     """Return a console on stdout or stderr; plain text where that is no terminal."""
+    from rich.console import Console
+
     stream = sys.stderr if is_error else sys.stdout
     width = None if stream.isatty() else _PIPE_WIDTH
     return Console(file=stream, width=width, highlight=False, soft_wrap=not stream.isatty())
+
+
+def make_table(*columns: str, right: Iterable[str] = ()) -> RichTable:
+    """Return an empty table without frame; the columns in *right* are numbers."""
+    return Table(*columns, right=right).to_rich()
 
 
 def print_json(value: object) -> None:
@@ -28,13 +111,9 @@ def print_json(value: object) -> None:
     print(json.dumps(value, ensure_ascii=False), flush=True)
 
 
-def make_table(*columns: str, right: Iterable[str] = ()) -> Table:
-    """Return an empty table without frame; the columns in *right* are numbers."""
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    aligned = set(right)
-    for column in columns:
-        table.add_column(column, justify="right" if column in aligned else "left", no_wrap=True)
-    return table
+def remark(text: str) -> None:
+    """Print *text* on stderr: what a reader of the output should know and a program not read."""
+    print(f"dledger: {text}", file=sys.stderr, flush=True)
 
 
 def format_bytes(size: int) -> str:

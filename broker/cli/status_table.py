@@ -5,25 +5,24 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from broker.cli.ask import LEADER
-from broker.cli.output import format_bytes, make_table
+from broker.cli.output import Table, format_bytes
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from broker.cli.ask import GroupView, NodeAnswer
+    from broker.cli.output import Cell
 
 _NUMBERS = ("term", "committed", "end", "lag", "memory")
 
 
 def status_table(view: GroupView) -> Table:
     """Return one row for each node; it fits a terminal of 80 columns."""
-    table = make_table(
+    table = Table(
         "node", "role", "term", "address", "committed", "end", "lag", "flush", "memory",
         right=_NUMBERS,
     )  # fmt: skip
     for answer in view.answers:
         if answer.status is None:
-            table.add_row(answer.node_id, "[red]unreachable[/]", "", answer.address)
+            table.add_row(answer.node_id, ("unreachable", "red"), "", answer.address)
             continue
         status = answer.status
         lag = lag_of(view, answer)
@@ -93,9 +92,9 @@ def status_json(view: GroupView) -> dict[str, Any]:
     }
 
 
-def _role_of(answer: NodeAnswer) -> str:
+def _role_of(answer: NodeAnswer) -> Cell:
     assert answer.status is not None
     role = answer.status.role.lower()
     if not answer.status.is_ready:
-        return f"[yellow]{role}, not ready[/]"
-    return f"[bold green]{role}[/]" if answer.status.role.upper() == LEADER else role
+        return (f"{role}, not ready", "yellow")
+    return (role, "bold green") if answer.status.role.upper() == LEADER else role

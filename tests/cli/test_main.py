@@ -6,8 +6,7 @@ import sys
 import click
 import pytest
 
-from broker.cli import main as main_module
-from broker.cli.main import cli, main
+from broker.cli.main import HIDDEN, SECTIONS, cli, command_names, main
 from broker.client.errors import NoBrokerError
 from dledger.errors import ConfigError
 from dledger.remoting.errors import AddressInUseError
@@ -76,7 +75,7 @@ def test_wrong_usage_is_two(capsys, arguments):
 
 
 def test_every_command_can_be_loaded_and_explains_itself(capsys):
-    for name in main_module._COMMANDS:
+    for name in [*command_names(), *HIDDEN]:
         with pytest.raises(SystemExit) as ended:
             main([name, "--help"])
         assert ended.value.code in (0, None)
@@ -95,12 +94,22 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path):
     assert error == b""
 
 
-def test_help_and_version_load_no_engine():
+def test_the_list_of_commands_says_what_each_says_itself():
+    context = click.Context(cli)
+    for section in SECTIONS.values():
+        for name, (_, words) in section.items():
+            command = cli.get_command(context, name)
+            assert words == command.help.partition("\n\n")[0].replace("\n", " "), name
+
+
+@pytest.mark.parametrize("option", ["--version", "--help"])
+def test_help_and_version_load_no_engine(option):
+    """They come at once: nothing is imported that they do not need."""
     script = (
         "import sys\n"
         "from broker.cli.main import main\n"
-        "try:\n    main(['--version'])\nexcept SystemExit:\n    pass\n"
-        "print(sorted({'trio', 'numpy', 'pysyncobj', 'rich'} & set(sys.modules)))"
+        f"try:\n    main(['{option}'])\nexcept SystemExit:\n    pass\n"
+        "print(sorted({'trio', 'numpy', 'pysyncobj', 'rich', 'msgspec'} & set(sys.modules)))"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True

@@ -37,7 +37,7 @@ def folder(tmp_path_factory):
         "--detach",
     )  # fmt: skip
     assert re.search(r"n\d leads in term \d+; data in ", up.stdout), up.stdout
-    assert "export DLEDGER=127.0.0.1:" in up.stdout
+    assert "export DLEDGER_SERVER=127.0.0.1:" in up.stdout
     yield folder
     dledger("down", "--data", folder)
 

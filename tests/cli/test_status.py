@@ -6,7 +6,6 @@ import pytest
 import trio
 
 from broker.cli.ask import GroupView, NodeAnswer, ask_group, ask_node, read_answer
-from broker.cli.output import console
 from broker.cli.status_table import problems, status_json, status_table, verdict
 from broker.protocol.bodies import GroupStatus, MemberStatus
 from broker.protocol.request_code import RequestCode
@@ -58,7 +57,7 @@ def silent(node_id):
 
 
 def text_of(view, capsys):
-    console().print(status_table(view))
+    status_table(view).print()
     return capsys.readouterr().out
 
 

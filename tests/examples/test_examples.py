@@ -40,7 +40,7 @@ def run_python(*arguments, stdin="", servers=""):
         text=True,
         timeout=60,
         check=False,
-        env=os.environ | {"DLEDGER": servers},
+        env=os.environ | {"DLEDGER_SERVER": servers},
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -76,7 +76,7 @@ def test_a_producer_follows_the_lead_without_losing_a_message(run, folder):
         [sys.executable, str(EXAMPLES / "follow_the_leader.py"), "400"],
         stdout=subprocess.PIPE,
         text=True,
-        env=os.environ | {"DLEDGER": servers, "PYTHONUNBUFFERED": "1"},
+        env=os.environ | {"DLEDGER_SERVER": servers, "PYTHONUNBUFFERED": "1"},
     )
     try:
         first = process.stdout.readline()
