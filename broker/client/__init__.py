@@ -7,17 +7,21 @@ from broker.client.errors import (
     ClientError,
     ClosedError,
     CorruptAnswerError,
+    CorruptBodyError,
     MessageRefusedError,
+    MissingExtraError,
     NoBrokerError,
     NotWrittenError,
     OutcomeUnknownError,
     RequestFailedError,
+    SendManyError,
 )
 from broker.client.lookup import Lookup
 from broker.client.producer import Producer
 from broker.client.records import Message
 from broker.client.results import SendResult
 from broker.client.send_loop import ProducerStats
+from broker.client.send_many import OutMessage
 
 __all__ = [
     "Admin",
@@ -26,15 +30,19 @@ __all__ = [
     "ClosedError",
     "Consumer",
     "CorruptAnswerError",
+    "CorruptBodyError",
     "Lookup",
     "Message",
     "MessageRefusedError",
+    "MissingExtraError",
     "NoBrokerError",
     "NotWrittenError",
+    "OutMessage",
     "OutcomeUnknownError",
     "Producer",
     "ProducerStats",
     "RequestFailedError",
+    "SendManyError",
     "SendResult",
     "connect",
 ]

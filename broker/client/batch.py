@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import outcome
 import trio
@@ -33,7 +33,21 @@ class _Acknowledged:
         """Return what ``wait_task_rescheduled`` is to return."""
 
 
+_Task = trio.lowlevel.Task
 _ACKNOWLEDGED: outcome.Outcome[object] = _Acknowledged()  # type: ignore[assignment]
+
+
+class Place(Protocol):
+    """Stands where a task would wait, for a message that no task of its own waits for."""
+
+    custom_sleep_data: Any  # the batch the message is in, as of a task that is parked
+    unique_id: str  # of the message
+
+    def settle(self, result: SendResult | Exception) -> None:
+        """Take what became of the message; called once, and must not send anything itself."""
+
+
+Waiter = trio.lowlevel.Task | Place
 
 
 class Batch:
@@ -60,7 +74,7 @@ class Batch:
 
     def __init__(self) -> None:
         self.records: list[bytes] = []
-        self.waiters: list[trio.lowlevel.Task | None] = []  # None: nobody waits any more
+        self.waiters: list[Waiter | None] = []  # None: nobody waits any more
         self.deadlines: list[float] = []  # trio seconds, ascending
         self.size = 0  # bytes of all records
         self.producer_id = 0
@@ -126,15 +140,23 @@ class Batch:
         self.is_acknowledged = True
         reschedule = trio.lowlevel.reschedule
         if not self.is_moved:
+            has_places = False
             for waiter in self.waiters:
-                if waiter is not None:
+                if type(waiter) is _Task:
                     reschedule(waiter, _ACKNOWLEDGED)
-            return
+                elif waiter is not None:
+                    has_places = True
+            if not has_places:
+                return
         starts = accumulate(map(len, self.records), initial=0)
         for number, (record, waiter, start) in enumerate(
             zip(self.records, self.waiters, starts, strict=False)
         ):
-            if waiter is not None:
+            if waiter is None:
+                continue
+            if not isinstance(waiter, trio.lowlevel.Task):
+                waiter.settle(self.result(topic, queue_id, number, start, waiter.unique_id))
+            elif self.is_moved:
                 unique_id = decode_record(record, check_crc=False).unique_key or ""
                 result = self.result(topic, queue_id, number, start, unique_id)
                 reschedule(waiter, outcome.Value(result))
@@ -162,8 +184,11 @@ class Batch:
             waiter = self.waiters[number]
             if waiter is not None:
                 self.waiters[number] = None
-                trio.lowlevel.reschedule(waiter, outcome.Error(make_error()))
+                if isinstance(waiter, trio.lowlevel.Task):
+                    trio.lowlevel.reschedule(waiter, outcome.Error(make_error()))
+                else:
+                    waiter.settle(make_error())
 
-    def forget(self, waiter: trio.lowlevel.Task) -> None:
+    def forget(self, waiter: Waiter) -> None:
         """Wake *waiter* no more: it was cancelled. Its message stays."""
         self.waiters[self.waiters.index(waiter)] = None

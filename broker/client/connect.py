@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from broker.client.admin import Admin
+from broker.client.compression import THRESHOLD_DEFAULT, Compression
 from broker.client.consumer import Consumer, ConsumerOptions
 from broker.client.errors import ClosedError
 from broker.client.leader_finder import LeaderFinder
@@ -95,6 +96,10 @@ class Client:
         inflight_max: int = 5,
         buffer_size_max: int = 64 * 1024 * 1024,
         idempotent: bool = True,
+        linger: float = 0.0,
+        compression: Compression | None = None,
+        compression_level: int | None = None,
+        compression_threshold: int = THRESHOLD_DEFAULT,
     ) -> Producer:
         """Return a producer, to be opened with ``async with``.
 
@@ -108,9 +113,16 @@ class Client:
             idempotent: have the broker recognise what it already has. Without, a message sent
                 again after a lost connection may be stored twice, and one request of a queue is
                 under way at a time.
+            linger: seconds a batch waits for company before it leaves; 0: a batch leaves as soon
+                as nothing else of its queue is under way.
+            compression: "zlib", or "lz4" and "zstd" with the extras of these names; None: bodies
+                are sent as they are.
+            compression_level: how hard to try; None for what is usual.
+            compression_threshold: bytes of the smallest body that is compressed.
 
         Raises:
             ValueError: a limit makes no sense.
+            MissingExtraError: the package for that compression is not installed.
         """
         _, routes = self._opened()
         assert self._links is not None
@@ -131,6 +143,10 @@ class Client:
                 inflight_max=inflight_max,
                 buffer_size_max=buffer_size_max,
                 idempotent=idempotent,
+                linger=linger,
+                compression=compression,
+                compression_level=compression_level,
+                compression_threshold=compression_threshold,
             ),
         )
 

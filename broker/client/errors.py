@@ -6,7 +6,14 @@ Errors about the content of a message (`InvalidMessageError`, `InvalidTopicError
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from broker.errors import BrokerError, InvalidMessageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from broker.client.results import SendResult
 
 
 class ClientError(BrokerError):
@@ -43,3 +50,48 @@ class CorruptAnswerError(ClientError):
 
 class ClosedError(ClientError):
     """The client, producer or consumer is closed: open another one."""
+
+
+class CorruptBodyError(ClientError):
+    """The body is compressed and cannot be unpacked: go on with the next message."""
+
+
+class MissingExtraError(ClientError, ImportError):
+    """A package is not installed that this takes; the text says which one to install."""
+
+
+class SendManyError(ClientError):
+    """Some messages of one `send_many` are not acknowledged.
+
+    *results* has for each message that was taken, in order, its `SendResult` or its own error,
+    which says whether it may be sent again.  When the topic itself was the trouble, the last one is
+    that error, and nothing was taken after it.
+    """
+
+    def __init__(self, topic: str, results: Sequence[SendResult | Exception]) -> None:
+        self.topic = topic
+        self.results = list(results)
+        failed = self.failed
+        number, first = next(iter(failed.items()))
+        super().__init__(
+            f"topic {topic}: {len(failed)} of {len(self.results)} messages are not acknowledged; "
+            f"the first of them is number {number}: {type(first).__name__}: {first}"
+        )
+
+    @property
+    def failed(self) -> dict[int, Exception]:
+        """The errors, by the number of their message, counted from 0."""
+        return {
+            number: result
+            for number, result in enumerate(self.results)
+            if isinstance(result, Exception)
+        }
+
+    @property
+    def acknowledged(self) -> dict[int, SendResult]:
+        """The results of the others, by the number of their message."""
+        return {
+            number: result
+            for number, result in enumerate(self.results)
+            if not isinstance(result, Exception)
+        }

@@ -7,7 +7,9 @@ is built, scheduled or sent for a single message but its record and its result.
 
 from __future__ import annotations
 
+import sys
 import zlib
+from collections.abc import AsyncIterable
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING
@@ -15,11 +17,13 @@ from typing import TYPE_CHECKING
 import trio
 
 from broker.client.batch import Batch
+from broker.client.compression import THRESHOLD_DEFAULT, make_compressor
 from broker.client.errors import ClientError, ClosedError, NotWrittenError
 from broker.client.queue_sender import QueueSender
-from broker.client.records import ENCODE_HEAD, encode_named_properties
+from broker.client.records import ENCODE_HEAD, encode_named_properties, with_system_flag
 from broker.client.routes import ROUTE_AGE_MAX
 from broker.client.send_loop import EAGER_SIZE, ProducerStats, SendLoop
+from broker.client.send_many import ManySends, OutMessage
 from broker.client.topic_queues import TopicQueues
 from broker.client.unique_ids import (
     DIGIT_TEXTS,
@@ -29,17 +33,25 @@ from broker.client.unique_ids import (
     UNIQUE_DIGITS_COUNT,
     UNIQUE_ID_SIZE,
 )
-from broker.errors import InvalidMessageError, NoPermissionError, TopicNotFoundError
+from broker.errors import (
+    BrokerError,
+    InvalidMessageError,
+    NoPermissionError,
+    TopicNotFoundError,
+)
 from broker.message import properties as names
 from broker.message.codec import BODY_OFFSET, CRC_MASK
 from broker.message.limits import BODY_SIZE_MAX, check_body_size
 from broker.message.tags import java_string_hash
+from dledger.remoting.errors import RemotingError
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from types import TracebackType
 
+    from broker.client.batch import Place, Waiter
+    from broker.client.compression import Compression
     from broker.client.leader_finder import LeaderFinder
     from broker.client.links import Links
     from broker.client.results import SendResult
@@ -47,6 +59,10 @@ if TYPE_CHECKING:
     from broker.client.unique_ids import UniqueIds
     from dledger.clock import Clock
 
+Body = bytes | bytearray | memoryview
+
+NEVER = sys.maxsize  # bytes; no body is that large
+CHECKPOINT_EVERY = 256  # messages of one `send_many` until others have their turn
 PRODUCER_ID_BITS = 63  # by chance; 0 stands for none
 NO_HOST = b"\0\0\0\0"
 _UNIQUE_KEY = f"{names.UNIQUE_KEY}{names.NAME_VALUE_SEPARATOR}".encode()
@@ -71,6 +87,10 @@ class ProducerOptions:
     inflight_max: int = 5  # requests of one queue under way; 1 when not idempotent
     buffer_size_max: int = 64 * 1024 * 1024  # bytes of unsettled records; beyond it send() waits
     idempotent: bool = True  # have the broker recognise what it already has
+    linger: float = 0.0  # seconds a batch waits for company; it leaves earlier once it is full
+    compression: Compression | None = None
+    compression_level: int | None = None  # None: what is usual for that way of compressing
+    compression_threshold: int = THRESHOLD_DEFAULT  # bytes; smaller bodies stay as they are
 
     def __post_init__(self) -> None:
         for name in (
@@ -82,6 +102,13 @@ class ProducerOptions:
         ):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} = {getattr(self, name)}: must be above 0")
+        if not 0 <= self.linger < self.send_timeout:
+            raise ValueError(
+                f"linger = {self.linger}: must be 0 or more, and less than send_timeout = "
+                f"{self.send_timeout}"
+            )
+        if self.compression_threshold < 0:
+            raise ValueError(f"compression_threshold = {self.compression_threshold}: at least 0")
 
 
 class Producer:
@@ -119,6 +146,9 @@ class Producer:
             leader=leader,
             in_flight_max=options.inflight_max if options.idempotent else 1,
             recreate_topic=routes.get_again if routes.auto_create_topic else None,
+            linger=options.linger,
+            send_timeout=options.send_timeout,
+            batch_count_max=options.batch_count_max,
         )
         self._topics = self._loop.topics
         self._buffered_size = 0  # bytes of records not settled
@@ -130,6 +160,14 @@ class Producer:
         self._batch_size_max = options.batch_size_max
         self._batch_count_max = options.batch_count_max
         self._buffer_size_max = options.buffer_size_max
+        self._compress: Callable[[Body], bytes] | None = None
+        self._compression_flag = 0
+        self._compression_threshold = NEVER
+        if options.compression is not None:
+            self._compression_flag, self._compress = make_compressor(
+                options.compression, options.compression_level
+            )
+            self._compression_threshold = options.compression_threshold
         # Read once for each tick: what one tick sends has one time.
         self._deadline = 0.0
         self._wall_ms = -1
@@ -152,7 +190,7 @@ class Producer:
     async def send(
         self,
         topic: str,
-        body: bytes | bytearray | memoryview,
+        body: Body,
         *,
         key: str | Iterable[str] | None = None,
         tag: str | None = None,
@@ -182,10 +220,133 @@ class Producer:
             NoBrokerError: the topic's queues are not known yet, and nobody says them.
             ClosedError: the producer is closed.
         """
-        loop = self._loop
         queues = self._topics.get(topic)
         if queues is None or self._buffered_size >= self._buffer_size_max or self._is_closed:
             queues = await self._prepare(topic)
+        # No await from here to the parking: a record and its waiter go in together.
+        task = _current_task()
+        batch, queue_id, place, start, id_prefix, number = self._put(
+            task, queues, body, key, tag, properties, queue, ordering_key
+        )
+        moved: SendResult | None = await _park(partial(_stop_waiting, task))
+        if moved is not None:
+            return moved
+        return batch.result(topic, queue_id, place, start, id_prefix + DIGIT_TEXTS[number])
+
+    async def send_many(
+        self,
+        topic: str,
+        messages: Iterable[Body | OutMessage] | AsyncIterable[Body | OutMessage],
+    ) -> list[SendResult]:
+        """Send all *messages*, and return where each is, in their order, once all are there.
+
+        Faster than a task for each, and they need not all fit in memory: while the buffer is full
+        nothing is taken from *messages*.  What goes to one queue is stored in their order.
+
+            results = await producer.send_many("orders", [b"one", OutMessage(b"two", key="k2")])
+
+        A call that is cancelled leaves behind the messages it has taken: written or not.
+
+        Args:
+            topic: as for `send`.
+            messages: bodies, or `OutMessage`s for those with more than a body; any iterable or
+                asynchronous iterable.
+
+        Raises:
+            SendManyError: not all are acknowledged; `results` says for each what became of it.
+            Exception: what *messages* raised; those taken before may be written.
+        """
+        many = ManySends(topic)
+        if isinstance(messages, AsyncIterable):
+            async for message in messages:
+                if not await self._put_one_of_many(many, message):
+                    break
+        else:
+            for message in messages:
+                if not await self._put_one_of_many(many, message):
+                    break
+        return await many.wait()
+
+    def submit(self, place: Place, topic: str, message: OutMessage) -> bool:
+        """Take *message* in without waiting, and have *place* told what becomes of it.
+
+        The way of those who are no trio tasks.  Returns False, and has done nothing, when
+        `make_ready` has to be awaited first.
+
+        Raises:
+            InvalidMessageError, TypeError, ValueError: nothing was taken in.
+        """
+        queues = self._topics.get(topic)
+        if queues is None or self._buffered_size >= self._buffer_size_max or self._is_closed:
+            return False
+        _, _, _, _, id_prefix, number = self._put(
+            place,
+            queues,
+            message.body,
+            message.key,
+            message.tag,
+            message.properties,
+            message.queue,
+            message.ordering_key,
+        )
+        place.unique_id = id_prefix + DIGIT_TEXTS[number]
+        return True
+
+    async def make_ready(self, topic: str) -> None:
+        """Wait until `submit` can take a message of *topic*. Raises as `send` does."""
+        await self._prepare(topic)
+
+    async def flush(self) -> None:
+        """Return once nothing is under way any more; no batch lingers meanwhile.
+
+        Waits for every message sent before, and for those other tasks send meanwhile.
+        """
+        await trio.lowlevel.checkpoint()
+        with self._loop.no_lingering():
+            while self._buffered_size:
+                await self._drained.park()
+
+    async def close(self) -> None:
+        """Take no more messages, and return once those under way are settled."""
+        self._is_closed = True
+        self._room.unpark_all()
+        try:
+            await self.flush()
+        finally:
+            self._loop.close("the producer was closed")
+            self._scope.cancel()
+
+    async def __aenter__(self) -> Producer:
+        await self._nursery.start(self._run)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    # --- inside -------------------------------------------------------------------------------
+
+    def _put(
+        self,
+        waiter: Waiter,
+        queues: TopicQueues,
+        body: Body,
+        key: str | Iterable[str] | None,
+        tag: str | None,
+        properties: Mapping[str, str] | None,
+        queue: int | None,
+        ordering_key: str | None,
+    ) -> tuple[Batch, int, int, int, str, int]:
+        """Encode one message into the open batch of a queue.
+
+        Returns its batch, queue, number in the batch, first byte in the batch, and its unique id:
+        a prefix and the number of its last digits.
+        """
+        loop = self._loop
         if loop.is_new_tick:
             self._start_tick()
         if type(body) is not bytes:
@@ -204,8 +365,12 @@ class Producer:
         extra = b""
         if key is not None or tag is not None or properties is not None:
             extra = encode_named_properties(key, tag, properties)
-
-        # No await from here to the parking: a record and its waiter go in together.
+        system_flag = 0
+        if body_size >= self._compression_threshold:
+            assert self._compress is not None
+            smaller = self._compress(body)
+            if len(smaller) < body_size:
+                body, body_size, system_flag = smaller, len(smaller), self._compression_flag
         number = self._id_number
         if number == UNIQUE_DIGITS_COUNT:
             self._next_ids()
@@ -246,55 +411,38 @@ class Producer:
             NO_HOST,
             body_size,
         )
-        task = _current_task()
-        task.custom_sleep_data = batch
+        if system_flag:
+            head = with_system_flag(head, system_flag)
+        waiter.custom_sleep_data = batch
         place = len(batch.records)
         start = batch.size
         batch.records.append(b"".join((head, body, tail, DIGITS[number], extra)))
-        batch.waiters.append(task)
+        batch.waiters.append(waiter)
         batch.deadlines.append(self._deadline)
         batch.size = start + size
         self._buffered_size += size
         id_prefix = self._id_prefix
         if start < EAGER_SIZE <= batch.size:
             loop.send_now(sender, queues)
-        moved: SendResult | None = await _park(partial(_stop_waiting, task))
-        if moved is not None:
-            return moved
-        return batch.result(topic, sender.queue_id, place, start, id_prefix + DIGIT_TEXTS[number])
+        return batch, sender.queue_id, place, start, id_prefix, number
 
-    async def flush(self) -> None:
-        """Return once nothing is under way any more.
-
-        Waits for every message sent before, and for those other tasks send meanwhile.
-        """
-        await trio.lowlevel.checkpoint()
-        while self._buffered_size:
-            await self._drained.park()
-
-    async def close(self) -> None:
-        """Take no more messages, and return once those under way are settled."""
-        self._is_closed = True
-        self._room.unpark_all()
+    async def _put_one_of_many(self, many: ManySends, message: Body | OutMessage) -> bool:
+        """Take one message in; return whether another one may follow."""
+        if not isinstance(message, OutMessage):
+            message = OutMessage(message)
+        place = many.next_place()
         try:
-            await self.flush()
-        finally:
-            self._loop.close("the producer was closed")
-            self._scope.cancel()
-
-    async def __aenter__(self) -> Producer:
-        await self._nursery.start(self._run)
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.close()
-
-    # --- inside -------------------------------------------------------------------------------
+            if not self.submit(place, many.topic, message):
+                await self.make_ready(many.topic)
+                assert self.submit(place, many.topic, message), "it was just made ready"
+        except (InvalidMessageError, TypeError, ValueError) as error:
+            place.settle(error)
+        except (BrokerError, RemotingError) as error:
+            place.settle(error)
+            return False
+        if many.count % CHECKPOINT_EVERY == 0:
+            await trio.lowlevel.checkpoint()
+        return True
 
     async def _run(self, *, task_status: trio.TaskStatus[None]) -> None:
         with self._scope:
@@ -375,6 +523,9 @@ class Producer:
         self._buffered_size -= batch.size
         if batch.is_acknowledged:
             self.stats.acked += batch.count
+            self.stats.latency.add_batch(
+                batch.deadlines, trio.current_time() + self.options.send_timeout
+            )
         else:
             self.stats.failed += batch.count
         if self._room and self._buffered_size < self._buffer_size_max:

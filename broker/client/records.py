@@ -11,6 +11,7 @@ import struct
 import zlib
 from typing import TYPE_CHECKING
 
+from broker.client.compression import unpack
 from broker.errors import CorruptRecordError, InvalidMessageError
 from broker.message import properties as names
 from broker.message.codec import (
@@ -22,6 +23,7 @@ from broker.message.codec import (
     FLAG_STORE_HOST_V6,
     MAGIC_V1,
     RECORD_SIZE_MIN,
+    SYSTEM_FLAG_OFFSET,
     decode_record,
 )
 from broker.message.limits import PROPERTIES_SIZE_MAX, MessageLimits
@@ -50,8 +52,6 @@ _CHECKED = struct.Struct(">iIIi4xq8xi44xi")
 _OTHERS = struct.Struct(">16xi8xq4xq8xq4sii12x")
 _TWO_BYTES = struct.Struct(">H")
 _ODD_KIND = FLAG_BORN_HOST_V6 | FLAG_STORE_HOST_V6 | FLAG_COMPRESSED | FLAG_COMPRESSION_MASK
-UNPACKED_SIZE_MAX = 64 * 1024 * 1024  # bytes; a hostile body could grow a thousandfold
-_ZLIB_TYPES = (0, 0x300)  # system_flag bits 8-10: 0 and 3 are both zlib
 
 assert ENCODE_HEAD.size == BODY_OFFSET
 assert _CHECKED.size == BODY_OFFSET
@@ -162,6 +162,42 @@ class _RareMessage(Message):
         return self._store_host
 
 
+class _CompressedMessage(_RareMessage):
+    """A message whose body is compressed, and unpacked when it is first asked for.
+
+    So a body that cannot be unpacked spoils no other message, and one that would grow without
+    measure grows in nobody's memory before somebody wants it.
+    """
+
+    __slots__ = ("_packed", "_system_flag", "_unpacked")
+
+    _packed: bytes
+    _system_flag: int
+    _unpacked: bytes | None
+
+    @property
+    def body(self) -> bytes:  # type: ignore[override] # read only, as a body should be
+        if self._unpacked is None:
+            what = f"topic {self.topic} queue {self.queue_id} offset {self.queue_offset}"
+            self._unpacked = unpack(self._packed, self._system_flag, what=what)
+        return self._unpacked
+
+    def __repr__(self) -> str:
+        return (
+            f"Message(topic={self.topic!r}, queue_id={self.queue_id}, "
+            f"queue_offset={self.queue_offset}, body=<{len(self._packed)} bytes compressed>)"
+        )
+
+
+def with_system_flag(head: bytes, system_flag: int) -> bytes:
+    """Return *head*, the part of a record before its body, with that flag in it."""
+    return b"%b%b%b" % (
+        head[:SYSTEM_FLAG_OFFSET],
+        system_flag.to_bytes(4, "big"),
+        head[SYSTEM_FLAG_OFFSET + 4 :],
+    )
+
+
 def encode_named_properties(
     key: str | Iterable[str] | None, tag: str | None, own: Mapping[str, str] | None
 ) -> bytes:
@@ -258,7 +294,7 @@ def decode_messages(
                     "topic",
                     f"{stored.topic!r} queue {stored.queue_id} was not asked for",
                 )
-            message = _rare_message(stored, number)
+            message = _rare_message(stored)
             next_at = at + stored.size
         at = next_at
         number += 1
@@ -271,12 +307,18 @@ def decode_messages(
     return result
 
 
-def _rare_message(stored: StoredMessage, number: int) -> Message:
-    message = _RareMessage()
+def _rare_message(stored: StoredMessage) -> Message:
+    is_compressed = bool(stored.system_flag & FLAG_COMPRESSED)
+    message = _CompressedMessage() if is_compressed else _RareMessage()
     message.topic = stored.topic
     message.queue_id = stored.queue_id
     message.queue_offset = stored.queue_offset
-    message.body = stored.body
+    if isinstance(message, _CompressedMessage):
+        message._packed = stored.body  # noqa: SLF001 - it has no other constructor
+        message._system_flag = stored.system_flag  # noqa: SLF001
+        message._unpacked = None  # noqa: SLF001
+    else:
+        message.body = stored.body
     message._head = _OTHERS.pack(  # noqa: SLF001 - it has no other constructor
         stored.flag,
         stored.position,
@@ -289,16 +331,6 @@ def _rare_message(stored: StoredMessage, number: int) -> Message:
     message._encoded_properties = stored.encoded_properties  # noqa: SLF001
     message._properties = None  # noqa: SLF001
     message._store_host = stored.store_host  # noqa: SLF001
-    if stored.system_flag & FLAG_COMPRESSED:
-        if stored.system_flag & FLAG_COMPRESSION_MASK not in _ZLIB_TYPES:
-            raise _corrupt(number, "system_flag", "compressed with lz4 or zstd; zlib is understood")
-        unpacker = zlib.decompressobj()
-        try:
-            message.body = unpacker.decompress(stored.body, UNPACKED_SIZE_MAX)
-        except zlib.error as error:
-            raise _corrupt(number, "body", f"cannot be decompressed: {error}") from error
-        if not unpacker.eof:
-            raise _corrupt(number, "body", f"over {UNPACKED_SIZE_MAX} bytes, or cut short")
     return message
 
 

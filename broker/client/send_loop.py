@@ -6,13 +6,15 @@ come. Everything it does is synchronous, so batches never change under its hands
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
 from broker.client.errors import ClientError, MessageRefusedError
+from broker.client.latency import LatencyHistogram
 from broker.client.queue_sender import Failure, QueueSender
 from broker.client.requests import failure_text, leader_hint
 from broker.errors import BrokerError, NoPermissionError, TopicNotFoundError
@@ -24,7 +26,7 @@ from dledger.remoting.command import FLAG_GROUPED, Command
 from dledger.remoting.errors import ConnectFailedError, NotConnectedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from broker.client.batch import Batch
     from broker.client.leader_finder import LeaderFinder
@@ -69,6 +71,8 @@ class ProducerStats:
     bytes: int = 0  # bytes of records in those requests
     retried: int = 0  # requests that repeated an earlier one
     duplicates_answered: int = 0  # batches the broker had already, and no longer knew where
+    # From the moment a message was taken in to its acknowledgement; those given up do not count.
+    latency: LatencyHistogram = field(default_factory=LatencyHistogram)
 
 
 class SendLoop:
@@ -82,6 +86,9 @@ class SendLoop:
         leader: LeaderFinder,
         in_flight_max: int,
         recreate_topic: Callable[[str], Any] | None,
+        linger: float,
+        send_timeout: float,
+        batch_count_max: int,
     ) -> None:
         """Start with nothing to send.
 
@@ -91,7 +98,9 @@ class SendLoop:
             leader: who leads.
             in_flight_max: most requests of one queue under way.
             recreate_topic: called when a topic has vanished; None: that is an error.
-            error.
+            linger: seconds a batch waits for more messages.
+            send_timeout: seconds from a message's arrival to its deadline.
+            batch_count_max: messages that make a batch full.
         """
         self.stats = ProducerStats()
         self.topics: dict[str, TopicQueues] = {}
@@ -102,6 +111,10 @@ class SendLoop:
         self._in_flight_max = in_flight_max
         self._recreate_topic = recreate_topic
         self._recreated: set[str] = set()
+        self._linger = linger
+        self._send_timeout = send_timeout
+        self._batch_count_max = batch_count_max
+        self._flush_count = 0  # how many wait for everything to be sent
         self._nursery: trio.Nursery | None = None
         # Queues to look at; a dict, so that their order is that of arrival.
         self._ready: dict[QueueSender, TopicQueues] = {}
@@ -135,6 +148,21 @@ class SendLoop:
         if time < self._timer_at:
             self._timer_at = time
             self._timer.deadline = time
+
+    @contextmanager
+    def no_lingering(self) -> Iterator[None]:
+        """Send what lingers, and let nothing linger inside the block."""
+        self._flush_count += 1
+        if self._linger:
+            for queues in self.topics.values():
+                for sender in queues.senders:
+                    if sender.pending:
+                        self._ready[sender] = queues
+            self.wake()
+        try:
+            yield
+        finally:
+            self._flush_count -= 1
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Send until cancelled; start with ``await nursery.start(loop.run)``."""
@@ -194,6 +222,8 @@ class SendLoop:
         while (batch := sender.next_unsent()) is not None:
             self._send_batch(sender, queues, batch, link)
         while sender.may_seal(in_flight_max=self._in_flight_max, eager_size=EAGER_SIZE):
+            if self._linger and self._is_lingering(sender, now):
+                break
             if sender is queues.sticky and len(sender.pending) == 1:
                 if (
                     sender.pending[0].size < EAGER_SIZE
@@ -205,6 +235,22 @@ class SendLoop:
             else:
                 batch = sender.seal()
             self._send_batch(sender, queues, batch, link)
+
+    def _is_lingering(self, sender: QueueSender, now: float) -> bool:
+        """Whether the batch to leave next shall wait for more; has it looked at again if so."""
+        batch = sender.pending[0]
+        if (
+            self._flush_count
+            or len(sender.pending) > 1
+            or batch.size >= EAGER_SIZE
+            or batch.count >= self._batch_count_max
+        ):
+            return False
+        leaves_at = batch.deadlines[0] - self._send_timeout + self._linger
+        if now >= leaves_at:
+            return False
+        self.wake_at(leaves_at)
+        return True
 
     def _send_batch(
         self, sender: QueueSender, queues: TopicQueues, batch: Batch, link: Link

@@ -1,0 +1,91 @@
+"""Many messages of one call: what each of them is, and what becomes of all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from broker.client.errors import SendManyError
+from broker.client.results import SendResult
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+
+@dataclass(frozen=True, slots=True)
+class OutMessage:
+    """A message to be sent, with all that `Producer.send` takes besides its topic.
+
+    >>> OutMessage(b"two green chairs", key="order-17", tag="furniture").key
+    'order-17'
+    """
+
+    body: bytes | bytearray | memoryview
+    key: str | Iterable[str] | None = None
+    tag: str | None = None
+    properties: Mapping[str, str] | None = None
+    queue: int | None = None
+    ordering_key: str | None = None
+
+
+class PlaceOfMany:
+    """One message of a `ManySends`; see `broker.client.batch.Place`."""
+
+    __slots__ = ("_many", "_number", "custom_sleep_data", "unique_id")
+
+    def __init__(self, many: ManySends, number: int) -> None:
+        self.custom_sleep_data: Any = None
+        self.unique_id = ""
+        self._many = many
+        self._number = number
+
+    def settle(self, result: SendResult | Exception) -> None:
+        """Take what became of the message."""
+        self._many.settled(self._number, result)
+
+
+class ManySends:
+    """Gathers what becomes of the messages of one call."""
+
+    def __init__(self, topic: str) -> None:
+        self.topic = topic
+        self._results: list[SendResult | Exception | None] = []
+        self._settled_count = 0
+        self._failed_count = 0
+        self._all_settled = trio.Event()
+        self._waits = False
+
+    @property
+    def count(self) -> int:
+        """How many messages there are so far."""
+        return len(self._results)
+
+    def next_place(self) -> PlaceOfMany:
+        """Return the place of one more message."""
+        self._results.append(None)
+        return PlaceOfMany(self, len(self._results) - 1)
+
+    def settled(self, number: int, result: SendResult | Exception) -> None:
+        """Take what became of message *number*."""
+        self._results[number] = result
+        self._settled_count += 1
+        if isinstance(result, Exception):
+            self._failed_count += 1
+        if self._waits and self._settled_count == len(self._results):
+            self._all_settled.set()
+
+    async def wait(self) -> list[SendResult]:
+        """Return all results, once there are no more messages and all are settled.
+
+        Raises:
+            SendManyError: some are failures.
+        """
+        await trio.lowlevel.checkpoint()
+        if self._settled_count < len(self._results):
+            self._waits = True
+            await self._all_settled.wait()
+        if self._failed_count:
+            raise SendManyError(self.topic, [found for found in self._results if found is not None])
+        return [found for found in self._results if isinstance(found, SendResult)]
