@@ -37,6 +37,7 @@ class FrameRing:
         producer_id: int,
         chance: random.Random,
         frame_count_min: int,
+        frame_count_max: int = 4096,
     ) -> None:
         """Encode the frames.
 
@@ -48,11 +49,12 @@ class FrameRing:
             producer_id: duplicates of this producer are recognised, as of any real one.
             chance: bodies are random, so that nothing compresses or repeats.
             frame_count_min: most that `take` is ever asked for.
+            frame_count_max: what is enough when that is less; frames are big.
         """
         self._queue_count = queue_count
         self._batch_count = batch_count
         one = self._encode(topic, 0, body_size, batch_count, producer_id, chance)
-        count = max(frame_count_min, min(4096, _RING_SIZE_MAX // len(one)))
+        count = max(frame_count_min, min(frame_count_max, _RING_SIZE_MAX // len(one)))
         self.frame_count = -(-count // queue_count) * queue_count
         frames = [
             self._encode(topic, n % queue_count, body_size, batch_count, producer_id, chance)

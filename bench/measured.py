@@ -24,6 +24,7 @@ class Measured:
     rate: float
     p50: float
     p99: float
+    p999: float
     written_count: int  # acknowledged in all, with what came before and after that time
 
     @classmethod
@@ -36,12 +37,15 @@ class Measured:
         written_count: int,
     ) -> Measured:
         """Reckon them from *latencies* in seconds."""
-        p50, p99 = np.percentile(latencies, (50, 99)) * 1000 if len(latencies) else (0.0, 0.0)
+        p50, p99, p999 = (
+            np.percentile(latencies, (50, 99, 99.9)) * 1000 if len(latencies) else (0.0, 0.0, 0.0)
+        )
         return cls(
             message_count=message_count,
             rate=message_count / seconds,
             p50=float(p50),
             p99=float(p99),
+            p999=float(p999),
             written_count=written_count,
         )
 
@@ -67,6 +71,7 @@ class Line:
     rates: tuple[float, ...]  # of each round
     p50: float
     p99: float
+    p999: float
     leader_cpu_us: float
     followers_cpu_us: float
     client_cpu_us: float
@@ -82,6 +87,7 @@ class Line:
             rates=tuple(round(item.measured.rate, 1) for item in rounds),
             p50=median(item.measured.p50 for item in rounds),
             p99=median(item.measured.p99 for item in rounds),
+            p999=median(item.measured.p999 for item in rounds),
             leader_cpu_us=median(item.leader_cpu_us for item in rounds),
             followers_cpu_us=median(item.followers_cpu_us for item in rounds),
             client_cpu_us=median(item.client_cpu_us for item in rounds),

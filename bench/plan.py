@@ -1,6 +1,7 @@
 """What is measured: loads, sizes and how often; no I/O here.
 
-Every load is a closed loop: so many sends are under way, and each answer lets the next one go.
+A closed loop has so many sends under way, and each answer lets the next one go; an open loop sends
+at a rate, whatever the answers do.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ class Kind(enum.Enum):
     """Who makes the load."""
 
     RAW = "raw"  # frames encoded beforehand, over a plain socket: what the broker can do
+    SPREAD = "spread"  # the same, each request on a connection of its own
+    OPEN = "open"  # the same at a fixed rate, latencies from the moment a send was due
     CLIENT = "client"  # ``await producer.send()`` from many tasks of one process
     PULL = "pull"  # raw pulls: what the broker can hand out
     CONSUME = "consume"  # ``async for message in consumer``
@@ -34,6 +37,7 @@ class Load:
     kind: Kind
     in_flight: int = 0  # requests, or tasks, under way
     batch_count: int = 1  # messages in one request
+    rate: int = 0  # messages a second, of an open loop
 
     @property
     def topic(self) -> str:
@@ -43,14 +47,20 @@ class Load:
     @property
     def is_sending(self) -> bool:
         """Whether it writes."""
-        return self.kind in (Kind.RAW, Kind.CLIENT)
+        return self.kind not in (Kind.PULL, Kind.CONSUME)
 
 
 LOADS = (
     Load("raw-1", Kind.RAW, 1),
     Load("raw-256", Kind.RAW, 256),
     Load("raw-1000", Kind.RAW, 1000),
+    Load("raw-64-connections", Kind.SPREAD, 64),
+    Load("raw-batch-32", Kind.RAW, 32, 32),
     Load("raw-batch-256", Kind.RAW, 8, 256),
+    Load("raw-batch-1000", Kind.RAW, 4, 1000),
+    Load("rate-1000", Kind.OPEN, rate=1000),
+    Load("rate-20000", Kind.OPEN, rate=20_000),
+    Load("rate-100000", Kind.OPEN, rate=100_000),
     Load("send-1", Kind.CLIENT, 1),
     Load("send-256", Kind.CLIENT, 256),
     Load("send-1000", Kind.CLIENT, 1000),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 from time import perf_counter
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bench.measured import LoadError, Measured
+from bench.window import run_window
 from broker.protocol.bodies import ACK_SIZE
 from broker.protocol.request_code import RequestCode
 from broker.protocol.response_code import ResponseCode
@@ -18,6 +20,8 @@ from dledger.remoting.connection import Connection
 from dledger.remoting.frame import encode_frame
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from bench.frames import FrameRing
 
 _ACK = np.dtype(
@@ -78,7 +82,7 @@ def run_sends(
         connection.receive_data(data)
         count = 0
         for command in connection.commands():
-            opaques = _opaques(command)
+            opaques = acknowledged_opaques(command)
             count += len(opaques)
             if counting_from <= now < until:
                 latencies.append(now - sent_at[opaques % _TIMES])
@@ -97,7 +101,45 @@ def run_sends(
     )
 
 
-def _opaques(command: Command) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+def run_spread(
+    host: str, port: int, rings: Sequence[FrameRing], *, seconds: float, warm_up_seconds: float
+) -> Measured:
+    """Keep one request under way on each of many connections, then wait for all answers.
+
+    Raises:
+        LoadError: a send was refused, or no answer comes.
+    """
+    with contextlib.ExitStack() as stack:
+        streams = [_RingStream(stack.enter_context(connect(host, port)), ring) for ring in rings]
+        return run_window(
+            streams, in_flight=len(streams), seconds=seconds, warm_up_seconds=warm_up_seconds
+        )
+
+
+class _RingStream:
+    """One connection of many, for `run_window`."""
+
+    def __init__(self, connected: socket.socket, ring: FrameRing) -> None:
+        self.socket = connected
+        self._ring = ring
+        self._connection = Connection()
+
+    def encode(self, count: int) -> bytes:
+        """See `Stream`."""
+        return b"".join(self._ring.take(count))
+
+    def settle(self, data: bytes) -> int:
+        """See `Stream`."""
+        self._connection.receive_data(data)
+        return sum(len(acknowledged_opaques(each)) for each in self._connection.commands())
+
+
+def acknowledged_opaques(command: Command) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """Return which sends a grouped ack answers.
+
+    Raises:
+        LoadError: one was refused.
+    """
     if not command.flag & FLAG_GROUPED:
         raise LoadError(f"a send was refused with code {command.code}: {command.remark}")
     body = command.body

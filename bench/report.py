@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -21,11 +22,19 @@ if TYPE_CHECKING:
 
 def print_table(reports: Sequence[GroupReport]) -> None:
     """Print one table a group."""
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 120)
     for report in reports:
         table = Table(title=f"{report.flush}, bodies of {report.body_size} bytes")
         table.add_column("load", no_wrap=True)
-        for name in ("messages/s", "p50 ms", "p99 ms", "leader\nus", "followers\nus", "client\nus"):
+        for name in (
+            "messages/s",
+            "p50 ms",
+            "p99 ms",
+            "p99.9 ms",
+            "leader\nus",
+            "followers\nus",
+            "client\nus",
+        ):
             table.add_column(name, justify="right")
         for line in report.lines:
             table.add_row(
@@ -33,6 +42,7 @@ def print_table(reports: Sequence[GroupReport]) -> None:
                 f"{line.rate:,.0f}",
                 f"{line.p50:.2f}" if line.p50 else "",
                 f"{line.p99:.2f}" if line.p99 else "",
+                f"{line.p999:.2f}" if line.p999 else "",
                 f"{line.leader_cpu_us:.2f}",
                 f"{line.followers_cpu_us:.2f}",
                 f"{line.client_cpu_us:.2f}",

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import trio
 
 import broker
-from bench import client_load, raw_load
+from bench import client_load, open_load, raw_load
 from bench.frames import FrameRing
 from bench.group import BenchGroup
 from bench.measured import GroupReport, Line, LoadError, Measured, Round
@@ -55,7 +55,7 @@ class GroupRun:
         self._body_size = body_size
         self._chance = chance
         self._say = say
-        self._rings: dict[str, FrameRing] = {}
+        self._rings: dict[tuple[str, int], FrameRing] = {}
         self.written: dict[str, int] = {}  # acknowledged messages of each topic
 
     async def run(self) -> dict[Load, list[Round]]:
@@ -113,7 +113,7 @@ class GroupRun:
 
     async def _run_load(self, load: Load) -> Measured:
         plan = self._plan
-        if load.kind is Kind.RAW:
+        if load.kind in (Kind.RAW, Kind.SPREAD, Kind.OPEN):
             return await self._send_raw(
                 load, seconds=plan.seconds, warm_up_seconds=plan.warm_up_seconds
             )
@@ -141,19 +141,22 @@ class GroupRun:
             )
 
     async def _send_raw(self, load: Load, *, seconds: float, warm_up_seconds: float) -> Measured:
-        ring = self._rings.get(load.name)
-        if ring is None:
-            ring = self._rings[load.name] = FrameRing(
-                topic=load.topic,
-                queue_count=QUEUE_COUNT,
-                body_size=self._body_size,
-                batch_count=load.batch_count,
-                producer_id=self._chance.getrandbits(63) or 1,
-                chance=self._chance,
-                frame_count_min=load.in_flight,
-            )
         host, port = await self._group.leader_address()
+        if load.kind is Kind.SPREAD:
+            rings = [self._ring(load, number) for number in range(load.in_flight)]
+            return raw_load.run_spread(
+                host, port, rings, seconds=seconds, warm_up_seconds=warm_up_seconds
+            )
+        ring = self._ring(load, 0)
         with raw_load.connect(host, port) as connected:
+            if load.kind is Kind.OPEN:
+                return open_load.run_sends_at(
+                    connected,
+                    ring,
+                    rate=load.rate,
+                    seconds=seconds,
+                    warm_up_seconds=warm_up_seconds,
+                )
             return raw_load.run_sends(
                 connected,
                 ring,
@@ -162,6 +165,22 @@ class GroupRun:
                 seconds=seconds,
                 warm_up_seconds=warm_up_seconds,
             )
+
+    def _ring(self, load: Load, number: int) -> FrameRing:
+        """Return the frames of one connection; they go on where it stopped in the last round."""
+        key = load.name, number
+        if key not in self._rings:
+            self._rings[key] = FrameRing(
+                topic=load.topic,
+                queue_count=QUEUE_COUNT,
+                body_size=self._body_size,
+                batch_count=load.batch_count,
+                producer_id=self._chance.getrandbits(63) or 1,
+                chance=self._chance,
+                frame_count_min=1 if load.kind is Kind.SPREAD else load.in_flight,
+                frame_count_max=64 if load.kind is Kind.SPREAD else 4096,
+            )
+        return self._rings[key]
 
     async def _check_ends(self) -> None:
         """Hold the ends of the queues against what was acknowledged.

@@ -13,7 +13,7 @@ import numpy as np
 
 from bench.measured import LoadError, Measured
 from bench.peers.servers import Servers, find_program, free_ports
-from bench.peers.window import connect, run_window
+from bench.window import connect, run_window
 
 if TYPE_CHECKING:
     import socket

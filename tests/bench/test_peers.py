@@ -14,7 +14,7 @@ from bench.peers.rabbit import _Channel, _frame
 from bench.peers.rabbit import _Publisher as RabbitPublisher
 from bench.peers.redis import _Adder
 from bench.peers.servers import MissingProgramError, Servers, cpu_seconds, find_program
-from bench.peers.window import run_window
+from bench.window import run_window
 
 
 class _Connected:
