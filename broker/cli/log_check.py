@@ -105,6 +105,13 @@ class StoredLog:
         """The point behind the last entry that retention has dropped."""
         return self.checkpoint.base
 
+    def segment_sizes(self) -> dict[int, int]:
+        """Return the size in bytes of each segment file, by the position it begins at."""
+        return {
+            position: path.stat().st_size
+            for position, path in sorted(_segment_paths(self.folder).items())
+        }
+
     def walk(self) -> Iterator[StoredEntry]:
         """Yield every entry from the base on; then `end` and `end_reason` are set.
 

@@ -1,4 +1,4 @@
-"""``dledger log``: prove, compare and show the log of a data folder."""
+"""``dledger log``: prove, compare, measure and show the log of a data folder."""
 
 from __future__ import annotations
 
@@ -16,10 +16,19 @@ from broker.cli.log_content import (
     read_commands,
     read_records,
 )
-from broker.cli.output import format_bytes, join_words, plural, preview, print_json
+from broker.cli.output import (
+    format_bytes,
+    join_words,
+    json_lines_option,
+    json_option,
+    plural,
+    preview,
+    print_json,
+)
 from broker.errors import CorruptRecordError
 from broker.message.batch import ProducerMark
 from dledger.entry import EntryKind
+from dledger.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,12 +37,13 @@ if TYPE_CHECKING:
     from broker.message.model import StoredMessage
 
 _SHOWN_MAX = 10
+_TRIES = 3
 _FOLDER = click.Path(path_type=Path)
 
 
 @click.group()
 def log() -> None:
-    """Prove, compare and show a node's log, while it runs or not; nothing is changed."""
+    """Prove, compare, measure and show a node's log, running or not; nothing is changed."""
 
 
 @log.command()
@@ -42,12 +52,14 @@ def log() -> None:
     "--against", "others", type=_FOLDER, multiple=True, metavar="DIR",
     help="Hold the bytes of this log against FOLDER's; may be given several times.",
 )  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@json_option
 def verify(folder: Path, others: tuple[Path, ...], *, as_json: bool) -> None:
     """Check every byte of the log in FOLDER: lengths, places, checksums, queue offsets.
 
     FOLDER is a node's data folder or one above it (.dledger/n1). Exit code 1 when something is
     damaged, or differs from a log it is compared with.
+
+    Example: dledger log verify .dledger/n1 --against .dledger/n2
     """
     result = verify_logs(folder, others)
     if as_json:
@@ -64,11 +76,14 @@ def verify(folder: Path, others: tuple[Path, ...], *, as_json: bool) -> None:
 @click.option("--from", "first_index", default=1, show_default=True, help="First entry to show.")
 @click.option("--limit", type=click.IntRange(min=1), help="Show so many entries at most.")
 @click.option("--all", "show_all", is_flag=True, help=f"All messages, not {_SHOWN_MAX} an entry.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object for each entry, all of it.")
+@json_lines_option
 def dump(
     folder: Path, *, first_index: int, limit: int | None, show_all: bool, as_json: bool
 ) -> None:
-    """Show the entries of the log in FOLDER and what they hold."""
+    """Show the entries of the log in FOLDER and what they hold.
+
+    Example: dledger log dump .dledger/n1 --from 100 --limit 5
+    """
     stored = StoredLog.open(folder)
     entries = (entry for entry in stored.walk() if entry.header.index >= first_index)
     for entry in islice(entries, limit):
@@ -78,6 +93,28 @@ def dump(
             continue
         for line in format_entry(described, shown_max=None if show_all else _SHOWN_MAX):
             print(line)
+
+
+@log.command()
+@click.argument("folder", type=_FOLDER)
+@json_option
+def stat(folder: Path, *, as_json: bool) -> None:
+    """Measure the log in FOLDER: files, entries, time span, messages of each topic.
+
+    Example: dledger log stat .dledger/n1
+    """
+    from broker.cli.log_stat import describe_log, format_stat
+    from broker.cli.watching import show_frame
+
+    for _ in range(_TRIES):
+        stored = StoredLog.open(folder)
+        try:
+            found = describe_log(stored)
+        except LogMovedError:  # retention went on under our eyes: what is left is there still
+            continue
+        show_frame((list(format_stat(found)), found), as_json=as_json)
+        return
+    raise ConfigError(f"{folder}: retention removes what is read; try again when it rests")
 
 
 def verify_logs(folder: Path, others: tuple[Path, ...] = ()) -> dict[str, Any]:

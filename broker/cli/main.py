@@ -53,7 +53,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "Data folders": {
         "log": (
             "log_commands",
-            "Prove, compare and show a node's log, while it runs or not; nothing is changed.",
+            "Prove, compare, measure and show a node's log, running or not; nothing is changed.",
         ),
     },
     "This command": {

@@ -2,178 +2,225 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import os
 import sys
 from collections import deque
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
-import msgspec
 import trio
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
+from broker.cli import exits
+from broker.cli.completing import TOPIC
 from broker.cli.connecting import open_client
-from broker.cli.output import console, first_leaf, plural, print_json
-from broker.cli.servers import choose_servers, servers_options
+from broker.cli.output import first_leaf, json_lines_option, plural, print_json
+from broker.cli.produce_input import (
+    Outgoing,
+    ProduceError,
+    json_reader,
+    line_reader,
+    open_input,
+    read_messages,
+)
+from broker.cli.produce_progress import Progress, open_progress
+from broker.cli.servers import group_options
 from broker.errors import BrokerError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+    from collections.abc import AsyncGenerator, Awaitable, Callable
+
+    import broker
+    from broker.client.compression import Compression
 
 # Messages on their way at once: enough for a batch of each queue while the last one travels.
 IN_FLIGHT_MAX = 1_000
+ERRORS_MAX = 100
+PRODUCER_NAME = "dledger-cli"
 
-_CHUNK_SIZE = 65_536
-
-
-class ProduceError(BrokerError):
-    """A message could not be sent; the text says which, why, and how many went before it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outgoing:
-    """One message on its way out."""
-
-    number: int  # of its line, from 1
-    body: bytes
-    keys: tuple[str, ...] = ()
-    tag: str | None = None
-    properties: dict[str, str] | None = None
-    size: int = 0  # bytes of input it came from
-
-
-class _JsonLine(msgspec.Struct):
-    """One line of ``--json``: what `dledger consume --json` prints is welcome too."""
-
-    body: str | None = None
-    body_base64: str | None = None
-    key: str | list[str] | None = None
-    tag: str | None = None
-    properties: dict[str, str] = {}
+_ERRORS_SHOWN = 10
 
 
 @click.command()
-@click.argument("topic")
+@click.argument("topic", type=TOPIC)
 @click.argument("body", required=False)
-@click.option("-k", "--key", multiple=True, help="Message key; may be given several times.")
-@click.option("--tag", help="Tag that consumers may filter by.")
-@click.option("--prop", "props", multiple=True, metavar="NAME=VALUE", help="A property.")
 @click.option(
     "-f", "--file", "path", metavar="FILE", help="Send each line of FILE; '-' is standard input."
 )
 @click.option(
-    "--json", "as_json", is_flag=True,
-    help='Lines are JSON: {"body": .., "key": .., "tag": .., "properties": {..}}; '
-    "the answer to a single message is JSON, too.",
+    "--jsonl", is_flag=True,
+    help='Lines are JSON: {"body": .., "key": .., "tag": .., "props": {..}}; "body_base64" '
+    "for bytes.",
 )  # fmt: skip
+@click.option("-k", "--key", multiple=True, help="Message key; may be given several times.")
+@click.option("-t", "--tag", help="Tag that consumers may filter by.")
+@click.option("-p", "--prop", "props", multiple=True, metavar="NAME=VALUE", help="A property.")
+@click.option("-q", "--queue", type=click.IntRange(min=0), help="Queue to send to.")
+@click.option("--ordering-key", metavar="KEY", help="Messages of one KEY go to one queue.")
+@click.option("--ordered", is_flag=True, help="The same, by each message's own (first) key.")
 @click.option(
-    "--ordered", is_flag=True, help="Messages with the same (first) key go to one queue, in order."
+    "--compress", type=click.Choice(["zlib", "lz4", "zstd"]), help="Compress bodies from 4 KiB on."
 )
-@servers_options
+@click.option(
+    "--errors-max", type=click.IntRange(min=0), default=ERRORS_MAX, show_default=True,
+    help="Give up after more failed messages than that.",
+)  # fmt: skip
+@json_lines_option
+@group_options
 def produce(
     topic: str,
     body: str | None,
     *,
+    path: str | None,
+    jsonl: bool,
     key: tuple[str, ...],
     tag: str | None,
     props: tuple[str, ...],
-    path: str | None,
-    as_json: bool,
+    queue: int | None,
+    ordering_key: str | None,
     ordered: bool,
-    servers: str | None,
-    data: Path | None,
+    compress: Compression | None,
+    errors_max: int,
+    as_json: bool,
+    servers: list[str],
 ) -> None:
     """Send BODY to TOPIC, or each line of a file or of standard input.
 
-    Every message is acknowledged by a majority of the group before it counts as sent.
+    Every message is acknowledged by the group before it counts as sent. Exit code 1 when one
+    failed; the others are sent all the same.
+
+    \b
+    Example: dledger produce orders 'two chairs' -k order-17 -t furniture
+             dledger produce orders --jsonl -f orders.jsonl
     """
-    if body is not None and path is not None:
-        raise click.UsageError("give BODY or --file, not both")
+    if body is not None and (path is not None or jsonl):
+        raise click.UsageError("give BODY or --file, not both; --jsonl is for lines")
     if body is None and path is None and sys.stdin.isatty():
         raise click.UsageError("give BODY, --file FILE, or pipe lines in")
-    addresses = choose_servers(servers, data)
-    properties = _read_properties(props)
+    if sum([queue is not None, ordering_key is not None, ordered]) > 1:
+        raise click.UsageError("give one of --queue, --ordering-key, --ordered")
+    pattern = Outgoing(
+        number=1,
+        body=(body or "").encode(),
+        keys=key,
+        tag=tag,
+        properties=read_properties(props),
+        queue=queue,
+        ordering_key=ordering_key,
+    )
+    run = _Run(topic, ordered=ordered, errors_max=errors_max, as_json=as_json)
     if body is not None:
-        message = Outgoing(number=1, body=body.encode(), keys=key, tag=tag, properties=properties)
-        trio.run(_send_one, addresses, topic, message, ordered, as_json)
+        trio.run(run.send_one, servers, compress, pattern)
         return
-    make = _json_reader() if as_json else _line_reader(key, tag, properties)
+    make = json_reader(pattern) if jsonl else line_reader(pattern)
     with open_input(path or "-") as (stream, size):
-        trio.run(_send_many, addresses, topic, stream, size, make, ordered)
+        trio.run(run.send_many, servers, compress, stream, size, make)
+    if run.failed:
+        raise SystemExit(exits.FAILURE)
 
 
-async def _send_one(
-    addresses: list[str], topic: str, message: Outgoing, ordered: bool, as_json: bool
-) -> None:
-    async with open_client(addresses) as mq, mq.producer("dledger-cli") as producer:
-        result = await producer.send(
-            topic,
+class _Run:
+    """Sends, and keeps count."""
+
+    def __init__(self, topic: str, *, ordered: bool, errors_max: int, as_json: bool) -> None:
+        self.topic = topic
+        self.ordered = ordered
+        self.errors_max = errors_max
+        self.as_json = as_json
+        self.acknowledged = 0
+        self.failed = 0
+
+    async def send_one(
+        self, servers: list[str], compress: Compression | None, message: Outgoing
+    ) -> None:
+        """Send *message* and say where it is."""
+        async with (
+            open_client(servers) as mq,
+            mq.producer(PRODUCER_NAME, compression=compress) as producer,
+        ):
+            result = await self._send(producer, message)
+        if self.as_json:
+            print_json(_describe(result))
+            return
+        print(
+            f"sent to {self.topic}, queue {result.queue_id}, offset {result.queue_offset} "
+            f"({result.message_id})"
+        )
+
+    async def send_many(
+        self,
+        servers: list[str],
+        compress: Compression | None,
+        stream: BinaryIO,
+        size: int | None,
+        make: Callable[[int, bytes], Outgoing],
+    ) -> None:
+        """Send what *make* makes of the lines of *stream*; the sum goes to stderr."""
+        began = trio.current_time()
+        try:
+            with open_progress(size, is_wanted=not (self.as_json and sys.stdout.isatty())) as shown:
+                async with (
+                    open_client(servers) as mq,
+                    mq.producer(PRODUCER_NAME, compression=compress) as producer,
+                ):
+
+                    async def send(message: Outgoing) -> None:
+                        await self._send_counted(producer, message, shown)
+
+                    try:
+                        await send_in_order(read_messages(stream, make), send)
+                    except* BrokerError as group:
+                        raise first_leaf(group) from None
+        finally:
+            seconds = trio.current_time() - began
+            if self.acknowledged or self.failed:
+                rate = self.acknowledged / seconds if seconds else 0
+                failed = f", {self.failed:,} failed" if self.failed else ""
+                print(
+                    f"{plural(self.acknowledged, 'message')} acknowledged in {seconds:.1f} s "
+                    f"({rate:,.0f}/s){failed}",
+                    file=sys.stderr,
+                )
+
+    async def _send_counted(
+        self, producer: broker.Producer, message: Outgoing, shown: Progress
+    ) -> None:
+        try:
+            if message.problem:
+                raise ProduceError(message.problem)
+            result = await self._send(producer, message)
+        except BrokerError as error:
+            self.failed += 1
+            text = f"line {message.number}: {error}"
+            if self.as_json:
+                print_json({"line": message.number, "error": str(error)})
+            if self.failed > self.errors_max:
+                raise ProduceError(f"{text}; given up ({self._counts()})") from error
+            if self.failed <= _ERRORS_SHOWN:
+                shown.say(f"dledger: {text}")
+                if self.failed == _ERRORS_SHOWN:
+                    shown.say("dledger: more failures are only counted")
+        else:
+            self.acknowledged += 1
+            if self.as_json:
+                print_json({"line": message.number, **_describe(result)})
+        shown.advance(message.size, acknowledged=self.acknowledged, failed=self.failed)
+
+    async def _send(self, producer: broker.Producer, message: Outgoing) -> broker.SendResult:
+        ordering_key = message.ordering_key
+        if self.ordered and message.keys and message.queue is None and ordering_key is None:
+            ordering_key = message.keys[0]
+        return await producer.send(
+            self.topic,
             message.body,
             key=list(message.keys) or None,
             tag=message.tag,
             properties=message.properties,
-            ordering_key=message.keys[0] if ordered and message.keys else None,
-        )
-    if as_json:
-        print_json(
-            {
-                "topic": topic,
-                "queue_id": result.queue_id,
-                "queue_offset": result.queue_offset,
-                "message_id": result.message_id,
-            }
-        )
-    else:
-        print(
-            f"sent to {topic}, queue {result.queue_id}, offset {result.queue_offset} "
-            f"({result.message_id})"
+            queue=message.queue,
+            ordering_key=ordering_key,
         )
 
-
-async def _send_many(
-    addresses: list[str],
-    topic: str,
-    stream: BinaryIO,
-    size: int | None,
-    make: Callable[[int, bytes], Outgoing],
-    ordered: bool,
-) -> None:
-    began = trio.current_time()
-    count = 0
-    screen = console(is_error=True)
-    with progress_bar(size) as advance:
-        async with open_client(addresses) as mq, mq.producer("dledger-cli") as producer:
-
-            async def send(message: Outgoing) -> None:
-                nonlocal count
-                try:
-                    await producer.send(
-                        topic,
-                        message.body,
-                        key=list(message.keys) or None,
-                        tag=message.tag,
-                        properties=message.properties,
-                        ordering_key=message.keys[0] if ordered and message.keys else None,
-                    )
-                except BrokerError as error:
-                    raise ProduceError(
-                        f"line {message.number}: {error} "
-                        f"({plural(count, 'message')} acknowledged before it)"
-                    ) from error
-                count += 1
-                advance(message.size)
-
-            try:
-                await send_in_order(read_messages(stream, make), send)
-            except* BrokerError as group:
-                raise first_leaf(group) from None
-    seconds = trio.current_time() - began
-    rate = count / seconds if seconds else 0
-    screen.print(f"{plural(count, 'message')} acknowledged in {seconds:.1f} s ({rate:,.0f}/s)")
+    def _counts(self) -> str:
+        return f"{plural(self.acknowledged, 'message')} acknowledged, {self.failed:,} failed"
 
 
 async def send_in_order(
@@ -220,100 +267,12 @@ async def send_in_order(
         arrived.unpark_all()
 
 
-async def read_messages(
-    stream: BinaryIO, make: Callable[[int, bytes], Outgoing]
-) -> AsyncGenerator[list[Outgoing], None]:
-    """Yield what *make* makes of the lines of *stream*, as many as came at once; no empty lines."""
-    number = 0
-    rest = b""
-    read = getattr(stream, "read1", stream.read)
-    while True:
-        # In a thread: a pipe may be silent for long, and the client must keep its connections.
-        chunk = await trio.to_thread.run_sync(read, _CHUNK_SIZE, abandon_on_cancel=True)
-        lines = (rest + chunk).split(b"\n")
-        rest = lines.pop()
-        if not chunk and rest:
-            lines.append(rest)
-        batch = []
-        for line in lines:
-            number += 1
-            if line.strip():
-                batch.append(make(number, line.removesuffix(b"\r")))
-        yield batch
-        if not chunk:
-            return
-
-
-@contextlib.contextmanager
-def open_input(path: str) -> Iterator[tuple[BinaryIO, int | None]]:
-    """Give the open file *path* ('-': standard input) and its size in bytes, None if unknown.
+def read_properties(props: tuple[str, ...]) -> dict[str, str] | None:
+    """Return the properties that ``-p NAME=VALUE`` gave; None without any.
 
     Raises:
-        ProduceError: it cannot be opened.
+        click.BadParameter: one of them has no name or no value.
     """
-    if path == "-":
-        yield sys.stdin.buffer, None
-        return
-    with contextlib.ExitStack() as opened:
-        try:
-            stream = opened.enter_context(Path(path).open("rb"))
-        except OSError as error:
-            raise ProduceError(f"{path}: {error.strerror}") from None
-        yield stream, os.fstat(stream.fileno()).st_size or None
-
-
-@contextlib.contextmanager
-def progress_bar(size: int | None) -> Iterator[Callable[[int], None]]:
-    """Give a function that takes bytes done; it moves a bar if there is a terminal and a size."""
-    screen = console(is_error=True)
-    if size is None or not screen.is_terminal:
-        yield lambda _: None
-        return
-    columns = (TextColumn("sending"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=screen, transient=True) as progress:
-        task = progress.add_task("", total=size)
-        yield lambda count: progress.advance(task, count)
-
-
-def _line_reader(
-    keys: tuple[str, ...], tag: str | None, properties: dict[str, str] | None
-) -> Callable[[int, bytes], Outgoing]:
-    def make(number: int, line: bytes) -> Outgoing:
-        return Outgoing(
-            number=number, body=line, keys=keys, tag=tag, properties=properties, size=len(line) + 1
-        )
-
-    return make
-
-
-def _json_reader() -> Callable[[int, bytes], Outgoing]:
-    decoder = msgspec.json.Decoder(_JsonLine)
-
-    def make(number: int, line: bytes) -> Outgoing:
-        try:
-            found = decoder.decode(line)
-            if found.body_base64 is not None:
-                body = base64.b64decode(found.body_base64, validate=True)
-            elif found.body is not None:
-                body = found.body.encode()
-            else:
-                raise ProduceError(f'line {number}: no "body"; every line needs one')
-        except (msgspec.DecodeError, ValueError) as error:
-            raise ProduceError(f"line {number}: {error}") from None
-        keys = (found.key,) if isinstance(found.key, str) else tuple(found.key or ())
-        return Outgoing(
-            number=number,
-            body=body,
-            keys=keys,
-            tag=found.tag,
-            properties=found.properties or None,
-            size=len(line) + 1,
-        )
-
-    return make
-
-
-def _read_properties(props: tuple[str, ...]) -> dict[str, str] | None:
     found = {}
     for prop in props:
         name, equals, value = prop.partition("=")
@@ -321,3 +280,13 @@ def _read_properties(props: tuple[str, ...]) -> dict[str, str] | None:
             raise click.BadParameter(f"{prop!r}: write NAME=VALUE", param_hint="--prop")
         found[name] = value
     return found or None
+
+
+def _describe(result: broker.SendResult) -> dict[str, Any]:
+    return {
+        "topic": result.topic,
+        "queue_id": result.queue_id,
+        "queue_offset": result.queue_offset,
+        "message_id": result.message_id,
+        "unique_id": result.unique_id,
+    }

@@ -360,3 +360,45 @@ def test_a_filler_that_leaves_room_for_the_next_entry_is_damage(make, tmp_path):
 
     assert [entry.header.index for entry in stored.walk()] == [1, 2, 3]
     assert compare(stored, [("n2", StoredLog.open(tmp_path / "n2"))])[0].identical_index == 3
+
+
+def test_a_log_is_measured(tmp_path, capsys):
+    writer = Writer(tmp_path)
+    writer.add_noop()
+    writer.add_command(["topic.put", {}])
+    writer.add_messages(b"one", b"two", b"three")
+    writer.add_messages(b"four", queue_id=1)
+    writer.sync()
+
+    code, out, _ = run(capsys, "log", "stat", tmp_path, "--json")
+    found = json.loads(out)
+
+    assert code == 0
+    assert found["entries_by_kind"] == {"no_ops": 1, "commands": 1, "messages": 2}
+    assert found["segment_bytes"] == found["segments"] * SEGMENT_SIZE
+    assert found["commands"] == {"topic.put": 1}
+    (topic,) = found["topics"]
+    assert (topic["topic"], topic["queues"], topic["messages"]) == ("orders", 2, 4)
+    assert topic["body_bytes"] == len(b"onetwothreefour")
+    assert 0 < topic["record_bytes"] < found["log_bytes"]
+
+
+def test_a_measured_log_is_told_in_lines(tmp_path, capsys):
+    writer = Writer(tmp_path)
+    writer.add_messages(b"one")
+    writer.sync()
+
+    _, out, _ = run(capsys, "log", "stat", tmp_path)
+
+    lines = out.splitlines()
+    assert "of 16.0 KiB" in lines[0]
+    assert "entries 1 to 1 (1 with messages)" in lines[1]
+    assert lines[-1].split()[:3] == ["orders", "1", "1"]
+
+
+def test_an_empty_log_is_measured(tmp_path, capsys):
+    Writer(tmp_path)
+
+    _, out, _ = run(capsys, "log", "stat", tmp_path)
+
+    assert "no entry; the next one is 1" in out

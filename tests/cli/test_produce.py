@@ -7,19 +7,18 @@ import pytest
 import trio
 from click import BadParameter
 
-from broker.cli.produce_command import (
+from broker.cli.produce_command import read_properties, send_in_order
+from broker.cli.produce_input import (
     Outgoing,
     ProduceError,
-    _json_reader,
-    _line_reader,
-    _read_properties,
+    json_reader,
+    line_reader,
     open_input,
     read_messages,
-    send_in_order,
 )
 
-read_line = _line_reader((), None, None)
-read_json = _json_reader()
+read_line = line_reader(Outgoing(number=0))
+read_json = json_reader(Outgoing(number=0))
 
 
 async def collect(stream, make=read_line):
@@ -67,22 +66,44 @@ async def test_json_lines_carry_key_tag_and_properties():
 @pytest.mark.parametrize(
     "line", [b"{", b"[]", b'{"key": "k"}', b'{"body": 5}', b'{"body_base64": "*"}']
 )
-async def test_a_bad_json_line_is_named(line):
-    stream = io.BytesIO(b'{"body": "good"}\n' + line)
+async def test_a_bad_json_line_is_a_problem_of_its_own(line):
+    """What stands before and behind it is sent all the same."""
+    stream = io.BytesIO(b'{"body": "good"}\n' + line + b'\n{"body": "good too"}\n')
 
-    with pytest.raises(ProduceError, match=r"^line 2: "):
-        await collect(stream, read_json)
+    good, bad, good_too = await collect(stream, read_json)
+
+    assert (good.body, good_too.body) == (b"good", b"good too")
+    assert bad.number == 2
+    assert bad.problem
+    assert not good.problem
+
+
+async def test_what_a_line_leaves_out_comes_from_the_command():
+    pattern = Outgoing(
+        number=0, keys=("k",), tag="t", properties={"a": "1", "b": "2"}, ordering_key="user"
+    )
+    lines = (
+        b'{"body": "x"}\n'
+        b'{"body": "x", "key": "own", "tag": "own", "props": {"b": 3, "c": true}, "queue": 2}\n'
+    )
+
+    plain, own = await collect(io.BytesIO(lines), json_reader(pattern))
+
+    assert (plain.keys, plain.tag, plain.ordering_key, plain.queue) == (("k",), "t", "user", None)
+    assert plain.properties == {"a": "1", "b": "2"}
+    assert (own.keys, own.tag, own.ordering_key, own.queue) == (("own",), "own", None, 2)
+    assert own.properties == {"a": "1", "b": "3", "c": "true"}
 
 
 def test_properties_are_read_from_name_and_value():
-    assert _read_properties(("a=5", "b=x=y", "c=")) == {"a": "5", "b": "x=y", "c": ""}
-    assert _read_properties(()) is None
+    assert read_properties(("a=5", "b=x=y", "c=")) == {"a": "5", "b": "x=y", "c": ""}
+    assert read_properties(()) is None
 
 
 @pytest.mark.parametrize("prop", ["a", "=5"])
 def test_a_property_without_name_or_value_is_wrong_usage(prop):
     with pytest.raises(BadParameter, match="write NAME=VALUE"):
-        _read_properties((prop,))
+        read_properties((prop,))
 
 
 def test_a_file_is_opened_at_its_beginning_and_measured(tmp_path):

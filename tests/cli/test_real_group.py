@@ -108,7 +108,7 @@ def test_a_file_goes_in_by_lines_and_out_as_json_and_in_again(run, tmp_path):
 
     sent = run("produce", "lines", "-f", tmp_path / "lines", "-k", "k", "--ordered")
     got = run("consume", "lines", "-g", "g", "-n", "1000", "--timeout", "20", "--json").stdout
-    run("produce", "copy", "--json", "--ordered", stdin=got)
+    run("produce", "copy", "--jsonl", "--ordered", stdin=got)
     copied = run("consume", "copy", "-g", "g", "-n", "1000", "--timeout", "20").stdout
 
     assert "1,000 messages acknowledged" in sent.stderr
