@@ -96,7 +96,6 @@ def describe_log(stored: StoredLog) -> dict[str, Any]:
         }
         for name, topic in sorted(stat.topics.items())
     ]
-    times = [value for topic in topics for value in (topic["oldest_ms"], topic["newest_ms"])]
     return {
         "folder": str(stored.folder),
         "segments": len(segments),
@@ -113,9 +112,9 @@ def describe_log(stored: StoredLog) -> dict[str, Any]:
         "entry_bytes_mean": log_bytes // entry_count if entry_count else 0,
         "entry_bytes_max": stat.entry_size_max,
         "commands": dict(sorted(stat.commands.items())),
-        "messages": sum(topic["messages"] for topic in topics),
-        "oldest_ms": min(times, default=-1),
-        "newest_ms": max(times, default=-1),
+        "messages": sum(topic.message_count for topic in stat.topics.values()),
+        "oldest_ms": min((topic.oldest_ms for topic in stat.topics.values()), default=-1),
+        "newest_ms": max((topic.newest_ms for topic in stat.topics.values()), default=-1),
         "topics": topics,
     }
 
