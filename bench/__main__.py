@@ -28,6 +28,7 @@ _EXPECTED = (LoadError, BrokerError, LedgerError, RemotingError, OSError)
 @click.option("--quick", "is_quick", is_flag=True, help="Half a minute: a look, no measurement.")
 @click.option("--only", metavar="NAMES", help="Loads whose names begin with one of these words.")
 @click.option("--body", "bodies", type=int, multiple=True, help="Size of bodies, in bytes.")
+@click.option("--nodes", type=click.Choice(["1", "3", "5"]), default="3", help="Of the group.")
 @click.option("--flush", type=click.Choice(["sync", "async"]), help="One flush mode only.")
 @click.option("--rounds", type=click.IntRange(1), help="Rounds, of which medians are taken.")
 @click.option("--seconds", type=click.FloatRange(0.2), help="Seconds of each load and round.")
@@ -43,6 +44,7 @@ def main(
     is_quick: bool,
     only: str | None,
     bodies: tuple[int, ...],
+    nodes: str,
     flush: str | None,
     rounds: int | None,
     seconds: float | None,
@@ -50,7 +52,7 @@ def main(
     profile_folder: Path | None,
     data: Path | None,
 ) -> None:
-    """Measure a group of three real nodes on this machine, and prove what it acknowledged."""
+    """Measure a group of real nodes on this machine, and prove what it acknowledged."""
     plan = quick() if is_quick else Plan()
     try:
         plan = dataclasses.replace(
@@ -58,6 +60,7 @@ def main(
             loads=choose(only) if only else plan.loads,
             body_sizes=bodies or plan.body_sizes,
             flush_types=(FlushDiskType(f"{flush.upper()}_FLUSH"),) if flush else plan.flush_types,
+            node_count=int(nodes),
             round_count=rounds or plan.round_count,
             seconds=seconds or plan.seconds,
             profile_folder=profile_folder,

@@ -14,6 +14,7 @@ from broker.cli.log_check import StoredLog, compare
 from dledger.config import parse_address
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from broker.cli.local_group import LocalNode
@@ -27,12 +28,20 @@ _POLL_SECONDS = 0.05
 
 
 class BenchGroup:
-    """Three nodes in a folder of their own."""
+    """Some nodes in a folder of their own."""
 
-    def __init__(self, folder: Path, *, flush: FlushDiskType, segment_size: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        flush: FlushDiskType,
+        segment_size: int,
+        node_count: int = NODE_COUNT,
+    ) -> None:
+        self.node_count = node_count
         plan = GroupPlan(
-            node_count=NODE_COUNT,
-            base_port=find_base_port(NODE_COUNT),
+            node_count=node_count,
+            base_port=find_base_port(node_count),
             flush_disk_type=flush,
             segment_size=segment_size,
         )
@@ -42,6 +51,11 @@ class BenchGroup:
     def addresses(self) -> list[str]:
         """``host:port`` of every node."""
         return self._group.addresses
+
+    @property
+    def nodes(self) -> Sequence[LocalNode]:
+        """All nodes, by id."""
+        return self._group.nodes
 
     async def start(self) -> None:
         """Start the processes; return when one of them leads.
@@ -82,7 +96,7 @@ class BenchGroup:
                     if (status := answer.status) is not None
                     for point in (status.end_index, status.commit_index, status.dispatched_index)
                 }
-                if len(points) == 1 and len(view.answering) == NODE_COUNT:
+                if len(points) == 1 and len(view.answering) == self.node_count:
                     return
                 await trio.sleep(_POLL_SECONDS)
         raise LoadError(f"the nodes are not equal after {_SETTLE_SECONDS:g} s")

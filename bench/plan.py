@@ -79,6 +79,7 @@ class Plan:
     round_count: int = 3
     seconds: float = 3.0  # of each load in each round
     warm_up_seconds: float = 0.3  # at its beginning, not counted
+    node_count: int = 3
     segment_size: int = 256 * 1024 * 1024  # bytes
     profile_folder: Path | None = None  # where stacks of the nodes are written
 

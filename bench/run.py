@@ -213,7 +213,9 @@ async def run_group(
     Raises:
         LoadError: something acknowledged is not there, or the logs differ; the folder is kept.
     """
-    group = BenchGroup(folder, flush=flush, segment_size=plan.segment_size)
+    group = BenchGroup(
+        folder, flush=flush, segment_size=plan.segment_size, node_count=plan.node_count
+    )
     try:
         await group.start()
         before = await group.rss()
