@@ -97,6 +97,8 @@ class BrokerConfig:
 
     auto_create_topic: bool = True  # a send to an unknown topic creates it
     default_topic_queue_count: int = 4  # queues of a topic whose creator names no number
+    topics_max: int = 10_000  # one more is refused
+    queues_max: int = 100_000  # of all topics together; a topic with more is refused
     body_size_max: int = 4 * MIB  # bytes of one message's body
     connections_max: int = 10_000  # one more is closed at once
     # Bytes of answers that one connection has not taken; above it nothing more is read from it, and
@@ -112,6 +114,8 @@ class BrokerConfig:
 
     def __post_init__(self) -> None:
         check_range("default_topic_queue_count", self.default_topic_queue_count, 1, 1024)
+        check_range("topics_max", self.topics_max, 1, 1_000_000)
+        check_range("queues_max", self.queues_max, 1, 10_000_000)
         check_range("body_size_max", self.body_size_max, 1, 15 * MIB)
         check_range("connections_max", self.connections_max, 1, 1_000_000)
         check_range(

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from broker.handlers.commands import Commands
 from broker.handlers.forward import Forwarder
 from broker.handlers.group import GroupHandlers
 from broker.handlers.lookup import LookupHandlers
@@ -32,6 +33,7 @@ from broker.message.limits import MessageLimits
 from broker.message.model import HostAddress
 from broker.metadata.consumer_offsets import ConsumerOffsets
 from broker.metadata.state_machine import StateMachine
+from broker.metadata.subscription_groups import SubscriptionGroups
 from broker.metadata.topics import Topics
 from broker.store.append_queue import AppendQueue
 from broker.store.derived import DerivedState
@@ -90,6 +92,7 @@ class OpenFiles:
     store: LedgerStore
     derived: DerivedState
     topics: Topics
+    groups: SubscriptionGroups
     offsets: ConsumerOffsets
 
 
@@ -110,21 +113,29 @@ def open_files(config: NodeConfig, disk: Disk) -> OpenFiles:
     store: LedgerStore | None = None
     try:
         store = LedgerStore.open(disk, config.store, config.data_folder)
-        topics, offsets = Topics(), ConsumerOffsets()
+        topics, groups = Topics(), SubscriptionGroups()
+        offsets = ConsumerOffsets(topics)
         derived = DerivedState.open(
             disk,
             f"{config.data_folder}/derived",
             store,
             commit_index=store.checkpoint_commit_index,
             segment_size=config.store.segment_size,
-            metadata=StateMachine([topics, offsets]),
+            metadata=StateMachine([topics, groups, offsets]),
         )
     except BaseException:
         if store is not None:
             store.close()
         folder.close()
         raise
-    return OpenFiles(folder=folder, store=store, derived=derived, topics=topics, offsets=offsets)
+    return OpenFiles(
+        folder=folder,
+        store=store,
+        derived=derived,
+        topics=topics,
+        groups=groups,
+        offsets=offsets,
+    )
 
 
 class Node:
@@ -202,6 +213,7 @@ class Node:
             session_gone=self._session_gone,
         )
         self.forwarder.connect_to(self.registry.dispatch, self._end_of_pass)
+        self.commands = Commands(queue=self.queue, derived=derived, forwarder=self.forwarder)
         self._make_families(advertised, store_host)
         self.server = RemotingServer(
             network,
@@ -224,12 +236,14 @@ class Node:
         reader = Reader(files.store, files.derived.queues)
         self.topics = TopicHandlers(
             ledger=self.ledger,
-            derived=files.derived,
+            commands=self.commands,
             queue=self.queue,
             topics=files.topics,
             forwarder=self.forwarder,
             advertised=advertised,
             is_serving=self._is_serving,
+            topics_max=config.broker.topics_max,
+            queues_max=config.broker.queues_max,
         )
         self.sends = SendHandlers(
             queue=self.queue,
@@ -242,6 +256,7 @@ class Node:
             default_queue_count=config.broker.default_topic_queue_count,
             committed_index=lambda: self.ledger.committed_index,
             create_topic=self.topics.create_missing,
+            is_being_deleted=self.topics.is_being_deleted,
         )
         self.offsets = OffsetHandlers(
             ledger=self.ledger,
@@ -284,6 +299,8 @@ class Node:
         ):
             self.registry.register(family)
         files.derived.on_arrival = self._arrived
+        files.derived.on_applied = self.commands.applied
+        files.derived.on_deleted = self.pulls.topic_deleted
 
     # -- what happens, and who has to know ------------------------------------------------------
 
@@ -303,7 +320,7 @@ class Node:
 
     def _dispatched(self) -> None:
         self.queue.refresh()
-        self.topics.dispatched()
+        self.commands.dispatched()
         self.offsets.dispatched()
         for session, command in self.sends.topics_changed():
             self.registry.dispatch(session, command)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 import trio
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from broker.protocol.headers import PullMessageRequest
     from dledger.clock import Clock
@@ -129,6 +129,19 @@ class PullHold:
                 pull.is_due = True
                 self._due.append(pull)
             self._wake.set()
+
+    def wake(self, keys: Iterable[QueueKey]) -> None:
+        """Look again at the pulls of *keys*, whatever they wait for: their queues have changed."""
+        woken = [pull for key in keys for pull in self._by_queue.get(key, ()) if not pull.is_due]
+        for pull in woken:
+            pull.is_due = True
+        self._due.extend(woken)
+        if woken:
+            self._wake.set()
+
+    def keys_of(self, topic: str) -> list[QueueKey]:
+        """Return the queues of *topic* that pulls wait for."""
+        return [key for key in self._by_queue if key[0] == topic]
 
     def _answer_due(self, pull: HeldPull) -> None:
         if pull.waiting:

@@ -101,6 +101,10 @@ class PullHandlers:
             return
         answer(session, command, self._response(command, header, result))
 
+    def topic_deleted(self, topic: str) -> None:
+        """Answer the pulls that wait for a topic which is gone."""
+        self.hold.wake(self.hold.keys_of(topic))
+
     def _check(self, header: PullMessageRequest) -> None:
         config = self._topics.get(header.topic)
         if config is None:

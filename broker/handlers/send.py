@@ -104,6 +104,7 @@ class SendHandlers:
         default_queue_count: int,
         committed_index: Callable[[], int],
         create_topic: Callable[[str, int, Callable[[int, LedgerError | None], None]], None],
+        is_being_deleted: Callable[[str], bool],
     ) -> None:
         """Make the family.
 
@@ -118,6 +119,7 @@ class SendHandlers:
             default_queue_count: queues of a topic created like that.
             committed_index: up to where entries are committed.
             create_topic: proposes a new topic with so many queues.
+            is_being_deleted: whether a topic is about to go: nothing is written to it any more.
         """
         self._queue = queue
         self._topics = topics
@@ -129,6 +131,7 @@ class SendHandlers:
         self._default_queue_count = default_queue_count
         self._committed_index = committed_index
         self._create_topic = create_topic
+        self._is_being_deleted = is_being_deleted
         self._runs = SendRuns(self, queue=queue, limits=limits)
         self._acks: dict[Session, list[bytes]] = {}
         self._answered: set[Session] = set()
@@ -297,6 +300,8 @@ class SendHandlers:
                 self._take_awaiting(topic)
                 raise
             return False
+        if self._is_being_deleted(topic):
+            raise TopicNotFoundError(f"topic {topic!r} is being deleted; nothing was written")
         if not config.perm & PERM_WRITE:
             raise NoPermissionError(
                 f"topic {topic!r} may not be written (perm {config.perm}); allow it, or send to "
@@ -315,6 +320,7 @@ class SendHandlers:
         config = self._topics.get(topic)
         return (
             config is not None
+            and not self._is_being_deleted(topic)
             and bool(config.perm & PERM_WRITE)
             and 0 <= queue_id < config.write_queue_count
         )

@@ -22,6 +22,18 @@ GROUP_SIZE_MAX = 255  # characters. Source: RocketMQ ``Validators.CHARACTER_MAX_
 RETRY_PREFIX = "%RETRY%"
 DLQ_PREFIX = "%DLQ%"
 
+# Names that RocketMQ keeps to itself; messages to them are its own business.
+# Source: RocketMQ ``TopicValidator.SYSTEM_TOPIC_SET``. BenchmarkTest is one of them there, and is
+# left out: here it means nothing.
+RESERVED_TOPICS = frozenset(
+    {
+        "TBW102", "SCHEDULE_TOPIC_XXXX", "RMQ_SYS_TRANS_HALF_TOPIC", "RMQ_SYS_TRACE_TOPIC",
+        "RMQ_SYS_TRANS_OP_HALF_TOPIC", "TRANS_CHECK_MAX_TIME_TOPIC", "SELF_TEST_TOPIC",
+        "OFFSET_MOVED_EVENT",
+    }
+)  # fmt: skip
+RESERVED_PREFIX = "rmq_sys_"  # Source: RocketMQ ``TopicValidator.SYSTEM_TOPIC_PREFIX``
+
 _TOPIC = re.compile(r"[%|a-zA-Z0-9_-]+\Z")
 
 
@@ -63,6 +75,17 @@ def check_topic(topic: str) -> None:
         )
 
 
+def check_not_reserved(topic: str) -> None:
+    """Raise `InvalidTopicError` for a name that users may not create, alter or delete.
+
+    Source: RocketMQ ``TopicValidator.isSystemTopic``.
+    """
+    if topic in RESERVED_TOPICS or topic.startswith(RESERVED_PREFIX):
+        raise InvalidTopicError(
+            f"topic {topic!r} is one of the broker's own names; take another one"
+        )
+
+
 def check_group(group: str) -> None:
     """Raise `InvalidMessageError` unless *group* can be the name of a consumer group.
 
@@ -72,6 +95,18 @@ def check_group(group: str) -> None:
         raise InvalidMessageError(
             f"consumer group {group[:40]!r}... has {len(group)} characters; give it 1 to "
             f"{GROUP_SIZE_MAX}"
+        )
+
+
+def check_group_characters(group: str) -> None:
+    """Raise `InvalidMessageError` unless *group* is a name that a group may be created by.
+
+    Source: RocketMQ ``Validators.checkGroup`` (``^[%|a-zA-Z0-9_-]+$``).
+    """
+    if not _TOPIC.match(group):
+        raise InvalidMessageError(
+            f"consumer group {group[:160]!r}: only letters, digits and the characters % | _ - are "
+            "allowed"
         )
 
 

@@ -11,7 +11,7 @@ differ from the others, so it stops instead.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import msgpack
 
@@ -43,6 +43,11 @@ class StatePart(Protocol):
         """For each kind of command what applies its args and returns the result."""
         ...
 
+    @property
+    def followers(self) -> Mapping[str, Callable[[Mapping[str, Any]], None]]:
+        """For kinds of command that another part applies, what they change here besides."""
+        ...
+
     def snapshot(self) -> Any:  # noqa: ANN401 - plain lists, maps, strings and numbers
         """Return the whole piece in plain values, in an order that follows from the content."""
         ...
@@ -53,6 +58,15 @@ class StatePart(Protocol):
         Raises:
             ValueError, TypeError, KeyError: *snapshot* is none of this part's.
         """
+        ...
+
+
+@runtime_checkable
+class DeletesTopics(Protocol):
+    """A part with commands that take the messages of a topic along."""
+
+    def take_deleted(self) -> list[str]:
+        """Return the topics deleted since the last call."""
         ...
 
 
@@ -91,6 +105,11 @@ class StateMachine:
             for kind, apply in part.appliers.items():
                 assert kind not in self._appliers, f"{kind} is registered twice"
                 self._appliers[kind] = apply
+        self._followers: dict[str, list[Callable[[Mapping[str, Any]], None]]] = {}
+        for _, part in sorted(self._parts.items()):
+            for kind, follow in part.followers.items():
+                self._followers.setdefault(kind, []).append(follow)
+        self._deleting = [part for part in self._parts.values() if isinstance(part, DeletesTopics)]
 
     def apply_entry(self, body: Buffer) -> list[Any]:
         """Apply the commands of one entry; return what each came to.
@@ -105,11 +124,17 @@ class StateMachine:
                 raise PoisonEntryError(f"metadata command {kind!r} is unknown")
             try:
                 results.append(apply(args))
+                for follow in self._followers.get(kind, ()):
+                    follow(args)
             except (KeyError, TypeError, ValueError) as error:
                 raise PoisonEntryError(
                     f"metadata command {kind!r} has unknown args: {error!r}"
                 ) from error
         return results
+
+    def take_deleted_topics(self) -> list[str]:
+        """Return the topics deleted since the last call, whose messages are to go."""
+        return [topic for part in self._deleting for topic in part.take_deleted()]
 
     def snapshot(self) -> dict[str, Any]:
         """Return every part's piece by its name, sorted."""

@@ -296,14 +296,22 @@ class CreateTopicRequest(Header):
 
     topic: str
     default_topic: str | None = None
-    read_queue_nums: Int32 = 4
-    write_queue_nums: Int32 = 4
-    perm: Int32 = PERM_READ | PERM_WRITE
-    topic_filter_type: str = "SINGLE_TAG"
-    topic_sys_flag: Int32 = 0
-    order: bool = False
+    read_queue_nums: Int32 | None = None  # None: 4, or with *only_if_there* as it is
+    write_queue_nums: Int32 | None = None  # the same
+    perm: Int32 | None = None  # None: 6, read and write, or with *only_if_there* as it is
+    topic_filter_type: str | None = None
+    topic_sys_flag: Int32 | None = None
+    order: bool | None = None
     attributes: str = ""  # "+retention.ms=...,-acks"; what it does not name stays as it is
     only_if_missing: bool = False  # ours: leave a topic that exists as it is
+    only_if_there: bool = False  # ours: change what is given and nothing else, make no topic
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeleteTopicRequest(Header):
+    """DELETE_TOPIC_IN_BROKER. Source: RocketMQ ``DeleteTopicRequestHeader``."""
+
+    topic: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,6 +23,7 @@ class RequestCode(enum.IntEnum):
     GET_MIN_OFFSET = 31
     GET_EARLIEST_MSG_STORETIME = 32
     GET_ROUTEINFO_BY_TOPIC = 105  # in RocketMQ a name server's; here every node answers
+    DELETE_TOPIC_IN_BROKER = 215
     SEND_MESSAGE_V2 = 310  # header fields named a to n
     SEND_BATCH_MESSAGE = 320  # RocketMQ's batch body, or our records when recordFormat is given
 

@@ -119,11 +119,12 @@ class CommandProposal:
     def _head(self) -> bytes:
         return msgpack.Packer().pack_array_header(len(self._packed))
 
-    def add(self, packed: bytes, done: Callable[[int, LedgerError | None], None]) -> None:
-        """Take one command that is packed already."""
+    def add(self, packed: bytes, done: Callable[[int, LedgerError | None], None]) -> int:
+        """Take one command that is packed already; return its number in the entry, from 0."""
         self._packed.append(packed)
         self._size += len(packed)
         self._waiting.append(done)
+        return len(self._packed) - 1
 
     def encode(self, body_position: int) -> Sequence[Buffer]:
         """See `Proposal`."""
@@ -255,8 +256,11 @@ class AppendQueue:
 
     def put_command(
         self, command: MetadataCommand, done: Callable[[int, LedgerError | None], None]
-    ) -> None:
+    ) -> int:
         """Take one metadata command; *done* hears the entry's index, or the error.
+
+        Returns:
+            The command's number in its entry, from 0: which of the results is its.
 
         Raises:
             NotLeaderError, LedgerBusyError, LedgerError, InvalidMessageError: as `put_chunk`.
@@ -275,7 +279,7 @@ class AppendQueue:
         ):
             group = CommandProposal(self)
             self._groups.append(group)
-        group.add(packed, done)
+        return group.add(packed, done)
 
     def _check_room(self, size: int) -> None:
         ledger = self._ledger

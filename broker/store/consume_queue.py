@@ -69,6 +69,11 @@ class ConsumeQueue:
         """Bytes of units no file holds yet."""
         return (self.max_offset - self._written) * UNIT_SIZE
 
+    @property
+    def uncaptured_size(self) -> int:
+        """Bytes of units no job has been given yet."""
+        return (self.max_offset - self._captured) * UNIT_SIZE
+
     def append(self, position: int, size: int, tags_code: int) -> None:
         """Add one unit: the record at *position* of the log, *size* bytes long."""
         self._tail += _UNIT.pack(position, size, tags_code)

@@ -3,6 +3,10 @@
 On start the queues are what a state file says (`broker.store.state_file`), provided that their
 files hold as much; what the files hold beyond that was dispatched after the state was written, and
 will be written over with the same bytes.
+
+A queue whose topic is deleted keeps its end and nothing else: what comes to a topic of that name
+later begins there, at the queue's *floor*.  So an offset never means two messages, and what once
+found a message by its offset finds it gone.
 """
 
 from __future__ import annotations
@@ -51,6 +55,24 @@ class QueueFlush:
             queue.finish_flush(end)
 
 
+class DeletedFiles:
+    """Files of queues whose topic was deleted; see `ConsumeQueues.begin_unlink`."""
+
+    def __init__(self, files: QueueFiles, keys: list[QueueKey]) -> None:
+        self._files = files
+        self._keys = keys
+        self._unlinked: list[str] = []
+
+    def run(self) -> None:
+        """Remove them; blocking, beside the event loop."""
+        self._unlinked = self._files.unlink_queues(self._keys)
+
+    def finish(self) -> None:
+        """Let go of the mappings on the event loop, now that `run` is done."""
+        for path in self._unlinked:
+            self._files.forget(path)
+
+
 class ConsumeQueues:
     """The consume queues by topic and queue id. A queue begins with its first message."""
 
@@ -59,6 +81,8 @@ class ConsumeQueues:
         self._queues: dict[QueueKey, ConsumeQueue] = {}
         self._grown: set[QueueKey] = set()  # since the last flush began
         self._unflushed_size = 0
+        self._floors: dict[QueueKey, int] = {}  # of queues whose topic was deleted once
+        self._deleted: list[QueueKey] = []  # their files are still there
 
     def __len__(self) -> int:
         return len(self._queues)
@@ -96,6 +120,34 @@ class ConsumeQueues:
         queue.append_units(run.units)
         self._grown.add(key)
         self._unflushed_size += len(run.units)
+
+    @property
+    def has_deleted(self) -> bool:
+        """Whether there are files that `begin_unlink` has not been asked to remove."""
+        return bool(self._deleted)
+
+    def delete_topic(self, topic: str) -> None:
+        """Forget all messages of *topic*; its queues go on where they end now."""
+        for key in [key for key in self._queues if key[0] == topic]:
+            queue = self._queues[key]
+            if queue.max_offset == self._floors.get(key):
+                continue  # nothing came since it was deleted before
+            end = queue.max_offset
+            self._unflushed_size -= queue.uncaptured_size
+            self._grown.discard(key)
+            self._floors[key] = end
+            self._queues[key] = ConsumeQueue(self._files, key, min_offset=end, max_offset=end)
+            self._deleted.append(key)
+
+    def begin_unlink(self) -> DeletedFiles:
+        """Return the job that removes the files of deleted topics.
+
+        It may run only when a state that knows of the deletion is durable: a start from one before
+        needs the files, and would build everything anew without them.  And it must run before any
+        flush begun later, as that may write to the same files again.
+        """
+        deleted, self._deleted = self._deleted, []
+        return DeletedFiles(self._files, deleted)
 
     def begin_flush(self) -> QueueFlush:
         """Return the job that brings every unit so far to the files; jobs run in order."""
@@ -143,12 +195,18 @@ class ConsumeQueues:
         for topic, queue_id in sorted(self._queues):
             yield topic, queue_id, self._queues[topic, queue_id].max_offset
 
+    def floors(self) -> Iterator[tuple[str, int, int]]:
+        """Yield topic, queue id and floor of each queue that has one, in order."""
+        for topic, queue_id in sorted(self._floors):
+            yield topic, queue_id, self._floors[topic, queue_id]
+
     def load(
         self,
         snapshot: Iterable[tuple[str, int, int]],
         log: LogView,
         *,
         begins: Mapping[QueueKey, int] | None,
+        floors: Iterable[tuple[str, int, int]] = (),
     ) -> bool:
         """Become the queues of *snapshot*, if the files hold them as far; blocking.
 
@@ -157,23 +215,32 @@ class ConsumeQueues:
             log: what the units lead to.
             begins: the first offset of each queue that the log still holds, 0 where it says
                 nothing; None when nobody knows.
+            floors: topic, queue id and floor of the queues that have one.
 
         Returns:
             Whether they do. If not, only `restart` or another `load` may follow.
         """
         self._clear()
+        self._floors = {(topic, queue_id): floor for topic, queue_id, floor in floors}
         for topic, queue_id, next_offset in snapshot:
             key = topic, queue_id
+            floor = self._floors.get(key, 0)
+            if floor == next_offset:
+                # Perhaps the node ended before the files of the deleted topic were gone.
+                self._files.unlink_queues([key])
+                self._begin_at(key, floor)
+                continue
             begin = self._first_held(key, next_offset)
             if begin is None:
                 self._queues.clear()
                 return False
+            begin = max(begin, floor)
             queue = ConsumeQueue(self._files, key, min_offset=begin, max_offset=next_offset)
-            if not self._fits_the_log(queue, key, log):
+            if not self._fits_the_log(queue, key, log, floor):
                 self._queues.clear()
                 return False
             queue.drop_below_position(log.base.position)
-            if begins is not None and queue.min_offset != begins.get(key, 0):
+            if begins is not None and queue.min_offset != max(begins.get(key, 0), floor):
                 # Units have no checksum: one that is damaged to look dropped takes others along,
                 # and who asked for their messages would be told that retention had them.
                 self._queues.clear()
@@ -181,17 +248,24 @@ class ConsumeQueues:
             self._queues[key] = queue
         return True
 
-    def restart(self, snapshot: Iterable[tuple[str, int, int]]) -> None:
+    def restart(
+        self,
+        snapshot: Iterable[tuple[str, int, int]],
+        *,
+        floors: Iterable[tuple[str, int, int]] = (),
+    ) -> None:
         """Remove all files and begin with empty queues at the offsets of *snapshot*; blocking."""
         self._clear()
         self._files.unlink_all()
+        self._floors = {(topic, queue_id): floor for topic, queue_id, floor in floors}
         for topic, queue_id, next_offset in snapshot:
             key = topic, queue_id
+            if next_offset == self._floors.get(key):
+                self._begin_at(key, next_offset)
+                continue
             # A blank unit before the first stands for those that were: `load` finds the file.
             self._files.write([*self._files.pieces(key, next_offset - 1, bytes(UNIT_SIZE))])
-            self._queues[key] = ConsumeQueue(
-                self._files, key, min_offset=next_offset, max_offset=next_offset
-            )
+            self._begin_at(key, next_offset)
 
     def close(self) -> None:
         """Let go of the files."""
@@ -202,6 +276,11 @@ class ConsumeQueues:
         self._queues.clear()
         self._grown.clear()
         self._unflushed_size = 0
+        self._floors = {}
+        self._deleted.clear()
+
+    def _begin_at(self, key: QueueKey, offset: int) -> None:
+        self._queues[key] = ConsumeQueue(self._files, key, min_offset=offset, max_offset=offset)
 
     def _first_held(self, key: QueueKey, next_offset: int) -> int | None:
         """Return where the unbroken row of units up to *next_offset* begins; None if there is none.
@@ -217,12 +296,13 @@ class ConsumeQueues:
             end = begin
         return end if end < next_offset else None
 
-    def _fits_the_log(self, queue: ConsumeQueue, key: QueueKey, log: LogView) -> bool:
+    def _fits_the_log(self, queue: ConsumeQueue, key: QueueKey, log: LogView, floor: int) -> bool:
         """Whether no unit of a record still in the log is missing, and the last one is right."""
         # The file of the last unit that retention took stays (`unlink_dropped`), so a row that does
-        # not begin at 0 begins with a unit of a record that is gone; otherwise a file is missing.
+        # not begin at 0, or at the floor, begins with a unit of a record that is gone; otherwise a
+        # file is missing.
         first = queue.min_offset
-        if first > 0 and queue.position_at(first) >= log.base.position:
+        if first > floor and queue.position_at(first) >= log.base.position:
             return False
         last = queue.max_offset - 1
         position, size, _ = _UNIT.unpack(queue.units_from(last, unit_count_max=1))

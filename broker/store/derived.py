@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from broker.store.dispatch import (
         AppliedListener,
         ArrivalListener,
+        DeletedListener,
         Dispatcher,
         MetadataMachine,
     )
@@ -105,6 +106,7 @@ class DerivedState:
         self._jobs: list[Job] = []
         self.on_arrival: ArrivalListener | None = None
         self.on_applied: AppliedListener | None = None
+        self.on_deleted: DeletedListener | None = None
 
     @classmethod
     def open(
@@ -162,7 +164,9 @@ class DerivedState:
     @property
     def needs_flush(self) -> bool:
         """Whether `begin_jobs` should be called soon."""
-        return bool(self._jobs) or self.queues.unflushed_size >= FLUSH_SIZE
+        return (
+            bool(self._jobs) or self.queues.has_deleted or self.queues.unflushed_size >= FLUSH_SIZE
+        )
 
     def next_queue_offset(self, topic: str, queue_id: int) -> int:
         """Return the offset the queue's next message gets, as far as dispatch knows."""
@@ -186,6 +190,9 @@ class DerivedState:
                     break
                 self._take_in(entry)
                 size += entry.size + DISPATCH_ENTRY_COST
+            for topic in self._dispatch.take_deleted():
+                if self.on_deleted is not None:
+                    self.on_deleted(topic)
             if self.on_arrival is None:
                 self._dispatch.take_arrived()
             else:
@@ -202,6 +209,7 @@ class DerivedState:
             with_state: also write down the state as it is now; a matter of how long a restart may
                 take, every few seconds will do.
         """
+        self._settle_deletions()
         if with_state and self._point.index != self._state_index and self._point.index > 0:
             self._add_state_job(is_boundary=False)
         elif self.queues.unflushed_size >= FLUSH_SIZE:
@@ -268,7 +276,9 @@ class DerivedState:
                 snapshot = self._states.load(index, self._log.point_at(index))
                 if snapshot is not None:
                     begins = self._begins(base)
-                    if self.queues.load(snapshot.queues, self._log, begins=begins):
+                    if self.queues.load(
+                        snapshot.queues, self._log, begins=begins, floors=snapshot.floors
+                    ):
                         self._restore(snapshot)
                         return
                     _log.warning(
@@ -311,7 +321,7 @@ class DerivedState:
             self._point = base
             self._state_index = -1
         else:
-            self.queues.restart(snapshot.queues)
+            self.queues.restart(snapshot.queues, floors=snapshot.floors)
             self._restore(snapshot)
 
     def _restore(self, snapshot: DerivedSnapshot) -> None:
@@ -329,7 +339,9 @@ class DerivedState:
     def _take_in(self, entry: Entry) -> None:
         if self._point.index > 0 and self._dispatch.begins_segment(entry):
             self._add_state_job(is_boundary=True)
-        if entry.channel == CHANNEL_METADATA:
+        if entry.channel != CHANNEL_METADATA:
+            self._settle_deletions()
+        else:
             # A start does not look at what lies before the checkpoint, and nobody looks at a
             # command again once it is applied: an offset with one bit flipped is an offset, too.
             self._log.verify(entry.index, entry.index)
@@ -343,12 +355,24 @@ class DerivedState:
         if results is not None and self.on_applied is not None:
             self.on_applied(entry.index, results)
 
+    def _settle_deletions(self) -> None:
+        """Have the files of deleted topics removed, and before that a state that knows of it.
+
+        Before the next message is taken in: it may belong to a topic created again, whose units go
+        where the files were.
+        """
+        if self.queues.has_deleted:
+            if self._point.index != self._state_index:
+                self._add_state_job(is_boundary=False)
+            self._jobs.append(self.queues.begin_unlink())
+
     def _add_state_job(self, *, is_boundary: bool) -> None:
         data = encode_state(
             self._point,
             queues=list(self.queues.snapshot()),
             producers=self.producers.snapshot(),
             metadata=self._metadata.snapshot(),
+            floors=list(self.queues.floors()),
         )
         index = self._point.index
         self._state_index = index

@@ -55,6 +55,10 @@ class MetadataMachine(Protocol):
         """
         ...
 
+    def take_deleted_topics(self) -> list[str]:
+        """Return the topics deleted since the last call, whose messages are to go."""
+        ...
+
     def snapshot(self) -> dict[str, Any]:
         """Return the whole state in plain values; the same on every node."""
         ...
@@ -69,6 +73,14 @@ class ArrivalListener(Protocol):
 
     def __call__(self, topic: str, queue_id: int, max_offset: int) -> None:
         """Messages before *max_offset* can be read now."""
+        ...
+
+
+class DeletedListener(Protocol):
+    """Hears of topics that are gone."""
+
+    def __call__(self, topic: str) -> None:
+        """No message of *topic* can be read any more."""
         ...
 
 
@@ -99,6 +111,7 @@ class Dispatch:
         self._dispatchers = dispatchers
         self._reader = RunReader()
         self._arrived: dict[tuple[str, int], None] = {}
+        self._deleted: list[str] = []
 
     def begins_segment(self, entry: Entry) -> bool:
         """Whether *entry* is the first of a segment."""
@@ -119,7 +132,7 @@ class Dispatch:
                 self._take_in_records(entry)
                 return None
             if entry.channel == CHANNEL_METADATA:
-                return self._metadata.apply_entry(entry.body)
+                return self._take_in_commands(entry)
             raise PoisonEntryError(f"channel {entry.channel} is unknown")
         except (CorruptRecordError, PoisonEntryError) as error:
             raise PoisonEntryError(
@@ -134,6 +147,18 @@ class Dispatch:
         ]
         self._arrived.clear()
         return arrived
+
+    def take_deleted(self) -> list[str]:
+        """Return the topics deleted since the last call."""
+        deleted, self._deleted = self._deleted, []
+        return deleted
+
+    def _take_in_commands(self, entry: Entry) -> list[Any]:
+        results = self._metadata.apply_entry(entry.body)
+        for topic in self._metadata.take_deleted_topics():
+            self._queues.delete_topic(topic)
+            self._deleted.append(topic)
+        return results
 
     def _take_in_records(self, entry: Entry) -> None:
         for run in self._reader.runs(entry.body, entry.body_position):

@@ -175,6 +175,13 @@ class QueueFiles:
         for path in paths:
             self._disk.unlink(path)
 
+    def unlink_queues(self, keys: Iterable[QueueKey]) -> list[str]:
+        """Remove every file of some queues; blocking. Return their paths, for `forget`."""
+        paths = [self.path(key, begin) for key in keys for begin in self.file_begins(key)]
+        self.unlink(paths)
+        self._unsynced.difference_update(paths)
+        return paths
+
     def unlink_all(self) -> None:
         """Remove every file of every queue; blocking, and nobody else may use them meanwhile."""
         self.close()

@@ -7,6 +7,9 @@
                        [[topic, queue id, next offset] ...] sorted
                        producers                            `ProducerTable.snapshot`
                        metadata                             a map by name, sorted
+                       [[topic, queue id, floor] ...]       sorted; left out when there is none
+
+A floor is where a queue goes on whose topic was deleted; see `broker.store.consume_queues`.
 
 The bytes depend on the log prefix alone: every node writes the same for the same index, so that one
 of them can hand them to another that lags behind retention.  Files are named ``state-<index>``.
@@ -16,7 +19,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import msgpack
@@ -25,6 +28,8 @@ from dledger.entry import LogPoint
 from dledger.errors import LedgerError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from broker.message.codec import Buffer
 
 FILE_PREFIX = "state-"
@@ -45,6 +50,7 @@ class DerivedSnapshot:
     queues: list[tuple[str, int, int]]  # topic, queue id, next offset
     producers: list[Any]
     metadata: dict[str, Any]
+    floors: list[tuple[str, int, int]] = field(default_factory=list)  # topic, queue id, floor
 
 
 def encode_state(
@@ -53,15 +59,17 @@ def encode_state(
     queues: list[tuple[str, int, int]],
     producers: bytes,
     metadata: dict[str, Any],
+    floors: Sequence[tuple[str, int, int]] = (),
 ) -> bytes:
     """Return the bytes of a state; the same for the same log prefix. *producers* are packed."""
     payload = b"".join(
         [
-            msgpack.Packer().pack_array_header(4),
+            msgpack.Packer().pack_array_header(5 if floors else 4),
             msgpack.packb([point.index, point.term, point.position, point.chain_crc]),
             msgpack.packb(queues),
             producers,
             msgpack.packb(metadata),
+            msgpack.packb(floors) if floors else b"",
         ]
     )
     return _HEAD.pack(_MAGIC, zlib.crc32(payload)) + payload
@@ -98,12 +106,14 @@ def decode_state(data: Buffer) -> DerivedSnapshot:
             f"the content is no msgpack: {type(error).__name__}: {error}"
         ) from error
     try:
-        point, queues, producers, metadata = content
+        point, queues, producers, metadata, *more = content
+        (floors,) = more or [[]]
         snapshot = DerivedSnapshot(
             point=LogPoint(*point),
             queues=[(topic, queue_id, offset) for topic, queue_id, offset in queues],
             producers=producers,
             metadata=metadata,
+            floors=[(topic, queue_id, floor) for topic, queue_id, floor in floors],
         )
     except (ValueError, TypeError) as error:
         raise CorruptStateError(
@@ -126,6 +136,10 @@ def _check_types(snapshot: DerivedSnapshot, point: list[Any]) -> None:
             and offset >= 1
         ):
             raise CorruptStateError(f"{(topic, queue_id, offset)!r:.200} is no queue and its end")
+    ends = {(topic, queue_id): offset for topic, queue_id, offset in snapshot.queues}
+    for topic, queue_id, floor in snapshot.floors:
+        if type(floor) is not int or not 1 <= floor <= ends.get((topic, queue_id), 0):
+            raise CorruptStateError(f"{(topic, queue_id, floor)!r:.200} is no queue and its floor")
 
 
 def file_name(index: int) -> str:

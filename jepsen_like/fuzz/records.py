@@ -24,7 +24,21 @@ from broker.message.message_id import decode_offset_id
 from broker.message.properties import decode_properties, encode_properties, find_property
 from broker.metadata.consumer_offsets import ConsumerOffsets, commit_offsets, reset_offsets
 from broker.metadata.state_machine import StateMachine, encode_commands
-from broker.metadata.topics import TopicConfig, Topics, create_topic, put_topic
+from broker.metadata.subscription_groups import (
+    SubscriptionGroupConfig,
+    SubscriptionGroups,
+    create_group,
+    delete_group,
+    put_group,
+)
+from broker.metadata.topics import (
+    TopicConfig,
+    Topics,
+    alter_topic,
+    create_topic,
+    delete_topic,
+    put_topic,
+)
 from broker.store.chunk import check_chunk
 from broker.store.runs import RunReader
 from dledger.entry import (
@@ -217,13 +231,20 @@ def _metadata_seeds() -> list[bytes]:
         create_topic(config),
         commit_offsets("g", "t", {0: 5, 1: 6}),
         reset_offsets("g", "t", {0: 1}),
+        commit_offsets("g", "t", {0: 7}, epoch=1, at_ms=5),
+        put_group(SubscriptionGroupConfig(group="g", retry_delays_ms=(1, 2))),
+        create_group(SubscriptionGroupConfig(group="h")),
+        alter_topic(config, {"perm": 4, "acks": "all"}),
+        delete_group("g"),
+        delete_topic("t"),
     ]
     return [encode_commands(commands), *(encode_commands([command]) for command in commands)]
 
 
 def run_metadata(data: bytes) -> None:
     """Apply an entry of commands; what was applied can be written down and taken up again."""
-    machine = StateMachine([Topics(), ConsumerOffsets()])
+    topics = Topics()
+    machine = StateMachine([topics, SubscriptionGroups(), ConsumerOffsets(topics)])
     try:
         machine.apply_entry(data)
     except PoisonEntryError as error:

@@ -34,12 +34,19 @@ class CountingMachine:
 
     def __init__(self):
         self.count = 0
+        self.deleted = []
 
     def apply_entry(self, body):
         if body == b"poison":
             raise PoisonEntryError("metadata command 'poison' is unknown")
+        if bytes(body).startswith(b"delete "):
+            self.deleted.append(bytes(body)[7:].decode())
         self.count += 1
         return [self.count]
+
+    def take_deleted_topics(self):
+        deleted, self.deleted = self.deleted, []
+        return deleted
 
     def snapshot(self):
         return {"count": self.count}
@@ -101,8 +108,11 @@ class Node:
         }
 
 
-def fill(log, seed=1, *, entries=60, clock=None, state=None):
-    """Append entries of all kinds; about 600 messages in 5 queues over several segments."""
+def fill(log, seed=1, *, entries=60, clock=None, state=None, deletes=False):
+    """Append entries of all kinds; about 600 messages in 5 queues over several segments.
+
+    With *deletes* now and then a topic is deleted, and made again by the next message.
+    """
     chance = random.Random(seed)
     state = state or AppendState(NothingDispatched(), log)
     clock = clock or FixedClock()
@@ -110,7 +120,9 @@ def fill(log, seed=1, *, entries=60, clock=None, state=None):
     for _ in range(entries):
         kind = chance.random()
         clock.ms += chance.randrange(1000)
-        if kind < 0.1:
+        if deletes and chance.random() < 0.2:
+            log.append(b"delete " + chance.choice([b"a", b"b", b"%RETRY%g"]), channel=1)
+        elif kind < 0.1:
             log.append(b"", kind=EntryKind.NOOP)
         elif kind < 0.25:
             log.append(b"command", channel=1)
@@ -437,6 +449,161 @@ def test_a_queue_whose_messages_are_all_gone_keeps_counting(tmp_path):
         queue = node.derived.queues.get("gone", 0)
         assert (queue.min_offset, queue.max_offset) == (50, 50)
     node.derived.close()
+
+
+# -- deleted topics -------------------------------------------------------------------------------
+
+
+def put(log, state, bodies, *, topic="a", queue_id=0):
+    group = new_group(state)
+    group.add_chunk(make_chunk(bodies, topic=topic, queue_id=queue_id))
+    append_group(log, group)
+
+
+@pytest.fixture
+def deleted(tmp_path):
+    """A node with 120 messages of topic "a", deleted again, and 5 of topic "b"."""
+    log = MemoryLog(segment_size=SEGMENT)
+    state = AppendState(NothingDispatched(), log)
+    put(log, state, [b"old"] * 120)
+    put(log, state, [b"other"] * 5, topic="b")
+    node = Node(tmp_path / "derived", log)
+    node.append_state = state
+    node.start()
+    node.catch_up()
+    node.run_jobs(with_state=True)
+    assert "consumequeue/a/0/" + "0" * 20 in node.files()
+    log.append(b"delete a", channel=1)
+    yield node
+    node.derived.close()
+
+
+def queue_of(node, topic="a"):
+    queue = node.derived.queues.get(topic, 0)
+    return queue.min_offset, queue.max_offset
+
+
+def files_of(node, topic="a"):
+    return [name for name in node.files() if name.startswith(f"consumequeue/{topic}/")]
+
+
+def test_a_deleted_topic_leaves_its_ends_and_no_file(deleted):
+    heard = []
+    deleted.derived.on_deleted = heard.append
+
+    deleted.catch_up()
+    assert queue_of(deleted) == (120, 120)
+    assert heard == ["a"]
+    assert deleted.derived.needs_flush
+    deleted.run_jobs()
+
+    assert files_of(deleted) == []
+    assert len(files_of(deleted, "b")) == 1
+    assert queue_of(deleted, "b") == (0, 5)
+
+
+def test_a_topic_created_again_goes_on_at_its_old_end(deleted):
+    put(deleted.log, deleted.append_state, [b"new"] * 3)
+
+    deleted.catch_up()
+    found = deleted.everything()
+
+    assert queue_of(deleted) == (120, 123)
+    assert [name[-20:] for name in files_of(deleted)] == [f"{100 * 20:020d}"]
+    for _ in range(2):
+        deleted.start()
+        assert deleted.derived.dispatched_index == deleted.log.end_index
+        assert queue_of(deleted) == (120, 123)
+        assert deleted.everything() == found
+
+
+def test_units_that_no_job_had_been_given_go_too(tmp_path):
+    log = MemoryLog(segment_size=SEGMENT)
+    state = AppendState(NothingDispatched(), log)
+    put(log, state, [b"old"] * 7)
+    log.append(b"delete a", channel=1)
+    log.append(b"delete a", channel=1)  # once more: nothing came since
+    put(log, state, [b"new"])
+    node = Node(tmp_path / "derived", log)
+    node.start()
+    node.catch_up()
+
+    assert queue_of(node) == (7, 8)
+    assert node.derived.queues.unflushed_size == 20
+    node.run_jobs()
+    node.derived.close()
+
+
+@pytest.mark.parametrize("is_made_again", [False, True])
+def test_a_node_that_ended_before_the_files_were_gone_removes_them(deleted, is_made_again):
+    if is_made_again:
+        put(deleted.log, deleted.append_state, [b"new"] * 3)
+    deleted.catch_up()
+    jobs = deleted.derived.begin_jobs()
+    jobs[0].run()  # the state that knows, and then the end
+    assert files_of(deleted)
+
+    derived = deleted.start()
+
+    assert derived.dispatched_index >= 3
+    assert files_of(deleted) == []
+    deleted.catch_up()
+    assert queue_of(deleted) == ((120, 123) if is_made_again else (120, 120))
+
+
+@pytest.mark.parametrize("deletes_at_once", [False, True])
+def test_a_log_with_deletions_is_derived_to_the_same_bytes(tmp_path, deletes_at_once):
+    log = MemoryLog(segment_size=SEGMENT)
+    fill(log, seed=5, entries=80, deletes=True)
+    whole, stepwise = (Node(tmp_path / name, log) for name in ("whole", "stepwise"))
+    whole.start()
+    whole.catch_up()
+    expected = whole.everything()
+    stepwise.start()
+    for index in range(1, log.end_index + 1):
+        stepwise.catch_up(index)
+        if deletes_at_once or index % 7 == 0:
+            stepwise.run_jobs(with_state=index % 5 == 0)
+        if index % 11 == 0:
+            stepwise.start(commit_index=index)
+
+    assert stepwise.everything() == expected
+    assert list(stepwise.derived.queues.floors())
+    names = [name for name in whole.files() if name.startswith("consumequeue")]
+    assert {name: stepwise.files().get(name) for name in names} == {
+        name: whole.files()[name] for name in names
+    }
+    whole.derived.close()
+    stepwise.derived.close()
+
+
+def test_a_peer_gets_the_ends_of_deleted_topics_with_the_state(deleted, tmp_path):
+    log = deleted.log
+    while log.end.position < 5 * SEGMENT:
+        put(log, deleted.append_state, [b"y"] * 20, topic="b")
+    deleted.catch_up()
+    deleted.run_jobs(with_state=True)
+    drop_first_segments(deleted)
+    peer = Node(tmp_path / "peer", log)
+    peer.folder.mkdir()
+    base = log.base.index
+    (peer.folder / f"state-{base:020d}").write_bytes(deleted.derived.read_state(base))
+
+    peer.start()
+    peer.catch_up()
+
+    assert queue_of(peer) == (120, 120)
+    assert peer.everything() == deleted.everything()
+    peer.start()
+    assert peer.derived.dispatched_index == log.end_index
+    peer.derived.close()
+
+
+def test_a_state_without_deletions_is_written_as_older_versions_wrote_it(node):
+    node.catch_up()
+    data = node.everything()[0]
+
+    assert len(msgpack.unpackb(data[8:], strict_map_key=False)) == 4
 
 
 def test_a_log_that_begins_late_without_a_state_is_refused_with_the_remedy(node):

@@ -69,6 +69,19 @@ def live(disk, log, chance):
             run(derived.begin_jobs(with_state=chance.random() < 0.6))
 
 
+@pytest.fixture(scope="module")
+def with_deletions():
+    """The same with topics that are deleted, and made again by the next message."""
+    log = MemoryLog(segment_size=SEGMENT)
+    fill(log, seed=4, entries=50, deletes=True)
+    return log
+
+
+@pytest.mark.parametrize("batch", range(3))
+def test_lives_of_crashes_with_deleted_topics_end_with_the_same_bytes(with_deletions, batch):
+    test_lives_of_crashes_end_with_the_same_bytes(with_deletions, batch + 10)
+
+
 @pytest.mark.parametrize("batch", range(6))
 def test_lives_of_crashes_end_with_the_same_bytes(whole, batch):
     expected = everything(start(GrowingDisk(), whole), whole)

@@ -131,6 +131,7 @@ class Broker:
             default_queue_count=4,
             committed_index=lambda: 1 << 30,
             create_topic=lambda *_: None,
+            is_being_deleted=lambda _: False,
         )
         self.registry = Registry(
             is_serving=lambda: self.queue.is_open,

@@ -46,6 +46,7 @@ HEADERS = {
     RequestCode.QUERY_CONSUMER_OFFSET: headers.QueryConsumerOffsetRequest,
     RequestCode.UPDATE_CONSUMER_OFFSET: headers.UpdateConsumerOffsetRequest,
     RequestCode.UPDATE_AND_CREATE_TOPIC: headers.CreateTopicRequest,
+    RequestCode.DELETE_TOPIC_IN_BROKER: headers.DeleteTopicRequest,
     RequestCode.SEARCH_OFFSET_BY_TIMESTAMP: headers.SearchOffsetRequest,
     RequestCode.GET_MAX_OFFSET: headers.QueueRequest,
     RequestCode.GET_MIN_OFFSET: headers.QueueRequest,

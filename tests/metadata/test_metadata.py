@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.errors import InvalidTopicError
+from broker.errors import InvalidMessageError, InvalidTopicError
 from broker.metadata.consumer_offsets import ConsumerOffsets, commit_offsets, reset_offsets
 from broker.metadata.state_machine import (
     MetadataCommand,
@@ -17,8 +17,22 @@ from broker.metadata.state_machine import (
     decode_commands,
     encode_commands,
 )
+from broker.metadata.subscription_groups import (
+    SubscriptionGroupConfig,
+    SubscriptionGroups,
+    create_group,
+    delete_group,
+    put_group,
+)
 from broker.metadata.topic_config import attribute_values
-from broker.metadata.topics import TopicConfig, Topics, create_topic, put_topic
+from broker.metadata.topics import (
+    TopicConfig,
+    Topics,
+    alter_topic,
+    create_topic,
+    delete_topic,
+    put_topic,
+)
 from broker.protocol.topic_attributes import format_attributes, parse_attributes
 from dledger.errors import PoisonEntryError
 
@@ -38,7 +52,32 @@ commands = st.one_of(
         st.sampled_from("gh"),
         st.dictionaries(st.integers(0, 3), st.integers(-1, 20)),
     ),
+    st.builds(
+        lambda offsets, epoch, at: commit_offsets("g", "a", offsets, epoch=epoch, at_ms=at),
+        st.dictionaries(st.integers(0, 3), st.integers(-1, 20)),
+        st.one_of(st.none(), st.integers(0, 3)),
+        st.integers(0, 9),
+    ),
+    st.builds(
+        lambda topic, read: alter_topic(TopicConfig(topic=topic), {"read_queue_count": read}),
+        st.sampled_from("abc"),
+        st.integers(1, 9),
+    ),
+    st.builds(delete_topic, st.sampled_from("abct")),
+    st.builds(delete_group, st.sampled_from("gh")),
+    st.builds(
+        lambda put, group, times: put(SubscriptionGroupConfig(group=group, retry_times_max=times)),
+        st.sampled_from([put_group, create_group]),
+        st.sampled_from("gh"),
+        st.integers(0, 3),
+    ),
 )
+
+
+def new_machine(*, is_reversed=False):
+    topics = Topics()
+    parts = [topics, SubscriptionGroups(), ConsumerOffsets(topics)]
+    return StateMachine(reversed(parts) if is_reversed else parts)
 
 
 @pytest.fixture
@@ -53,7 +92,7 @@ def offsets():
 
 @pytest.fixture
 def machine(topics, offsets):
-    return StateMachine([topics, offsets])
+    return StateMachine([topics, SubscriptionGroups(), offsets])
 
 
 def apply(machine, *some):
@@ -188,9 +227,9 @@ def test_offsets_never_go_backwards_unless_reset(machine, offsets):
     assert apply(machine, commit_offsets("g", "t", {0: 4, 1: 7})) == [False]
     assert offsets.get("g", "t", 0) == 5
 
-    assert apply(machine, reset_offsets("g", "t", {0: 2})) == [True]
+    assert apply(machine, reset_offsets("g", "t", {0: 2})) == [1]
     assert offsets.queues_of("g", "t") == {0: 2, 1: 7}
-    assert apply(machine, reset_offsets("g", "t", {0: 2})) == [False]
+    assert apply(machine, reset_offsets("g", "t", {0: 2})) == [2]
 
 
 def test_groups_and_topics_do_not_mix(machine, offsets):
@@ -210,14 +249,13 @@ def test_a_commit_of_offset_0_is_one_and_of_minus_1_is_none(machine, offsets):
 
 @given(st.lists(commands, max_size=30), st.integers(0, 30))
 def test_a_snapshot_says_everything_and_is_the_same_on_every_node(some, restored_after):
-    one = StateMachine([Topics(), ConsumerOffsets()])
-    other = StateMachine([ConsumerOffsets(), Topics()])
+    one, other = new_machine(), new_machine(is_reversed=True)
     results = [apply(one, command) for command in some]
     again = []
     for number, command in enumerate(some):
         if number == restored_after:
             data = msgpack.packb(other.snapshot())
-            other = StateMachine([Topics(), ConsumerOffsets()])
+            other = new_machine()
             other.restore(msgpack.unpackb(data, strict_map_key=False))
         again.append(apply(other, command))
 
@@ -230,7 +268,7 @@ def test_restoring_nothing_empties_every_part(machine, topics, offsets):
 
     machine.restore(None)
 
-    assert machine.snapshot() == StateMachine([Topics(), ConsumerOffsets()]).snapshot()
+    assert machine.snapshot() == new_machine().snapshot()
 
 
 def test_a_snapshot_with_a_part_of_a_newer_version_is_refused(machine):
@@ -261,6 +299,16 @@ def test_a_part_an_older_snapshot_does_not_have_begins_empty(machine, topics):
             [["topic.put", {"topic": "a", "read": 1, "write": 1, "perm": 6, "colour": 1}]]
         ),
         msgpack.packb([["offset.commit", {"group": "g", "topic": "t", "queues": [1]}]]),
+        msgpack.packb(
+            [["offset.commit", {"group": "g", "topic": "t", "queues": [], "epoch": "1"}]]
+        ),
+        msgpack.packb([["topic.alter", {"read": 1}]]),
+        msgpack.packb([["topic.alter", {"topic": "a", "colour": 1}]]),
+        msgpack.packb([["topic.delete", {"topic": 1}]]),
+        msgpack.packb([["topic.delete", {}]]),
+        msgpack.packb([["group.put", {"group": "g", "colour": 1}]]),
+        msgpack.packb([["group.put", {"group": "g", "retry_delays_ms": ["1"]}]]),
+        msgpack.packb([["group.delete", {"group": 1}]]),
     ],
 )
 def test_commands_this_version_does_not_know_are_poison(machine, body):
@@ -302,11 +350,136 @@ def test_a_topic_never_loses_a_queue_that_can_be_read(machine, topics):
         {"consumer_offsets": [[1, "t", [[0, 5]]]]},
         {"consumer_offsets": [["g", "t", [[[0], 5]]]]},
         {"consumer_offsets": [["g", "t"]]},
+        {"consumer_offsets": [["g", "t", [[0, 5]], 1]]},
+        {"consumer_offsets": [["g", "t", [[0, 5]], "1", 0]]},
+        {"consumer_offsets": [1, [["g", "t"]]]},
+        {"consumer_offsets": [1]},
+        {"subscription_groups": [1, [["g"]]]},
+        {"subscription_groups": [1, [["g", {"colour": 1}]]]},
+        {"subscription_groups": [1, [[1, {}]]]},
     ],
 )
 def test_a_snapshot_with_what_nobody_writes_is_refused(snapshot):
     """Taken as it is it would stop the node later, wherever it is used."""
-    machine = StateMachine([Topics(), ConsumerOffsets()])
-
     with pytest.raises((ValueError, TypeError)):
-        machine.restore(snapshot)
+        new_machine().restore(snapshot)
+
+
+# -- topics altered and deleted -------------------------------------------------------------------
+
+
+def test_a_topic_is_altered_in_what_is_named(machine, topics):
+    apply(machine, put_topic(EVERYTHING))
+
+    assert apply(machine, alter_topic(EVERYTHING, {"perm": 4, "acks": ""})) == ["changed"]
+    assert topics.get("orders") == replace(EVERYTHING, perm=4, acks="")
+    missing = alter_topic(TopicConfig(topic="gone"), {"perm": 4})
+    assert apply(machine, missing) == ["missing"]
+    assert topics.get("gone") is None
+
+
+def test_a_change_that_makes_no_topic_is_refused_before_it_is_proposed():
+    with pytest.raises(InvalidTopicError, match="perm 9"):
+        alter_topic(TopicConfig(topic="a"), {"perm": 9})
+
+
+def test_a_deleted_topic_takes_what_was_committed_along():
+    machine = new_machine()
+    apply(
+        machine,
+        put_topic(TopicConfig(topic="t")),
+        put_topic(TopicConfig(topic="u")),
+        commit_offsets("g", "t", {0: 5}),
+        commit_offsets("g", "u", {0: 6}),
+    )
+
+    assert apply(machine, delete_topic("t"), delete_topic("t")) == ["deleted", "missing"]
+    assert machine.take_deleted_topics() == ["t"]
+    assert machine.take_deleted_topics() == []
+    assert machine.snapshot()["consumer_offsets"] == [["g", "u", [[0, 6]]]]
+    # One that was on its way: there is no topic it could belong to.
+    assert apply(machine, commit_offsets("g", "t", {0: 9}), reset_offsets("g", "t", {0: 9})) == [
+        False,
+        0,
+    ]
+    assert machine.snapshot()["consumer_offsets"] == [["g", "u", [[0, 6]]]]
+
+
+def test_the_queues_of_all_topics_are_counted(machine, topics):
+    wide = TopicConfig(topic="a", read_queue_count=2, write_queue_count=7)
+    apply(machine, put_topic(wide), put_topic(TopicConfig(topic="b")))
+    assert topics.queue_count == 11
+    apply(machine, put_topic(replace(wide, write_queue_count=3)), delete_topic("b"))
+    assert topics.queue_count == 3
+    machine.restore(machine.snapshot())
+    assert topics.queue_count == 3
+
+
+# -- epochs ---------------------------------------------------------------------------------------
+
+
+def test_a_late_commit_does_not_undo_a_reset(machine, offsets):
+    apply(machine, commit_offsets("g", "t", {0: 50}, epoch=0))
+    apply(machine, reset_offsets("g", "t", {0: 3}))
+
+    assert apply(machine, commit_offsets("g", "t", {0: 60}, epoch=0)) == [False]
+    assert offsets.get("g", "t", 0) == 3
+    assert apply(machine, commit_offsets("g", "t", {0: 4}, epoch=1)) == [True]
+    # Who knows nothing of epochs is taken as ever.
+    assert apply(machine, commit_offsets("g", "t", {0: 9})) == [True]
+
+
+def test_an_epoch_never_comes_again(machine, offsets):
+    apply(machine, reset_offsets("g", "t", {0: 3}), delete_group("g"))
+    assert (offsets.epoch("g", "t"), offsets.has_group("g")) == (0, False)
+
+    apply(machine, reset_offsets("h", "t", {0: 3}), reset_offsets("g", "t", {0: 4}))
+
+    assert (offsets.epoch("h", "t"), offsets.epoch("g", "t")) == (2, 3)
+
+
+def test_the_last_commit_is_remembered(machine, offsets):
+    apply(machine, commit_offsets("g", "t", {0: 3}, at_ms=70), commit_offsets("g", "t", {0: 4}))
+    apply(machine, commit_offsets("g", "t", {1: 4}, at_ms=60))  # by the clock of another leader
+
+    assert offsets.committed_ms("g", "t") == 70
+    assert machine.snapshot()["consumer_offsets"] == [["g", "t", [[0, 4], [1, 4]], 0, 70]]
+
+
+# -- groups ---------------------------------------------------------------------------------------
+
+
+def test_a_group_is_created_changed_and_deleted():
+    machine = new_machine()
+    groups = machine._parts["subscription_groups"]
+    mine = SubscriptionGroupConfig(group="g", retry_delays_ms=(1, 5), consume_enable=False)
+
+    assert apply(machine, create_group(SubscriptionGroupConfig(group="g"))) == ["created"]
+    assert apply(machine, create_group(mine), put_group(mine), put_group(mine)) == [
+        "exists",
+        "changed",
+        "exists",
+    ]
+    assert machine.snapshot()["subscription_groups"] == [
+        2,
+        [["g", {"consume_enable": False, "retry_delays_ms": [1, 5]}]],
+    ]
+    machine.restore(msgpack.unpackb(msgpack.packb(machine.snapshot())))
+    assert list(groups) == [mine]
+    assert apply(machine, delete_group("g"), delete_group("g")) == ["deleted", "missing"]
+    assert len(groups) == 0
+
+
+@pytest.mark.parametrize(
+    ("more", "complaint"),
+    [
+        ({"group": "a b"}, "only letters"),
+        ({"retry_times_max": -2}, "retryMaxTimes = -2"),
+        ({"retry_queue_count": 1025}, "retryQueueNums"),
+        ({"retry_delays_ms": (1,) * 65}, "number of retry delays"),
+        ({"retry_delays_ms": (-1,)}, "a retry delay"),
+    ],
+)
+def test_a_group_that_may_not_exist_is_refused_before_it_is_proposed(more, complaint):
+    with pytest.raises(InvalidMessageError, match=complaint):
+        put_group(SubscriptionGroupConfig(**{"group": "g", **more}))
