@@ -5,6 +5,7 @@ A node that is frozen or dead costs no more than the time allowed, and the other
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ import trio
 from broker.errors import HeaderError
 from broker.protocol.bodies import GroupStatus
 from broker.protocol.request_code import RequestCode
+from dledger.clock import SystemClock
 from dledger.config import parse_address
 from dledger.remoting.client import open_remoting_client
 from dledger.remoting.command import Command
@@ -39,6 +41,8 @@ class NodeAnswer:
     status: GroupStatus | None = None
     details: dict[str, Any] = field(default_factory=dict)  # all it said, as JSON has it
     problem: str = ""
+    # How far its clock is ahead of ours, to within half the time the question took; None: untold.
+    clock_skew_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,18 +85,26 @@ async def ask_node(
     host, port = parse_address(address)
     answer: Command | None = None
     problem = f"no answer within {seconds:g} s"
+    asked_at = answered_at = 0.0
     with trio.move_on_after(seconds):
         try:
             async with open_remoting_client(network or TcpNetwork(), host, port) as client:
                 request = Command(code=RequestCode.GET_GROUP_STATUS)
+                asked_at = trio.current_time()
                 answer = await client.request(request, timeout_seconds=seconds)
+                answered_at = trio.current_time()
         except RemotingError as error:
             problem = str(error)
     if answer is None:
         return NodeAnswer(address=address, problem=problem)
     if answer.code:
         return NodeAnswer(address=address, problem=f"code {answer.code}: {answer.remark}")
-    return read_answer(address, _body(answer))
+    found = read_answer(address, _body(answer))
+    told_ms = int(found.details.get("wall_ms", -1))
+    if told_ms < 0:
+        return found
+    middle_ms = SystemClock().wall_ms() - (answered_at - asked_at) * 500
+    return dataclasses.replace(found, clock_skew_seconds=(told_ms - middle_ms) / 1000)
 
 
 def read_answer(address: str, body: bytes) -> NodeAnswer:

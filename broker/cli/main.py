@@ -47,6 +47,10 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Running groups": {
         "status": ("group_commands", "Show who leads and how far each node has come."),
+        "doctor": (
+            "doctor_command",
+            "Check a group and the machines of its local nodes, and say what to do.",
+        ),
         "leader": ("leader_commands", "Show who leads, or hand the lead over."),
         "node": ("node_commands", "Run a single node, or list those of a group."),
     },

@@ -75,7 +75,14 @@ class Table:
         table = RichTable(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
         for column in self.columns:
             is_number = column in self.right
-            table.add_column(column, justify="right" if is_number else "left", no_wrap=True)
+            # Words at the end of a row go on in the next line; all else is cut.
+            wraps = column == self.columns[-1] and not is_number
+            table.add_column(
+                column,
+                justify="right" if is_number else "left",
+                no_wrap=not wraps,
+                overflow="fold" if wraps else "ellipsis",
+            )
         for row in self.rows:
             table.add_row(*(Text(cell) if isinstance(cell, str) else Text(*cell) for cell in row))
         return table

@@ -41,6 +41,7 @@ class Choice:
 
     servers: list[str]  # host:port, at least one
     source: str  # "--server", "context prod", "the local group in .dledger", ...
+    is_local: bool = False  # whether it is a group of `dledger up` in a folder
 
 
 def data_option(command: _Command) -> _Command:
@@ -68,7 +69,7 @@ def group_options(command: Callable[..., Any]) -> Callable[..., Any]:
         servers = choose_group(server=server, context=context, data=data).servers
         return command(*arguments, servers=servers, **others)
 
-    return _add_options(with_servers)
+    return add_group_options(with_servers)
 
 
 def servers_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -85,10 +86,11 @@ def servers_options(command: Callable[..., Any]) -> Callable[..., Any]:
         servers = choose_group(server=server, context=context, data=data).servers
         return command(*arguments, servers=",".join(servers), data=None, **others)
 
-    return _add_options(with_servers)
+    return add_group_options(with_servers)
 
 
-def _add_options(command: Callable[..., Any]) -> Callable[..., Any]:
+def add_group_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give *command* the options that name a group, as the arguments of `choose_group`."""
     for option in (
         click.option("--data", type=_FOLDER, metavar="DIR", help="Or the local group in DIR."),
         click.option(
@@ -128,7 +130,7 @@ def choose_group(
     if data is not None:
         if (addresses := _local_addresses(data)) is None:
             raise ConfigError(f"{data} holds no group; `dledger up --data {data}` starts one")
-        return Choice(servers=addresses, source="--data")
+        return Choice(servers=addresses, source="--data", is_local=True)
     if text := environment.get(SERVER_VARIABLE):
         try:
             return Choice(servers=parse_servers(text), source=f"${SERVER_VARIABLE}")
@@ -140,7 +142,8 @@ def choose_group(
     if contexts.current is not None:
         return _from_context(contexts, contexts.current, f"context {contexts.current}")
     if (addresses := _local_addresses(DEFAULT_FOLDER)) is not None:
-        return Choice(servers=addresses, source=f"the local group in {DEFAULT_FOLDER}")
+        source = f"the local group in {DEFAULT_FOLDER}"
+        return Choice(servers=addresses, source=source, is_local=True)
     return Choice(servers=[f"127.0.0.1:{DEFAULT_BASE_PORT}"], source="the default")
 
 
