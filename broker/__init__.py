@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     )
     from broker.errors import (
         BrokerError,
+        InvalidFilterError,
         InvalidMessageError,
         InvalidTopicError,
         NoPermissionError,
@@ -57,6 +58,7 @@ __all__ = [
     "Consumer",
     "CorruptAnswerError",
     "CorruptBodyError",
+    "InvalidFilterError",
     "InvalidMessageError",
     "InvalidTopicError",
     "Lookup",
@@ -80,6 +82,7 @@ __all__ = [
 _FROM_ERRORS = frozenset(
     {
         "BrokerError",
+        "InvalidFilterError",
         "InvalidMessageError",
         "InvalidTopicError",
         "NoPermissionError",

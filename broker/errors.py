@@ -18,6 +18,10 @@ class InvalidTopicError(InvalidMessageError):
     """The topic's name is not one: wrong characters or too long."""
 
 
+class InvalidFilterError(BrokerError):
+    """No filter: write tags as in ``"A || B"``, or ``"*"`` for all messages."""
+
+
 class CorruptRecordError(BrokerError):
     """Bytes that should be commit-log records are none.
 

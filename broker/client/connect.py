@@ -19,6 +19,7 @@ from broker.client.offsets import Offsets
 from broker.client.producer import Producer, ProducerOptions
 from broker.client.requests import Requests
 from broker.client.routes import RouteCache
+from broker.client.starts import Starts
 from broker.client.unique_ids import UniqueIds
 from dledger.clock import Clock, SystemClock
 from dledger.remoting.errors import ConnectionClosedError
@@ -27,6 +28,8 @@ from dledger.remoting.network import Network, TcpNetwork
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from types import TracebackType
+
+    from broker.client.starts import Start
 
 DEFAULT_PORT = 9876
 
@@ -156,8 +159,11 @@ class Client:
         topic: str,
         *,
         queues: Iterable[int] | None = None,
-        start: str | int = "committed",
+        start: Start = "committed",
+        tags: str | None = None,
         prefetch_bytes: int = 4 * 1024 * 1024,
+        prefetch_count: int = 100_000,
+        auto_commit: bool = True,
         commit_interval: float = 1.0,
         poll_wait: float = 15.0,
     ) -> Consumer:
@@ -169,16 +175,25 @@ class Client:
             topic: what to read.
             queues: numbers of the queues to read; None reads all there are when it is opened.
             start: "committed" goes on where the group stopped, and begins with the oldest message
-                kept when it never started; "first", "last", or an offset for every queue.
+                kept when it never started; "first"; "last"; an offset for every queue; a datetime,
+                or a timedelta for how long ago; a dict of offsets by queue, with the queues it
+                does not name where the group stopped.
+            tags: only messages with one of these tags, ``"A || B"``; None or "*" for all. Nodes
+                filter by the tag's hash, so what is not wanted hardly travels.
             prefetch_bytes: bytes pulled ahead, all queues together.
-            commit_interval: seconds between commits of what has been dealt with.
+            prefetch_count: messages pulled ahead, all queues together.
+            auto_commit: coming back for the next message means that the last one is done. False:
+                only ``async with message:``, `Message.ack` and `Consumer.commit` say so.
+            commit_interval: seconds between commits of what is done.
             poll_wait: seconds a node may hold a pull until something arrives.
 
         Raises:
             ValueError: an option makes no sense.
+            InvalidFilterError: *tags* names none.
         """
         requests, routes = self._opened()
         assert self._nursery is not None
+        offsets = Offsets(requests)
         return Consumer(
             group,
             topic,
@@ -186,10 +201,15 @@ class Client:
             nursery=self._nursery,
             requests=requests,
             routes=routes,
-            offsets=Offsets(requests),
+            offsets=offsets,
+            starts=Starts(offsets, Lookup(requests), self._clock),
+            chance=self._chance.random,
             options=ConsumerOptions(
                 start=start,
+                tags=tags,
                 prefetch_bytes=prefetch_bytes,
+                prefetch_count=prefetch_count,
+                auto_commit=auto_commit,
                 commit_interval=commit_interval,
                 poll_wait=poll_wait,
             ),

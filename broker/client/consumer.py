@@ -1,9 +1,8 @@
 """Reads messages: ``async for`` over all queues of a topic, in order within each queue.
 
 Messages are pulled ahead in the background and handed out batch by batch, the queues taking turns.
-The *position* of a queue is the offset of the next message to hand out.  A message is *done* when
-its receiver comes back for the next one, and what is done is committed from time to time, so that
-after a crash the group goes on with the messages that were not, and perhaps with a few that were.
+What their receiver has dealt with (`broker.client.progress`) is committed from time to time: after
+a crash the group goes on with the messages that were not, and perhaps with a few that were.
 """
 
 from __future__ import annotations
@@ -16,17 +15,22 @@ from typing import TYPE_CHECKING
 import trio
 
 from broker.client.errors import ClientError, ClosedError
+from broker.client.handout import ConsumerStats, Handout, MessageBatches
+from broker.client.progress import QueueProgress
 from broker.client.queue_reader import QueueReader
+from broker.client.starts import Start, check_start
 from broker.errors import InvalidMessageError, NoPermissionError
+from broker.message.tags import parse_tag_expression
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from types import TracebackType
 
     from broker.client.offsets import Offsets
     from broker.client.records import Message
     from broker.client.requests import Requests
     from broker.client.routes import RouteCache
+    from broker.client.starts import Starts
 
 PULL_SIZE_MIN = 64 * 1024  # bytes of records one pull may bring
 PULL_SIZE_MAX = 4 * 1024 * 1024
@@ -36,41 +40,29 @@ _LOG = logging.getLogger("broker.client")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConsumerOptions:
-    """Where a consumer starts, how far it reads ahead, and how often it commits."""
+    """Where a consumer starts, what it wants, how far it reads ahead, and how it commits."""
 
-    start: str | int = "committed"  # or "first", "last", or an offset for every queue
+    start: Start = "committed"
+    tags: str | None = None  # "A || B"; None or "*" for all messages
     prefetch_bytes: int = 4 * 1024 * 1024  # bytes pulled ahead, all queues together
+    prefetch_count: int = 100_000  # messages pulled ahead, all queues together
+    auto_commit: bool = True  # coming back for the next message means that the last one is done
     commit_interval: float = 1.0  # seconds
     poll_wait: float = 15.0  # seconds a node may hold a pull until something arrives
 
     def __post_init__(self) -> None:
-        if isinstance(self.start, str) and self.start not in ("committed", "first", "last"):
-            raise ValueError(
-                f'start = {self.start!r}: use "committed", "first", "last" or a queue offset'
-            )
-        if isinstance(self.start, int) and self.start < 0:
-            raise ValueError(f"start = {self.start}: a queue offset is at least 0")
-        for name in ("prefetch_bytes", "commit_interval", "poll_wait"):
+        check_start(self.start)
+        parse_tag_expression(self.tags)
+        for name in ("prefetch_bytes", "prefetch_count", "commit_interval", "poll_wait"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} = {getattr(self, name)}: must be above 0")
-
-
-class _Queue:
-    """How far one queue has come on its way through the consumer."""
-
-    __slots__ = ("committed", "done", "handed_out", "reader")
-
-    def __init__(self, reader: QueueReader, start: int) -> None:
-        self.reader = reader
-        self.handed_out = start  # the position: offset of the next message to hand out
-        self.done = start  # everything below has been dealt with
-        self.committed = start  # what the group's leader has been told
 
 
 class Consumer:
     """Reads one topic for one group; open one with ``async with client.consumer(...) as consumer``.
 
-    One task iterates: ``async for message in consumer``.
+    One task iterates: ``async for message in consumer``.  Messages may be dealt with by others, in
+    any order, if each does it in ``async with message:``; give ``auto_commit=False`` then.
     """
 
     def __init__(
@@ -83,6 +75,8 @@ class Consumer:
         requests: Requests,
         routes: RouteCache,
         offsets: Offsets,
+        starts: Starts,
+        chance: Callable[[], float],
         options: ConsumerOptions,
     ) -> None:
         self.group = group
@@ -93,85 +87,209 @@ class Consumer:
         self._requests = requests
         self._routes = routes
         self._offsets = offsets
-        self._queues: dict[int, _Queue] = {}
+        self._starts = starts
+        self._chance = chance
+        self._stats = ConsumerStats()
+        self._queues: dict[int, QueueProgress] = {}
         self._turns: deque[QueueReader] = deque()  # readers with batches, in order of arrival
         self._prefetched = 0  # bytes waiting to be handed out
+        self._prefetched_count = 0  # messages, likewise
         self._arrival = trio.Event()
         self._scope = trio.CancelScope()
         self._is_closed = False
         self._commit_lock = trio.Lock()
-        # The batch being handed out.
-        self._batch: list[Message] = []
-        self._batch_at = 0
-        self._current: _Queue | None = None
+        self._handout = Handout()
 
     @property
     def queues(self) -> tuple[int, ...]:
         """Numbers of the queues this consumer reads."""
         return tuple(self._queues)
 
+    @property
+    def paused(self) -> tuple[int, ...]:
+        """Numbers of those that are paused."""
+        return tuple(queue for queue, found in self._queues.items() if found.reader.is_paused)
+
+    @property
+    def left(self) -> dict[int, list[int]]:
+        """Offsets, by queue, of messages whose ``async with message:`` ended with an error."""
+        return {queue: found.left for queue, found in self._queues.items() if found.left}
+
+    @property
+    def stats(self) -> ConsumerStats:
+        """What this consumer has done so far."""
+        return self._stats
+
+    # --- receiving ----------------------------------------------------------------------------
+
     def __aiter__(self) -> Consumer:
         return self
 
     async def __anext__(self) -> Message:
-        """Return the next message; what was handed out before is done.
+        """Return the next message; with ``auto_commit`` what was handed out before is done.
 
         Raises:
             TopicNotFoundError, NoPermissionError: the topic cannot be read any more.
             CorruptAnswerError: no node has records that pass their checks.
             ClosedError: the consumer is closed.
         """
-        current = self._current
-        if current is not None:
-            current.done = current.handed_out
-            at = self._batch_at
-            if at < len(self._batch):
-                message = self._batch[at]
-                self._batch_at = at + 1
-                current.handed_out = message.queue_offset + 1
-                return message
-        await self._next_batch()
-        return await self.__anext__()
+        message = self._handout.next()
+        while message is None:
+            await self._fill()
+            message = self._handout.next()
+        return message
 
-    async def commit(self) -> None:
-        """Commit everything handed out so far, the last message included.
+    async def get(self, wait: float | None = None) -> Message | None:
+        """Return the next message as ``async for`` does, or None when none came.
+
+        Args:
+            wait: seconds to wait for one at most; 0 takes what is there; None waits for ever.
 
         Raises:
-            NoBrokerError: nobody took it in time; the automatic commit goes on trying.
+            Exception: as ``async for`` does.
         """
-        for queue in self._queues.values():
-            queue.done = queue.handed_out
-        await self._commit_done()
+        message = self._handout.next()
+        if message is None and await self._fill_within(wait):
+            message = self._handout.next()
+        return message
+
+    def batches(self, count_max: int = 500, *, linger: float = 0.0) -> MessageBatches:
+        """Return an iterator over lists of messages: ``async for batch in consumer.batches(100)``.
+
+        With ``auto_commit`` a batch is done when its receiver comes back for the next one.
+
+        Args:
+            count_max: most messages of a batch.
+            linger: seconds to wait for more once there is one; 0: a batch is what is there.
+        """
+        if count_max < 1:
+            raise ValueError(f"count_max = {count_max}: must be at least 1")
+        return MessageBatches(self, self._handout, count_max=count_max, linger=linger)
+
+    async def gather(self, handout: Handout, count_max: int, linger: float) -> None:
+        """Gather a batch; what `batches` does is based on it."""
+        while not handout.gather(count_max):
+            if not handout.gathered_count:
+                await self._fill()
+            elif self._turns:
+                self._take_turn()
+            elif linger <= 0:
+                break
+            else:
+                with trio.move_on_after(linger):
+                    while not handout.gather(count_max):
+                        await self._fill()
+                break
+
+    # --- where it reads -----------------------------------------------------------------------
 
     def position(self, queue: int) -> int:
         """Return the offset of the next message to hand out from *queue*."""
         return self._queue(queue).handed_out
 
+    def positions(self) -> dict[int, int]:
+        """Return the offset of the next message to hand out from each queue."""
+        return {queue: found.handed_out for queue, found in self._queues.items()}
+
     def seek(self, queue: int, queue_offset: int) -> None:
         """Hand out *queue* from *queue_offset* on; what was read ahead is forgotten.
 
         A committed offset never goes back: after a seek backwards the group's stays where it was
-        until this consumer passes it.
+        until this consumer passes it.  Messages of *queue* that were left are forgotten as well:
+        seek to one to have it again, or behind it to give it up.
         """
         if queue_offset < 0:
             raise ValueError(f"queue_offset = {queue_offset}: must be at least 0")
-        state = self._queue(queue)
-        reader = state.reader
-        self._prefetched -= sum(size for _, size in reader.batches)
+        progress = self._queue(queue)
+        reader = progress.reader
+        for messages, size, _ in reader.batches:
+            self._prefetched -= size
+            self._prefetched_count -= len(messages)
         if reader in self._turns:
             self._turns.remove(reader)
-        if state is self._current:
-            self._batch, self._batch_at, self._current = [], 0, None
+        self._handout.forget(progress)
         reader.seek(queue_offset)
-        state.handed_out = state.done = queue_offset
+        progress.reset(queue_offset)
         self._make_room()
+
+    async def seek_to(self, start: Start, *, queues: Iterable[int] | None = None) -> dict[int, int]:
+        """Hand out from *start* on, as `seek` does, and return the offsets that came to.
+
+        Args:
+            start: as for `Client.consumer`: "first", "last", "committed", a time, how long ago, an
+                offset for all queues, or one for each of some.
+            queues: numbers of the queues; None for all that are read here, or all in *start*.
+
+        Raises:
+            NoBrokerError: nobody could say which offsets these are; nothing has changed.
+        """
+        check_start(start)
+        if queues is None:
+            queues = start if isinstance(start, dict) else self._queues
+        wanted = tuple(queues)
+        for queue in wanted:
+            self._queue(queue)
+        offsets = await self._starts.find(self.group, self.topic, wanted, start)
+        for queue, queue_offset in offsets.items():
+            self.seek(queue, queue_offset)
+        return offsets
+
+    def pause(self, *queues: int) -> None:
+        """Hand out nothing from *queues*, or from any, until `resume`; nor pull more of them."""
+        for progress in self._named(queues):
+            reader = progress.reader
+            reader.is_paused = True
+            if reader in self._turns:
+                self._turns.remove(reader)
+            back = self._handout.put_back(progress)
+            if back:
+                end = reader.batches[0][0][0].queue_offset if reader.batches else reader.next_offset
+                reader.batches.appendleft((back, 0, end))
+                self._prefetched_count += len(back)
+
+    def resume(self, *queues: int) -> None:
+        """Go on with *queues*, or with all that are paused."""
+        for progress in self._named(queues):
+            reader = progress.reader
+            if reader.is_paused:
+                reader.is_paused = False
+                if reader.batches:
+                    self._turns.append(reader)
+                    self._arrival.set()
+        self._make_room()
+
+    async def lag(self) -> dict[int, int]:
+        """Return for each queue how many offsets lie between its position and its end.
+
+        Raises:
+            NoBrokerError: nobody could say where the queues end.
+        """
+        found = await self._starts.find(self.group, self.topic, tuple(self._queues), "last")
+        return {queue: max(end - self._queues[queue].handed_out, 0) for queue, end in found.items()}
+
+    # --- committing ---------------------------------------------------------------------------
+
+    async def commit(self) -> None:
+        """Commit everything handed out so far, the last message included.
+
+        Messages that are inside ``async with message:``, or were left by an error there, are not
+        committed, nor is what lies behind them in their queues.
+
+        Raises:
+            NoBrokerError: nobody took it in time; the automatic commit goes on trying.
+        """
+        for progress in self._queues.values():
+            progress.settle_all()
+        await self._commit_done()
+
+    # --- opening and closing ------------------------------------------------------------------
 
     async def __aenter__(self) -> Consumer:
         route = await self._routes.get(self.topic)
         if not route.is_readable:
             raise NoPermissionError(
                 f"topic {self.topic} may not be read: perm {route.perm}, "
-                f"{route.read_queue_count} queues for reading"
+                f"{route.read_queue_count} queues for reading; alter the topic first"
             )
         wanted = self._wanted_queues
         if wanted is None:
@@ -182,24 +300,29 @@ class Consumer:
                     f"topic {self.topic} has no queue {queue_id}: it has 0 to "
                     f"{route.read_queue_count - 1}"
                 )
-        pull_size = self.options.prefetch_bytes // (2 * max(len(wanted), 1))
-        starts: dict[int, int] = {}
-        await self._offsets.starts(
-            self.group, self.topic, wanted, start=self.options.start, result=starts
-        )
+        options = self.options
+        share = 2 * max(len(wanted), 1)
+        pull_size = min(max(options.prefetch_bytes // share, PULL_SIZE_MIN), PULL_SIZE_MAX)
+        starts = await self._starts.find(self.group, self.topic, wanted, options.start)
         for queue_id in wanted:
             reader = QueueReader(
                 group=self.group,
                 topic=self.topic,
                 queue_id=queue_id,
                 requests=self._requests,
-                pull_size_max=min(max(pull_size, PULL_SIZE_MIN), PULL_SIZE_MAX),
-                poll_wait=self.options.poll_wait,
+                pull_size_max=pull_size,
+                pull_count_max=max(options.prefetch_count // share, 1),
+                poll_wait=options.poll_wait,
                 on_arrival=self._on_arrival,
                 has_room=self._has_room,
+                chance=self._chance,
+                tags=parse_tag_expression(options.tags),
+                stats=self._stats,
             )
             reader.seek(starts[queue_id])
-            self._queues[queue_id] = _Queue(reader, starts[queue_id])
+            self._queues[queue_id] = QueueProgress(
+                reader, starts[queue_id], is_auto=options.auto_commit
+            )
         await self._nursery.start(self._run)
         return self
 
@@ -209,17 +332,23 @@ class Consumer:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Stop reading and commit: all that was handed out, or without the last after an error."""
+        """Stop reading and commit what is done.
+
+        With ``auto_commit`` that is all that was handed out, or without the last after an error.
+        """
         self._is_closed = True
         self._scope.cancel()
         if error is None:
-            await self.commit()
+            if self.options.auto_commit:
+                await self.commit()
+            else:
+                await self._commit_done()
             return
         try:
             with trio.move_on_after(self._requests.request_timeout, shield=True):
                 await self._commit_done()
         except ClientError as failure:
-            _LOG.warning("last commit of group %s: %s", self.group, failure)
+            _LOG.warning("last commit of group %s in topic %s: %s", self.group, self.topic, failure)
 
     # --- inside -------------------------------------------------------------------------------
 
@@ -229,64 +358,97 @@ class Consumer:
         try:
             with self._scope:
                 async with trio.open_nursery() as nursery:
-                    for queue in self._queues.values():
-                        nursery.start_soon(queue.reader.run)
+                    for progress in self._queues.values():
+                        nursery.start_soon(progress.reader.run)
                     task_status.started()
                     await self._commit_regularly()
         finally:
             finder.unlisten(self._on_leader)
 
-    async def _next_batch(self) -> None:
-        """Wait for messages and make them the batch being handed out."""
-        self._batch, self._batch_at, self._current = [], 0, None
+    async def _fill(self) -> None:
+        """Wait for messages and have them handed out."""
+        self._handout.use_up()
         while not self._turns:
             if self._is_closed:
                 raise ClosedError(
-                    f"consumer of topic {self.topic} for {self.group} is closed; open another one"
+                    f"consumer of topic {self.topic} for group {self.group} is closed; "
+                    "open another one"
                 )
-            for queue in self._queues.values():
-                if queue.reader.error is not None:
-                    raise queue.reader.error
+            for progress in self._queues.values():
+                reader = progress.reader
+                if reader.error is not None:
+                    raise reader.error
+                # Nobody has a message now: what a filter passed over may be committed.
+                if (
+                    progress.handed_out < reader.next_offset
+                    and not reader.batches
+                    and not self._handout.gathered_count
+                ):
+                    progress.skip_to(reader.next_offset)
             self._arrival = trio.Event()
             await self._arrival.wait()
         # Also when there is plenty: others want their turn, and a cancellation its effect.
         await trio.lowlevel.checkpoint()
+        self._take_turn()
+
+    async def _fill_within(self, wait: float | None) -> bool:
+        """As `_fill`, for so many seconds at most; whether there are messages."""
+        if wait is None:
+            await self._fill()
+            return True
+        if wait <= 0 and not self._turns:
+            await trio.lowlevel.checkpoint()
+            return False
+        with trio.move_on_after(max(wait, 0.001)) as scope:
+            await self._fill()
+        return not scope.cancelled_caught
+
+    def _take_turn(self) -> None:
+        if not self._turns:  # paused meanwhile
+            return
         reader = self._turns.popleft()
-        messages, size = reader.batches.popleft()
+        messages, size, end = reader.batches.popleft()
         if reader.batches:
             self._turns.append(reader)
         self._prefetched -= size
+        self._prefetched_count -= len(messages)
         self._make_room()
-        self._batch = messages
-        self._current = self._queues[reader.queue_id]
+        self._handout.take_up(self._queues[reader.queue_id], messages, end)
 
-    def _on_arrival(self, reader: QueueReader) -> None:
-        if reader.error is None:
+    def _on_arrival(self, reader: QueueReader, count: int) -> None:
+        if count:
             self._prefetched += reader.batches[-1][1]
-            if len(reader.batches) == 1:
+            self._prefetched_count += count
+            if not reader.is_paused and reader not in self._turns:
                 self._turns.append(reader)
         self._arrival.set()
 
     def _has_room(self) -> bool:
-        return self._prefetched < self.options.prefetch_bytes
+        return (
+            self._prefetched < self.options.prefetch_bytes
+            and self._prefetched_count < self.options.prefetch_count
+        )
 
     def _make_room(self) -> None:
         if self._has_room():
-            for queue in self._queues.values():
-                queue.reader.make_room()
+            for progress in self._queues.values():
+                progress.reader.make_room()
 
     def _on_leader(self) -> None:
-        for queue in self._queues.values():
-            queue.reader.on_leader()
+        for progress in self._queues.values():
+            progress.reader.on_leader()
 
-    def _queue(self, queue: int) -> _Queue:
+    def _queue(self, queue: int) -> QueueProgress:
         found = self._queues.get(queue)
         if found is None:
             raise ValueError(
                 f"queue {queue} of topic {self.topic} is not read here; these are: "
-                f"{', '.join(map(str, self._queues))}"
+                f"{', '.join(map(str, self._queues)) or 'none, as the consumer is not open'}"
             )
         return found
+
+    def _named(self, queues: tuple[int, ...]) -> list[QueueProgress]:
+        return [self._queue(queue) for queue in queues or self._queues]
 
     async def _commit_regularly(self) -> None:
         while True:
@@ -294,12 +456,13 @@ class Consumer:
             try:
                 await self._commit_done()
             except ClientError as error:
-                _LOG.warning("commit of group %s: %s", self.group, error)
+                _LOG.warning("commit of group %s in topic %s: %s", self.group, self.topic, error)
 
     async def _commit_done(self) -> None:
         async with self._commit_lock:
-            for queue_id, queue in self._queues.items():
-                done = queue.done
-                if done > queue.committed:
+            for queue_id, progress in self._queues.items():
+                done = progress.done
+                if done > progress.committed:
                     await self._offsets.commit(self.group, self.topic, queue_id, done)
-                    queue.committed = max(queue.committed, done)
+                    progress.committed = max(progress.committed, done)
+                    self._stats.commits += 1

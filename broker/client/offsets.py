@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import trio
-
 from broker.protocol.headers import (
     OffsetResponse,
     QueryConsumerOffsetRequest,
@@ -17,8 +15,6 @@ from broker.protocol.response_code import ResponseCode
 from dledger.remoting.command import Command
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from broker.client.requests import Requests
     from broker.protocol.header_fields import Header
 
@@ -67,52 +63,6 @@ class Offsets:
             lambda: Command(RequestCode.UPDATE_CONSUMER_OFFSET.value, ext_fields=header.encode()),
             f"commit of group {group} in topic {topic} queue {queue}",
         )
-
-    async def starts(
-        self,
-        group: str,
-        topic: str,
-        queues: Iterable[int],
-        *,
-        start: str | int,
-        result: dict[int, int],
-    ) -> None:
-        """Put the offset each of *queues* is to be read from into *result*.
-
-        Args:
-            group: whose committed offsets count.
-            topic: what is read.
-            queues: numbers of its queues.
-            start: "committed" (where there is none: "first"), "first", "last", or an offset.
-            result: filled in.
-        """
-
-        async def find(queue: int) -> None:
-            if isinstance(start, int):
-                result[queue] = start
-                return
-            found: int | None = None
-            if start == "last":
-                found = await self.max_offset(topic, queue)
-            elif start == "committed":
-                found = await self.committed(group, topic, queue)
-            result[queue] = await self.min_offset(topic, queue) if found is None else found
-
-        failure: Exception | None = None
-
-        async def find_or_fail(queue: int) -> None:
-            nonlocal failure
-            try:
-                await find(queue)
-            except Exception as error:  # noqa: BLE001 - raised below, not inside a group
-                failure = error
-                nursery.cancel_scope.cancel()
-
-        async with trio.open_nursery() as nursery:
-            for queue in queues:
-                nursery.start_soon(find_or_fail, queue)
-        if failure is not None:
-            raise failure
 
     async def _offset(self, code: RequestCode, header: Header, what: str) -> int:
         answer = await self._requests.ask_leader(

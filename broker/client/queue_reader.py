@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING
 import trio
 
 from broker.client.errors import CorruptAnswerError
+from broker.client.handout import ConsumerStats
 from broker.client.records import Message, decode_messages
 from broker.client.requests import RETRYABLE, error_of, failure_text
 from broker.errors import BrokerError, CorruptRecordError
 from broker.protocol.headers import (
+    PULL_FLAG_SUBSCRIPTION,
     PULL_FLAG_SUSPEND,
     PullMessageRequest,
     PullMessageResponse,
@@ -53,8 +55,12 @@ class QueueReader:
         requests: Requests,
         pull_size_max: int,
         poll_wait: float,
-        on_arrival: Callable[[QueueReader], None],
+        on_arrival: Callable[[QueueReader, int], None],
         has_room: Callable[[], bool],
+        chance: Callable[[], float],
+        pull_count_max: int = PULL_COUNT_MAX,
+        tags: frozenset[str] | None = None,
+        stats: ConsumerStats | None = None,
     ) -> None:
         """Start nowhere; `seek` before `run`.
 
@@ -65,20 +71,32 @@ class QueueReader:
             requests: the way to the nodes.
             pull_size_max: bytes of records one pull may bring.
             poll_wait: seconds a node may hold a pull until something arrives.
-            on_arrival: called when messages have been added to `batches`, or on an error.
+            on_arrival: called with the number of messages that were added to `batches`: 0 when some
+                were passed over, or on an error.
             has_room: whether the consumer wants more to be pulled ahead.
+            chance: returns a number from 0 to below 1, for the jitter of delays.
+            pull_count_max: messages one pull may bring.
+            tags: only messages with one of them; None for all.
+            stats: what is counted where.
         """
         self.topic = topic
         self.queue_id = queue_id
-        self.batches: deque[tuple[list[Message], int]] = deque()  # and the bytes each came in
+        # Messages, the bytes they came in, and the offset behind them and what was passed over.
+        self.batches: deque[tuple[list[Message], int, int]] = deque()
         self.next_offset = -1  # of the next message to pull
         self.error: Exception | None = None
+        self.is_paused = False
         self._group = group
         self._requests = requests
         self._pull_size_max = pull_size_max
         self._poll_wait = poll_wait
         self._on_arrival = on_arrival
         self._has_room = has_room
+        self._chance = chance
+        self._pull_count_max = min(pull_count_max, PULL_COUNT_MAX)
+        self._stats = stats or ConsumerStats()
+        self._tags = None if tags is None else frozenset(tag.encode() for tag in tags)
+        self._subscription = None if tags is None else " || ".join(sorted(tags))
         self._room = trio.Event()
         self._pull_scope = trio.CancelScope()
         self._epoch = 0  # counts seeks: an answer to an earlier pull is thrown away
@@ -105,7 +123,7 @@ class QueueReader:
         delay = RETRY_DELAY_MIN
         corrupt_count = 0
         while True:
-            while not self._has_room():
+            while self.is_paused or not self._has_room():
                 self._room = trio.Event()
                 await self._room.wait()
             node = self._choose_node()
@@ -133,7 +151,7 @@ class QueueReader:
                 continue
             self._turn += 1
             with trio.CancelScope() as self._pull_scope:
-                await trio.sleep(delay)
+                await trio.sleep(delay * (0.5 + 0.5 * self._chance()))
             delay = min(delay * 2, RETRY_DELAY_MAX)
 
     def _choose_node(self) -> str:
@@ -156,8 +174,10 @@ class QueueReader:
             topic=self.topic,
             queue_id=self.queue_id,
             queue_offset=self.next_offset,
-            max_msg_nums=PULL_COUNT_MAX,
-            sys_flag=PULL_FLAG_SUSPEND,
+            max_msg_nums=self._pull_count_max,
+            sys_flag=PULL_FLAG_SUSPEND | (PULL_FLAG_SUBSCRIPTION if self._tags else 0),
+            subscription=self._subscription,
+            expression_type="TAG" if self._tags else None,
             suspend_timeout_millis=int(self._poll_wait * 1000),
             max_msg_bytes=self._pull_size_max,
         )
@@ -180,10 +200,10 @@ class QueueReader:
             self._take(answer)
         elif answer.code == ResponseCode.PULL_OFFSET_MOVED:
             return self._move(node, answer)
-        elif answer.code not in (
-            ResponseCode.PULL_NOT_FOUND,
-            ResponseCode.PULL_RETRY_IMMEDIATELY,
-        ):
+        elif answer.code in (ResponseCode.PULL_NOT_FOUND, ResponseCode.PULL_RETRY_IMMEDIATELY):
+            if self._tags is not None:
+                self._pass_over(answer)
+        else:
             if answer.code in RETRYABLE or (
                 answer.code == ResponseCode.TOPIC_NOT_EXIST and node != finder.leader
             ):
@@ -200,12 +220,31 @@ class QueueReader:
         body = answer.body
         assert not isinstance(body, list), "received bodies are one buffer"
         messages = decode_messages(
-            body, topic=self.topic, queue_id=self.queue_id, first_offset=self.next_offset
+            body,
+            topic=self.topic,
+            queue_id=self.queue_id,
+            first_offset=self.next_offset,
+            tags=self._tags,
         )
         if messages:
             self.next_offset = messages[-1].queue_offset + 1
-            self.batches.append((messages, len(body)))
-            self._on_arrival(self)
+            if self._tags is not None:
+                header = PullMessageResponse.decode(answer.ext_fields)
+                self.next_offset = max(self.next_offset, header.next_begin_offset)
+            self._stats.messages += len(messages)
+            self._stats.bytes += len(body)
+            self._stats.pulls += 1
+            self.batches.append((messages, len(body), self.next_offset))
+            self._on_arrival(self, len(messages))
+        elif self._tags is not None:
+            self._pass_over(answer)
+
+    def _pass_over(self, answer: Command) -> None:
+        """Go on behind messages that the filter does not want; never back."""
+        header = PullMessageResponse.decode(answer.ext_fields)
+        if header.next_begin_offset > self.next_offset:
+            self.next_offset = header.next_begin_offset
+            self._on_arrival(self, 0)
 
     def _move(self, node: str, answer: Command) -> bool:
         """Follow the queue's lower end; never go back to the end of a node that is behind."""
@@ -219,6 +258,7 @@ class QueueReader:
                 header.next_begin_offset - 1,
                 self._group,
             )
+            self._stats.removed += header.next_begin_offset - self.next_offset
             self.next_offset = header.next_begin_offset
             return True
         if header.next_begin_offset == self.next_offset:
@@ -230,4 +270,4 @@ class QueueReader:
 
     def _stop(self, error: Exception) -> None:
         self.error = error
-        self._on_arrival(self)
+        self._on_arrival(self, 0)

@@ -32,7 +32,9 @@ from broker.message.model import HostAddress
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from types import TracebackType
 
+    from broker.client.progress import QueueProgress
     from broker.message.codec import Buffer
     from broker.message.model import StoredMessage
 
@@ -65,7 +67,9 @@ class Message:
         "_encoded_properties",
         "_head",
         "_properties",
+        "begin",
         "body",
+        "progress",
         "queue_id",
         "queue_offset",
         "topic",
@@ -78,6 +82,9 @@ class Message:
     _head: bytes  # the record up to its body, with IPv4 hosts
     _encoded_properties: bytes
     _properties: dict[str, str] | None  # None: not parsed yet
+    # Set when a consumer hands it out, and not before:
+    progress: QueueProgress | None  # of its queue in that consumer
+    begin: int  # offset of the first message before it that a filter passed over; often not set
 
     @property
     def properties(self) -> dict[str, str]:
@@ -141,6 +148,61 @@ class Message:
     def message_id(self) -> str:
         """The offset id. Source: RocketMQ ``MessageDecoder.createMessageId``."""
         return encode_offset_id(self.store_host, self.position)
+
+    @property
+    def begin_or_offset(self) -> int:
+        """Where the stretch of the queue begins that this message stands for."""
+        begin: int = getattr(self, "begin", self.queue_offset)
+        return begin
+
+    # --- dealing with it ----------------------------------------------------------------------
+
+    def ack(self) -> None:
+        """Say that the message is done: its consumer may commit it, once those before are done.
+
+        Raises:
+            RuntimeError: no consumer has handed it out.
+        """
+        self._from_consumer().ack(self)
+
+    def __enter__(self) -> Message:
+        """Begin to deal with the message: it is done when the block ends, and not before.
+
+        After an error in the block it is *left*: neither it nor what lies behind it in its queue is
+        committed, so that it comes again to the next consumer of the group.
+        """
+        self._from_consumer().enter(self)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        progress = self._from_consumer()
+        if kind is None:
+            progress.ack(self)
+        else:
+            progress.leave(self)
+
+    async def __aenter__(self) -> Message:
+        """As ``with message:``; nothing is waited for."""
+        return self.__enter__()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.__exit__(kind, error, traceback)
+
+    def _from_consumer(self) -> QueueProgress:
+        progress: QueueProgress | None = getattr(self, "progress", None)
+        if progress is None:
+            raise RuntimeError(f"{self!r} was not handed out by a consumer: nobody waits to hear")
+        return progress
 
     def __repr__(self) -> str:
         return (
@@ -230,7 +292,12 @@ def encode_named_properties(
 
 
 def decode_messages(
-    buffer: Buffer, *, topic: str, queue_id: int, first_offset: int
+    buffer: Buffer,
+    *,
+    topic: str,
+    queue_id: int,
+    first_offset: int,
+    tags: frozenset[bytes] | None = None,
 ) -> list[Message]:
     """Return the messages of one queue whose records lie back to back in *buffer*, in order.
 
@@ -241,6 +308,7 @@ def decode_messages(
         topic: what the records must belong to.
         queue_id: likewise.
         first_offset: queue offset of the first message wanted; the others must follow densely.
+        tags: only messages with one of these tags; offsets may be missing then. None for all.
 
     Raises:
         CorruptRecordError: a record is none, fails its checksum, belongs to another queue, or a
@@ -300,9 +368,15 @@ def decode_messages(
         number += 1
         if queue_offset < expected:
             continue
-        if queue_offset > expected:
+        if tags is not None:
+            expected = queue_offset + 1
+            # The node compared hashes only, and one of an older version nothing at all.
+            if names.find_property(message._encoded_properties, b"TAGS") not in tags:  # noqa: SLF001
+                continue
+        elif queue_offset > expected:
             raise _corrupt(number - 1, "queue_offset", f"{queue_offset} where {expected} follows")
-        expected += 1
+        else:
+            expected += 1
         result.append(message)
     return result
 

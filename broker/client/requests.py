@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING
 import trio
 
 from broker.client.errors import NoBrokerError, RequestFailedError
-from broker.errors import InvalidMessageError, NoPermissionError, TopicNotFoundError
+from broker.errors import (
+    InvalidFilterError,
+    InvalidMessageError,
+    NoPermissionError,
+    TopicNotFoundError,
+)
 from broker.protocol.response_code import ResponseCode
 from dledger.remoting.errors import ConnectFailedError, NotConnectedError, RemotingError
 
@@ -58,6 +63,8 @@ def error_of(answer: Command, what: str, node: str) -> Exception:
         return TopicNotFoundError(f"{text}; create the topic first")
     if answer.code == ResponseCode.NO_PERMISSION:
         return NoPermissionError(text)
+    if answer.code == ResponseCode.SUBSCRIPTION_PARSE_FAILED:
+        return InvalidFilterError(text)
     if answer.code == ResponseCode.MESSAGE_ILLEGAL:
         return InvalidMessageError(text)
     return RequestFailedError(text, code=answer.code)

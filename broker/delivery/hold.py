@@ -43,6 +43,7 @@ class HeldPull:
         "key",
         "queue_offset",
         "session",
+        "tags_codes",
         "waiting",
     )
 
@@ -55,6 +56,7 @@ class HeldPull:
         key: QueueKey,
         queue_offset: int,
         deadline: float,
+        tags_codes: frozenset[int] | None = None,
     ) -> None:
         self.session = session
         self.command = command
@@ -62,6 +64,7 @@ class HeldPull:
         self.key = key
         self.queue_offset = queue_offset
         self.deadline = deadline
+        self.tags_codes = tags_codes  # of the tags it wants; None for all
         self.waiting = True
         self.is_due = False  # its messages are there, and it has a place among those to be answered
 

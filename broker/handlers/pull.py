@@ -2,17 +2,32 @@
 
 Every node answers from what it has committed itself; a follower may therefore lag behind, but
 never shows what could still be taken back.
+
+A pull with a tag filter reads on over what it does not want: the hashes of a queue's tags are one
+column.  It is held at the end of the queue, and what arrives and does not match moves it on.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from broker.delivery.hold import HeldPull, PullHold
-from broker.errors import BrokerError, NoPermissionError, TopicNotFoundError
+from broker.errors import (
+    BrokerError,
+    InvalidFilterError,
+    NoPermissionError,
+    TopicNotFoundError,
+)
 from broker.handlers.registry import answer, error_response, handles
-from broker.protocol.headers import PERM_READ, PullMessageRequest, PullMessageResponse
+from broker.message.tags import parse_tag_expression, tags_codes
+from broker.protocol.headers import (
+    PERM_READ,
+    PULL_FLAG_SUBSCRIPTION,
+    PullMessageRequest,
+    PullMessageResponse,
+)
 from broker.protocol.request_code import RequestCode
 from broker.protocol.response_code import ResponseCode
 from broker.store.reader import PullStatus
@@ -28,6 +43,7 @@ if TYPE_CHECKING:
 
 COUNT_MAX = 4096  # records in one answer
 SIZE_DEFAULT = 1024 * 1024  # bytes in one answer when the client names no bound
+EXPRESSION_SIZE_KEPT = 1024  # characters; longer ones are parsed each time
 SIZE_MAX = 12 * 1024 * 1024  # leaves room for the rest of a 16 MiB frame
 
 
@@ -74,7 +90,8 @@ class PullHandlers:
             self._commit_offset(
                 session, header.consumer_group, header.topic, header.queue_id, header.commit_offset
             )
-        result = self._read(header)
+        wanted = _wanted(header)
+        result = self._read(header, wanted)
         if (
             self._may_come(result)
             and header.may_suspend
@@ -82,21 +99,19 @@ class PullHandlers:
             and not self.hold.is_full
         ):
             wait_ms = min(header.suspend_timeout_millis, self._hold_ms_max)
-            self.hold.add(
-                HeldPull(
-                    session=session,
-                    command=_without_what_is_read(command),
-                    header=replace(
-                        header,
-                        consumer_group="",
-                        subscription=None,
-                        expression_type=None,
-                        broker_name=None,
-                    ),
-                    key=(header.topic, header.queue_id),
-                    queue_offset=header.queue_offset,
-                    deadline=self._clock.now() + wait_ms / 1000,
-                )
+            self._hold(
+                session,
+                _without_what_is_read(command),
+                replace(
+                    header,
+                    consumer_group="",
+                    subscription=None,
+                    expression_type=None,
+                    broker_name=None,
+                ),
+                result,
+                deadline=self._clock.now() + wait_ms / 1000,
+                tags_codes=wanted,
             )
             return
         answer(session, command, self._response(command, header, result))
@@ -119,7 +134,33 @@ class PullHandlers:
                 f"queues of topic {header.topic!r}"
             )
 
-    def _read(self, header: PullMessageRequest) -> PullResult:
+    def _hold(
+        self,
+        session: Session,
+        command: Command,
+        header: PullMessageRequest,
+        result: PullResult,
+        *,
+        deadline: float,
+        tags_codes: frozenset[int] | None,
+    ) -> None:
+        if result.status is PullStatus.NO_MATCHED_MESSAGE:
+            header = replace(header, queue_offset=result.next_offset)
+        self.hold.add(
+            HeldPull(
+                session=session,
+                command=command,
+                header=header,
+                key=(header.topic, header.queue_id),
+                queue_offset=header.queue_offset,
+                deadline=deadline,
+                tags_codes=tags_codes,
+            )
+        )
+
+    def _read(
+        self, header: PullMessageRequest, tags_codes: frozenset[int] | None = None
+    ) -> PullResult:
         size_max = header.max_msg_bytes or SIZE_DEFAULT
         return self._reader.get_messages(
             header.topic,
@@ -127,6 +168,7 @@ class PullHandlers:
             header.queue_offset,
             count_max=max(1, min(header.max_msg_nums, COUNT_MAX)),
             size_max=max(1, min(size_max, SIZE_MAX)),
+            tags_codes=tags_codes,
         )
 
     def _may_come(self, result: PullResult) -> bool:
@@ -137,6 +179,8 @@ class PullHandlers:
         """
         if result.status is PullStatus.OFFSET_TOO_LARGE:
             return not self._is_serving()
+        if result.status is PullStatus.NO_MATCHED_MESSAGE:
+            return result.next_offset >= result.max_offset
         return result.status in {PullStatus.NO_NEW_MESSAGE, PullStatus.NO_MESSAGE_IN_QUEUE}
 
     def _response(
@@ -145,7 +189,7 @@ class PullHandlers:
         code, remark = _CODES[result.status]
         next_offset = result.next_offset
         self.message_count += result.message_count
-        if self._may_come(result):
+        if self._may_come(result) and result.status is not PullStatus.NO_MATCHED_MESSAGE:
             code, remark = ResponseCode.PULL_NOT_FOUND, ""
             next_offset = header.queue_offset
         return response(
@@ -165,25 +209,53 @@ class PullHandlers:
         session, command, header = pull.session, pull.command, pull.header
         try:
             self._check(header)
-            result = self._read(header)
+            result = self._read(header, pull.tags_codes)
         except BrokerError as error:
             answer(session, command, error_response(command, error))
             session.flush()
             return
         if self._may_come(result) and not is_late:
-            self.hold.add(
-                HeldPull(
-                    session=session,
-                    command=command,
-                    header=header,
-                    key=pull.key,
-                    queue_offset=pull.queue_offset,
-                    deadline=pull.deadline,
-                )
+            self._hold(
+                session,
+                command,
+                header,
+                result,
+                deadline=pull.deadline,
+                tags_codes=pull.tags_codes,
             )
             return
         answer(session, command, self._response(command, header, result))
         session.flush()
+
+
+def _wanted(header: PullMessageRequest) -> frozenset[int] | None:
+    """Return the hashes of the tags that a pull wants; None for all messages.
+
+    Source: RocketMQ ``PullMessageProcessor``, ``ExpressionMessageFilter``.
+
+    Raises:
+        InvalidFilterError: the expression is none, or of a kind this version does not know.
+    """
+    if not header.sys_flag & PULL_FLAG_SUBSCRIPTION:
+        return None
+    if header.expression_type not in (None, "", "TAG"):
+        raise InvalidFilterError(
+            f"expressions of type {str(header.expression_type)[:40]!r} are not supported; filter "
+            "by tags (TAG)"
+        )
+    expression = header.subscription
+    if expression is None or len(expression) > EXPRESSION_SIZE_KEPT:
+        return _codes_of(expression)
+    return _kept_codes_of(expression)
+
+
+def _codes_of(expression: str | None) -> frozenset[int] | None:
+    tags = parse_tag_expression(expression)
+    return None if tags is None else tags_codes(tags)
+
+
+# A held pull keeps its codes, and thousands of consumers have the same few expressions.
+_kept_codes_of = lru_cache(maxsize=1024)(_codes_of)
 
 
 def _without_what_is_read(command: Command) -> Command:

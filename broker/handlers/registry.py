@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from broker.errors import (
     BrokerError,
     CorruptRecordError,
+    InvalidFilterError,
     InvalidMessageError,
     NoPermissionError,
     TopicNotFoundError,
@@ -97,6 +98,8 @@ def error_response(command: Command, error: Exception) -> Command:
         code = ResponseCode.CORRUPT_RECORD
     elif isinstance(error, NoPermissionError):
         code = ResponseCode.NO_PERMISSION
+    elif isinstance(error, InvalidFilterError):
+        code = ResponseCode.SUBSCRIPTION_PARSE_FAILED
     elif isinstance(error, InvalidMessageError | EntryTooLargeError):
         code = ResponseCode.MESSAGE_ILLEGAL
     else:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from broker.store.consume_queues import ConsumeQueues
     from broker.store.log_view import LogView
 
+# Units looked at for one pull with a filter: 0.1 ms. Source: RocketMQ
+# ``MessageStoreConfig.maxFilterMessageSize``, units in bytes there.
+FILTER_UNITS_MAX = 16_000
 VIEWS_MAX = 64  # more are joined: each costs the kernel more than copying a small record does
 
 _EMPTY: list[memoryview] = []
@@ -71,10 +74,11 @@ class Reader:
             topic: whose messages.
             queue_id: of *topic*.
             offset: queue offset of the first message wanted.
-            count_max: most messages to return, and most units to look at; at least 1.
+            count_max: most messages to return; at least 1.
             size_max: most bytes to return; the first message is returned whatever its size.
-            tags_codes: only messages whose tag has one of these hashes; None for all.  A hash may
-                be another tag's, too, so the client compares the tag itself.
+            tags_codes: only messages whose tag has one of these hashes, among the next
+                `FILTER_UNITS_MAX`; None for all.  A hash may be another tag's, too, so the client
+                compares the tag itself.
 
         Returns:
             What was found; ``next_offset`` is right for every status.
@@ -95,7 +99,9 @@ class Reader:
             return _nothing(PullStatus.OFFSET_TOO_LARGE, queue, queue.max_offset)
         if offset == queue.max_offset:
             return _nothing(PullStatus.NO_NEW_MESSAGE, queue, offset)
-        units = queue.units_from(offset, unit_count_max=count_max)
+        units = queue.units_from(
+            offset, unit_count_max=count_max if tags_codes is None else FILTER_UNITS_MAX
+        )
         looked_at = len(units) // UNIT_SIZE
         table = np.frombuffer(units, UNIT)
         matching = None
@@ -106,7 +112,7 @@ class Reader:
             if not len(matching):
                 return _nothing(PullStatus.NO_MATCHED_MESSAGE, queue, offset + looked_at)
             table = table[matching]
-        count = _count_within(table["size"], size_max)
+        count = _count_within(table["size"][:count_max], size_max)
         if count < len(table):
             looked_at = count if matching is None else int(matching[count])
         positions = table["position"][:count].tolist()

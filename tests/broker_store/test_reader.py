@@ -194,7 +194,7 @@ def test_tags_are_filtered_by_their_hash(world):
     world.dispatch()
     even = frozenset({tags_code("even")})
 
-    result = world.pull(0, count_max=10, tags_codes=even)
+    result = world.pull(0, count_max=5, tags_codes=even)
 
     assert bodies(result) == [b"0", b"2", b"4", b"6", b"8"]
     assert result.next_offset == 10
@@ -202,7 +202,9 @@ def test_tags_are_filtered_by_their_hash(world):
     assert bodies(cut) == [b"0", b"2"]
     assert cut.next_offset == 4
     none = world.pull(0, count_max=10, tags_codes=frozenset({5}))
-    assert (none.status, none.next_offset) == (PullStatus.NO_MATCHED_MESSAGE, 10)
+    assert (none.status, none.next_offset) == (PullStatus.NO_MATCHED_MESSAGE, 30)
+    last = world.pull(20, count_max=10, tags_codes=even)
+    assert (len(bodies(last)), last.next_offset) == (5, 30)
 
 
 @pytest.mark.parametrize("position", [-8, 1 << 40, (1 << 16) - 4])

@@ -223,8 +223,9 @@ async def test_an_answer_that_crosses_a_seek_is_thrown_away(autojump_clock, capl
         ),
         pull_size_max=1000,
         poll_wait=1.0,
-        on_arrival=lambda reader: None,
+        on_arrival=lambda reader, count: None,
         has_room=lambda: True,
+        chance=lambda: 0.0,
     )
     reader.seek(50)
     with trio.move_on_after(0.05):

@@ -1,0 +1,156 @@
+"""How far one queue has come on its way through a consumer.
+
+The *position* is the offset of the next message to hand out.  A message is *done* when its receiver
+has dealt with it; everything below `done` may be committed.  There are two ways to deal with one:
+
+*   by coming back for the next message (with ``auto_commit``), which costs next to nothing;
+*   by ``async with message:`` or `Message.ack`, in any order and from any task or thread.
+
+A message that is *open* (inside its block) or *left* (its block ended with an error) keeps itself
+and everything behind it from being committed.  After a seek it is forgotten.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from broker.client.queue_reader import QueueReader
+    from broker.client.records import Message
+
+
+class QueueProgress:
+    """Position, what is done and what is committed of one queue."""
+
+    __slots__ = (
+        "_acked_begins",
+        "_acked_ends",
+        "_is_auto",
+        "_left",
+        "_lock",
+        "_open",
+        "committed",
+        "done",
+        "follows",
+        "handed_out",
+        "reader",
+    )
+
+    def __init__(self, reader: QueueReader, start: int, *, is_auto: bool) -> None:
+        """Begin at the offset *start*.
+
+        Args:
+            reader: what the messages come from.
+            start: offset of the first message to hand out.
+            is_auto: whether coming back for the next message means that the last one is done.
+        """
+        self.reader = reader
+        self.handed_out = start  # the position: offset of the next message to hand out
+        self.done = start  # everything below has been dealt with
+        self.committed = start  # what the group's leader has been told
+        # Whether nothing is open or left, so that `done` simply follows `handed_out`.
+        self.follows = is_auto
+        self._is_auto = is_auto
+        self._lock = threading.Lock()  # messages may be dealt with in threads
+        # By offset, where its message begins: before the messages a filter has passed over.
+        self._open: dict[int, int] = {}
+        self._left: dict[int, int] = {}
+        # Ranges above `done` that are dealt with: begin to end, and end to begin.
+        self._acked_begins: dict[int, int] = {}
+        self._acked_ends: dict[int, int] = {}
+
+    @property
+    def left(self) -> list[int]:
+        """Offsets of messages whose blocks ended with an error, ascending."""
+        return sorted(self._left)
+
+    def reset(self, queue_offset: int) -> None:
+        """Go on at *queue_offset* and forget what was open, left or done out of turn."""
+        with self._lock:
+            self.handed_out = self.done = queue_offset
+            self.follows = self._is_auto
+            for table in (self._open, self._left, self._acked_begins, self._acked_ends):
+                table.clear()
+
+    def hand_out(self, message: Message) -> None:
+        """Take note that *message* is handed out now."""
+        offset = message.queue_offset
+        message.progress = self
+        if offset != self.handed_out:
+            message.begin = self.handed_out
+        self.handed_out = offset + 1
+        if self._left:
+            self._left.pop(offset, None)  # once more
+
+    def skip_to(self, queue_offset: int) -> None:
+        """Take note that no message wanted follows before *queue_offset*."""
+        with self._lock:
+            begin = self.handed_out
+            self.handed_out = queue_offset
+            if self.follows:
+                self.done = queue_offset
+            else:
+                self._ack(begin, queue_offset)
+
+    def settle(self) -> None:
+        """The receiver has come back: with ``auto_commit`` what it had is done."""
+        if self.follows:
+            self.done = self.handed_out
+        elif self._is_auto:
+            self.settle_all()
+
+    def settle_all(self) -> None:
+        """All that was handed out is done, but for what is open or left and what lies behind it."""
+        with self._lock:
+            blocked = min((*self._open.values(), *self._left.values()), default=self.handed_out)
+            if blocked > self.done:
+                self.done = blocked
+                for begin in [begin for begin in self._acked_begins if begin < blocked]:
+                    end = self._acked_begins.pop(begin)
+                    del self._acked_ends[end]
+                    if end > self.done:
+                        self.done = end
+            self.follows = self._is_auto and not self._open and not self._left
+
+    def enter(self, message: Message) -> None:
+        """Its receiver deals with *message* now, and says when it has."""
+        with self._lock:
+            self._open[message.queue_offset] = message.begin_or_offset
+            self.follows = False
+
+    def ack(self, message: Message) -> None:
+        """*message* is done."""
+        with self._lock:
+            offset = message.queue_offset
+            self._open.pop(offset, None)
+            self._left.pop(offset, None)
+            self._ack(message.begin_or_offset, offset + 1)
+
+    def leave(self, message: Message) -> None:
+        """*message* is not done: neither it nor what lies behind it is to be committed."""
+        with self._lock:
+            offset = message.queue_offset
+            begin = self._open.pop(offset, message.begin_or_offset)
+            self.follows = False
+            self._left[offset] = begin
+            # It was taken for done already when its receiver came back for another one first.
+            self.done = min(self.done, max(begin, self.committed))
+
+    def _ack(self, begin: int, end: int) -> None:
+        if begin <= self.done:
+            if end <= self.done:
+                return
+            self.done = end
+            while (further := self._acked_begins.pop(self.done, None)) is not None:
+                del self._acked_ends[further]
+                self.done = further
+            return
+        if self._is_auto:
+            return  # what lies before it is open or left; `settle_all` sees to the rest
+        if begin in self._acked_ends:
+            begin = self._acked_ends.pop(begin)
+        if end in self._acked_begins:
+            end = self._acked_begins.pop(end)
+        self._acked_begins[begin] = end
+        self._acked_ends[end] = begin
