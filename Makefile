@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check format cluster status kill-leader transfer-leader down bench bench-peers sim mutants faults nemesis soak report clean
+.PHONY: help demo test check format interop cluster status kill-leader transfer-leader down bench bench-peers sim mutants faults nemesis soak report clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -21,6 +21,9 @@ demo: $(VENV)/.installed ## three nodes, real data, a leader killed in mid-strea
 
 test: $(VENV)/.test ## the whole test-suite
 	$(BIN)/python -m pytest -q
+
+interop: $(VENV)/.test ## RocketMQ's own clients against a real group; INTEROP=all also what takes minutes
+	INTEROP=$(or $(INTEROP),1) $(BIN)/python -m pytest -q tests/interop
 
 check: $(VENV)/.lint ## formatting, lint, types, import rules, spelling
 	$(BIN)/ruff check .

@@ -1,9 +1,9 @@
 """Settings of one node: read from its ``node.toml``, checked whole before anything starts.
 
-A file has the tables ``[node]``, ``[[member]]`` (one each), ``[store]``, ``[raft]`` and
-``[broker]``; docs/configuration.md lists every key.  A key nobody knows is an error: mistyped, it
-would leave its setting at the default without a word.  Byte sizes may be written with a unit:
-``segment_size = "64MiB"``.
+A file has the tables ``[node]``, ``[[member]]`` (one each), ``[store]``, ``[raft]``, ``[broker]``
+and ``[nameserver]``; docs/configuration.md lists every key.  A key nobody knows is an error:
+mistyped, it would leave its setting at the default without a word.  Byte sizes may be written with
+a unit: ``segment_size = "64MiB"``.
 """
 
 from __future__ import annotations
@@ -129,6 +129,25 @@ class BrokerConfig:
             raise ConfigError(f"log_level = {self.log_level!r}: use {', '.join(LOG_LEVELS)}")
 
 
+class RouteMode(enum.Enum):
+    """How a group presents itself to RocketMQ's clients; see `broker.nameserver.routes`."""
+
+    PER_NODE = "per-node"
+    SINGLE = "single"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NameserverConfig:
+    """What RocketMQ's clients find when they ask this node for a route."""
+
+    route: RouteMode = RouteMode.PER_NODE
+    port: int = 0  # to listen on besides the broker port, which answers the same; 0: none
+
+    def __post_init__(self) -> None:
+        if self.port:
+            check_port("port", self.port)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeConfig:
     """One node of one broker group."""
@@ -143,6 +162,7 @@ class NodeConfig:
     store: StoreConfig = field(default_factory=StoreConfig)
     raft: RaftConfig = field(default_factory=RaftConfig)
     broker: BrokerConfig = field(default_factory=BrokerConfig)
+    nameserver: NameserverConfig = field(default_factory=NameserverConfig)
 
     def __post_init__(self) -> None:
         if not self.data_folder:
@@ -163,6 +183,11 @@ class NodeConfig:
             raise ConfigError(
                 f"broker_port and peer_port are both {self.listen_peer_port}; "
                 "clients and peers need a port each"
+            )
+        if self.nameserver.port in (self.listen_broker_port, self.listen_peer_port):
+            raise ConfigError(
+                f"[nameserver] port = {self.nameserver.port} is taken by this node already; leave "
+                "it out: routes are answered on the broker port, too"
             )
 
     @property
@@ -301,6 +326,9 @@ def parse_config(text: str, *, base_folder: Path) -> NodeConfig:
         "store": _convert("[store] ", _take_table(tables, "store"), StoreConfig),
         "raft": _convert("[raft] ", _take_table(tables, "raft"), RaftConfig),
         "broker": _convert("[broker] ", _take_table(tables, "broker"), BrokerConfig),
+        "nameserver": _convert(
+            "[nameserver] ", _take_table(tables, "nameserver"), NameserverConfig
+        ),
     }
     return _convert("[node] ", values, NodeConfig)
 
@@ -308,10 +336,10 @@ def parse_config(text: str, *, base_folder: Path) -> NodeConfig:
 def dump_config(config: NodeConfig) -> str:
     """Return a ``node.toml`` that reads back as *config*; what has its default is left out."""
     lines = ["# Every key, its unit and default: docs/configuration.md", "", "[node]"]
-    lines += _dump_fields(config, NodeConfig, leave_out={"members", "store", "raft", "broker"})
+    lines += _dump_fields(config, NodeConfig, leave_out={"members", *_SECTIONS})
     for member in config.members:
         lines += ["", "[[member]]", *_dump_fields(member, MemberConfig)]
-    for name in ("store", "raft", "broker"):
+    for name in _SECTIONS:
         section = getattr(config, name)
         if changed := _dump_fields(section, type(section)):
             lines += ["", f"[{name}]", *changed]
@@ -323,7 +351,7 @@ def differing_keys(one: NodeConfig, other: NodeConfig) -> list[str]:
     found = []
     for item in dataclasses.fields(NodeConfig):
         left, right = getattr(one, item.name), getattr(other, item.name)
-        if item.name in ("store", "raft", "broker"):
+        if item.name in _SECTIONS:
             found += [
                 f"{item.name}.{inner.name}: {_show(getattr(left, inner.name))} != "
                 f"{_show(getattr(right, inner.name))}"
@@ -480,16 +508,19 @@ def _is_loopback(host: str) -> bool:
 
 
 _NODE_KEYS = ("group", "node_id", "data_folder", "listen_host", "broker_port", "peer_port")
-_TABLES = ("node", "member", "store", "raft", "broker")
+_SECTIONS = ("store", "raft", "broker", "nameserver")
+_TABLES = ("node", "member", *_SECTIONS)
 _ALL_KEYS: dict[str, tuple[str, ...]] = {
     "node": _NODE_KEYS,
     "member": tuple(item.name for item in dataclasses.fields(MemberConfig)),
     "store": tuple(item.name for item in dataclasses.fields(StoreConfig)),
     "raft": tuple(item.name for item in dataclasses.fields(RaftConfig)),
     "broker": tuple(item.name for item in dataclasses.fields(BrokerConfig)),
+    "nameserver": tuple(item.name for item in dataclasses.fields(NameserverConfig)),
 }
 _CHOICES = {
     item.name: tuple(choice.value for choice in type(item.default))
-    for item in dataclasses.fields(StoreConfig)
+    for section in (StoreConfig, NameserverConfig)
+    for item in dataclasses.fields(section)
     if isinstance(item.default, enum.Enum)
 }

@@ -35,6 +35,7 @@ from broker.metadata.consumer_offsets import ConsumerOffsets
 from broker.metadata.state_machine import StateMachine
 from broker.metadata.subscription_groups import SubscriptionGroups
 from broker.metadata.topics import Topics
+from broker.nameserver.handlers import NameHandlers
 from broker.store.append_queue import AppendQueue
 from broker.store.derived import DerivedState
 from broker.store.dispatch_service import DispatchService
@@ -161,6 +162,7 @@ class Node:
         self._files = files
         self._clock = surroundings.clock
         clock, network = surroundings.clock, surroundings.network
+        self._network = network
         self._workers = {
             name: surroundings.make_worker(f"{config.node_id}-{name}")
             for name in ("sync", "vote", "file", "derived")
@@ -215,10 +217,22 @@ class Node:
         self.forwarder.connect_to(self.registry.dispatch, self._end_of_pass)
         self.commands = Commands(queue=self.queue, derived=derived, forwarder=self.forwarder)
         self._make_families(advertised, store_host)
-        self.server = RemotingServer(
-            network,
+        self.server = self._make_server(config.listen_broker_port)
+        # RocketMQ's clients may be given an address of their own for what a name server answers.
+        self.name_server = (
+            self._make_server(config.nameserver.port) if config.nameserver.port else None
+        )
+        self.ledger.watch_commits(self.dispatch.committed_to)
+        self.ledger.watch_commits(self._committed)
+        self.ledger.watch_role(self._role_changed)
+        self.dispatch.committed_to(self.ledger.committed_index)
+
+    def _make_server(self, port: int) -> RemotingServer:
+        config = self.config
+        return RemotingServer(
+            self._network,
             host=config.listen_host,
-            port=config.listen_broker_port,
+            port=port,
             handler=self.registry,
             connections_max=config.broker.connections_max,
             pending_size_max=config.broker.connection_pending_size_max,
@@ -226,24 +240,27 @@ class Node:
             unread_size_max=config.broker.unread_size_max,
             partial_size_max=config.broker.partial_size_max,
         )
-        self.ledger.watch_commits(self.dispatch.committed_to)
-        self.ledger.watch_commits(self._committed)
-        self.ledger.watch_role(self._role_changed)
-        self.dispatch.committed_to(self.ledger.committed_index)
 
     def _make_families(self, advertised: dict[str, str], store_host: HostAddress) -> None:
         config, files, clock = self.config, self._files, self._clock
         reader = Reader(files.store, files.derived.queues)
         self.topics = TopicHandlers(
-            ledger=self.ledger,
             commands=self.commands,
             queue=self.queue,
             topics=files.topics,
             forwarder=self.forwarder,
-            advertised=advertised,
-            is_serving=self._is_serving,
             topics_max=config.broker.topics_max,
             queues_max=config.broker.queues_max,
+        )
+        self.names = NameHandlers(
+            ledger=self.ledger,
+            topics=files.topics,
+            forwarder=self.forwarder,
+            advertised=advertised,
+            is_serving=self._is_serving,
+            mode=config.nameserver.route,
+            auto_create_topic=config.broker.auto_create_topic,
+            default_queue_count=config.broker.default_topic_queue_count,
         )
         self.sends = SendHandlers(
             queue=self.queue,
@@ -296,6 +313,7 @@ class Node:
             self.topics,
             self.group,
             self.lookups,
+            self.names,
         ):
             self.registry.register(family)
         files.derived.on_arrival = self._arrived
@@ -362,6 +380,8 @@ class Node:
             nursery.start_soon(self.pulls.hold.run)
             nursery.start_soon(self.forwarder.run)
             await nursery.start(self.server.serve)
+            if self.name_server is not None:
+                await nursery.start(self.name_server.serve)
             task_status.started()
 
     async def step_back(self) -> None:
@@ -373,6 +393,8 @@ class Node:
                     logger.info("handed the leadership to %s", leader)
                 except LedgerError as error:
                     logger.warning("could not hand the leadership over: %s", error)
+            if self.name_server is not None:
+                await self.name_server.close(grace_seconds=STOP_SECONDS / 4)
             await self.server.close(grace_seconds=STOP_SECONDS / 4)
 
     def close(self, *, write_down: bool) -> None:

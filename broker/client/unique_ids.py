@@ -8,8 +8,9 @@ those three come from a table.
 
 from __future__ import annotations
 
-import datetime
 from typing import TYPE_CHECKING
+
+from broker.message.message_id import month_start_ms
 
 if TYPE_CHECKING:
     import random
@@ -23,13 +24,6 @@ DIGITS = [text.encode() for text in DIGIT_TEXTS]
 
 # A month has at most 2,678,400,000 ms, so that 32 bits hold it; then the next one begins.
 _NEARLY_A_MONTH_MS = 28 * 24 * 3_600_000
-
-
-def month_start_ms(wall_ms: int) -> int:
-    """Return the first millisecond of the UTC month *wall_ms* lies in."""
-    date = datetime.datetime.fromtimestamp(wall_ms / 1000, datetime.UTC)
-    start = datetime.datetime(date.year, date.month, 1, tzinfo=datetime.UTC)
-    return int(start.timestamp()) * 1000
 
 
 class UniqueIds:

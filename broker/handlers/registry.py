@@ -23,7 +23,7 @@ from broker.errors import (
 )
 from broker.protocol.headers import LeaderHint
 from broker.protocol.request_code import RequestCode
-from broker.protocol.response_code import ResponseCode
+from broker.protocol.response_code import STOCK_CODES, ResponseCode
 from dledger.errors import (
     EntryTooLargeError,
     LedgerBusyError,
@@ -32,7 +32,7 @@ from dledger.errors import (
     NotLeaderError,
     OutcomeUnknownError,
 )
-from dledger.remoting.command import Command, response
+from dledger.remoting.command import Command, SerializeType, response
 from dledger.remoting.errors import LocalProtocolError
 from dledger.remoting.rate_limited_log import shorten
 
@@ -229,6 +229,8 @@ def answer(session: Session, request: Command, reply: Command) -> None:
     """Queue *reply* unless nobody waits for it; one that cannot be written is told instead."""
     if request.is_oneway or session.closed:
         return
+    if reply.code in STOCK_CODES and request.serialization is not SerializeType.MSGPACK:
+        reply.code = int(STOCK_CODES[ResponseCode(reply.code)])
     try:
         session.reply(reply)
     except LocalProtocolError as error:

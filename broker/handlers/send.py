@@ -23,8 +23,14 @@ from broker.handlers.registry import (
 from broker.handlers.send_runs import SendRuns
 from broker.message.batch import decode_batch_body, encode_sizes
 from broker.message.codec import encode_record
-from broker.message.message_id import encode_offset_id
-from broker.message.properties import UNIQUE_KEY, decode_properties
+from broker.message.limits import RETRY_PREFIX
+from broker.message.message_id import UniqueKeyGenerator, encode_offset_id, month_start_ms
+from broker.message.properties import (
+    NAME_VALUE_SEPARATOR,
+    PROPERTY_SEPARATOR,
+    UNIQUE_KEY,
+    decode_properties,
+)
 from broker.protocol.bodies import ACK
 from broker.protocol.headers import (
     PERM_WRITE,
@@ -141,6 +147,14 @@ class SendHandlers:
         self._awaiting_count = 0
         self._awaiting_size = 0  # bytes, by `holding_cost`
         self._next_queue = itertools.count()
+        # Told from another node's by address and port, from those before a restart by the time.
+        self._unique_keys = UniqueKeyGenerator(
+            ip=host.ip,
+            process_id=host.port,
+            process_hash=clock.wall_ms(),
+            wall_ms=clock.wall_ms,
+            month_start_ms=month_start_ms,
+        )
         self.message_count = 0
         self.duplicate_count = 0
 
@@ -193,18 +207,29 @@ class SendHandlers:
         )
 
     def _send_plain(self, session: Session, command: Command, header: SendMessageRequest) -> None:
-        if not self._topic_is_there(session, command, header.topic, max(header.queue_id, 0)):
+        if not self._topic_is_there(
+            session,
+            command,
+            header.topic,
+            max(header.queue_id, 0),
+            queue_count=self._queue_count_of(header),
+        ):
             return
         queue_id = self._pick_queue(header)
-        properties = header.properties.encode()
+        properties, unique_key = self._with_unique_key(header.properties.encode())
         record = self._encode(header, queue_id, properties, _body_of(command))
-        unique_key = decode_properties(properties).get(UNIQUE_KEY, "")
         self._put_encoded(session, command, header.topic, queue_id, [record], unique_key)
 
     def _send_batch_body(
         self, session: Session, command: Command, header: SendMessageRequest
     ) -> None:
-        if not self._topic_is_there(session, command, header.topic, max(header.queue_id, 0)):
+        if not self._topic_is_there(
+            session,
+            command,
+            header.topic,
+            max(header.queue_id, 0),
+            queue_count=self._queue_count_of(header),
+        ):
             return
         queue_id = self._pick_queue(header)
         body = _body_of(command)
@@ -214,10 +239,21 @@ class SendHandlers:
         records = []
         keys = []
         for message in messages:
-            properties = bytes(message.properties)
-            keys.append(decode_properties(properties).get(UNIQUE_KEY, ""))
+            properties, unique_key = self._with_unique_key(bytes(message.properties))
+            keys.append(unique_key)
             records.append(self._encode(header, queue_id, properties, message.body))
         self._put_encoded(session, command, header.topic, queue_id, records, ",".join(keys))
+
+    def _with_unique_key(self, properties: bytes) -> tuple[bytes, str]:
+        """Return *properties* with a unique key, and the key: ours where the client gave none."""
+        found = decode_properties(properties).get(UNIQUE_KEY)
+        if found:
+            return properties, found
+        key = self._unique_keys.next_key()
+        added = f"{UNIQUE_KEY}{NAME_VALUE_SEPARATOR}{key}".encode()
+        if properties and not properties.endswith(PROPERTY_SEPARATOR.encode()):
+            properties += PROPERTY_SEPARATOR.encode()
+        return properties + added, key
 
     def _pick_queue(self, header: SendMessageRequest) -> int:
         if header.queue_id >= 0:
@@ -265,7 +301,13 @@ class SendHandlers:
         self._put(request, chunk, producer_id=0, first_sequence=0)
 
     def _topic_is_there(
-        self, session: Session, command: Command, topic: str, queue_id: int
+        self,
+        session: Session,
+        command: Command,
+        topic: str,
+        queue_id: int,
+        *,
+        queue_count: int | None = None,
     ) -> bool:
         config = self._topics.get(topic)
         if config is None:
@@ -294,7 +336,9 @@ class SendHandlers:
             self._awaiting_size += cost
             try:
                 self._create_topic(
-                    topic, self._default_queue_count, lambda _, error: self._created(topic, error)
+                    topic,
+                    queue_count or self._default_queue_count,
+                    lambda _, error: self._created(topic, error),
                 )
             except BaseException:
                 self._take_awaiting(topic)
@@ -314,6 +358,18 @@ class SendHandlers:
                 field="queueId",
             )
         return True
+
+    def _queue_count_of(self, header: SendMessageRequest) -> int:
+        """Return how many queues the topic gets if this send creates it.
+
+        Source: RocketMQ ``TopicConfigManager.createTopicInSendMessageMethod``: no more than the
+        client asks for, and those of a group's own topics one.
+        """
+        if header.topic.startswith(RETRY_PREFIX):
+            return 1
+        if header.default_topic is None:
+            return self._default_queue_count
+        return max(1, min(header.default_topic_queue_nums, self._default_queue_count))
 
     def may_write(self, topic: str, queue_id: int) -> bool:
         """Return whether a queue is there and open to sends; why not, the ordinary way says."""

@@ -1,8 +1,7 @@
-"""Topics: their list, where they are, and how one comes to be."""
+"""Topics: their list, and how one comes to be."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,13 +18,13 @@ from broker.metadata.topics import (
     queue_count_of,
 )
 from broker.protocol.bodies import TopicEntry, encode_topic_table
-from broker.protocol.headers import CreateTopicRequest, DeleteTopicRequest, RouteRequest
+from broker.protocol.headers import CreateTopicRequest, DeleteTopicRequest
 from broker.protocol.request_code import RequestCode
 from broker.protocol.response_code import ResponseCode
 from dledger.remoting.command import Command, response
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from broker.handlers.commands import Commands
     from broker.handlers.forward import Forwarder
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
     from broker.store.append_queue import AppendQueue
     from dledger.errors import LedgerError
     from dledger.remoting.server import Session
-    from dledger.server import LedgerServer
 
 
 class TopicHandlers:
@@ -42,36 +40,27 @@ class TopicHandlers:
     def __init__(
         self,
         *,
-        ledger: LedgerServer,
         commands: Commands,
         queue: AppendQueue,
         topics: Topics,
         forwarder: Forwarder,
-        advertised: Mapping[str, str],
-        is_serving: Callable[[], bool],
         topics_max: int,
         queues_max: int,
     ) -> None:
         """Make the family.
 
         Args:
-            ledger: knows who leads.
             commands: proposes what is asked for and answers.
             queue: takes topics that are made on first use.
             topics: what exists.
             forwarder: takes what this node may only not have heard of yet.
-            advertised: broker addresses of every member, as clients are told them.
-            is_serving: whether this node is the leader and lags behind nobody.
             topics_max: most topics there may be.
             queues_max: most queues of all topics together.
         """
-        self._ledger = ledger
         self._commands = commands
         self._queue = queue
         self._topics = topics
         self._forwarder = forwarder
-        self._advertised = advertised
-        self._is_serving = is_serving
         self._topics_max = topics_max
         self._queues_max = queues_max
         self._deleting: dict[str, int] = {}  # deletions on their way
@@ -201,45 +190,6 @@ class TopicHandlers:
                 body=encode_topic_table(table, version=self._topics.version),
             ),
         )
-
-    @handles(RequestCode.GET_ROUTEINFO_BY_TOPIC)
-    def route(self, session: Session, command: Command) -> None:
-        """Answer where a topic's queues are: all on this group, id 0 being the leader."""
-        header = RouteRequest.decode(command.ext_fields)
-        config = self._topics.get(header.topic)
-        if config is None and not self._is_serving():
-            # This node may only be behind: who believed it would create the topic a second time.
-            self._forwarder.take(session, command)
-            return
-        if config is None:
-            raise self._not_there(header.topic)
-        group = self._ledger.config.group
-        body = {
-            "brokerDatas": [
-                {"brokerAddrs": self._broker_addresses(), "brokerName": group, "cluster": group}
-            ],
-            "filterServerTable": {},
-            "queueDatas": [
-                {
-                    "brokerName": group,
-                    "perm": config.perm,
-                    "readQueueNums": config.read_queue_count,
-                    "topicSysFlag": 0,
-                    "writeQueueNums": config.write_queue_count,
-                }
-            ],
-        }
-        # Compact: RocketMQ's Go client cuts the addresses out of the raw text.
-        encoded = json.dumps(body, separators=(",", ":")).encode()
-        answer(session, command, response(command, int(ResponseCode.SUCCESS), body=encoded))
-
-    def _broker_addresses(self) -> dict[str, str]:
-        leader = self._ledger.leader_id
-        addresses = {} if leader is None else {"0": self._advertised[leader]}
-        others = [node_id for node_id in sorted(self._advertised) if node_id != leader]
-        for number, node_id in enumerate(others, start=1):
-            addresses[str(number)] = self._advertised[node_id]
-        return addresses
 
 
 def _fields_given(header: CreateTopicRequest) -> dict[str, Any]:

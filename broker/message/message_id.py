@@ -8,6 +8,7 @@ Source: RocketMQ ``MessageDecoder.createMessageId`` and ``MessageClientIDSetter`
 
 from __future__ import annotations
 
+import datetime
 import struct
 from typing import TYPE_CHECKING
 
@@ -44,6 +45,13 @@ def decode_offset_id(message_id: str) -> tuple[HostAddress, int]:
         )
     port, position = _PLACE.unpack_from(raw, len(raw) - 12)
     return HostAddress(raw[:-12], port), position
+
+
+def month_start_ms(wall_ms: int) -> int:
+    """Return the first millisecond of the UTC month *wall_ms* lies in."""
+    date = datetime.datetime.fromtimestamp(wall_ms / 1000, datetime.UTC)
+    start = datetime.datetime(date.year, date.month, 1, tzinfo=datetime.UTC)
+    return int(start.timestamp()) * 1000
 
 
 class UniqueKeyGenerator:

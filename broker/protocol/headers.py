@@ -322,6 +322,22 @@ class RouteRequest(Header):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DeleteTopicInNameServerRequest(Header):
+    """DELETE_TOPIC_IN_NAMESRV. Source: RocketMQ ``DeleteTopicFromNamesrvRequestHeader``."""
+
+    topic: str
+    cluster_name: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KvConfigRequest(Header):
+    """GET_KV_CONFIG. Source: RocketMQ ``GetKVConfigRequestHeader``."""
+
+    namespace: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LeadershipTransferRequest(Header):
     """LEADERSHIP_TRANSFER. Source: DLedger ``LeadershipTransferRequest``."""
 

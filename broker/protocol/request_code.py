@@ -22,8 +22,12 @@ class RequestCode(enum.IntEnum):
     GET_MAX_OFFSET = 30
     GET_MIN_OFFSET = 31
     GET_EARLIEST_MSG_STORETIME = 32
-    GET_ROUTEINFO_BY_TOPIC = 105  # in RocketMQ a name server's; here every node answers
+    GET_KV_CONFIG = 101  # a name server's in RocketMQ, as 105, 106, 206, 216: every node answers
+    GET_ROUTEINFO_BY_TOPIC = 105
+    GET_BROKER_CLUSTER_INFO = 106
+    GET_ALL_TOPIC_LIST_FROM_NAMESERVER = 206
     DELETE_TOPIC_IN_BROKER = 215
+    DELETE_TOPIC_IN_NAMESRV = 216
     SEND_MESSAGE_V2 = 310  # header fields named a to n
     SEND_BATCH_MESSAGE = 320  # RocketMQ's batch body, or our records when recordFormat is given
 

@@ -1,8 +1,7 @@
 """How a request ended.
 
 Numbers below 60,000 are RocketMQ's (``ResponseCode``, ``RemotingSysResponseCode``); ours begin at
-60,001.  A RocketMQ client treats those as errors without retry, which is right for all of them but
-NOT_LEADER and NOT_READY: those go only to clients that speak our own requests.
+60,001, and go only to clients that write headers as ours does: see `STOCK_CODES`.
 """
 
 from __future__ import annotations
@@ -43,3 +42,14 @@ class ResponseCode(enum.IntEnum):
     PRODUCER_FENCED = 60005  # another holder of the producer id has gone ahead
     NOT_READY = 60006  # nothing was done: the node still catches up, ask again soon
     CORRUPT_RECORD = 60007  # nothing was done: the records sent are none
+
+
+# What RocketMQ's clients are told in the place of codes of ours, which they would not try again on:
+# as its DLedger broker does for the same reasons.  They may then send twice what was written.
+# Source: RocketMQ ``DLedgerCommitLog.asyncPutMessage``.
+STOCK_CODES = {
+    ResponseCode.NOT_LEADER: ResponseCode.SERVICE_NOT_AVAILABLE,
+    ResponseCode.OUTCOME_UNKNOWN: ResponseCode.SYSTEM_ERROR,
+    ResponseCode.NOT_READY: ResponseCode.SYSTEM_BUSY,
+    ResponseCode.CORRUPT_RECORD: ResponseCode.MESSAGE_ILLEGAL,
+}

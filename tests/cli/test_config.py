@@ -11,6 +11,7 @@ from broker.config import (
     SIZE_KEYS,
     BrokerConfig,
     MemberConfig,
+    NameserverConfig,
     NodeConfig,
     differing_keys,
     dump_config,
@@ -216,13 +217,14 @@ def _written(item):
 
 
 def test_every_key_is_documented_with_its_default():
-    nested = {"members", "store", "raft", "broker"}
+    nested = {"members", "store", "raft", "broker", "nameserver"}
     sections = {
         "node": NodeConfig,
         "member": MemberConfig,
         "store": StoreConfig,
         "raft": RaftConfig,
         "broker": BrokerConfig,
+        "nameserver": NameserverConfig,
     }
 
     expected = {

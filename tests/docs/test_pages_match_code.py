@@ -36,6 +36,8 @@ REQUEST_HEADERS = {
     RequestCode.GET_MIN_OFFSET: headers.QueueRequest,
     RequestCode.GET_EARLIEST_MSG_STORETIME: headers.QueueRequest,
     RequestCode.GET_ROUTEINFO_BY_TOPIC: headers.RouteRequest,
+    RequestCode.GET_KV_CONFIG: headers.KvConfigRequest,
+    RequestCode.DELETE_TOPIC_IN_NAMESRV: headers.DeleteTopicInNameServerRequest,
     RequestCode.LEADERSHIP_TRANSFER: headers.LeadershipTransferRequest,
 }
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from broker.config import BrokerConfig, MemberConfig, NodeConfig
+from broker.config import BrokerConfig, MemberConfig, NameserverConfig, NodeConfig
 from broker.message.batch import encode_sizes
 from broker.message.codec import decode_records, encode_record
 from broker.message.model import HostAddress
@@ -46,12 +46,14 @@ class Brokers(FakeMembers):
         store: dict[str, Any] | None = None,
         raft: dict[str, Any] | None = None,
         broker: dict[str, Any] | None = None,
+        nameserver: dict[str, Any] | None = None,
         seed: int = 1,
     ) -> None:
         super().__init__(nursery, count, seed=seed)
         self._store = StoreConfig(**{"segment_size": 256 * KIB, **(store or {})})
         self._raft = RaftConfig(**(raft or {}))
         self._broker = BrokerConfig(**(broker or {}))
+        self._nameserver = NameserverConfig(**(nameserver or {}))
         self._files: dict[str, OpenFiles] = {}
 
     def config(self, name: str) -> NodeConfig:
@@ -71,6 +73,7 @@ class Brokers(FakeMembers):
             store=self._store,
             raft=self._raft,
             broker=self._broker,
+            nameserver=self._nameserver,
         )
 
     def build(self, member: FakeMember, make_worker: Callable[[str], FakeWorker]) -> Node:
@@ -140,9 +143,9 @@ class Brokers(FakeMembers):
         assert len(points) == 1
 
     @contextlib.asynccontextmanager
-    async def caller(self, member: FakeMember) -> AsyncIterator[Caller]:
-        """Connect to a member."""
-        caller = Caller(self, member)
+    async def caller(self, member: FakeMember, *, port: int = 0) -> AsyncIterator[Caller]:
+        """Connect to a member, at *port* unless that is 0."""
+        caller = Caller(self, member, port=port)
         self.nursery.start_soon(caller.run)
         await until("the caller is connected", lambda: not caller.client.closed)
         yield caller
@@ -152,8 +155,8 @@ class Brokers(FakeMembers):
 class Caller:
     """One connection to one broker, and what came over it."""
 
-    def __init__(self, brokers: Brokers, member: FakeMember) -> None:
-        port = brokers.config(member.name).listen_broker_port
+    def __init__(self, brokers: Brokers, member: FakeMember, *, port: int = 0) -> None:
+        port = port or brokers.config(member.name).listen_broker_port
         self.acks: list[Ack] = []
         self.pushes: list[int] = []  # acks in each grouped response
         self.client = RemotingClient(

@@ -19,7 +19,13 @@ from typing import TYPE_CHECKING
 import trio
 
 from broker.cli.ask import ask_group, ask_node
-from broker.config import BrokerConfig, MemberConfig, NodeConfig, dump_config
+from broker.config import (
+    BrokerConfig,
+    MemberConfig,
+    NameserverConfig,
+    NodeConfig,
+    dump_config,
+)
 from dledger.config import KIB, StoreConfig
 
 if TYPE_CHECKING:
@@ -163,6 +169,7 @@ class ProcessGroup:
         count: int = 3,
         host: str = "127.0.0.1",
         broker: BrokerConfig | None = None,
+        nameserver: NameserverConfig | None = None,
         **store: object,
     ) -> None:
         ports = free_ports(2 * count, host)
@@ -185,6 +192,7 @@ class ProcessGroup:
                     listen_host=host,
                     store=StoreConfig(**settings),  # type: ignore[arg-type]
                     broker=broker or BrokerConfig(),
+                    nameserver=nameserver or NameserverConfig(),
                 ),
             )
             for member in members

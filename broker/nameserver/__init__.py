@@ -1,0 +1,1 @@
+"""What a RocketMQ name server answers: routes, topics and the cluster, told by every node."""

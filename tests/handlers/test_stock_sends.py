@@ -1,0 +1,102 @@
+"""Sends as RocketMQ's clients write them, and what such a client is told."""
+
+import pytest
+
+from broker.message.batch import BatchMessage, encode_batch_body
+from broker.message.codec import decode_records
+from broker.protocol.request_code import RequestCode
+from broker.protocol.response_code import STOCK_CODES, ResponseCode
+from dledger.remoting.command import SerializeType
+
+HEADER = {
+    "producerGroup": "p", "topic": "t", "defaultTopic": "TBW102", "defaultTopicQueueNums": 4,
+    "queueId": 0, "sysFlag": 0, "bornTimestamp": "1795346771693", "flag": 0, "properties": "",
+    "reconsumeTimes": "0", "unitMode": "0", "batch": "0", "AccessKey": "", "Signature": "x",
+}  # fmt: skip
+
+
+async def send(caller, body, **fields):
+    return await caller.ask(
+        RequestCode.SEND_MESSAGE, {**HEADER, **fields}, body, serialization=SerializeType.JSON
+    )
+
+
+async def stored(caller, **where):
+    return decode_records((await caller.pull(**where)).body)
+
+
+async def test_every_value_of_the_answer_is_a_string(autojump_clock, caller):
+    """The C++ client drops numbers without a word, and an offset stays 0."""
+    answer = await send(caller, b"x")
+
+    assert answer.code == ResponseCode.SUCCESS
+    assert answer.ext_fields["queueOffset"] == "0"
+    assert all(isinstance(value, str) for value in answer.ext_fields.values())
+
+
+@pytest.mark.parametrize("properties", ["", "TAGS\x01a", "TAGS\x01a\x02"])
+async def test_a_message_without_a_unique_key_is_given_one(autojump_clock, caller, properties):
+    answer = await send(caller, b"x", properties=properties)
+    (message,) = await stored(caller)
+
+    assert message.unique_key == answer.ext_fields["transactionId"]
+    assert len(message.unique_key) == 32
+    assert message.tag == ("a" if properties else None)
+
+
+async def test_a_unique_key_given_is_kept(autojump_clock, caller):
+    await send(caller, b"x", properties="UNIQ_KEY\x01mine\x02WAIT\x01true\x02")
+    (message,) = await stored(caller)
+
+    assert message.properties == {"UNIQ_KEY": "mine", "WAIT": "true"}
+
+
+async def test_the_messages_of_a_batch_get_a_key_each(autojump_clock, caller):
+    body = encode_batch_body([BatchMessage(0, b"a", b""), BatchMessage(0, b"b", b"")])
+    answer = await send(caller, body, batch="1")
+    keys = [message.unique_key for message in await stored(caller)]
+
+    assert len(set(keys)) == 2
+    assert answer.ext_fields["transactionId"] == ",".join(keys)
+
+
+@pytest.mark.parametrize(
+    ("topic", "fields", "queues"),
+    [
+        ("new", {"defaultTopicQueueNums": 2}, 2),
+        ("new", {"defaultTopicQueueNums": "16"}, 4),
+        ("new", {"defaultTopicQueueNums": 0}, 1),
+        ("%RETRY%readers", {}, 1),
+    ],
+)
+async def test_a_send_makes_its_topic_no_wider_than_it_asks(
+    autojump_clock, caller, brokers, topic, fields, queues
+):
+    await send(caller, b"x", topic=topic, **fields)
+
+    config = brokers._files["n1"].topics.get(topic)
+    assert (config.read_queue_count, config.write_queue_count) == (queues, queues)
+
+
+async def test_a_code_of_ours_is_told_to_our_own_clients_only(autojump_clock, make_brokers):
+    """RocketMQ's clients give up on a code they do not know, and send again on these."""
+    group = make_brokers(3)
+    await group.start()
+    leader = await group.leader()
+    async with group.caller(leader) as caller:
+        await caller.create_topic("t")
+        group.wires.isolate(leader.name)
+
+        unknown = await send(caller, b"x")  # appended before the node noticed
+        refused = await send(caller, b"x")
+        ours = await caller.ask(RequestCode.SEND_MESSAGE, HEADER, b"x")
+
+    assert unknown.code == ResponseCode.SYSTEM_ERROR
+    assert refused.code == ResponseCode.SERVICE_NOT_AVAILABLE
+    assert ours.code == ResponseCode.NOT_LEADER
+    assert unknown.remark
+    assert refused.remark
+
+
+def test_no_code_of_ours_stands_for_another():
+    assert all(ours > 60_000 > stock for ours, stock in STOCK_CODES.items())

@@ -1,0 +1,46 @@
+// Send with npm's ali-ons, as told by a JSON object in argv; one JSON line for each event.
+// Keys as in stock_producer.py; how is sync or ordered.
+'use strict';
+const { Producer, Message } = require('ali-ons');
+
+const told = JSON.parse(process.argv[2]);
+const begun = Date.now();
+const tell = (event, fields) =>
+  console.log(JSON.stringify({ event, at: (Date.now() - begun) / 1000, ...fields }));
+const quiet = { info() {}, debug() {}, warn() {}, error: text => tell('log', { why: String(text) }) };
+
+(async () => {
+  const producer = new Producer({
+    nameSrv: told.servers.split(';'),
+    producerGroup: told.group,
+    logger: quiet,
+    httpclient: require('urllib'),
+  });
+  producer.on('error', error => tell('error', { why: String(error) }));
+  await producer.ready();
+  tell('started');
+  for (const body of told.bodies) {
+    const message = new Message(told.topic, told.tag || '', body);
+    if (told.keys) message.keys = told.keys.split(' ');
+    if (told.how === 'ordered') message.shardingKey = String(told.key || 0);
+    const asked = Date.now();
+    try {
+      const result = await producer.send(message);
+      tell('sent', {
+        bodies: [ body ],
+        seconds: (Date.now() - asked) / 1000,
+        offset: result.queueOffset,
+        id: result.msgId,
+      });
+    } catch (error) {
+      tell('failed', { bodies: [ body ], seconds: (Date.now() - asked) / 1000, why: String(error) });
+    }
+    if (told.interval) await new Promise(done => setTimeout(done, told.interval * 1000));
+  }
+  await producer.close();
+  tell('ended');
+  process.exit(0);
+})().catch(error => {
+  tell('broken', { why: String(error.stack) });
+  process.exit(1);
+});

@@ -1,0 +1,107 @@
+"""The forms of a route, and that no queue can be read under two names."""
+
+import json
+
+import pytest
+
+from broker.config import RouteMode
+from broker.nameserver import routes
+
+ADDRESSES = {"n1": "a:1", "n2": "b:2", "n3": "c:3"}
+ALL = frozenset(ADDRESSES)
+TOPIC = routes.Topic(4, 3, 6)
+
+
+def group(*, leader="n2", reachable=ALL, node="n1"):
+    return routes.Group("orders", ADDRESSES, leader, reachable, node)
+
+
+def stock(found, mode=RouteMode.PER_NODE, topic=TOPIC, client="10.0.0.1"):
+    return json.loads(routes.stock_route(found, topic, mode, client_host=client))
+
+
+def addresses(route):
+    return {broker["brokerName"]: broker["brokerAddrs"] for broker in route["brokerDatas"]}
+
+
+def names(route, perm):
+    return [item["brokerName"] for item in route["queueDatas"] if item["perm"] & perm]
+
+
+def test_queues_are_read_under_one_name_and_written_under_one_for_each_node():
+    route = stock(group())
+
+    assert names(route, 4) == ["orders"]
+    assert names(route, 2) == ["orders-n1", "orders-n2", "orders-n3"]
+    assert addresses(route)["orders-n2"] == {"0": "b:2"}
+    assert all(
+        (item["readQueueNums"], item["writeQueueNums"]) == (4, 3) for item in route["queueDatas"]
+    )
+
+
+def test_a_client_reads_from_a_follower_and_the_same_one_whoever_is_asked():
+    found = {addresses(stock(group(node=node)))["orders"]["0"] for node in ADDRESSES}
+
+    assert len(found) == 1
+    assert found <= {"a:1", "c:3"}
+
+
+def test_clients_spread_over_the_followers():
+    found = {
+        addresses(stock(group(), client=f"10.0.0.{number}"))["orders"]["0"] for number in range(50)
+    }
+
+    assert found == {"a:1", "c:3"}
+
+
+def test_a_follower_that_goes_moves_only_those_who_read_from_it():
+    clients = [f"10.0.0.{number}" for number in range(50)]
+    before = {c: addresses(stock(group(), client=c))["orders"]["0"] for c in clients}
+    left = group(reachable=ALL - {"n3"})
+    after = {c: addresses(stock(left, client=c))["orders"]["0"] for c in clients}
+
+    assert set(after.values()) == {"a:1"}
+    assert all(after[c] == before[c] for c in clients if before[c] == "a:1")
+
+
+def test_a_member_out_of_reach_keeps_its_name_at_the_leader():
+    """Who orders by key counts the queues of all names: their number must stay."""
+    route = stock(group(reachable=ALL - {"n3"}))
+
+    assert names(route, 2) == ["orders-n1", "orders-n2", "orders-n3"]
+    assert addresses(route)["orders-n3"] == {"0": "b:2"}
+
+
+def test_a_node_that_knows_of_nobody_names_itself():
+    route = stock(group(leader=None, reachable=frozenset({"n1"})))
+
+    assert {found["0"] for found in addresses(route).values()} == {"a:1"}
+
+
+@pytest.mark.parametrize(("perm", "read", "write"), [(4, 1, 0), (2, 0, 3), (0, 0, 0), (7, 1, 3)])
+def test_a_topic_s_permissions_hold(perm, read, write):
+    route = stock(group(), topic=TOPIC._replace(perm=perm))
+
+    assert (len(names(route, 4)), len(names(route, 2))) == (read, write)
+
+
+def test_the_single_name_has_the_leader_first():
+    route = stock(group(), RouteMode.SINGLE)
+
+    assert addresses(route) == {"orders": {"0": "b:2", "1": "a:1", "2": "c:3"}}
+    assert names(route, 4) == names(route, 2) == ["orders"]
+
+
+def test_a_route_has_no_blanks():
+    """RocketMQ's Go client cuts the addresses out of the raw text."""
+    for mode in RouteMode:
+        assert b" " not in routes.stock_route(group(), TOPIC, mode, client_host="h")
+
+
+@pytest.mark.parametrize("mode", RouteMode)
+def test_a_cluster_has_one_broker(mode):
+    """Whoever administers by the list would otherwise do everything once for each name."""
+    info = json.loads(routes.cluster_info(group(), mode))
+
+    assert info["clusterAddrTable"] == {"orders": ["orders"]}
+    assert info["brokerAddrTable"]["orders"]["brokerAddrs"]["0"] == "b:2"
