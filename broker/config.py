@@ -1,9 +1,9 @@
 """Settings of one node: read from its ``node.toml``, checked whole before anything starts.
 
-A file has the tables ``[node]``, ``[[member]]`` (one each), ``[store]``, ``[raft]``, ``[broker]``
-and ``[nameserver]``; docs/configuration.md lists every key.  A key nobody knows is an error:
-mistyped, it would leave its setting at the default without a word.  Byte sizes may be written with
-a unit: ``segment_size = "64MiB"``.
+A file has the tables ``[node]``, ``[[member]]`` (one each), ``[store]``, ``[raft]``, ``[broker]``,
+``[nameserver]`` and ``[metrics]``; docs/configuration.md lists every key.  A key nobody knows is an
+error: mistyped, it would leave its setting at the default without a word.  Byte sizes may be
+written with a unit: ``segment_size = "64MiB"``.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
+LOG_FORMATS = ("text", "json", "console")
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)\Z")
 _SIZE_UNITS = {"": 1, "b": 1, "kib": KIB, "mib": MIB, "gib": GIB, "tib": 1024 * GIB}
@@ -111,6 +112,8 @@ class BrokerConfig:
     pull_hold_max_ms: int = 30_000  # longest time a pull that finds nothing is held
     pulls_held_max: int = 100_000  # one more is answered at once: nothing new
     log_level: str = "info"  # debug, info, warning, error
+    log_format: str = "text"  # text, json, console: one line each, JSON, coloured for people
+    log_file: str = ""  # "": stderr
 
     def __post_init__(self) -> None:
         check_range("default_topic_queue_count", self.default_topic_queue_count, 1, 1024)
@@ -127,6 +130,23 @@ class BrokerConfig:
         check_range("pulls_held_max", self.pulls_held_max, 0, 10_000_000)
         if self.log_level not in LOG_LEVELS:
             raise ConfigError(f"log_level = {self.log_level!r}: use {', '.join(LOG_LEVELS)}")
+        if self.log_format not in LOG_FORMATS:
+            raise ConfigError(f"log_format = {self.log_format!r}: use {', '.join(LOG_FORMATS)}")
+        if "\0" in self.log_file:
+            raise ConfigError(f"log_file = {self.log_file!r}: no file has a zero byte in its name")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricsConfig:
+    """Where a node tells Prometheus and load balancers how it is."""
+
+    port: int = 5557  # RocketMQ's; 0: nowhere
+    host: str = ""  # to listen on; "": where the node listens for clients
+
+    def __post_init__(self) -> None:
+        check_range("port", self.port, 0, 65_535)
+        if self.host:
+            check_host("host", self.host)
 
 
 class RouteMode(enum.Enum):
@@ -163,6 +183,7 @@ class NodeConfig:
     raft: RaftConfig = field(default_factory=RaftConfig)
     broker: BrokerConfig = field(default_factory=BrokerConfig)
     nameserver: NameserverConfig = field(default_factory=NameserverConfig)
+    metrics: MetricsConfig = field(default_factory=MetricsConfig)
 
     def __post_init__(self) -> None:
         if not self.data_folder:
@@ -188,6 +209,12 @@ class NodeConfig:
             raise ConfigError(
                 f"[nameserver] port = {self.nameserver.port} is taken by this node already; leave "
                 "it out: routes are answered on the broker port, too"
+            )
+        taken = (self.listen_broker_port, self.listen_peer_port, self.nameserver.port)
+        if self.metrics.port and self.metrics.port in taken:
+            raise ConfigError(
+                f"[metrics] port = {self.metrics.port} is taken by this node already; take another "
+                "one, or 0 for none"
             )
 
     @property
@@ -318,6 +345,10 @@ def parse_config(text: str, *, base_folder: Path) -> NodeConfig:
         raise ConfigError(
             "[[member]] is missing; write one for every member of the group, this node included"
         )
+    broker_table = _take_table(tables, "broker")
+    log_file = broker_table.get("log_file")
+    if isinstance(log_file, str) and log_file:
+        broker_table = broker_table | {"log_file": str(base_folder / log_file)}
     values: dict[str, Any] = node | {
         "members": tuple(
             _convert(f"[[member]] number {number} ", member, MemberConfig)
@@ -325,10 +356,11 @@ def parse_config(text: str, *, base_folder: Path) -> NodeConfig:
         ),
         "store": _convert("[store] ", _take_table(tables, "store"), StoreConfig),
         "raft": _convert("[raft] ", _take_table(tables, "raft"), RaftConfig),
-        "broker": _convert("[broker] ", _take_table(tables, "broker"), BrokerConfig),
+        "broker": _convert("[broker] ", broker_table, BrokerConfig),
         "nameserver": _convert(
             "[nameserver] ", _take_table(tables, "nameserver"), NameserverConfig
         ),
+        "metrics": _convert("[metrics] ", _take_table(tables, "metrics"), MetricsConfig),
     }
     return _convert("[node] ", values, NodeConfig)
 
@@ -508,7 +540,7 @@ def _is_loopback(host: str) -> bool:
 
 
 _NODE_KEYS = ("group", "node_id", "data_folder", "listen_host", "broker_port", "peer_port")
-_SECTIONS = ("store", "raft", "broker", "nameserver")
+_SECTIONS = ("store", "raft", "broker", "nameserver", "metrics")
 _TABLES = ("node", "member", *_SECTIONS)
 _ALL_KEYS: dict[str, tuple[str, ...]] = {
     "node": _NODE_KEYS,
@@ -517,6 +549,7 @@ _ALL_KEYS: dict[str, tuple[str, ...]] = {
     "raft": tuple(item.name for item in dataclasses.fields(RaftConfig)),
     "broker": tuple(item.name for item in dataclasses.fields(BrokerConfig)),
     "nameserver": tuple(item.name for item in dataclasses.fields(NameserverConfig)),
+    "metrics": tuple(item.name for item in dataclasses.fields(MetricsConfig)),
 }
 _CHOICES = {
     item.name: tuple(choice.value for choice in type(item.default))

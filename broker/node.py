@@ -2,24 +2,20 @@
 
     bytes in -> command -> record -> entry -> committed -> dispatched -> bytes out
 
-`Node` wires the rooms; `run_node` runs one with the machine's own clock, disk, network and
-threads.  The simulator builds the same `Node` from its own.
+`Node` wires the rooms.  `broker.running` runs one with the machine's own clock, disk, network and
+threads; the simulator builds the same `Node` from its own.
 """
 
 from __future__ import annotations
 
-import gc
 import logging
-import random
-import resource
-import signal
-import socket
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
 
+from broker.handlers.broker_info import BrokerInfoHandlers
 from broker.handlers.commands import Commands
 from broker.handlers.forward import Forwarder
 from broker.handlers.group import GroupHandlers
@@ -30,30 +26,31 @@ from broker.handlers.registry import Registry
 from broker.handlers.send import SendHandlers
 from broker.handlers.topics import TopicHandlers
 from broker.message.limits import MessageLimits
-from broker.message.model import HostAddress
 from broker.metadata.consumer_offsets import ConsumerOffsets
 from broker.metadata.state_machine import StateMachine
 from broker.metadata.subscription_groups import SubscriptionGroups
 from broker.metadata.topics import Topics
+from broker.metrics.gather import Gatherer
+from broker.metrics.health import Health
+from broker.metrics.rates import Rates
+from broker.metrics.traffic import Traffic
 from broker.nameserver.handlers import NameHandlers
 from broker.store.append_queue import AppendQueue
 from broker.store.derived import DerivedState
 from broker.store.dispatch_service import DispatchService
 from broker.store.reader import Reader
-from dledger.clock import SystemClock
 from dledger.errors import LedgerError
-from dledger.remoting.network import TcpNetwork
 from dledger.remoting.server import RemotingServer
 from dledger.server import LedgerServer
 from dledger.store.data_folder import DataFolder
-from dledger.store.disk import OsDisk
 from dledger.store.ledger_store import LedgerStore
-from dledger.worker import ThreadWorker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    import random
+    from collections.abc import Callable
 
     from broker.config import NodeConfig
+    from broker.message.model import HostAddress
     from dledger.clock import Clock
     from dledger.core import Role
     from dledger.remoting.network import Network
@@ -63,15 +60,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# More objects made than freed before the young are looked at (some 2 MiB), and how many looks at
-# one generation make one at the next.  Python's own 700, 10, 10 look after every few requests.
-COLLECTOR_THRESHOLDS = (20_000, 20, 20)
 HOLD_SECONDS = 3.0  # longest time a request waits for a leader: RocketMQ's default send timeout
 HELD_SIZE_MAX = 64 * 1024 * 1024
-# Descriptors that are not clients': 256 files of consume queues (`QueueFiles`), 64 callers of the
-# peer port, and about 3,700 segments of the log.
-FILES_OPEN_MAX = 4096
-STOP_SECONDS = 2.0  # longest time a graceful stop spends on handing over and on slow clients
+# Longest time a graceful stop spends before it closes its files, which takes a sync or two: two
+# seconds in all.
+STOP_SECONDS = 1.5
+SETTLE_SECONDS = 0.5  # of it: for answers that are due, once the lead is handed over
+READ_SECONDS = 0.25  # of it: for clients to read their answers
+_SETTLE_POLL_SECONDS = 0.005
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +91,7 @@ class OpenFiles:
     topics: Topics
     groups: SubscriptionGroups
     offsets: ConsumerOffsets
+    traffic: Traffic
 
 
 def open_files(config: NodeConfig, disk: Disk) -> OpenFiles:
@@ -116,6 +113,7 @@ def open_files(config: NodeConfig, disk: Disk) -> OpenFiles:
         store = LedgerStore.open(disk, config.store, config.data_folder)
         topics, groups = Topics(), SubscriptionGroups()
         offsets = ConsumerOffsets(topics)
+        traffic = Traffic()
         derived = DerivedState.open(
             disk,
             f"{config.data_folder}/derived",
@@ -123,6 +121,7 @@ def open_files(config: NodeConfig, disk: Disk) -> OpenFiles:
             commit_index=store.checkpoint_commit_index,
             segment_size=config.store.segment_size,
             metadata=StateMachine([topics, groups, offsets]),
+            dispatchers=[traffic],
         )
     except BaseException:
         if store is not None:
@@ -136,6 +135,7 @@ def open_files(config: NodeConfig, disk: Disk) -> OpenFiles:
         topics=topics,
         groups=groups,
         offsets=offsets,
+        traffic=traffic,
     )
 
 
@@ -292,6 +292,7 @@ class Node:
             held_max=config.broker.pulls_held_max,
             commit_offset=self.offsets.commit_along,
             is_serving=self._is_serving,
+            traffic=files.traffic,
         )
         self.group = GroupHandlers(
             ledger=self.ledger,
@@ -316,9 +317,39 @@ class Node:
             self.names,
         ):
             self.registry.register(family)
+        self.rates = Rates(
+            clock,
+            {
+                "put": lambda: self.sends.message_count,
+                "get": lambda: self.pulls.message_count,
+            },
+        )
+        self.broker_info = BrokerInfoHandlers(
+            config=config,
+            ledger=self.ledger,
+            derived=files.derived,
+            traffic=files.traffic,
+            rates=self.rates,
+            clock=clock,
+        )
+        self.registry.register(self.broker_info)
         files.derived.on_arrival = self._arrived
         files.derived.on_applied = self.commands.applied
         files.derived.on_deleted = self.pulls.topic_deleted
+        files.traffic.leads = self._is_serving
+        self.health = Health(ledger=self.ledger, derived=files.derived, is_serving=self._is_serving)
+        self.gatherer = Gatherer(
+            ledger=self.ledger,
+            derived=files.derived,
+            topics=files.topics,
+            offsets=files.offsets,
+            traffic=files.traffic,
+            clock=clock,
+            is_serving=self._is_serving,
+            connection_count=lambda: self.registry.session_count,
+            held_pull_count=lambda: self.pulls.hold.count,
+            store_time_of=self.lookups.store_time_of,
+        )
 
     # -- what happens, and who has to know ------------------------------------------------------
 
@@ -385,17 +416,42 @@ class Node:
             task_status.started()
 
     async def step_back(self) -> None:
-        """Hand the leadership over and let clients read their answers, within `STOP_SECONDS`."""
+        """Leave the group in good order, within `STOP_SECONDS`: no client is to see a failure.
+
+        The lead is handed over.  Then nothing more is read from clients, what was read is answered
+        (by the new leader, where it is for the leader to answer), and the answers are sent.
+        """
+        self.health.is_stopping = True
         with trio.move_on_after(STOP_SECONDS):
             if self.ledger.is_leader and self.ledger.core.connected_peers:
-                try:
-                    leader = await self.ledger.transfer()
-                    logger.info("handed the leadership to %s", leader)
-                except LedgerError as error:
-                    logger.warning("could not hand the leadership over: %s", error)
-            if self.name_server is not None:
-                await self.name_server.close(grace_seconds=STOP_SECONDS / 4)
-            await self.server.close(grace_seconds=STOP_SECONDS / 4)
+                with trio.move_on_after(STOP_SECONDS - SETTLE_SECONDS - READ_SECONDS) as handing:
+                    try:
+                        leader = await self.ledger.transfer()
+                        logger.info("handed the leadership to %s", leader)
+                    except LedgerError as error:
+                        logger.warning("could not hand the leadership over: %s", error)
+                if handing.cancelled_caught:
+                    logger.warning("could not hand the leadership over in time")
+            servers = [self.server, *([self.name_server] if self.name_server else [])]
+            for server in servers:
+                server.stop_reading()
+            with trio.move_on_after(SETTLE_SECONDS):
+                while not self._is_settled:  # noqa: ASYNC110 - rare and short
+                    await trio.sleep(_SETTLE_POLL_SECONDS)
+            async with trio.open_nursery() as nursery:
+                for server in servers:
+                    nursery.start_soon(partial(server.close, grace_seconds=READ_SECONDS))
+
+    @property
+    def _is_settled(self) -> bool:
+        """Whether nobody waits for an answer but those whose pulls are held."""
+        return not (
+            self.server.is_busy
+            or self.ledger.core.unfinished_count
+            or self.queue.waiting_count
+            or self.sends.awaiting_count
+            or self.forwarder.unanswered_count
+        )
 
     def close(self, *, write_down: bool) -> None:
         """Close the files; with *write_down* sync and checkpoint first.  Blocking.
@@ -415,115 +471,3 @@ class Node:
             self._files.derived.close()
             self._files.store.close()
             self._files.folder.close()
-
-
-async def run_node(config: NodeConfig, *, ready: Callable[[], None]) -> None:
-    """Run one node until SIGTERM or SIGINT, then stop gracefully.
-
-    Args:
-        config: its settings.
-        ready: called once clients can connect.
-
-    Raises:
-        LedgerError: it could not start, or has stopped because it must not go on; the text is the
-            last word.
-        RemotingError: a port cannot be had.
-    """
-    for warning in config.warnings():
-        logger.warning("%s", warning)
-    config = keep_descriptors_for_files(config)
-    disk = OsDisk()
-    files = await trio.to_thread.run_sync(open_files, config, disk)
-    surroundings = Surroundings(
-        clock=SystemClock(),
-        disk=disk,
-        network=TcpNetwork(),
-        chance=random.Random(),
-        make_worker=ThreadWorker,
-    )
-    store_host = await find_store_host(config)
-    node = Node(config, files, surroundings, store_host=store_host)
-    stopped_well = False
-    try:
-        with _one_last_word():
-            async with trio.open_nursery() as nursery:
-                with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-                    await nursery.start(node.run)
-                    _calm_the_collector()
-                    ready()
-                    async for number in signals:
-                        logger.info("%s: stopping", signal.Signals(number).name)
-                        break
-                    await node.step_back()
-                    nursery.cancel_scope.cancel()
-        stopped_well = True
-    finally:
-        node.close(write_down=stopped_well)
-
-
-def keep_descriptors_for_files(config: NodeConfig) -> NodeConfig:
-    """Raise the limit of open files as far as needed; return *config* with no more connections.
-
-    A node that finds no descriptor for its next file has to stop: whoever can connect often enough
-    must not be able to do that.
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = config.broker.connections_max + FILES_OPEN_MAX
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
-            soft = allowed
-        except (OSError, ValueError):  # the kernel has another limit of its own: go on as it is
-            pass
-    if soft == resource.RLIM_INFINITY or soft >= wanted:
-        return config
-    connections_max = max(soft - FILES_OPEN_MAX, soft // 2)
-    logger.warning(
-        "connections_max = %d needs %d open files, the system allows %d: taking %d connections; "
-        "raise the limit (ulimit -n, LimitNOFILE= of a service)",
-        config.broker.connections_max,
-        wanted,
-        soft,
-        connections_max,
-    )
-    return replace(config, broker=replace(config.broker, connections_max=connections_max))
-
-
-def _calm_the_collector() -> None:
-    """Keep the garbage collector from walking the same long-lived objects over and over.
-
-    Nearly everything a message leaves behind is freed by counting references; as Python ships it,
-    the collector took a tenth of a leader's time under a thousand sends in flight.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*COLLECTOR_THRESHOLDS)
-
-
-@contextmanager
-def _one_last_word() -> Iterator[None]:
-    """Raise the first error of a failed nursery by itself, so that it can be told in a line."""
-    try:
-        yield
-    except BaseExceptionGroup as group:
-        error: BaseException = group
-        while isinstance(error, BaseExceptionGroup):
-            error = error.exceptions[0]
-        raise error from error.__cause__
-
-
-async def find_store_host(config: NodeConfig) -> HostAddress:
-    """Return this node's advertised address as IPv4; zeros where it has none."""
-    member = config.member
-    try:
-        found = await trio.socket.getaddrinfo(
-            member.advertised_host or member.host,
-            member.broker_port,
-            family=socket.AF_INET,
-            type=socket.SOCK_STREAM,
-        )
-    except OSError:
-        # IPv6 only: records of version 1 have no room for it in their fixed part.
-        return HostAddress(b"\0\0\0\0", member.broker_port)
-    return HostAddress(socket.inet_aton(str(found[0][4][0])), member.broker_port)

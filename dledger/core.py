@@ -22,6 +22,7 @@ from dledger.errors import (
     NotLeaderError,
     OutcomeUnknownError,
 )
+from dledger.measures import SECONDS_BOUNDS, Histogram
 from dledger.raft.engine import RaftEngine
 from dledger.raft.journal import Proposal
 
@@ -99,13 +100,14 @@ class LedgerCore:
         self._clock = clock
         self._pending_size_max = config.raft.pending_size_max
         self._transfer_seconds = config.raft.transfer_timeout_ms / 1000
-        self._inflight: deque[tuple[int, int, AppendProposal]] = deque()
+        self._inflight: deque[tuple[int, int, float, AppendProposal]] = deque()
         self._waiting: deque[AppendProposal] = deque()
         self._pending_size = 0
         self._transfer: _Transfer | None = None
         self._connected: set[str] = set()
         self._empty_peers: set[str] = set()
         self.disk_full: LedgerFullError | None = None
+        self.append_seconds = Histogram(SECONDS_BOUNDS)  # from append to commit, as leader
         if self.engine.joining and not self.engine.peer_ids:
             self.engine.become_voter("it is the only member")
 
@@ -213,7 +215,7 @@ class LedgerCore:
 
     def _append(self, proposal: AppendProposal) -> None:
         index = self.engine.propose(proposal)
-        self._inflight.append((index, self.engine.term, proposal))
+        self._inflight.append((index, self.engine.term, self._clock.now(), proposal))
 
     def request_barrier(self, callback: Callable[[bool], None]) -> None:
         """Call back with true once a majority has confirmed that this node leads *now*.
@@ -298,8 +300,9 @@ class LedgerCore:
     def _finish_committed(self) -> None:
         committed = self.engine.applied_index
         while self._inflight and self._inflight[0][0] <= committed:
-            index, term, proposal = self._inflight.popleft()
+            index, term, appended_at, proposal = self._inflight.popleft()
             self._pending_size -= proposal.body_size
+            self.append_seconds.observe(self._clock.now() - appended_at)
             if index <= self.store.base.index or self.store.term_at(index) != term:
                 proposal.on_failed(
                     OutcomeUnknownError(f"entry {index} of term {term} was replaced or dropped")
@@ -312,7 +315,7 @@ class LedgerCore:
         inflight, waiting = self._inflight, self._waiting
         self._inflight, self._waiting = deque(), deque()
         self._pending_size = 0
-        for index, term, proposal in inflight:
+        for index, term, _, proposal in inflight:
             proposal.on_failed(
                 OutcomeUnknownError(
                     f"node {self.engine.node_id} lost the lead of term {term} before entry {index} "

@@ -22,6 +22,7 @@ from dledger.errors import (
     LedgerFullError,
     StorageFailedError,
 )
+from dledger.measures import COUNT_BOUNDS, SECONDS_BOUNDS, Histogram
 from dledger.peers.links import PeerLinks
 from dledger.store.housekeeping import Housekeeping, StateKeeper
 
@@ -121,6 +122,8 @@ class LedgerServer:
         self._published_role: tuple[Role, int, str | None, bool] | None = None
         self._leader_is_lost = False
         self.sync_seconds_last = 0.0
+        self.sync_seconds = Histogram(SECONDS_BOUNDS)
+        self.sync_entries = Histogram(COUNT_BOUNDS)  # that shared a sync
         self.leader_change_count = 0
 
     # -- what others ask ------------------------------------------------------------------------
@@ -366,8 +369,11 @@ class LedgerServer:
         self._sync_ticket = None
         with self._on_loop():
             _raise_if_any(failure)
+            synced_before = self.store.synced_index
             self.store.finish_sync(ticket)
             self.sync_seconds_last = self._clock.now() - self._sync_started_at
+            self.sync_seconds.observe(self.sync_seconds_last)
+            self.sync_entries.observe(max(self.store.synced_index - synced_before, 0))
             self.core.engine.storage_stalled = False
             self.core.engine.log_synced()
 

@@ -24,6 +24,7 @@ from broker.cli.watching import show_frame, show_repeatedly, watch_option
 from broker.config import format_size
 from dledger.config import FlushDiskType
 from dledger.errors import ConfigError
+from dledger.machine import check_supported
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -68,6 +69,7 @@ def up(
 
     The first `up` in a folder writes a node.toml for each node; later ones keep it.
     """
+    check_supported()
     plan = GroupPlan(
         node_count=int(nodes) if nodes else None,
         base_port=base_port,

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import os
 import signal
 import sys
@@ -29,7 +28,14 @@ from broker.cli.processes import (
     write_pid_file,
 )
 from broker.cli.servers import DEFAULT_BASE_PORT
-from broker.config import MemberConfig, NodeConfig, differing_keys, dump_config, load_config
+from broker.config import (
+    MemberConfig,
+    MetricsConfig,
+    NodeConfig,
+    differing_keys,
+    dump_config,
+    load_config,
+)
 from dledger.config import MIB, FlushDiskType, StoreConfig
 from dledger.errors import ConfigError
 
@@ -40,6 +46,7 @@ if TYPE_CHECKING:
 
 NODE_COMMAND = (sys.executable, "-m", "broker.cli.main", "node", "start")
 PEER_PORT_DISTANCE = 1000  # from a node's broker port to its peer port
+METRICS_PORT_DISTANCE = 2000  # and to the one for metrics
 DEFAULT_SEGMENT_SIZE = 64 * MIB  # small: three nodes share one machine's disk
 STOP_SECONDS = 10.0  # SIGTERM to SIGKILL
 
@@ -60,11 +67,11 @@ class GroupPlan:
         """Return the settings of every node, their data folders relative."""
         count = self.node_count or 3
         base_port = self.base_port or DEFAULT_BASE_PORT
-        last_port = base_port + PEER_PORT_DISTANCE + count - 1
+        last_port = base_port + METRICS_PORT_DISTANCE + count - 1
         if last_port > 65_535:
             raise ConfigError(
                 f"--base-port {base_port} needs ports up to {last_port}, above 65535; "
-                f"take one up to {65_535 - PEER_PORT_DISTANCE - count + 1}"
+                f"take one up to {65_535 - METRICS_PORT_DISTANCE - count + 1}"
             )
         members = tuple(
             MemberConfig(
@@ -86,6 +93,7 @@ class GroupPlan:
                 members=members,
                 data_folder="data",
                 store=store,
+                metrics=MetricsConfig(port=member.broker_port + METRICS_PORT_DISTANCE),
             )
             for member in members
         ]
@@ -105,7 +113,8 @@ def find_base_port(node_count: int) -> int:
         # Two groups started at the same time begin to look at different places.
         base_port = first + (os.getpid() * node_count + number) % count
         ports = [base_port + node for node in range(node_count)]
-        ports += [port + PEER_PORT_DISTANCE for port in ports]
+        distances = (0, PEER_PORT_DISTANCE, METRICS_PORT_DISTANCE)
+        ports = [port + distance for distance in distances for port in ports]
         if all(map(is_port_free, ports)):
             return base_port
     raise ConfigError(f"no {2 * node_count} free ports between {first} and {first + count}")
@@ -147,7 +156,10 @@ class LocalNode:
         for port, use in (
             (config.listen_broker_port, f"broker port of {self.node_id}"),
             (config.listen_peer_port, f"peer port of {self.node_id}"),
+            (config.metrics.port, f"metrics port of {self.node_id}"),
         ):
+            if not port:
+                continue
             check_port_free(
                 config.listen_host,
                 port,
@@ -248,6 +260,8 @@ class LocalGroup:
     @contextlib.contextmanager
     def starting(self) -> Iterator[None]:
         """Keep other `dledger up` of this folder out; they hear who is at it."""
+        import fcntl  # not on Windows, where a line says so before this is reached
+
         with (self.folder / "up.lock").open("w", encoding="utf-8") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

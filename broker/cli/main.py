@@ -52,7 +52,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
             "Check a group and the machines of its local nodes, and say what to do.",
         ),
         "leader": ("leader_commands", "Show who leads, or hand the lead over."),
-        "node": ("node_commands", "Run a single node, or list those of a group."),
+        "node": ("node_commands", "Run a single node; look after those of a group."),
     },
     "Data folders": {
         "log": (

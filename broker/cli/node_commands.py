@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import sys
 from pathlib import Path
 
@@ -11,17 +10,20 @@ import click
 import trio
 
 from broker.cli.ask import ask_group
+from broker.cli.node_operations import drain, log_level
 from broker.cli.output import Table, json_option, print_json
 from broker.cli.servers import group_options
 from broker.cli.status_table import problems
 from broker.cli.values import format_duration
-from broker.config import LOG_LEVELS, NodeConfig, load_config
+from broker.config import LOG_LEVELS, load_config
 from dledger.config import format_address
+from dledger.errors import ConfigError
+from dledger.machine import check_supported
 
 
 @click.group()
 def node() -> None:
-    """Run a single node, or list those of a group."""
+    """Run a single node; look after those of a group."""
 
 
 @node.command()
@@ -35,13 +37,25 @@ def start(path: Path, *, log_level: str | None) -> None:
 
     Example: dledger node start -c /etc/dledger/node.toml
     """
+    check_supported()
     config = load_config(path)
     if log_level:
         config = dataclasses.replace(
             config, broker=dataclasses.replace(config.broker, log_level=log_level)
         )
-    _set_up_logging(config)
-    from broker.node import run_node  # numpy and the engine: only now, when they are needed
+    from broker.logs import NodeLog
+
+    try:
+        log = NodeLog(config.broker, node_id=config.node_id)
+    except OSError as error:
+        raise ConfigError(
+            f"log_file = {config.broker.log_file!r}: {error.strerror}; name a file that can be "
+            "written, or leave it out"
+        ) from None
+    from broker.running import Operator, run_node  # numpy and the engine: only now
+
+    def read_log_level() -> str:
+        return log_level or load_config(path).broker.log_level
 
     def ready() -> None:
         listening = format_address(config.listen_host or "*", config.listen_broker_port)
@@ -54,7 +68,8 @@ def start(path: Path, *, log_level: str | None) -> None:
         )
 
     async def run() -> None:
-        await run_node(config, ready=ready)
+        operator = Operator(log=log, read_log_level=read_log_level)
+        await run_node(config, ready=ready, operator=operator)
 
     trio.run(run)
 
@@ -104,10 +119,5 @@ def list_(*, servers: list[str], as_json: bool) -> None:
         print(line)
 
 
-def _set_up_logging(config: NodeConfig) -> None:
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=config.broker.log_level.upper(),
-        format="%(asctime)s.%(msecs)03d %(levelname)-7s %(name)s: %(message)s",
-        datefmt="%Y-%m-%d %H:%M:%S",
-    )
+node.add_command(drain)
+node.add_command(log_level)

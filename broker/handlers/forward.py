@@ -83,6 +83,7 @@ class Forwarder:
         self._held_size = 0
         self._client: RemotingClient | None = None
         self._client_leader: str | None = None
+        self._clients: set[RemotingClient] = set()  # with those of leaders of the past
         self._complaint = ""
         self._changed = trio.Event()
         self._redispatch: Handler | None = None
@@ -98,6 +99,11 @@ class Forwarder:
     def held_count(self) -> int:
         """Return how many requests wait for a leader."""
         return len(self._held)
+
+    @property
+    def unanswered_count(self) -> int:
+        """Return how many requests wait for a leader, or for its answer."""
+        return len(self._held) + sum(client.unanswered_count for client in self._clients)
 
     def take(self, session: Session, command: Command) -> None:
         """Forward *command*, or let it wait for a leader.
@@ -264,13 +270,16 @@ class Forwarder:
         """Connect to *leader* and stay connected while it leads."""
         host, port = self._addresses[leader]
         client = RemotingClient(self._network, host, port)
+        self._clients.add(client)
         try:
             with trio.move_on_after(self._connect_seconds) as patience:
                 await nursery.start(self._run_client, client)
         except RemotingError as error:
+            self._clients.discard(client)
             self._complain(f"no connection to the leader {leader}: {error}")
             return
         if patience.cancelled_caught:
+            self._clients.discard(client)
             self._complain(f"no connection to the leader {leader} in time (connect_timeout_ms)")
             return
         self._client, self._client_leader = client, leader
@@ -309,6 +318,7 @@ class Forwarder:
             while client.unanswered_count and not client.closed:  # noqa: ASYNC110 - rare and short
                 await trio.sleep(_RETRY_SECONDS / 4)
         client.close()
+        self._clients.discard(client)
 
     def _complain(self, complaint: str) -> None:
         if complaint != self._complaint:  # tried every few milliseconds, said once

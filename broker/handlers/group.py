@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from broker.handlers.registry import answer, error_response, handles
@@ -14,6 +11,7 @@ from broker.protocol.headers import LeaderHint, LeadershipTransferRequest
 from broker.protocol.request_code import RequestCode
 from broker.protocol.response_code import ResponseCode
 from dledger.core import Role
+from dledger.machine import resident_size
 from dledger.remoting.command import Command, response
 
 if TYPE_CHECKING:
@@ -137,14 +135,3 @@ class GroupHandlers:
                 session.flush_soon()
 
         self._ledger.begin_transfer(header.transferee_id or None, done)
-
-
-def resident_size() -> int:
-    """Return this process' resident memory in bytes, mapped files aside where the system tells."""
-    try:
-        status = Path("/proc/self/status").read_text(encoding="ascii")
-    except OSError:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024
-    sizes = dict(line.split(":", 1) for line in status.splitlines() if line.startswith("Rss"))
-    return int(sizes["RssAnon"].split()[0]) * 1024

@@ -75,6 +75,12 @@ class LookupHandlers:
             ),
         )
 
+    def store_time_of(self, topic: str, queue_id: int, queue_offset: int) -> int:
+        """Return when a message that is kept was stored, in milliseconds since 1970."""
+        queue = self._queues.get(topic, queue_id)
+        assert queue is not None
+        return store_timestamp_ms(self._log, queue.position_at(queue_offset))
+
     def _check_queue(self, topic: str, queue_id: int) -> None:
         config = self._topics.get(topic)
         if config is None:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from broker.metadata.topics import Topics
+    from broker.metrics.traffic import Traffic
     from broker.store.reader import PullResult, Reader
     from dledger.clock import Clock
     from dledger.remoting.server import Session
@@ -60,6 +61,7 @@ class PullHandlers:
         held_max: int,
         commit_offset: Callable[[Session, str, str, int, int], None],
         is_serving: Callable[[], bool],
+        traffic: Traffic,
     ) -> None:
         """Make the family.
 
@@ -71,6 +73,7 @@ class PullHandlers:
             held_max: most pulls that wait at once.
             commit_offset: takes (session, group, topic, queue, offset) that came along with a pull.
             is_serving: whether this node is the leader and lags behind nobody.
+            traffic: counts what is handed out.
         """
         self._reader = reader
         self._topics = topics
@@ -78,6 +81,7 @@ class PullHandlers:
         self._hold_ms_max = hold_ms_max
         self._commit_offset = commit_offset
         self._is_serving = is_serving
+        self._traffic = traffic
         self.hold = PullHold(clock, count_max=held_max, answer=self._answer_held)
         self.message_count = 0
 
@@ -104,7 +108,7 @@ class PullHandlers:
                 _without_what_is_read(command),
                 replace(
                     header,
-                    consumer_group="",
+                    consumer_group=self._traffic.shared_name(header.consumer_group),
                     subscription=None,
                     expression_type=None,
                     broker_name=None,
@@ -188,7 +192,14 @@ class PullHandlers:
     ) -> Command:
         code, remark = _CODES[result.status]
         next_offset = result.next_offset
-        self.message_count += result.message_count
+        if result.message_count:
+            self.message_count += result.message_count
+            self._traffic.serve(
+                header.topic,
+                header.consumer_group,
+                messages=result.message_count,
+                size=sum(map(len, result.views)),
+            )
         if self._may_come(result) and result.status is not PullStatus.NO_MATCHED_MESSAGE:
             code, remark = ResponseCode.PULL_NOT_FOUND, ""
             next_offset = header.queue_offset

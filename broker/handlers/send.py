@@ -158,6 +158,11 @@ class SendHandlers:
         self.message_count = 0
         self.duplicate_count = 0
 
+    @property
+    def awaiting_count(self) -> int:
+        """Return how many sends wait for their topic to be created."""
+        return self._awaiting_count
+
     # -- requests -------------------------------------------------------------------------------
 
     @handles_runs(RequestCode.SEND_BATCH_MESSAGE)

@@ -188,6 +188,11 @@ class AppendQueue:
         """Return whether this node takes appends: it leads and knows all that was before."""
         return self._state is not None and self._ledger.is_leader
 
+    @property
+    def waiting_count(self) -> int:
+        """Return how many groups wait to be proposed."""
+        return len(self._groups)
+
     # -- opening and closing --------------------------------------------------------------------
 
     def refresh(self) -> None:

@@ -163,6 +163,11 @@ class Outbox:
         while self._pending_size > size and not self._closed:
             await self._waiters.park()
 
+    async def wait_closed(self) -> None:
+        """Wait until nothing will be sent any more."""
+        while not self._closed:
+            await self._waiters.park()
+
     def close(self) -> None:
         """Close the stream; what is unsent is thrown away.  Does nothing the second time."""
         self._end()

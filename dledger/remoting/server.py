@@ -201,6 +201,8 @@ class RemotingServer:
         self._listener: Listener | None = None
         self._sessions: dict[int, Session] = {}
         self._last_session_id = 0
+        self._reads = True
+        self._readings: dict[Session, tuple[trio.CancelScope, _Turns]] = {}
         self._refused_log = RateLimitedLog(logger)
         self._full_log = RateLimitedLog(logger)
         self._partial_log = RateLimitedLog(logger)
@@ -223,6 +225,20 @@ class RemotingServer:
                 await self._accept(self._listener, nursery)
         finally:
             self._listener.close()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether requests were read that no handler has been given yet."""
+        return any(turns.is_busy for _, turns in self._readings.values())
+
+    def stop_reading(self) -> None:
+        """Take no more connections and no more requests; what was read is still answered."""
+        if self._listener is not None:
+            self._listener.close()
+        self._reads = False
+        for reading, turns in list(self._readings.values()):
+            if not turns.is_busy:
+                reading.cancel()
 
     async def close(self, *, grace_seconds: float = 1.0) -> None:
         """Take no more connections, send what is answered, close all; `serve` then returns.
@@ -274,7 +290,12 @@ class RemotingServer:
             opened = True
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(outbox.run)
-                await self._receive(session, stream, outbox)
+                turns = _Turns(self._handler, session, outbox, self._pending_size_max)
+                with trio.CancelScope() as reading:
+                    self._readings[session] = reading, turns
+                    await self._receive(session, stream, outbox, turns)
+                if not self._reads:
+                    await outbox.wait_closed()  # what was read may still be answered
                 nursery.cancel_scope.cancel()
         finally:
             if outbox.overflowed:
@@ -282,16 +303,18 @@ class RemotingServer:
             session.close(str(outbox.error or "the server stopped"))
             self._partials.note(session, 0, is_new=True)
             del self._sessions[session.session_id]
+            self._readings.pop(session, None)
             logger.debug("%r is closed: %s", session, session.close_reason)
             if opened:
                 self._handler.on_closed(session)
 
-    async def _receive(self, session: Session, stream: ByteStream, outbox: Outbox) -> None:
+    async def _receive(
+        self, session: Session, stream: ByteStream, outbox: Outbox, turns: _Turns
+    ) -> None:
         """Serve *session* until one of its ends closes it or what it sends is refused."""
         connection = Connection(
             frame_size_max=self._frame_size_max, header_size_max=REQUEST_HEADER_SIZE_MAX
         )
-        turns = _Turns(self._handler, session, outbox, self._pending_size_max)
         try:
             while data := await stream.receive_some():
                 connection.receive_data(data)
@@ -313,7 +336,7 @@ class RemotingServer:
                     oldest.close(reason)
                 if outbox.pending_size > self._pending_size_max:
                     await outbox.wait_below(self._pending_size_max // 2)
-                if outbox.closed:
+                if outbox.closed or not self._reads:
                     return
             connection.receive_eof()
             session.close("the client closed")
@@ -356,6 +379,7 @@ class _Turns:
         self, handler: SessionHandler, session: Session, outbox: Outbox, pending_size_max: int
     ) -> None:
         self.count_max = PASS_COUNT_FIRST
+        self.is_busy = False  # with requests that were read and not handled yet
         self._handler = handler
         self._session = session
         self._outbox = outbox
@@ -363,6 +387,13 @@ class _Turns:
 
     async def serve(self, commands: list[Command]) -> None:
         """Hand *commands* to the handler, as many at a time as the last ones were quick."""
+        self.is_busy = True
+        try:
+            await self._serve(commands)
+        finally:
+            self.is_busy = False
+
+    async def _serve(self, commands: list[Command]) -> None:
         outbox = self._outbox
         at = 0
         while at < len(commands) and not outbox.closed:

@@ -13,13 +13,19 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import mmap
 import os
+import sys
 import threading
 from typing import TYPE_CHECKING, Protocol
 
+from dledger import machine
 from dledger.errors import FolderInUseError, LedgerFullError, StorageFailedError
+
+try:
+    import fcntl
+except ImportError:  # Windows, where no node runs; `dledger log` reads what was brought there
+    fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -31,7 +37,7 @@ TEMPORARY_SUFFIX = ".tmp"
 _PARTS_MAX = 512  # buffers of one pwritev; Linux allows 1024 (IOV_MAX)
 _ZEROS = bytes(4 * 1024 * 1024)
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_FDATASYNC_SEES_MAP = os.uname().sysname == "Linux"
+_FDATASYNC_SEES_MAP = sys.platform == "linux"
 _FULL_SYNC: int | None = getattr(fcntl, "F_FULLFSYNC", None)  # macOS: fsync skips the drive's cache
 
 
@@ -444,11 +450,7 @@ class OsDisk:
 
     def boot_id(self) -> str:
         """See `Disk.boot_id`."""
-        try:
-            with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-                return file.read().strip()
-        except OSError:
-            return ""  # no Linux: the watermark then counts for nothing, the checkpoint for all
+        return machine.boot_id()
 
     def _full(self, path: str, size: int, error: OSError) -> LedgerFullError:
         free = self.free_bytes(os.path.dirname(path))

@@ -72,7 +72,7 @@ def whatever_has_the_index_is_acknowledged() -> Sequence[Patch]:
 
     def finish_committed(self: Any) -> None:
         while self._inflight and self._inflight[0][0] <= self.engine.applied_index:
-            index, term, proposal = self._inflight.popleft()
+            index, term, _, proposal = self._inflight.popleft()
             self._pending_size -= proposal.body_size
             proposal.on_committed(index, term)
 

@@ -11,6 +11,7 @@ from broker.config import (
     SIZE_KEYS,
     BrokerConfig,
     MemberConfig,
+    MetricsConfig,
     NameserverConfig,
     NodeConfig,
     differing_keys,
@@ -217,7 +218,7 @@ def _written(item):
 
 
 def test_every_key_is_documented_with_its_default():
-    nested = {"members", "store", "raft", "broker", "nameserver"}
+    nested = {"members", "store", "raft", "broker", "nameserver", "metrics"}
     sections = {
         "node": NodeConfig,
         "member": MemberConfig,
@@ -225,6 +226,7 @@ def test_every_key_is_documented_with_its_default():
         "raft": RaftConfig,
         "broker": BrokerConfig,
         "nameserver": NameserverConfig,
+        "metrics": MetricsConfig,
     }
 
     expected = {

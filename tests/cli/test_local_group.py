@@ -92,9 +92,9 @@ def test_nothing_is_found_in_an_empty_folder(tmp_path):
 
 
 def test_ports_beyond_the_last_one_are_refused():
-    with pytest.raises(ConfigError, match="above 65535; take one up to 64533"):
-        GroupPlan(base_port=64_534).configs()
-    assert len(GroupPlan(base_port=64_533).configs()) == 3
+    with pytest.raises(ConfigError, match="above 65535; take one up to 63533"):
+        GroupPlan(base_port=63_534).configs()
+    assert len(GroupPlan(base_port=63_533).configs()) == 3
 
 
 async def test_missing_nodes_are_started_and_all_are_stopped(group):

@@ -218,7 +218,7 @@ def a_callback_that_raises_is_called_again(stack):
 
     def finish_committed(self):
         while self._inflight and self._inflight[0][0] <= self.engine.applied_index:
-            index, term, proposal = self._inflight[0]
+            index, term, _, proposal = self._inflight[0]
             proposal.on_committed(index, term)
             self._inflight.popleft()
             self._pending_size -= proposal.body_size
@@ -232,7 +232,7 @@ def whatever_has_the_index_is_acknowledged(stack):
 
     def finish_committed(self):
         while self._inflight and self._inflight[0][0] <= self.engine.applied_index:
-            index, term, proposal = self._inflight.popleft()
+            index, term, _, proposal = self._inflight.popleft()
             self._pending_size -= proposal.body_size
             proposal.on_committed(index, term)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from broker.handlers.broker_info import BrokerInfoHandlers
 from broker.handlers.forward import FORWARDED
 from broker.handlers.group import GroupHandlers
 from broker.handlers.lookup import LookupHandlers
@@ -26,6 +27,7 @@ from dledger.protocol import PeerCode
 
 ROOT = Path(__file__).resolve().parents[2]
 FAMILIES = [
+    BrokerInfoHandlers,
     GroupHandlers,
     LookupHandlers,
     NameHandlers,
@@ -43,6 +45,9 @@ WITHOUT_HEADER = {
     RequestCode.GET_ALL_TOPIC_LIST_FROM_NAMESERVER,
     RequestCode.GET_BROKER_CLUSTER_INFO,
     RequestCode.GET_GROUP_STATUS,
+    RequestCode.UPDATE_BROKER_CONFIG,
+    RequestCode.GET_BROKER_CONFIG,
+    RequestCode.GET_BROKER_RUNTIME_INFO,
 }
 
 HEADERS = {

@@ -5,9 +5,9 @@ import resource
 import pytest
 import trio
 
-from broker.node import keep_descriptors_for_files
 from broker.protocol.request_code import RequestCode
 from broker.protocol.response_code import ResponseCode
+from broker.running import keep_descriptors_for_files
 from dledger.config import KIB
 from dledger.errors import StorageFailedError
 from tests.fakes.brokers import bodies_of, ext

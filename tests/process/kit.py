@@ -22,6 +22,7 @@ from broker.cli.ask import ask_group, ask_node
 from broker.config import (
     BrokerConfig,
     MemberConfig,
+    MetricsConfig,
     NameserverConfig,
     NodeConfig,
     dump_config,
@@ -172,7 +173,7 @@ class ProcessGroup:
         nameserver: NameserverConfig | None = None,
         **store: object,
     ) -> None:
-        ports = free_ports(2 * count, host)
+        ports = free_ports(3 * count, host)
         members = tuple(
             MemberConfig(
                 node_id=f"n{n + 1}", host=host, broker_port=ports[2 * n], peer_port=ports[2 * n + 1]
@@ -193,9 +194,10 @@ class ProcessGroup:
                     store=StoreConfig(**settings),  # type: ignore[arg-type]
                     broker=broker or BrokerConfig(),
                     nameserver=nameserver or NameserverConfig(),
+                    metrics=MetricsConfig(port=metrics_port),
                 ),
             )
-            for member in members
+            for member, metrics_port in zip(members, ports[2 * count :], strict=True)
         }
 
     def __getitem__(self, node_id: str) -> NodeProcess:

@@ -1,0 +1,111 @@
+"""Messages and bytes by topic and group, counted by batch as they pass.
+
+What comes in is counted where committed entries are dispatched, and only on the node that leads, as
+RocketMQ counts on the master: the sum over a group's nodes is what the group took.  What goes out
+is counted on whichever node answered the pull.
+
+Names come from outside, so there are bounds: `TOPICS_MAX` topics and `PAIRS_MAX` pairs of topic and
+group; all beyond go by `OTHER`.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from dledger.measures import Histogram
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Container
+
+    from broker.store.runs import RecordRun
+    from dledger.entry import Entry
+
+TOPICS_MAX: Final = 1000
+PAIRS_MAX: Final = 1000
+OTHER: Final = "_other"
+KIB: Final = 1024
+# RocketMQ's own buckets of rocketmq_message_size, bytes.
+SIZE_BOUNDS: Final = (KIB, 4 * KIB, 512 * KIB, 1024 * KIB, 2048 * KIB, 4096 * KIB)
+
+_SIZE = struct.Struct(">8xi8x")  # of a consume-queue unit: position, size of the record, tags code
+_UNIT = np.dtype([("position", ">i8"), ("size", ">i4"), ("tags_code", ">i8")])
+
+
+class Flow:
+    """Messages and bytes that have passed."""
+
+    __slots__ = ("messages", "size")
+
+    def __init__(self) -> None:
+        self.messages = 0
+        self.size = 0  # bytes of records
+
+    def add(self, messages: int, size: int) -> None:
+        """Count *messages* more, of together *size* bytes."""
+        self.messages += messages
+        self.size += size
+
+
+class Traffic:
+    """What has passed since the node started; a `Dispatcher` of `broker.store.dispatch`."""
+
+    def __init__(self) -> None:
+        # Whether this node counts what comes in; what a start takes in again is counted by nobody.
+        self.leads: Callable[[], bool] = lambda: False
+        self.arrived: dict[str, Flow] = {}  # by topic
+        self.served: dict[tuple[str, str], Flow] = {}  # by topic and group
+        self._groups: dict[str, str] = {}
+        self.sizes = Histogram(SIZE_BOUNDS)  # of records that came in, bytes
+
+    def dispatch_run(self, run: RecordRun, entry: Entry) -> None:
+        """See `Dispatcher`."""
+        if not self.leads():
+            return
+        count = run.record_count
+        if count == 1:
+            size = _SIZE.unpack(run.units)[0]
+            self.sizes.observe(size)
+        else:
+            sizes = np.frombuffer(run.units, _UNIT)["size"]
+            size = int(sizes.sum(dtype=np.int64))
+            least = int(sizes.min())
+            if least == int(sizes.max()):
+                self.sizes.observe(least, times=count)
+            else:
+                for value in sizes.tolist():
+                    self.sizes.observe(value)
+        flow = self.arrived.get(run.topic)
+        if flow is None:
+            topic = run.topic if len(self.arrived) < TOPICS_MAX else OTHER
+            flow = self.arrived.setdefault(topic, Flow())
+        flow.add(count, size)
+
+    def shared_name(self, group: str) -> str:
+        """Return *group* as one string for all who wait under it; `OTHER` beyond the bound.
+
+        A pull that waits may not keep what its client wrote: a hundred thousand of them wait.
+        """
+        shared = self._groups.get(group)
+        if shared is None:
+            if len(self._groups) >= PAIRS_MAX:
+                return OTHER
+            shared = self._groups[group] = group
+        return shared
+
+    def serve(self, topic: str, group: str, *, messages: int, size: int) -> None:
+        """Count what one pull was answered with."""
+        flow = self.served.get((topic, group))
+        if flow is None:
+            key = (topic, group) if len(self.served) < PAIRS_MAX else (OTHER, OTHER)
+            flow = self.served.setdefault(key, Flow())
+        flow.add(messages, size)
+
+    def forget_all_but(self, topics: Container[str]) -> None:
+        """Drop what was counted for topics that are no more, to make room for others."""
+        for topic in [name for name in self.arrived if name not in topics and name != OTHER]:
+            del self.arrived[topic]
+        for key in [key for key in self.served if key[0] not in topics and key[0] != OTHER]:
+            del self.served[key]

@@ -1,0 +1,82 @@
+"""What differs between operating systems, in one place; the disk's part is in `store.disk`.
+
+Linux is where this runs in earnest.  macOS lacks some of it and is fit for development.  Windows
+has neither the locks nor the positioned writes that a store stands on, and is refused at the start.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dledger.errors import ConfigError
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+try:
+    import resource as _resource_module
+except ImportError:  # Windows; WebAssembly
+    _resource: ModuleType | None = None
+else:
+    _resource = _resource_module
+
+_PROC_STATUS = Path("/proc/self/status")
+
+
+def check_supported() -> None:
+    """Raise `ConfigError` where no node can run, before anything else fails in riddles."""
+    if os.name != "posix":
+        raise ConfigError(
+            f"a node does not run on {sys.platform}: it needs POSIX file locks and writes; use "
+            "Linux (on Windows: WSL 2 or a container). The client library runs everywhere"
+        )
+
+
+def raise_open_files_limit(wanted: int) -> int | None:
+    """Let this process have *wanted* files open, or as many as the system lets it.
+
+    Returns:
+        How many it may have open now; None: as many as it likes, or nobody knows.
+    """
+    if _resource is None:
+        return None
+    soft, hard = _resource.getrlimit(_resource.RLIMIT_NOFILE)
+    if soft == _resource.RLIM_INFINITY:
+        return None
+    if soft < wanted:
+        allowed = wanted if hard == _resource.RLIM_INFINITY else min(wanted, hard)
+        try:
+            _resource.setrlimit(_resource.RLIMIT_NOFILE, (allowed, hard))
+        except (OSError, ValueError):  # macOS has a limit of its own (kern.maxfilesperproc)
+            return int(soft)
+        return int(allowed)
+    return int(soft)
+
+
+def resident_size() -> int:
+    """Return this process' resident memory in bytes, mapped files aside where the system tells.
+
+    Without ``/proc`` it is the most there ever was, mapped files and all; 0 where nothing tells.
+    """
+    try:
+        status = _PROC_STATUS.read_text(encoding="ascii")
+    except OSError:
+        if _resource is None:
+            return 0
+        peak: int = _resource.getrusage(_resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+    sizes = dict(line.split(":", 1) for line in status.splitlines() if line.startswith("Rss"))
+    # Kernels before 4.5 do not tell anonymous pages apart.
+    found = sizes.get("RssAnon")
+    return int(found.split()[0]) * 1024 if found else 0
+
+
+def boot_id() -> str:
+    """Name this run of the machine; empty where there is no way to know."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""  # no Linux: the watermark then counts for nothing, the checkpoint for all
