@@ -287,7 +287,7 @@ def measure_syncs(folder: Path, clock: Clock) -> list[float]:
 
 
 def _open_files(config: NodeConfig) -> Check:
-    from broker.node import FILES_OPEN_MAX  # numpy and the engine: only when it is needed
+    from broker.running import FILES_OPEN_MAX  # numpy and the engine: only when it is needed
 
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = config.broker.connections_max + FILES_OPEN_MAX
