@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
 from typing import Protocol
 
 
@@ -17,6 +18,10 @@ class Clock(Protocol):
         """Return milliseconds since 1970 UTC; may jump when an operator sets the clock."""
         ...
 
+    def local_hour(self) -> int:
+        """Return the hour of the day, 0 to 23, where the machine is."""
+        ...
+
 
 class SystemClock:
     """The machine's own clocks."""
@@ -28,3 +33,7 @@ class SystemClock:
     def wall_ms(self) -> int:
         """Return milliseconds since 1970 UTC."""
         return time.time_ns() // 1_000_000
+
+    def local_hour(self) -> int:
+        """Return the hour of the day, 0 to 23, in the machine's time zone."""
+        return datetime.now(UTC).astimezone().hour

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import itertools
 import re
 from dataclasses import dataclass, field
 
@@ -63,7 +64,15 @@ class StoreConfig:
     write_mode: WriteMode = WriteMode.AUTO
     checkpoint_interval_ms: int = 5_000
     checkpoint_size: int = 64 * MIB  # a checkpoint at the latest after so many new bytes
-    log_size_max: int = 0  # bytes kept; whole segments above it are dropped; 0 keeps everything
+    log_size_max: int = 0  # bytes kept; whole segments above it are dropped; 0: no bound
+    file_reserved_hours: int = 72  # segments with nothing younger are dropped; 0: none for its age
+    delete_when: str = "04"  # hours of the local day at which that happens, with ";" between them
+    # Percent of the file system of the data folder that are used: above the first segments past
+    # their time go at any hour, above the second the oldest go whatever their age, above the third
+    # the leader takes no messages. 100 is never reached.
+    disk_clean_percent: int = 75
+    disk_force_percent: int = 85
+    disk_refuse_percent: int = 90
 
     def __post_init__(self) -> None:
         # One entry must fit a segment: a page is the least that can hold header, body and filler.
@@ -79,6 +88,21 @@ class StoreConfig:
         check_range("checkpoint_size", self.checkpoint_size, 4 * KIB, 64 * GIB)
         if self.log_size_max:
             check_range("log_size_max", self.log_size_max, 2 * self.segment_size, 1 << 60)
+        check_range("file_reserved_hours", self.file_reserved_hours, 0, 24 * 366 * 100)
+        parse_hours(self.delete_when)
+        self._check_watermarks()
+
+    def _check_watermarks(self) -> None:
+        names = ("disk_clean_percent", "disk_force_percent", "disk_refuse_percent")
+        for name in names:
+            check_range(name, getattr(self, name), 1, 100)
+        for lower, upper in itertools.pairwise(names):
+            if getattr(self, lower) > getattr(self, upper):
+                raise ConfigError(
+                    f"{lower} = {getattr(self, lower)} is above {upper} = {getattr(self, upper)}; "
+                    "a disk that fills up is cleaned first, then by force, and then writes are "
+                    "refused"
+                )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,6 +189,23 @@ class LedgerConfig:
     def member(self) -> Member:
         """This node's own entry in `members`."""
         return next(member for member in self.members if member.node_id == self.node_id)
+
+
+def parse_hours(text: str) -> frozenset[int]:
+    """Return the hours of the day in *text*: ``"04"`` or ``"02;14"``.
+
+    Raises:
+        ConfigError: there is none, or one is no hour.
+
+    Source: RocketMQ ``UtilAll.isItTimeToDo``.
+    """
+    hours = [hour.strip() for hour in text.split(";")]
+    if not all(re.fullmatch(r"[0-9]{1,2}", hour) and int(hour) < 24 for hour in hours):
+        raise ConfigError(
+            f"delete_when = {text[:100]!r}: write hours of the local day, 00 to 23, with ';' "
+            "between them"
+        )
+    return frozenset(map(int, hours))
 
 
 def check_name(what: str, value: str) -> None:

@@ -25,6 +25,7 @@ from dledger.errors import (
 from dledger.measures import COUNT_BOUNDS, SECONDS_BOUNDS, Histogram
 from dledger.peers.links import PeerLinks
 from dledger.store.housekeeping import Housekeeping, StateKeeper
+from dledger.store.retention import refusal_of
 
 if TYPE_CHECKING:
     import random
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from dledger.entry import LogPoint
     from dledger.peers.link import PeerLink
     from dledger.remoting.network import Network
+    from dledger.store.disk_usage import DiskUsage
     from dledger.store.ledger_store import LedgerStore
     from dledger.store.tickets import SyncTicket
     from dledger.store.vote_file import VoteFile, VoteTicket
@@ -121,6 +123,8 @@ class LedgerServer:
         self._published_index = self.core.committed_index
         self._published_role: tuple[Role, int, str | None, bool] | None = None
         self._leader_is_lost = False
+        self.disk_usage: DiskUsage | None = None  # as of the last look
+        self.write_refusal: LedgerFullError | None = None  # why a leader should take no messages
         self.sync_seconds_last = 0.0
         self.sync_seconds = Histogram(SECONDS_BOUNDS)
         self.sync_entries = Histogram(COUNT_BOUNDS)  # that shared a sync
@@ -403,6 +407,16 @@ class LedgerServer:
             if self.core.disk_full is None:
                 logger.error("no new segment: %s", failure)
             self.core.fail_waiting(failure)
+
+    def on_disk_measured(self, usage: DiskUsage) -> None:
+        """See `HousekeepingHooks`."""
+        self.disk_usage = usage
+        refusal = refusal_of(self.config.store, usage)
+        if refusal and self.write_refusal is None:
+            logger.error("a leader here takes no messages: %s", refusal)
+        elif not refusal and self.write_refusal is not None:
+            logger.info("there is room again: %.1f %% of the disk are used", usage.percent)
+        self.write_refusal = LedgerFullError(refusal) if refusal else None
 
     def on_house_kept(self, failure: BaseException | None) -> None:
         """See `HousekeepingHooks`."""

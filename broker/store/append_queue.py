@@ -242,11 +242,13 @@ class AppendQueue:
         Raises:
             NotLeaderError: the queue is not open.
             LedgerBusyError: too much is waiting.
-            LedgerError: the disk has no room.
+            LedgerFullError: the disk has no room, or more of it is used than should be.
             InvalidMessageError: the records cannot fit an entry, however empty.
         """
         size = len(chunk.body)
         self._check_room(size)
+        if self._ledger.write_refusal is not None:
+            raise self._ledger.write_refusal  # commands go on: offsets, and what makes room
         group = self._groups[-1] if self._groups else None
         if not isinstance(group, RecordProposal) or not group.group.has_room(size):
             group = self._begin_record_group(size)

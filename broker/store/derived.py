@@ -149,6 +149,11 @@ class DerivedState:
         return derived
 
     @property
+    def log(self) -> LogView:
+        """What everything is derived from."""
+        return self._log
+
+    @property
     def dispatched_index(self) -> int:
         """The last entry taken in."""
         return self._point.index
@@ -271,11 +276,14 @@ class DerivedState:
         base = self._log.base
         self._jobs.clear()
         self._states.look(self._log, segment_size=self._segment_size)
+        at_base = self._state_at(base)
+        begins = _begins(at_base) if base.index else {}
         for index in self._states.indexes:
             if base.index <= index <= commit_index:
-                snapshot = self._states.load(index, self._log.point_at(index))
+                snapshot = at_base
+                if index != base.index:
+                    snapshot = self._states.load(index, self._log.point_at(index))
                 if snapshot is not None:
-                    begins = self._begins(base)
                     if self.queues.load(
                         snapshot.queues, self._log, begins=begins, floors=snapshot.floors
                     ):
@@ -285,34 +293,25 @@ class DerivedState:
                         "%s: the consume queues hold less; taking an older state",
                         self._states.path(index),
                     )
-        self._rebuild(base)
+        self._rebuild(base, at_base)
 
     def close(self) -> None:
         """Let go of the files; what no job has written yet is derived again on the next start."""
         self.queues.close()
 
-    def _begins(self, base: LogPoint) -> dict[QueueKey, int] | None:
-        """Return the first offset of each queue behind *base*; None when its state is not sound."""
-        if base.index == 0:
-            return {}
-        if base.index not in self._states.indexes:
+    def _state_at(self, base: LogPoint) -> DerivedSnapshot | None:
+        """Return the state that leads to *base*; None when there is no sound one, or no need."""
+        if base.index == 0 or base.index not in self._states.indexes:
             return None
-        snapshot = self._states.load(base.index, base)
-        if snapshot is None:
-            return None
-        return {(topic, queue_id): offset for topic, queue_id, offset in snapshot.queues}
+        return self._states.load(base.index, base)
 
-    def _rebuild(self, base: LogPoint) -> None:
-        snapshot: DerivedSnapshot | None = None
-        if base.index > 0:
-            if base.index in self._states.indexes:
-                snapshot = self._states.load(base.index, base)
-            if snapshot is None:
-                raise CorruptStoreError(
-                    f"{self._folder}: the log begins behind entry {base.index} and there is no "
-                    f"sound {self._states.path(base.index)}; stop the node, move its data folder "
-                    "aside and start it again: it is filled from its peers"
-                )
+    def _rebuild(self, base: LogPoint, snapshot: DerivedSnapshot | None) -> None:
+        if base.index > 0 and snapshot is None:
+            raise CorruptStoreError(
+                f"{self._folder}: the log begins behind entry {base.index} and there is no sound "
+                f"{self._states.path(base.index)}; stop the node, move its data folder aside and "
+                "start it again: it is filled from its peers"
+            )
         _log.info("%s: deriving everything from entry %d on", self._folder, base.index + 1)
         if snapshot is None:
             self.queues.restart(())
@@ -381,6 +380,13 @@ class DerivedState:
                 self.queues.begin_flush(), self._files, self._states, index, data, is_boundary
             )
         )
+
+
+def _begins(snapshot: DerivedSnapshot | None) -> dict[QueueKey, int] | None:
+    """Return the first offset of each queue behind a state; None without a sound one."""
+    if snapshot is None:
+        return None
+    return {(topic, queue_id): offset for topic, queue_id, offset in snapshot.queues}
 
 
 class _StateJob:

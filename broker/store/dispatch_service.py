@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from broker.store.segment_times import SegmentTimes
 from dledger.errors import LedgerError, LedgerFullError
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class DispatchService:
         self._running: list[Job] = []
         self._generation = 0  # of the log; what was begun before a replacement is void
         self._failure: BaseException | None = None
+        self._times = SegmentTimes(derived.log)
         self._refused: list[list[Job]] = []  # work the disk had no room for, in order
         self._retry_at = 0.0
 
@@ -169,8 +171,13 @@ class DispatchService:
         """See `StateKeeper`."""
         return self._derived.dispatched_index
 
+    def newest_ms(self, after_index: int, upto_index: int) -> int | None:
+        """See `StateKeeper`."""
+        return self._times.newest_ms(after_index, upto_index)
+
     def log_dropped(self) -> Callable[[], None]:
         """See `StateKeeper`."""
+        self._times.forget()
         job, generation = self._derived.begin_drop(), self._generation
 
         def base_is_durable() -> None:
@@ -194,6 +201,7 @@ class DispatchService:
 
     def log_replaced(self, base: LogPoint) -> None:
         """See `StateKeeper`."""
+        self._times.forget()
         try:
             self._derived.reopen(base.index)
         except LedgerFullError as error:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from dledger import machine
 from dledger.errors import FolderInUseError, LedgerFullError, StorageFailedError
+from dledger.store.disk_usage import DiskUsage
 
 try:
     import fcntl
@@ -173,6 +174,10 @@ class Disk(Protocol):
 
     def free_bytes(self, path: str) -> int:
         """Return the bytes left to us on the file system of *path*."""
+        ...
+
+    def disk_usage(self, path: str) -> DiskUsage:
+        """Return how full the file system of *path* is; may block, where it is far away."""
         ...
 
     def lock_folder(self, path: str) -> FolderLock:
@@ -431,6 +436,15 @@ class OsDisk:
         with _failing(path, "statvfs"):
             found = os.statvfs(path)
         return found.f_bavail * found.f_frsize
+
+    def disk_usage(self, path: str) -> DiskUsage:
+        """See `Disk.disk_usage`."""
+        with _failing(path, "statvfs"):
+            found = os.statvfs(path)
+        return DiskUsage(
+            used=(found.f_blocks - found.f_bfree) * found.f_frsize,
+            available=found.f_bavail * found.f_frsize,
+        )
 
     def lock_folder(self, path: str) -> FolderLock:
         """See `Disk.lock_folder`."""

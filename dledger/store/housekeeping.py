@@ -3,14 +3,21 @@
 All of it blocks, so it is done by a worker: the next segment by itself, since appends may soon wait
 for it, and the rest one job at a time.  The log may only begin behind an entry whose state the room
 above keeps; such a state is also what a member behind retention is given.
+
+A round writes a checkpoint and measures the disk; then it is decided what may go
+(`dledger.store.retention`), and a second job lets it go.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
-from typing import TYPE_CHECKING, Protocol
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from dledger.errors import LedgerFullError
+from dledger.store.disk_usage import format_bytes
+from dledger.store.retention import NEWEST_UNKNOWN, DropReason, Moment
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,12 +25,16 @@ if TYPE_CHECKING:
     from dledger.clock import Clock
     from dledger.config import StoreConfig
     from dledger.entry import LogPoint
+    from dledger.store.disk_usage import DiskUsage
     from dledger.store.ledger_store import LedgerStore
+    from dledger.store.tickets import DropTicket
     from dledger.worker import Worker
 
 logger = logging.getLogger(__name__)
 
-_FULL_RETRY_SECONDS = 1.0  # between two tries to allocate a segment on a full disk
+_FULL_RETRY_SECONDS = 1.0  # between two tries to allocate a segment, or looks at a full disk
+# Segments that go in one job: a file of 1 GiB takes some 50 ms, and the next segment may be needed.
+DROPPED_AT_ONCE_MAX = 10
 
 
 class StateKeeper(Protocol):
@@ -64,6 +75,19 @@ class StateKeeper(Protocol):
         """Return up to which entry the log has been taken in; nothing above may be dropped."""
         ...
 
+    def newest_ms(self, after_index: int, upto_index: int) -> int | None:
+        """Return when the newest record of some entries was stored, in ms since 1970 UTC.
+
+        Args:
+            after_index: the entry before the first of them.
+            upto_index: the last of them.
+
+        Returns:
+            None when they hold no record; `NEWEST_UNKNOWN` when it takes longer to find out than
+            the event loop can wait: then it is asked again.
+        """
+        ...
+
 
 class HousekeepingHooks(Protocol):
     """Whom the log belongs to. Each is called on the event loop and ends in a pump."""
@@ -77,8 +101,12 @@ class HousekeepingHooks(Protocol):
         """Hear that there is room again; or that the disk is full or broken."""
         ...
 
+    def on_disk_measured(self, usage: DiskUsage) -> None:
+        """Hear how full the disk is. The only one that is followed by another call."""
+        ...
+
     def on_house_kept(self, failure: BaseException | None) -> None:
-        """Hear that a checkpoint or drop is done, or why not."""
+        """Hear that a round is done, or why not."""
         ...
 
     def on_state_loaded(
@@ -86,6 +114,15 @@ class HousekeepingHooks(Protocol):
     ) -> None:
         """Take the state that was asked for; None: the log begins behind it by now."""
         ...
+
+
+class Drop(NamedTuple):
+    """Segments that are out of the log, and what is left to do about them."""
+
+    ticket: DropTicket  # lets the files go
+    base_is_durable: Callable[[], None]  # to be called on the event loop after that
+    reason: DropReason
+    told: str  # for the log
 
 
 class Housekeeping:
@@ -121,7 +158,7 @@ class Housekeeping:
         self._prepare_not_before = 0.0
         self._is_busy = False
         self._interval_seconds = config.checkpoint_interval_ms / 1000
-        self._due_at = clock.now() + self._interval_seconds
+        self._due_at = clock.now()  # at once: a leader has to know whether its disk is full
 
     @property
     def is_busy(self) -> bool:
@@ -168,51 +205,114 @@ class Housekeeping:
         self._hooks.on_segment_prepared(failure)
 
     def _keep_house(self) -> None:
-        jobs: list[Callable[[], None]] = []
         checkpoint = self._store.begin_checkpoint(self._hooks.committed_index)
-        if checkpoint is not None:
-            jobs.append(checkpoint.run)
-        drop = self._begin_drop()
-        if drop is not None:
-            jobs.append(drop[0])
-        if not jobs:
-            return
+        measured: list[DiskUsage] = []
         self._is_busy = True
 
         def work() -> None:
-            for job in jobs:
-                job()
+            if checkpoint is not None:
+                checkpoint.run()
+            measured.append(self._store.measure_disk())
 
         def done(failure: BaseException | None) -> None:
             self._is_busy = False
-            if drop is not None and failure is None:
-                drop[1]()
-            self._hooks.on_house_kept(failure)
+            drop = None
+            if failure is None:
+                try:
+                    drop = self._go_on(measured[0])
+                except BaseException as error:  # noqa: BLE001 - the hook raises it
+                    failure = error
+            if drop is None:
+                self._hooks.on_house_kept(failure)
+            else:
+                self._drop(drop)
 
         self._worker.submit(work, done)
 
-    def _begin_drop(self) -> tuple[Callable[[], None], Callable[[], None]] | None:
-        """Take out of the log what `log_size_max` no longer allows, if anything.
+    def _go_on(self, usage: DiskUsage) -> Drop | None:
+        self._hooks.on_disk_measured(usage)
+        if usage.excess(self._config.disk_refuse_percent):
+            self._due_at = min(self._due_at, self._clock.now() + _FULL_RETRY_SECONDS)
+        return self._begin_drop(usage)
 
-        Return the job that makes it durable and what is to be called on the loop after it.
-        """
-        size_max = self._config.log_size_max
-        store = self._store
-        if not size_max or store.end_position - store.base.position <= size_max:
+    def _drop(self, drop: Drop) -> None:
+        self._is_busy = True
+
+        def done(failure: BaseException | None) -> None:
+            self._is_busy = False
+            if failure is None:
+                logger.info("%s", drop.told)
+                drop.base_is_durable()
+                if drop.reason is not DropReason.DISK:
+                    # There may be more.  For the disk a look comes later: a file that somebody
+                    # reads, or that is used again, has not made room yet.
+                    self._due_at = self._clock.now()
+            self._hooks.on_house_kept(failure)
+
+        self._worker.submit(drop.ticket.run, done)
+
+    def _begin_drop(self, usage: DiskUsage) -> Drop | None:
+        """Take out of the log what may not stay, if anything."""
+        found = self._find_drop(usage)
+        if found is None:
             return None
-        segment_size = self._config.segment_size
-        # Whole segments only, and none that the room above has not taken in and kept a state of.
-        position = -(-(store.end_position - size_max) // segment_size) * segment_size
-        taken_in = min(self._hooks.committed_index, self._state_keeper.applied_index())
-        while position > store.base.position:
-            index = store.find_index_at_position(position) if position < store.end_position else 0
-            base_index = index - 1
-            if store.base.index < base_index <= taken_in and self._state_keeper.has_state(
-                base_index
-            ):
-                ticket = store.begin_drop(position)
-                if ticket is None:
-                    return None
-                return ticket.run, self._state_keeper.log_dropped()
-            position -= segment_size
-        return None
+        index, position, reason = found
+        store = self._store
+        told = self._tell(index, position, reason, usage)
+        ticket = store.begin_drop(position)
+        if ticket is None:
+            return None
+        return Drop(ticket, self._state_keeper.log_dropped(), reason, told)
+
+    def _find_drop(self, usage: DiskUsage) -> tuple[int, int, DropReason] | None:
+        """Return the entry and the position up to which the log may go, and why.
+
+        Whole segments only, and none of them may hold what the room above has not taken in, or end
+        where it kept no state.
+        """
+        store, keeper, segment_size = self._store, self._state_keeper, self._config.segment_size
+        moment = Moment(
+            config=self._config,
+            log_size=store.end_position - store.base.position,
+            usage=usage,
+            wall_ms=self._clock.wall_ms(),
+            hour=self._clock.local_hour(),
+        )
+        taken_in = min(self._hooks.committed_index, keeper.applied_index(), store.synced_index)
+        found: tuple[int, int, DropReason] | None = None
+        begin, after_index, count = store.base.position, store.base.index, 0
+        while found is None or count < DROPPED_AT_ONCE_MAX:
+            position = begin - begin % segment_size + segment_size
+            if position >= store.end_position:
+                break
+            index = store.find_index_at_position(position) - 1
+            if index > taken_in:
+                break
+            reason = moment.why(
+                dropped=begin - store.base.position,
+                newest_ms=functools.partial(keeper.newest_ms, after_index, index),
+            )
+            if reason is None:
+                break
+            if index > store.base.index and keeper.has_state(index):
+                found = index, position, reason
+            begin, after_index, count = position, index, count + 1
+        return found
+
+    def _tell(self, index: int, position: int, reason: DropReason, usage: DiskUsage) -> str:
+        """Return the line for the log about a drop up to entry *index* and *position*."""
+        base, segment_size = self._store.base, self._config.segment_size
+        first = base.position - base.position % segment_size
+        last = position - segment_size
+        files = f"{first:020d}" if first == last else f"{first:020d} to {last:020d}"
+        newest = self._state_keeper.newest_ms(base.index, index)
+        told = "without a message"
+        if newest == NEWEST_UNKNOWN:
+            told = "with messages of unknown age"
+        elif newest is not None:
+            told = f"messages up to {datetime.fromtimestamp(newest / 1000, UTC):%Y-%m-%d %H:%M:%S}Z"
+        return (
+            f"dropped {(position - first) // segment_size} segments ({files}, "
+            f"{format_bytes(position - base.position)}), entries {base.index + 1} to {index}, "
+            f"{told}: {reason.value}; {usage.percent:.1f} % of the disk were used"
+        )

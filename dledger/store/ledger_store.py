@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from dledger.config import StoreConfig
     from dledger.entry import Buffer, EntryHeader
     from dledger.store.disk import Disk
+    from dledger.store.disk_usage import DiskUsage
     from dledger.store.mapped_file import MappedFile
 
 # The next segment is prepared when less than this is left in the last one (or less than half of
@@ -130,6 +131,10 @@ class LedgerStore(LedgerReader):
             truncation_count=self._truncation_count,
             free_size=self._disk.free_bytes(self._log.folder),
         )
+
+    def measure_disk(self) -> DiskUsage:
+        """Return how full the disk of the log is; may block, any thread."""
+        return self._disk.disk_usage(self._log.folder)
 
     # -- append -----------------------------------------------------------------------------------
 

@@ -38,6 +38,10 @@ class _Clock:
         """Return the same in milliseconds."""
         return int(self.seconds * 1000)
 
+    def local_hour(self) -> int:
+        """Return the hour of the day, which is UTC's."""
+        return self.wall_ms() // 3_600_000 % 24
+
 
 def _raft_seeds() -> list[bytes]:
     frames = [frame_bytes(command) for command in peer_commands()]

@@ -268,11 +268,11 @@ def drops_what_is_not_taken_in() -> Sequence[Patch]:
     """Retention goes by size alone, whether or not there is a state of what it drops."""
     stock = Housekeeping._begin_drop
 
-    def begin_drop(self: Any) -> Any:
+    def begin_drop(self: Any, usage: Any) -> Any:
         keeper = self._state_keeper
         self._state_keeper = _YesSayer(keeper, self._store.end_index)
         try:
-            return stock(self)
+            return stock(self, usage)
         finally:
             self._state_keeper = keeper
 
@@ -291,6 +291,9 @@ class _YesSayer:
 
     def applied_index(self) -> int:
         return self._end_index
+
+    def newest_ms(self, after_index: int, upto_index: int) -> Any:
+        return self._keeper.newest_ms(after_index, upto_index)
 
     def log_dropped(self) -> Any:
         return self._keeper.log_dropped()

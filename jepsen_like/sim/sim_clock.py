@@ -29,3 +29,7 @@ class SimClock:
     def wall_ms(self) -> int:
         """Return milliseconds since 1970 UTC, as this machine believes."""
         return EPOCH_MS + int(self._time.seconds * 1000) + self.wall_offset_ms
+
+    def local_hour(self) -> int:
+        """Return the hour of the day, which is UTC's."""
+        return self.wall_ms() // 3_600_000 % 24

@@ -14,6 +14,7 @@ import posixpath
 from typing import TYPE_CHECKING
 
 from dledger.errors import FolderInUseError, LedgerFullError, StorageFailedError
+from dledger.store.disk_usage import DiskUsage
 from jepsen_like.sim.sim_file import SimFile
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class SimDisk:
     def __init__(self, name: str, chance: random.Random, trace: Trace) -> None:
         self.name = name
         self.capacity = 1 << 40  # bytes
+        self.size = 0  # bytes of the file system as it is told; 0: so many that it is empty
         self.chance = chance
         self.trace = trace
         self.is_syncing_folders = True  # a mutant's lie
@@ -286,6 +288,11 @@ class SimMount:
     def free_bytes(self, path: str) -> int:
         """See `Disk.free_bytes`."""
         return max(self.disk.capacity - self.disk.used, 0)
+
+    def disk_usage(self, path: str) -> DiskUsage:
+        """See `Disk.disk_usage`."""
+        used = self.disk.used
+        return DiskUsage(used=used, available=max((self.disk.size or 1 << 40) - used, 0))
 
     def lock_folder(self, path: str) -> SimLock:
         """See `Disk.lock_folder`."""

@@ -33,6 +33,9 @@ class FixedClock:
     def wall_ms(self) -> int:
         return self.ms
 
+    def local_hour(self) -> int:
+        return self.wall_ms() // 3_600_000 % 24
+
 
 class MemoryLog:
     """Entries in a list; see `broker.store.log_view.LogView`."""

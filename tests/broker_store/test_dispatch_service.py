@@ -25,6 +25,9 @@ class TrioClock:
     def wall_ms(self):
         return int(trio.current_time() * 1000)
 
+    def local_hour(self):
+        return self.wall_ms() // 3_600_000 % 24
+
 
 class World:
     def __init__(self, nursery):

@@ -45,6 +45,9 @@ class FakeClock:
     def wall_ms(self) -> int:
         return 1_760_000_000_000 + self.step_ms + int(trio.current_time() * 1000)
 
+    def local_hour(self) -> int:
+        return self.wall_ms() // 3_600_000 % 24
+
 
 class FakeNode:
     def __init__(self, group: FakeGroup, number: int) -> None:

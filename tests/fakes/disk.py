@@ -15,6 +15,7 @@ import posixpath
 from typing import TYPE_CHECKING
 
 from dledger.errors import FolderInUseError, LedgerFullError, StorageFailedError
+from dledger.store.disk_usage import DiskUsage
 
 if TYPE_CHECKING:
     import random
@@ -137,6 +138,7 @@ class FakeDisk:
 
     def __init__(self, *, capacity: int = 1 << 40) -> None:
         self.capacity = capacity
+        self.usage = DiskUsage(used=10, available=90)  # what is told of it
         self.sync_count = 0
         self.written_count = 0
         self.step_count = 0
@@ -297,6 +299,9 @@ class FakeDisk:
     def free_bytes(self, path: str) -> int:
         used = {id(inode): len(inode.cache) for inode in self._names.values()}
         return self.capacity - sum(used.values())
+
+    def disk_usage(self, path: str) -> DiskUsage:
+        return self.usage
 
     def lock_folder(self, path: str) -> FakeLock:
         if path in self.locked:

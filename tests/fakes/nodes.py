@@ -37,6 +37,9 @@ class TrioClock:
     def wall_ms(self) -> int:
         return WALL_MS + int(trio.current_time() * 1000)
 
+    def local_hour(self) -> int:
+        return self.wall_ms() // 3_600_000 % 24
+
 
 class Wires:
     """One network for all members, which knows whose connection each is."""

@@ -29,6 +29,9 @@ class VirtualClock:
     def wall_ms(self) -> int:
         return 1_700_000_000_000 + int(self.seconds * 1000)
 
+    def local_hour(self) -> int:
+        return self.wall_ms() // 3_600_000 % 24
+
 
 @dataclass
 class TestProposal:

@@ -32,6 +32,9 @@ class Clock:
     def wall_ms(self) -> int:
         return 1_700_000_000_000
 
+    def local_hour(self) -> int:
+        return self.wall_ms() // 3_600_000 % 24
+
 
 class Session:
     closed = False

@@ -53,6 +53,9 @@ class NothingKept:
     def applied_index(self):
         return 0
 
+    def newest_ms(self, after_index, upto_index):
+        return None
+
 
 class Member1:
     """One `LedgerServer` over a fake disk; its peers, if any, are `DeafLink`s."""

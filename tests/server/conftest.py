@@ -35,6 +35,7 @@ class Keeper:
         self.drops = 0
         self.applied: int | None = None  # None: all that is committed
         self.states_kept: set[int] | None = None  # None: of every entry
+        self.stored_ms: int | None = None  # when every record was stored
 
     def has_state(self, index: int) -> bool:
         return self.states_kept is None or index in self.states_kept
@@ -54,6 +55,10 @@ class Keeper:
             self.drops += 1
 
         return base_is_durable
+
+    def newest_ms(self, after_index: int, upto_index: int) -> int | None:
+        assert after_index <= upto_index
+        return self.stored_ms
 
     def applied_index(self) -> int:
         assert self.server is not None

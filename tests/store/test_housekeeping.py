@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 
+import pytest
+
+from dledger.store.disk_usage import DiskUsage
 from dledger.store.housekeeping import Housekeeping
+from dledger.store.retention import NEWEST_UNKNOWN, refusal_of
 from tests.fakes.disk import FakeDisk
 from tests.store.model import CONFIG, SEGMENT, fill, open_store
+
+
+HOUR_MS = 3_600_000
 
 
 class Clock:
@@ -14,6 +21,12 @@ class Clock:
 
     def now(self):
         return self.seconds
+
+    def wall_ms(self):
+        return 1_700_000_000_000 + int(self.seconds * 1000)
+
+    def local_hour(self):
+        return self.wall_ms() // HOUR_MS % 24
 
 
 class Worker:
@@ -25,11 +38,14 @@ class Worker:
     def submit(self, job, done):
         self.jobs.append((job, done))
 
+    def do_one(self):
+        job, done = self.jobs.pop(0)
+        job()
+        done(None)
+
     def do_all(self):
         while self.jobs:
-            job, done = self.jobs.pop(0)
-            job()
-            done(None)
+            self.do_one()
 
 
 class Keeper:
@@ -38,12 +54,16 @@ class Keeper:
     def __init__(self, disk, store):
         self.disk, self.store = disk, store
         self.bases_found = []
+        self.stored_ms = {}
 
     def has_state(self, index):
         return True
 
     def applied_index(self):
         return self.store.end_index
+
+    def newest_ms(self, after_index, upto_index):
+        return self.stored_ms.get(upto_index) if self.stored_ms else None
 
     def log_dropped(self):
         assert open_store(self.disk).base.index == 0
@@ -58,11 +78,212 @@ class Hooks:
     def committed_index(self):
         return self.store.synced_index
 
+    def on_disk_measured(self, usage):
+        self.usage = usage
+
     def on_house_kept(self, failure):
         assert failure is None
 
     def on_segment_prepared(self, failure):
         assert failure is None
+
+
+class House:
+    """A log of eleven segments, nine entries each, and its housekeeping."""
+
+    def __init__(self, **settings):
+        self.disk, self.worker, self.clock = FakeDisk(), Worker(), Clock()
+        self.store = open_store(self.disk)
+        fill(self.store, 100, 400, term=1)
+        self.store.sync()
+        self.keeper = Keeper(self.disk, self.store)
+        self.keeper.log_dropped = lambda: lambda: None
+        self.hooks = Hooks(self.store)
+        self.housekeeping = Housekeeping(
+            self.store,
+            dataclasses.replace(CONFIG, **settings),
+            clock=self.clock,
+            worker=self.worker,
+            state_keeper=self.keeper,
+            hooks=self.hooks,
+        )
+
+    def store_segments_at(self, hours):
+        """Say when each segment was stored, in hours before now."""
+        for number, age in enumerate(hours, start=1):
+            self.keeper.stored_ms[9 * number] = self.clock.wall_ms() - int(age * HOUR_MS)
+
+    def set_hour(self, hour):
+        self.clock.seconds += (hour - self.clock.local_hour()) % 24 * 3600
+
+    def keep(self, rounds=1):
+        for _ in range(rounds):
+            self.clock.seconds += 10
+            self.housekeeping.start_due()
+            self.worker.do_all()
+
+    @property
+    def dropped(self):
+        """Segments that are gone."""
+        return self.store.base.position // SEGMENT
+
+
+def percent(used):
+    return DiskUsage(used=used, available=100 - used)
+
+
+def test_segments_past_their_time_go_at_the_hour_and_no_younger_one():
+    house = House(file_reserved_hours=72, delete_when="04;16")
+    house.set_hour(15)
+    house.store_segments_at([100, 90, 80, 73.5, 70, 60, 50, 40, 30, 20, 10])
+
+    house.keep(3)
+    assert house.dropped == 0, "not at this hour"
+    house.set_hour(16)
+    house.keep(3)
+
+    assert house.dropped == 4
+
+
+def test_a_segment_that_is_too_young_keeps_those_behind_it():
+    house = House()
+    house.set_hour(4)
+    house.store_segments_at([100, 10, 100, 100])
+
+    house.keep(3)
+
+    assert house.dropped == 1
+
+
+def test_without_reserved_hours_nothing_goes_for_its_age():
+    house = House(file_reserved_hours=0)
+    house.set_hour(4)
+    house.store_segments_at([10_000] * 11)
+
+    house.keep(3)
+
+    assert house.dropped == 0
+
+
+def test_a_segment_of_unknown_age_stays():
+    house = House()
+    house.set_hour(4)
+    house.store_segments_at([100] * 11)
+    house.keeper.stored_ms[9 * 2] = NEWEST_UNKNOWN
+
+    house.keep(3)
+
+    assert house.dropped == 1
+
+
+def test_above_the_first_watermark_segments_past_their_time_go_at_any_hour():
+    house = House(disk_clean_percent=75)
+    house.set_hour(12)
+    house.store_segments_at([100, 90, 10, 10])
+    house.disk.usage = DiskUsage(used=75 * 4096, available=25 * 4096)
+    house.keep(2)
+    assert house.dropped == 0, "not above it"
+
+    house.disk.usage = DiskUsage(used=76 * 4096, available=24 * 4096)
+    house.keep(4)
+
+    assert house.dropped == 2, "and nothing that is younger"
+
+
+def test_above_the_second_watermark_the_oldest_go_whatever_their_age_until_there_is_room():
+    house = House(disk_force_percent=85)
+    house.set_hour(12)
+    house.store_segments_at([1] * 11)
+    used = 85 * SEGMENT + 2 * SEGMENT + 1
+    house.disk.usage = DiskUsage(used=used, available=100 * SEGMENT - used)
+
+    house.keep()
+
+    assert house.dropped == 3
+    house.disk.usage = DiskUsage(used=used - 3 * SEGMENT, available=103 * SEGMENT - used)
+    house.keep(3)
+    assert house.dropped == 3
+
+
+def test_a_disk_that_stays_full_takes_all_but_the_segment_that_is_written(caplog):
+    house = House()
+    house.disk.usage = percent(99)
+    caplog.set_level("INFO")
+
+    house.keep(20)
+
+    assert house.dropped == 11
+    assert house.store.stats.segment_count == 1
+    assert "more than disk_force_percent of the disk are used; 99.0 %" in caplog.text
+
+
+def test_no_more_than_ten_segments_go_in_one_job():
+    """A file of 1 GiB takes its time, and the same worker makes the next segment."""
+    house = House()
+    house.set_hour(4)
+    house.store_segments_at([100] * 11)
+
+    house.clock.seconds += 10
+    house.housekeeping.start_due()
+    house.worker.do_all()
+    assert house.dropped == 10
+    house.housekeeping.start_due()  # at once, without waiting for the next round
+    house.worker.do_all()
+
+    assert house.dropped == 11
+
+
+def test_a_drop_is_told_with_its_reason_names_and_sizes(caplog):
+    house = House()
+    house.set_hour(4)
+    house.store_segments_at([100, 90, 10])
+    caplog.set_level("INFO")
+
+    house.keep(2)
+
+    (line,) = [record.message for record in caplog.records if "dropped" in record.message]
+    assert f"dropped 2 segments ({0:020d} to {SEGMENT:020d}, 8.0 KiB), entries 1 to 18" in line
+    assert "messages up to 2023-11-" in line
+    assert "older than file_reserved_hours; 10.0 % of the disk were used" in line
+
+
+def test_the_disk_is_looked_at_at_once_and_again_every_second_while_it_is_too_full():
+    house = House(disk_refuse_percent=90, checkpoint_interval_ms=600_000)
+    house.disk.usage = percent(91)
+    house.housekeeping.start_due()
+    house.worker.do_all()
+    assert house.hooks.usage == percent(91)
+
+    house.disk.usage = percent(80)
+    house.clock.seconds += 1.1
+    house.housekeeping.start_due()
+    house.worker.do_all()
+
+    assert house.hooks.usage == percent(80)
+
+
+@pytest.mark.parametrize(
+    ("usage", "percent_wanted", "excess"),
+    [
+        (DiskUsage(75, 25), 75, 0),
+        (DiskUsage(76, 24), 75, 1),
+        (DiskUsage(999, 1), 75, 249),
+        (DiskUsage(100, 0), 100, 0),
+        (DiskUsage(0, 0), 75, 0),
+    ],
+)
+def test_what_is_above_a_watermark(usage, percent_wanted, excess):
+    assert usage.excess(percent_wanted) == excess
+
+
+def test_a_refusal_says_by_how_much_and_what_to_do():
+    assert refusal_of(CONFIG, percent(90)) == ""
+    told = refusal_of(CONFIG, DiskUsage(used=93 << 20, available=7 << 20))
+
+    assert "93.0 % of the disk are used" in told
+    assert "disk_refuse_percent = 90" in told
+    assert "3.0 MiB have to go" in told
+    assert "free some disk space" in told
 
 
 def test_a_state_goes_only_when_the_base_behind_it_is_durable():
@@ -83,6 +304,8 @@ def test_a_state_goes_only_when_the_base_behind_it_is_durable():
 
     clock.seconds = 1e6
     house.start_due()
+    while store.base.index == 0:
+        worker.do_one()
 
     assert store.base.index > 0  # readers are told at once
     assert keeper.bases_found == []
