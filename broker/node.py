@@ -293,6 +293,7 @@ class Node:
             commit_offset=self.offsets.commit_along,
             is_serving=self._is_serving,
             traffic=files.traffic,
+            forward=self.forwarder.take,
         )
         self.group = GroupHandlers(
             ledger=self.ledger,
@@ -303,6 +304,7 @@ class Node:
             is_serving=self._is_serving,
             connection_count=lambda: self.registry.session_count,
             held_pull_count=lambda: self.pulls.hold.count,
+            oldest_ms=self.dispatch.oldest_ms,
         )
         self.lookups = LookupHandlers(
             log=files.store, queues=files.derived.queues, topics=files.topics

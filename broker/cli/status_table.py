@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from broker.cli.ask import LEADER
-from broker.cli.output import Table, format_bytes
+from broker.cli.output import Table, format_bytes, join_words
 
 if TYPE_CHECKING:
     from broker.cli.ask import GroupView, NodeAnswer
     from broker.cli.output import Cell
+    from broker.protocol.bodies import GroupStatus
 
-_NUMBERS = ("term", "committed", "end", "lag", "memory")
+_NUMBERS = ("term", "committed", "end", "lag", "memory", "disk")
 
 
 def status_table(view: GroupView) -> Table:
-    """Return one row for each node; it fits a terminal of 80 columns."""
+    """Return one row for each node; it fits a terminal of 90 columns."""
     table = Table(
-        "node", "role", "term", "address", "committed", "end", "lag", "flush", "memory",
+        "node", "role", "term", "address", "committed", "end", "lag", "flush", "memory", "disk",
         right=_NUMBERS,
     )  # fmt: skip
     for answer in view.answers:
@@ -36,6 +38,7 @@ def status_table(view: GroupView) -> Table:
             "" if lag is None else f"{lag:,}",
             status.flush_disk_type.removesuffix("_FLUSH").lower(),
             format_bytes(status.rss_bytes),
+            _disk_of(status),
         )
     return table
 
@@ -47,6 +50,25 @@ def problems(view: GroupView) -> list[str]:
         for answer in view.answers
         if answer.problem
     ]
+
+
+def kept_lines(view: GroupView) -> list[str]:
+    """Return from where on the nodes have the log, and which would take no messages."""
+    kept: dict[str, list[str]] = {}
+    refusing = []
+    for answer in view.answers:
+        status = answer.status
+        if status is None:
+            continue
+        when = ""
+        if status.begin_time_ms >= 0:
+            moment = datetime.fromtimestamp(status.begin_time_ms / 1000, UTC).astimezone()
+            when = f", the oldest message is of {moment:%Y-%m-%d %H:%M:%S}"
+        text = f"the log from entry {status.begin_index:,} on{when}"
+        kept.setdefault(text, []).append(status.node_id)
+        if status.write_refusal:
+            refusing.append(f"{status.node_id} takes no messages: {status.write_refusal}")
+    return [f"{join_words(nodes)}: {text}" for text, nodes in kept.items()] + refusing
 
 
 def lag_of(view: GroupView, answer: NodeAnswer) -> int | None:
@@ -90,6 +112,13 @@ def status_json(view: GroupView) -> dict[str, Any]:
             for answer in view.answers
         ],
     }
+
+
+def _disk_of(status: GroupStatus) -> Cell:
+    if status.disk_percent < 0:
+        return ""
+    text = f"{status.disk_percent:.0f} %"
+    return (text, "red") if status.write_refusal else text
 
 
 def _role_of(answer: NodeAnswer) -> Cell:

@@ -39,6 +39,7 @@ class GroupHandlers:
         is_serving: Callable[[], bool],
         connection_count: Callable[[], int],
         held_pull_count: Callable[[], int],
+        oldest_ms: Callable[[], int | None],
     ) -> None:
         self._ledger = ledger
         self._derived = derived
@@ -48,6 +49,7 @@ class GroupHandlers:
         self._is_serving = is_serving
         self._connection_count = connection_count
         self._held_pull_count = held_pull_count
+        self._oldest_ms = oldest_ms
         self._started_at = clock.now()
         self._version = version("dledger")
 
@@ -62,7 +64,7 @@ class GroupHandlers:
         ledger = self._ledger
         core, store = ledger.core, ledger.store
         leads = core.role is Role.LEADER
-        leader = ledger.leader_id
+        leader, usage = ledger.leader_id, ledger.disk_usage
         members = tuple(
             MemberStatus(
                 node_id=node_id,
@@ -96,6 +98,11 @@ class GroupHandlers:
             sync_seconds_last=round(ledger.sync_seconds_last, 6),
             version=self._version,
             members=members,
+            begin_time_ms=-1 if (oldest := self._oldest_ms()) is None else oldest,
+            disk_used=-1 if usage is None else usage.used,
+            disk_available=-1 if usage is None else usage.available,
+            disk_percent=-1.0 if usage is None else round(usage.percent, 1),
+            write_refusal="" if ledger.write_refusal is None else str(ledger.write_refusal),
         )
 
     def _match_index(self, node_id: str) -> int:

@@ -1,7 +1,8 @@
 """PULL_MESSAGE: records from the mapped log, at once or as soon as there are any.
 
 Every node answers from what it has committed itself; a follower may therefore lag behind, but
-never shows what could still be taken back.
+never shows what could still be taken back.  What it has dropped the leader may still have, as disks
+differ: it hands such a pull on instead of sending the consumer past it.
 
 A pull with a tag filter reads on over what it does not want: the hashes of a queue's tags are one
 column.  It is held at the end of the queue, and what arrives and does not match moves it on.
@@ -62,6 +63,7 @@ class PullHandlers:
         commit_offset: Callable[[Session, str, str, int, int], None],
         is_serving: Callable[[], bool],
         traffic: Traffic,
+        forward: Callable[[Session, Command], None],
     ) -> None:
         """Make the family.
 
@@ -74,6 +76,7 @@ class PullHandlers:
             commit_offset: takes (session, group, topic, queue, offset) that came along with a pull.
             is_serving: whether this node is the leader and lags behind nobody.
             traffic: counts what is handed out.
+            forward: takes what only the leader may answer.
         """
         self._reader = reader
         self._topics = topics
@@ -82,6 +85,7 @@ class PullHandlers:
         self._commit_offset = commit_offset
         self._is_serving = is_serving
         self._traffic = traffic
+        self._forward = forward
         self.hold = PullHold(clock, count_max=held_max, answer=self._answer_held)
         self.message_count = 0
 
@@ -96,6 +100,9 @@ class PullHandlers:
             )
         wanted = _wanted(header)
         result = self._read(header, wanted)
+        if result.status is PullStatus.OFFSET_TOO_SMALL and not self._is_serving():
+            self._forward(session, command)
+            return
         if (
             self._may_come(result)
             and header.may_suspend

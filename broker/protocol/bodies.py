@@ -11,6 +11,7 @@ Grouped acks answer many sends of one connection in one frame, 28 bytes each, bi
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import struct
 from dataclasses import dataclass
@@ -102,6 +103,12 @@ class GroupStatus:
     sync_seconds_last: float
     version: str
     members: tuple[MemberStatus, ...]
+    # What nodes of 0.1 do not tell.
+    begin_time_ms: int = -1  # when the oldest message of the log was stored; -1 without one
+    disk_used: int = -1  # bytes of the data folder's file system; -1 before the first look
+    disk_available: int = -1  # likewise, left to the node
+    disk_percent: float = -1.0  # used of both
+    write_refusal: str = ""  # why it would take no messages as the leader
 
     def encode(self) -> bytes:
         """Return the body."""
@@ -120,7 +127,12 @@ class GroupStatus:
                 MemberStatus(**{name: member[name] for name in MemberStatus.__slots__})
                 for member in fields["members"]
             )
-            known = {name: fields[name] for name in cls.__slots__ if name != "members"}
+            known = {
+                item.name: fields[item.name]
+                for item in dataclasses.fields(cls)
+                if item.name != "members"
+                and (item.name in fields or item.default is dataclasses.MISSING)
+            }
             return cls(members=members, **known)
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise HeaderError(_why("no group status", error), field="body") from error

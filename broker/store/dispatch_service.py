@@ -142,6 +142,10 @@ class DispatchService:
 
         self._worker.submit(work, done)
 
+    def oldest_ms(self) -> int | None:
+        """Return when the oldest message of the log was stored; see `SegmentTimes.oldest_ms`."""
+        return self._times.oldest_ms()
+
     def write_down(self) -> None:
         """Write the state as it is; blocking, for a node that stops and does nothing more.
 

@@ -33,6 +33,7 @@ class SegmentTimes:
         self._log = log
         self._known: dict[int, int | None] = {}  # by the last entry of a segment
         self._looked_to: dict[int, int] = {}  # likewise: where to look on
+        self._oldest_at = 0  # the entry to look at for the oldest record
 
     def newest_ms(self, after_index: int, upto_index: int) -> int | None:
         """See `dledger.store.housekeeping.StateKeeper`.
@@ -59,8 +60,23 @@ class SegmentTimes:
         self._known[upto_index] = newest
         return newest
 
+    def oldest_ms(self) -> int | None:
+        """Return when the oldest record of the log was stored, in ms since 1970 UTC.
+
+        None without any, or as long as it has not been found among metadata.
+        """
+        first = max(self._oldest_at, self._log.base.index + 1)
+        last = min(self._log.end_index, first + LOOKED_AT_MAX)
+        for index in range(first, last + 1):
+            (entry,) = self._log.entries(index, index)
+            self._oldest_at = index
+            if (oldest := time_of(entry)) is not None:
+                return oldest
+        return None
+
     def forget(self) -> None:
         """Take note that the log is another one, or begins elsewhere."""
+        self._oldest_at = 0
         self._known.clear()
         self._looked_to.clear()
 

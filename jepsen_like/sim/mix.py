@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from dledger.config import KIB, FlushDiskType, RaftConfig, StoreConfig, WriteMode
 from jepsen_like.faults.catalogue import offered
+from jepsen_like.keeping import NOTHING_FOR_AGE_OR_DISK
 from jepsen_like.workloads.load import Load
 
 QUIET_SECONDS = 3.0
@@ -76,6 +77,7 @@ def draw(seed: int, *, fault_seconds: float = FAULT_SECONDS, only: tuple[str, ..
         checkpoint_interval_ms=chance.choice((200, 500) if has_retention else (200, 2000, 5000)),
         checkpoint_size=chance.choice((16, 64, 1024)) * KIB,
         log_size_max=segment_size * chance.randint(2, 4) if has_retention else 0,
+        **NOTHING_FOR_AGE_OR_DISK,
     )
     raft = RaftConfig(
         heartbeat_interval_ms=heartbeat,

@@ -108,6 +108,19 @@ def test_a_dump_escapes_what_toml_would_misread():
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
+        ("[raft]", 'delete_when = "24"\n[raft]', ["[store]", "delete_when = '24'", "00 to 23"]),
+        ("[raft]", 'delete_when = ""\n[raft]', ["delete_when = ''", "hours of the local day"]),
+        (
+            "[raft]",
+            "disk_clean_percent = 86\n[raft]",
+            ["disk_clean_percent = 86 is above disk_force_percent = 85"],
+        ),
+        (
+            "[raft]",
+            "disk_refuse_percent = 80\n[raft]",
+            ["disk_force_percent = 85 is above disk_refuse_percent = 80"],
+        ),
+        ("[raft]", "disk_clean_percent = 0\n[raft]", ["disk_clean_percent = 0 is out of range"]),
         ("segment_size", "segmnt_size", ["[store]", "segmnt_size", "did you mean segment_size?"]),
         ("[store]", "[strre]", ["strre", "did you mean store?"]),
         ("segment_size", "broker_port", ["[store]", "broker_port", "belongs to [node]"]),

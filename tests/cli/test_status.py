@@ -2,11 +2,12 @@
 
 import json
 
+import msgspec
 import pytest
 import trio
 
 from broker.cli.ask import GroupView, NodeAnswer, ask_group, ask_node, read_answer
-from broker.cli.status_table import problems, status_json, status_table, verdict
+from broker.cli.status_table import kept_lines, problems, status_json, status_table, verdict
 from broker.protocol.bodies import GroupStatus, MemberStatus
 from broker.protocol.request_code import RequestCode
 from dledger.remoting.command import response
@@ -161,6 +162,35 @@ def test_the_table_shows_role_lag_and_memory(capsys):
     assert lines[1:3] == [follower, leader]
     assert lines[3] == ["n3", "unreachable", "memory:9878"]
     assert problems(view) == ["n3: it is [dead]"]
+
+
+def test_what_is_kept_and_how_full_the_disks_are_is_told(capsys):
+    view = GroupView(
+        answers=(
+            answer_of("n1", disk_percent=74.6, begin_time_ms=1_700_000_000_000, begin_index=5000),
+            answer_of("n2", disk_percent=92.0, write_refusal="92.0 % of the disk are used"),
+            answer_of("n3"),
+        )
+    )
+
+    text = text_of(view, capsys)
+    lines = kept_lines(view)
+
+    assert "75 %" in text
+    assert "92 %" in text
+    assert lines[0].startswith("n1: the log from entry 5,000 on, the oldest message is of 2023-11-")
+    assert lines[1] == "n2 and n3: the log from entry 1 on"
+    assert lines[2] == "n2 takes no messages: 92.0 % of the disk are used"
+
+
+def test_a_status_of_an_older_node_says_nothing_of_its_disk():
+    fields = msgspec.json.decode(status_of("n1").encode())
+    for name in ("begin_time_ms", "disk_used", "disk_available", "disk_percent", "write_refusal"):
+        del fields[name]
+
+    status = GroupStatus.decode(msgspec.json.encode(fields))
+
+    assert (status.disk_percent, status.begin_time_ms, status.write_refusal) == (-1.0, -1, "")
 
 
 def test_a_node_that_is_not_ready_is_shown_so(capsys):

@@ -31,11 +31,13 @@ WALL_MS = 1_700_000_000_000
 class TrioClock:
     """Virtual time as the product's clock."""
 
+    wall_offset_ms = 0  # what somebody set the wall clock forwards by
+
     def now(self) -> float:
         return trio.current_time()
 
     def wall_ms(self) -> int:
-        return WALL_MS + int(trio.current_time() * 1000)
+        return WALL_MS + self.wall_offset_ms + int(trio.current_time() * 1000)
 
     def local_hour(self) -> int:
         return self.wall_ms() // 3_600_000 % 24

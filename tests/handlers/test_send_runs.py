@@ -55,6 +55,7 @@ class Ledger:
     is_leader = True
     has_failed = False
     leader_id = "n1"
+    write_refusal = None
 
     def __init__(self, pending_size_max: int) -> None:
         self.config = LedgerConfig(

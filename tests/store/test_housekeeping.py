@@ -12,7 +12,6 @@ from dledger.store.retention import NEWEST_UNKNOWN, refusal_of
 from tests.fakes.disk import FakeDisk
 from tests.store.model import CONFIG, SEGMENT, fill, open_store
 
-
 HOUR_MS = 3_600_000
 
 
