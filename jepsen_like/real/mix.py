@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dledger.config import KIB, MIB, RaftConfig, StoreConfig, WriteMode
-from jepsen_like.keeping import NOTHING_FOR_AGE_OR_DISK
+from jepsen_like.keeping import by_size_only
 from jepsen_like.workloads.load import Load
 
 if TYPE_CHECKING:
@@ -78,7 +78,6 @@ def draw(
         checkpoint_interval_ms=chance.choice((500, 2000, 5000)),
         checkpoint_size=chance.choice((64, 1024)) * KIB,
         log_size_max=segment_size * segment_count if retention else 0,
-        **NOTHING_FOR_AGE_OR_DISK,
     )
     raft = RaftConfig(append_size_max=chance.choice((32, 64)) * KIB)
     load = Load(
@@ -101,7 +100,7 @@ def draw(
     return RealMix(
         seed=seed,
         node_count=node_count,
-        store=store,
+        store=by_size_only(store),
         raft=raft,
         load=load,
         faults=faults,

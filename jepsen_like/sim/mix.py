@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from dledger.config import KIB, FlushDiskType, RaftConfig, StoreConfig, WriteMode
 from jepsen_like.faults.catalogue import offered
-from jepsen_like.keeping import NOTHING_FOR_AGE_OR_DISK
+from jepsen_like.keeping import by_size_only
 from jepsen_like.workloads.load import Load
 
 QUIET_SECONDS = 3.0
@@ -77,7 +77,6 @@ def draw(seed: int, *, fault_seconds: float = FAULT_SECONDS, only: tuple[str, ..
         checkpoint_interval_ms=chance.choice((200, 500) if has_retention else (200, 2000, 5000)),
         checkpoint_size=chance.choice((16, 64, 1024)) * KIB,
         log_size_max=segment_size * chance.randint(2, 4) if has_retention else 0,
-        **NOTHING_FOR_AGE_OR_DISK,
     )
     raft = RaftConfig(
         heartbeat_interval_ms=heartbeat,
@@ -98,7 +97,7 @@ def draw(seed: int, *, fault_seconds: float = FAULT_SECONDS, only: tuple[str, ..
     return Mix(
         seed=seed,
         node_count=node_count,
-        store=store,
+        store=by_size_only(store),
         raft=raft,
         clock_rates=tuple(chance.uniform(0.95, 1.05) for _ in range(node_count)),
         delay_mean=chance.choice((0.0003, 0.001, 0.004, 0.010)),
