@@ -98,6 +98,8 @@ class BrokerConfig:
 
     auto_create_topic: bool = True  # a send to an unknown topic creates it
     default_topic_queue_count: int = 4  # queues of a topic whose creator names no number
+    auto_create_group: bool = True  # a consumer group comes to be by being used
+    groups_max: int = 10_000  # consumer groups; one more is refused
     topics_max: int = 10_000  # one more is refused
     queues_max: int = 100_000  # of all topics together; a topic with more is refused
     body_size_max: int = 4 * MIB  # bytes of one message's body
@@ -117,6 +119,7 @@ class BrokerConfig:
 
     def __post_init__(self) -> None:
         check_range("default_topic_queue_count", self.default_topic_queue_count, 1, 1024)
+        check_range("groups_max", self.groups_max, 1, 1_000_000)
         check_range("topics_max", self.topics_max, 1, 1_000_000)
         check_range("queues_max", self.queues_max, 1, 10_000_000)
         check_range("body_size_max", self.body_size_max, 1, 15 * MIB)

@@ -49,6 +49,21 @@ class TopicNotFoundError(BrokerError):
     """No such topic, or no such queue of it: create the topic or ask for another queue."""
 
 
+class GroupNotFoundError(BrokerError):
+    """No such consumer group, and it is not created by being used: create it first."""
+
+
+class OffsetsResetError(BrokerError):
+    """The group's offsets were reset: ask where it goes on now. Nothing was done.
+
+    *epoch* is the one the reset began.
+    """
+
+    def __init__(self, message: str, *, epoch: int) -> None:
+        super().__init__(message)
+        self.epoch = epoch
+
+
 class OffsetTooSmallError(BrokerError):
     """Retention has already removed that queue offset: go on at *min_offset*."""
 

@@ -11,19 +11,24 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import trio
 
 from broker.handlers.broker_info import BrokerInfoHandlers
 from broker.handlers.commands import Commands
+from broker.handlers.consumer_groups import ConsumerGroupHandlers
 from broker.handlers.forward import Forwarder
 from broker.handlers.group import GroupHandlers
+from broker.handlers.group_gate import GroupGate
 from broker.handlers.lookup import LookupHandlers
+from broker.handlers.offset_reset import OffsetResetHandlers
 from broker.handlers.offsets import OffsetHandlers
 from broker.handlers.pull import PullHandlers
+from broker.handlers.queue_state import QueueStates
 from broker.handlers.registry import Registry
 from broker.handlers.send import SendHandlers
+from broker.handlers.topic_state import TopicStateHandlers
 from broker.handlers.topics import TopicHandlers
 from broker.message.limits import MessageLimits
 from broker.metadata.consumer_offsets import ConsumerOffsets
@@ -39,6 +44,7 @@ from broker.store.append_queue import AppendQueue
 from broker.store.derived import DerivedState
 from broker.store.dispatch_service import DispatchService
 from broker.store.reader import Reader
+from broker.store.topic_rates import TopicRates
 from dledger.errors import LedgerError
 from dledger.remoting.server import RemotingServer
 from dledger.server import LedgerServer
@@ -92,6 +98,7 @@ class OpenFiles:
     groups: SubscriptionGroups
     offsets: ConsumerOffsets
     traffic: Traffic
+    topic_rates: TopicRates
 
 
 def open_files(config: NodeConfig, disk: Disk) -> OpenFiles:
@@ -113,7 +120,7 @@ def open_files(config: NodeConfig, disk: Disk) -> OpenFiles:
         store = LedgerStore.open(disk, config.store, config.data_folder)
         topics, groups = Topics(), SubscriptionGroups()
         offsets = ConsumerOffsets(topics)
-        traffic = Traffic()
+        traffic, topic_rates = Traffic(), TopicRates()
         derived = DerivedState.open(
             disk,
             f"{config.data_folder}/derived",
@@ -121,7 +128,7 @@ def open_files(config: NodeConfig, disk: Disk) -> OpenFiles:
             commit_index=store.checkpoint_commit_index,
             segment_size=config.store.segment_size,
             metadata=StateMachine([topics, groups, offsets]),
-            dispatchers=[traffic],
+            dispatchers=[traffic, topic_rates],
         )
     except BaseException:
         if store is not None:
@@ -136,6 +143,7 @@ def open_files(config: NodeConfig, disk: Disk) -> OpenFiles:
         groups=groups,
         offsets=offsets,
         traffic=traffic,
+        topic_rates=topic_rates,
     )
 
 
@@ -244,6 +252,18 @@ class Node:
     def _make_families(self, advertised: dict[str, str], store_host: HostAddress) -> None:
         config, files, clock = self.config, self._files, self._clock
         reader = Reader(files.store, files.derived.queues)
+        group, node_id = config.group, config.node_id
+        gate = GroupGate(
+            groups=files.groups,
+            offsets=files.offsets,
+            queue=self.queue,
+            forwarder=self.forwarder,
+            auto_create=config.broker.auto_create_group,
+            groups_max=config.broker.groups_max,
+        )
+        states = QueueStates(
+            log=files.store, queues=files.derived.queues, rates=files.topic_rates, clock=clock
+        )
         self.topics = TopicHandlers(
             commands=self.commands,
             queue=self.queue,
@@ -282,7 +302,37 @@ class Node:
             queue=self.queue,
             topics=files.topics,
             offsets=files.offsets,
+            gate=gate,
             forwarder=self.forwarder,
+            clock=clock,
+        )
+        self.resets = OffsetResetHandlers(
+            commands=self.commands,
+            gate=gate,
+            offsets=files.offsets,
+            topics=files.topics,
+            states=states,
+            clock=clock,
+            when_current=self.offsets.when_current,
+            group_name=group,
+        )
+        self.consumer_groups = ConsumerGroupHandlers(
+            commands=self.commands,
+            gate=gate,
+            groups=files.groups,
+            offsets=files.offsets,
+            topics=files.topics,
+            states=states,
+            group_name=group,
+            node_id=node_id,
+        )
+        self.topic_states = TopicStateHandlers(
+            topics=files.topics,
+            states=states,
+            rates=files.topic_rates,
+            clock=clock,
+            group_name=group,
+            node_id=node_id,
         )
         self.pulls = PullHandlers(
             reader=reader,
@@ -292,7 +342,10 @@ class Node:
             held_max=config.broker.pulls_held_max,
             commit_offset=self.offsets.commit_along,
             is_serving=self._is_serving,
+            gate=gate,
+            check_epoch=self.offsets.check_epoch,
             traffic=files.traffic,
+            rates=files.topic_rates,
             forward=self.forwarder.take,
         )
         self.group = GroupHandlers(
@@ -313,6 +366,9 @@ class Node:
             self.sends,
             self.pulls,
             self.offsets,
+            self.resets,
+            self.consumer_groups,
+            self.topic_states,
             self.topics,
             self.group,
             self.lookups,
@@ -336,8 +392,8 @@ class Node:
         )
         self.registry.register(self.broker_info)
         files.derived.on_arrival = self._arrived
-        files.derived.on_applied = self.commands.applied
-        files.derived.on_deleted = self.pulls.topic_deleted
+        files.derived.on_applied = self._applied
+        files.derived.on_deleted = self._topic_deleted
         files.traffic.leads = self._is_serving
         self.health = Health(ledger=self.ledger, derived=files.derived, is_serving=self._is_serving)
         self.gatherer = Gatherer(
@@ -380,6 +436,15 @@ class Node:
 
     def _arrived(self, topic: str, queue_id: int, max_offset: int) -> None:
         self.pulls.hold.notify_arrival((topic, queue_id), max_offset)
+
+    def _applied(self, index: int, results: list[Any]) -> None:
+        self.commands.applied(index, results)
+        for topic in self._files.offsets.take_reset():
+            self.pulls.look_again(topic)
+
+    def _topic_deleted(self, topic: str) -> None:
+        self._files.topic_rates.topic_deleted(topic)
+        self.pulls.look_again(topic)
 
     def _began_to_serve(self) -> None:
         logger.info("serving as the leader of term %d", self.ledger.term)

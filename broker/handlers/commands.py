@@ -99,6 +99,10 @@ class Commands:
         waiting.number = self._queue.put_command(wanted, done)
         self._proposed += 1
 
+    def seal(self) -> None:
+        """Let what is proposed go; for whoever proposes outside a pass over requests."""
+        self._queue.seal()
+
     def applied(self, index: int, results: list[Any]) -> None:
         """Hear what the commands of an entry came to."""
         if self._proposed:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from broker.errors import TopicNotFoundError
+from broker.errors import OffsetsResetError, TopicNotFoundError
 from broker.handlers.registry import answer, error_response, handles
 from broker.message.limits import check_group
 from broker.metadata.consumer_offsets import commit_offsets
 from broker.protocol.headers import (
+    OffsetEpoch,
     OffsetResponse,
     QueryConsumerOffsetRequest,
     QueueRequest,
@@ -27,11 +28,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from broker.handlers.forward import Forwarder
+    from broker.handlers.group_gate import GroupGate
     from broker.metadata.consumer_offsets import ConsumerOffsets
     from broker.metadata.topics import Topics
     from broker.store.append_queue import AppendQueue
     from broker.store.derived import DerivedState
     from broker.store.reader import Reader
+    from dledger.clock import Clock
     from dledger.errors import LedgerError
     from dledger.remoting.server import Session
     from dledger.server import LedgerServer
@@ -49,7 +52,9 @@ class OffsetHandlers:
         queue: AppendQueue,
         topics: Topics,
         offsets: ConsumerOffsets,
+        gate: GroupGate,
         forwarder: Forwarder,
+        clock: Clock,
     ) -> None:
         self._ledger = ledger
         self._derived = derived
@@ -57,7 +62,9 @@ class OffsetHandlers:
         self._queue = queue
         self._topics = topics
         self._offsets = offsets
+        self._gate = gate
         self._forwarder = forwarder
+        self._clock = clock
         self._waiting: list[tuple[int, Callable[[], None]]] = []
 
     @handles(RequestCode.GET_MAX_OFFSET, on_leader=True)
@@ -65,11 +72,13 @@ class OffsetHandlers:
         """Answer the offset the queue's next message gets; nothing acknowledged is beyond it."""
         header = QueueRequest.decode(command.ext_fields)
         self._check_queue(header.topic, header.queue_id)
-        self._when_current(
-            session,
-            command,
-            lambda: self._derived.next_queue_offset(header.topic, header.queue_id),
-        )
+
+        def tell() -> None:
+            offset = self._derived.next_queue_offset(header.topic, header.queue_id)
+            answer(session, command, _offset_response(command, offset))
+            session.flush_soon()
+
+        self.when_current(session, command, tell)
 
     @handles(RequestCode.GET_MIN_OFFSET)
     def min_offset(self, session: Session, command: Command) -> None:
@@ -83,11 +92,24 @@ class OffsetHandlers:
     def query(self, session: Session, command: Command) -> None:
         """Answer what a group has committed for a queue; QUERY_NOT_FOUND where it has nothing."""
         header = QueryConsumerOffsetRequest.decode(command.ext_fields)
-        self._when_current(
-            session,
-            command,
-            lambda: self._offsets.get(header.consumer_group, header.topic, header.queue_id),
-        )
+        group, topic = header.consumer_group, header.topic
+
+        def tell() -> None:
+            offset = self._offsets.get(group, topic, header.queue_id)
+            epoch = self._offsets.epoch(group, topic) or None
+            if offset is None:
+                reply = response(
+                    command,
+                    int(ResponseCode.QUERY_NOT_FOUND),
+                    "nothing is committed there yet",
+                    OffsetEpoch(offset_epoch=epoch).encode() if epoch else {},
+                )
+            else:
+                reply = _offset_response(command, offset, epoch)
+            answer(session, command, reply)
+            session.flush_soon()
+
+        self.when_current(session, command, tell)
 
     @handles(RequestCode.UPDATE_CONSUMER_OFFSET, on_leader=True)
     def update(self, session: Session, command: Command) -> None:
@@ -99,6 +121,8 @@ class OffsetHandlers:
             return
         self._check_queue(header.topic, header.queue_id)
         check_group(header.consumer_group)
+        self._gate.check_commit(header.consumer_group)
+        self.check_epoch(header.consumer_group, header.topic, header.offset_epoch)
 
         def done(_: int, error: LedgerError | None) -> None:
             if isinstance(error, NotLeaderError) and not session.closed:
@@ -115,13 +139,35 @@ class OffsetHandlers:
 
         self._queue.put_command(
             commit_offsets(
-                header.consumer_group, header.topic, {header.queue_id: header.commit_offset}
+                header.consumer_group,
+                header.topic,
+                {header.queue_id: header.commit_offset},
+                epoch=header.offset_epoch,
+                at_ms=self._clock.wall_ms(),
             ),
             done,
         )
 
+    def check_epoch(self, group: str, topic: str, epoch: int | None) -> None:
+        """Raise `OffsetsResetError` when a consumer that began in *epoch* has to ask again.
+
+        None: it knows nothing of epochs.
+        """
+        if epoch is not None and epoch < (now := self._offsets.epoch(group, topic)):
+            raise OffsetsResetError(
+                f"the offsets of group {group!r} in topic {topic!r} were reset; ask where it goes "
+                "on now",
+                epoch=now,
+            )
+
     def commit_along(
-        self, session: Session, group: str, topic: str, queue_id: int, offset: int
+        self,
+        session: Session,
+        group: str,
+        topic: str,
+        queue_id: int,
+        offset: int,
+        epoch: int | None,
     ) -> None:
         """Commit an offset that came with a pull; nobody waits for the outcome.
 
@@ -129,16 +175,24 @@ class OffsetHandlers:
             InvalidMessageError: no group can have that name.
         """
         check_group(group)
+        self._gate.check_commit(group)
         known = self._offsets.get(group, topic, queue_id)
         if known is not None and known >= offset:
             return
         if self._queue.is_open:
             self._queue.put_command(
-                commit_offsets(group, topic, {queue_id: offset}), lambda _index, _error: None
+                commit_offsets(
+                    group, topic, {queue_id: offset}, epoch=epoch, at_ms=self._clock.wall_ms()
+                ),
+                lambda _index, _error: None,
             )
             return
         header = UpdateConsumerOffsetRequest(
-            consumer_group=group, topic=topic, queue_id=queue_id, commit_offset=offset
+            consumer_group=group,
+            topic=topic,
+            queue_id=queue_id,
+            commit_offset=offset,
+            offset_epoch=epoch,
         )
         self._forwarder.take(
             session,
@@ -156,23 +210,12 @@ class OffsetHandlers:
         if not 0 <= queue_id < max(config.read_queue_count, config.write_queue_count):
             raise TopicNotFoundError(f"topic {topic!r} has no queue {queue_id}")
 
-    def _when_current(
-        self, session: Session, command: Command, read: Callable[[], int | None]
-    ) -> None:
-        """Answer with *read* once this node has proved that it leads and has taken in enough."""
+    def when_current(self, session: Session, command: Command, tell: Callable[[], None]) -> None:
+        """Call *tell* once this node has proved that it leads and has taken in enough."""
 
-        def tell() -> None:
-            if session.closed:
-                return
-            offset = read()
-            if offset is None:
-                reply = response(
-                    command, int(ResponseCode.QUERY_NOT_FOUND), "nothing is committed there yet"
-                )
-            else:
-                reply = _offset_response(command, offset)
-            answer(session, command, reply)
-            session.flush_soon()
+        def tell_open() -> None:
+            if not session.closed:
+                tell()
 
         def proved(leads: bool) -> None:
             if not leads:
@@ -180,9 +223,9 @@ class OffsetHandlers:
                     self._forwarder.hold_again(session, command)
                 return
             if self._derived.dispatched_index >= needed:
-                tell()
+                tell_open()
             else:
-                self._waiting.append((needed, tell))
+                self._waiting.append((needed, tell_open))
 
         needed = self._ledger.committed_index
         self._ledger.request_barrier(proved)
@@ -198,7 +241,6 @@ class OffsetHandlers:
             tell()
 
 
-def _offset_response(command: Command, offset: int) -> Command:
-    return response(
-        command, int(ResponseCode.SUCCESS), None, OffsetResponse(offset=offset).encode()
-    )
+def _offset_response(command: Command, offset: int, epoch: int | None = None) -> Command:
+    header = OffsetResponse(offset=offset, offset_epoch=epoch)
+    return response(command, int(ResponseCode.SUCCESS), None, header.encode())

@@ -37,9 +37,11 @@ from dledger.remoting.command import Command, response
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from broker.handlers.group_gate import GroupGate
     from broker.metadata.topics import Topics
     from broker.metrics.traffic import Traffic
     from broker.store.reader import PullResult, Reader
+    from broker.store.topic_rates import TopicRates
     from dledger.clock import Clock
     from dledger.remoting.server import Session
 
@@ -60,9 +62,12 @@ class PullHandlers:
         clock: Clock,
         hold_ms_max: int,
         held_max: int,
-        commit_offset: Callable[[Session, str, str, int, int], None],
+        commit_offset: Callable[[Session, str, str, int, int, int | None], None],
         is_serving: Callable[[], bool],
+        gate: GroupGate,
+        check_epoch: Callable[[str, str, int | None], None],
         traffic: Traffic,
+        rates: TopicRates,
         forward: Callable[[Session, Command], None],
     ) -> None:
         """Make the family.
@@ -73,9 +78,13 @@ class PullHandlers:
             clock: measures how long pulls wait.
             hold_ms_max: longest time a pull waits, whatever its client asks for.
             held_max: most pulls that wait at once.
-            commit_offset: takes (session, group, topic, queue, offset) that came along with a pull.
+            commit_offset: takes (session, group, topic, queue, offset, epoch) that came along
+                with a pull.
             is_serving: whether this node is the leader and lags behind nobody.
+            gate: knows which groups may consume.
+            check_epoch: complains of a consumer whose group was put elsewhere meanwhile.
             traffic: counts what is handed out.
+            rates: the same, over the last minutes.
             forward: takes what only the leader may answer.
         """
         self._reader = reader
@@ -84,7 +93,10 @@ class PullHandlers:
         self._hold_ms_max = hold_ms_max
         self._commit_offset = commit_offset
         self._is_serving = is_serving
+        self._gate = gate
+        self._check_epoch = check_epoch
         self._traffic = traffic
+        self._rates = rates
         self._forward = forward
         self.hold = PullHold(clock, count_max=held_max, answer=self._answer_held)
         self.message_count = 0
@@ -94,9 +106,15 @@ class PullHandlers:
         """Answer a pull, or hold it when it finds nothing and may wait."""
         header = PullMessageRequest.decode(command.ext_fields)
         self._check(header)
+        self._gate.check_pull(session, header.consumer_group)
         if header.commits_offset and header.commit_offset >= 0:
             self._commit_offset(
-                session, header.consumer_group, header.topic, header.queue_id, header.commit_offset
+                session,
+                header.consumer_group,
+                header.topic,
+                header.queue_id,
+                header.commit_offset,
+                header.offset_epoch,
             )
         wanted = _wanted(header)
         result = self._read(header, wanted)
@@ -115,7 +133,8 @@ class PullHandlers:
                 _without_what_is_read(command),
                 replace(
                     header,
-                    consumer_group=self._traffic.shared_name(header.consumer_group),
+                    consumer_group=self._gate.known_name(header.consumer_group)
+                    or self._traffic.shared_name(header.consumer_group),
                     subscription=None,
                     expression_type=None,
                     broker_name=None,
@@ -127,8 +146,11 @@ class PullHandlers:
             return
         answer(session, command, self._response(command, header, result))
 
-    def topic_deleted(self, topic: str) -> None:
-        """Answer the pulls that wait for a topic which is gone."""
+    def look_again(self, topic: str) -> None:
+        """Look again at the pulls that wait for *topic*: it is gone, or a group was put elsewhere.
+
+        Which of them have to be told, the check of each says.
+        """
         self.hold.wake(self.hold.keys_of(topic))
 
     def _check(self, header: PullMessageRequest) -> None:
@@ -144,6 +166,7 @@ class PullHandlers:
                 f"queue {header.queue_id} is not one of the {config.read_queue_count} readable "
                 f"queues of topic {header.topic!r}"
             )
+        self._check_epoch(header.consumer_group, header.topic, header.offset_epoch)
 
     def _hold(
         self,
@@ -205,7 +228,14 @@ class PullHandlers:
                 header.topic,
                 header.consumer_group,
                 messages=result.message_count,
-                size=sum(map(len, result.views)),
+                size=result.size,
+            )
+            self._rates.pulled(
+                header.topic,
+                header.consumer_group,
+                result.message_count,
+                result.size,
+                now_ms=self._clock.wall_ms(),
             )
         if self._may_come(result) and result.status is not PullStatus.NO_MATCHED_MESSAGE:
             code, remark = ResponseCode.PULL_NOT_FOUND, ""

@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from broker.errors import (
     BrokerError,
     CorruptRecordError,
+    GroupNotFoundError,
     InvalidFilterError,
     InvalidMessageError,
     NoPermissionError,
+    OffsetsResetError,
     TopicNotFoundError,
 )
-from broker.protocol.headers import LeaderHint
+from broker.protocol.headers import LeaderHint, OffsetEpoch
 from broker.protocol.request_code import RequestCode
 from broker.protocol.response_code import STOCK_CODES, ResponseCode
 from dledger.errors import (
@@ -94,6 +96,11 @@ def error_response(command: Command, error: Exception) -> Command:
         code = ResponseCode.SERVICE_NOT_AVAILABLE
     elif isinstance(error, TopicNotFoundError):
         code = ResponseCode.TOPIC_NOT_EXIST
+    elif isinstance(error, GroupNotFoundError):
+        code = ResponseCode.SUBSCRIPTION_GROUP_NOT_EXIST
+    elif isinstance(error, OffsetsResetError):
+        code = ResponseCode.OFFSETS_RESET
+        ext_fields = OffsetEpoch(offset_epoch=error.epoch).encode()
     elif isinstance(error, CorruptRecordError):
         code = ResponseCode.CORRUPT_RECORD
     elif isinstance(error, NoPermissionError):
@@ -202,9 +209,9 @@ class Registry:
         """Let this node answer, but for what it may merely not have heard of yet."""
         try:
             handler(session, command)
-        except TopicNotFoundError:
+        except (TopicNotFoundError, GroupNotFoundError):
             # A node that lags, and all do just after a start, must not tell a consumer that its
-            # topic is gone; a leader that serves has taken in everything and knows.
+            # topic or group is gone; a leader that serves has taken in everything and knows.
             if self._is_serving():
                 raise
             self._forward(session, command)

@@ -85,6 +85,7 @@ class ConsumerOffsets:
         self._progress: dict[tuple[str, str], _Progress] = {}
         self._topics_of: dict[str, set[str]] = {}
         self._epoch_last = 0
+        self._reset_topics: list[str] = []
 
     def get(self, group: str, topic: str, queue_id: int) -> int | None:
         """Return the committed offset; None when the group never committed one."""
@@ -109,6 +110,11 @@ class ConsumerOffsets:
     def groups(self) -> Iterator[tuple[str, str]]:
         """Yield each group and topic with a committed offset, sorted."""
         return iter(sorted(self._progress))
+
+    def take_reset(self) -> list[str]:
+        """Return the topics in which a group was reset since the last call."""
+        topics, self._reset_topics = self._reset_topics, []
+        return topics
 
     def names(self) -> set[str]:
         """Return the groups that have committed anything."""
@@ -207,6 +213,7 @@ class ConsumerOffsets:
         progress.epoch = self._epoch_last
         progress.committed_ms = max(progress.committed_ms, at_ms)
         progress.queues.update(args["queues"])
+        self._reset_topics.append(topic)
         return progress.epoch
 
     def _exists(self, topic: str) -> bool:

@@ -10,12 +10,13 @@ such commands.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 from broker.errors import InvalidMessageError
 from broker.message.limits import check_group, check_group_characters
 from broker.metadata.state_machine import MetadataCommand
+from broker.protocol.subscription_group import SubscriptionGroupConfig
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -27,40 +28,26 @@ GROUP_DELETE = "group.delete"
 RETRY_QUEUES_MAX = 1024
 RETRY_TIMES_MAX = 1_000_000
 RETRY_DELAYS_MAX = 64
+BROKER_ID_MAX = 1 << 31
 RETRY_DELAY_MS_MAX = 30 * 24 * 3600 * 1000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SubscriptionGroupConfig:
-    """One consumer group. Source: RocketMQ ``SubscriptionGroupConfig``."""
-
-    group: str
-    consume_enable: bool = True  # False: its pulls are refused
-    consume_from_min_enable: bool = True  # kept for RocketMQ's clients; changes nothing here
-    consume_broadcast_enable: bool = True  # the same
-    retry_queue_count: int = 1  # queues of its retry topic
-    retry_times_max: int = 16  # then a message goes to the group's dead letters; -1: the first time
-    broker_id: int = 0  # kept for RocketMQ's clients
-    which_broker_when_slow: int = 1  # the same
-    notify_changes: bool = True  # whether its consumers hear when one comes or goes
-    retry_delays_ms: tuple[
-        int, ...
-    ] = ()  # before each retry, the last for all others; (): 10 s ... 2 h
-
-    def check(self) -> None:
-        """Raise `InvalidMessageError` unless the group may exist; before it is proposed."""
-        check_group(self.group)
-        check_group_characters(self.group)
-        for what, number, least, most in (
-            ("retryQueueNums", self.retry_queue_count, 0, RETRY_QUEUES_MAX),
-            ("retryMaxTimes", self.retry_times_max, -1, RETRY_TIMES_MAX),
-            ("number of retry delays", len(self.retry_delays_ms), 0, RETRY_DELAYS_MAX),
-            *(("a retry delay", delay, 0, RETRY_DELAY_MS_MAX) for delay in self.retry_delays_ms),
-        ):
-            if not least <= number <= most:
-                raise InvalidMessageError(
-                    f"consumer group {self.group}: {what} = {number}; allowed are {least} to {most}"
-                )
+def check_config(config: SubscriptionGroupConfig) -> None:
+    """Raise `InvalidMessageError` unless the group may exist; before it is proposed."""
+    check_group(config.group)
+    check_group_characters(config.group)
+    for what, number, least, most in (
+        ("retryQueueNums", config.retry_queue_count, 0, RETRY_QUEUES_MAX),
+        ("retryMaxTimes", config.retry_times_max, -1, RETRY_TIMES_MAX),
+        ("brokerId", config.broker_id, 0, BROKER_ID_MAX),
+        ("whichBrokerWhenConsumeSlowly", config.which_broker_when_slow, 0, BROKER_ID_MAX),
+        ("number of retry delays", len(config.retry_delays_ms), 0, RETRY_DELAYS_MAX),
+        *(("a retry delay", delay, 0, RETRY_DELAY_MS_MAX) for delay in config.retry_delays_ms),
+    ):
+        if not least <= number <= most:
+            raise InvalidMessageError(
+                f"consumer group {config.group}: {what} = {number}; allowed are {least} to {most}"
+            )
 
 
 _DEFAULTS = {
@@ -74,7 +61,7 @@ def put_group(config: SubscriptionGroupConfig) -> MetadataCommand:
     Raises:
         InvalidMessageError: such a group may not exist.
     """
-    config.check()
+    check_config(config)
     args = {name: _plain(getattr(config, name)) for name in _DEFAULTS}
     return MetadataCommand(GROUP_PUT, {"group": config.group, **args})
 
@@ -85,7 +72,7 @@ def create_group(config: SubscriptionGroupConfig) -> MetadataCommand:
     Raises:
         InvalidMessageError: such a group may not exist.
     """
-    config.check()
+    check_config(config)
     return MetadataCommand(GROUP_CREATE, {"group": config.group, **_extras(config)})
 
 

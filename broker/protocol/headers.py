@@ -200,6 +200,7 @@ class PullMessageRequest(Header):
     sub_version: Int64 = 0
     expression_type: str | None = None
     max_msg_bytes: Int32 | None = None
+    offset_epoch: Int64 | None = None  # ours: the epoch of the group's offsets it began in
     broker_name: str | None = field(default=None, metadata={"wire": "bname"})
 
     @property
@@ -243,6 +244,7 @@ class UpdateConsumerOffsetRequest(Header):
     topic: str
     queue_id: Int32
     commit_offset: Int64
+    offset_epoch: Int64 | None = None  # ours: counts only while that epoch lasts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -274,6 +276,38 @@ class OffsetResponse(Header):
     """One queue offset."""
 
     offset: Int64
+    offset_epoch: Int64 | None = None  # ours, of a group's; None: the first, 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OffsetEpoch(Header):
+    """Ext field of an OFFSETS_RESET response, and of a QUERY_NOT_FOUND one."""
+
+    offset_epoch: Int64 = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResetOffsetRequest(Header):
+    """INVOKE_BROKER_TO_RESET_OFFSET. Source: RocketMQ 5 ``ResetOffsetRequestHeader``."""
+
+    topic: str
+    group: str
+    timestamp: Int64 = -1  # milliseconds since 1970; -1: the end of each queue
+    is_force: bool = False  # False: only ever backwards
+    queue_id: Int32 = -1  # -1: all of them
+    offset: Int64 = -1  # instead of *timestamp*
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResetOffsetsRequest(Header):
+    """RESET_CONSUMER_OFFSETS; answered with an `OffsetReset` in the body."""
+
+    consumer_group: str
+    topic: str
+    to: str  # earliest, latest, time, offset or shift
+    value: Int64 = 0  # milliseconds since 1970, an offset, or by how many messages
+    queue_id: Int32 = -1  # -1: all of them
+    dry_run: bool = False  # say where that would be, and change nothing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -312,6 +346,55 @@ class DeleteTopicRequest(Header):
     """DELETE_TOPIC_IN_BROKER. Source: RocketMQ ``DeleteTopicRequestHeader``."""
 
     topic: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TopicRequest(Header):
+    """DESCRIBE_TOPIC, GET_TOPIC_STATS_INFO and QUERY_TOPIC_CONSUME_BY_WHO."""
+
+    topic: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrokerStatsRequest(Header):
+    """VIEW_BROKER_STATS_DATA. Source: RocketMQ ``ViewBrokerStatsDataRequestHeader``."""
+
+    stats_name: str  # TOPIC_PUT_NUMS, TOPIC_PUT_SIZE, GROUP_GET_NUMS, GROUP_GET_SIZE
+    stats_key: str  # a topic; for what a group gets topic@group
+
+
+# --- consumer groups ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreateGroupRequest(Header):
+    """UPDATE_AND_CREATE_SUBSCRIPTIONGROUP; the group is in the body."""
+
+    only_if_missing: bool = False  # ours: leave a group that exists as it is
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeleteGroupRequest(Header):
+    """DELETE_SUBSCRIPTIONGROUP. Source: RocketMQ ``DeleteSubscriptionGroupRequestHeader``."""
+
+    group_name: str
+    clean_offset: bool = True  # what it committed goes in any case
+    remove_offset: bool = True  # the same, as RocketMQ 4.8 names it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupRequest(Header):
+    """DESCRIBE_CONSUMER_GROUP; answered with a `GroupDescription` in the body."""
+
+    consumer_group: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConsumeStatsRequest(Header):
+    """GET_CONSUME_STATS. Source: RocketMQ ``GetConsumeStatsRequestHeader``."""
+
+    consumer_group: str
+    topic: str = ""  # "": all in which it has committed anything
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

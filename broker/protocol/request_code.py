@@ -28,15 +28,26 @@ class RequestCode(enum.IntEnum):
     GET_KV_CONFIG = 101  # a name server's in RocketMQ, as 105, 106, 206, 216: every node answers
     GET_ROUTEINFO_BY_TOPIC = 105
     GET_BROKER_CLUSTER_INFO = 106
+    UPDATE_AND_CREATE_SUBSCRIPTIONGROUP = 200
+    GET_ALL_SUBSCRIPTIONGROUP_CONFIG = 201
+    GET_TOPIC_STATS_INFO = 202
     GET_ALL_TOPIC_LIST_FROM_NAMESERVER = 206
+    DELETE_SUBSCRIPTIONGROUP = 207
+    GET_CONSUME_STATS = 208
     DELETE_TOPIC_IN_BROKER = 215
     DELETE_TOPIC_IN_NAMESRV = 216
+    INVOKE_BROKER_TO_RESET_OFFSET = 222
+    QUERY_TOPIC_CONSUME_BY_WHO = 300
     SEND_MESSAGE_V2 = 310  # header fields named a to n
+    VIEW_BROKER_STATS_DATA = 315
     SEND_BATCH_MESSAGE = 320  # RocketMQ's batch body, or our records when recordFormat is given
 
     LEADERSHIP_TRANSFER = 51005  # DLedger's
 
     GET_GROUP_STATUS = 60001  # any member answers: who leads, how far is everyone
+    DESCRIBE_TOPIC = 60020  # any member answers: ends, times, sizes and rates
+    DESCRIBE_CONSUMER_GROUP = 60021  # how far a group has come in each queue
+    RESET_CONSUMER_OFFSETS = 60022  # put a group elsewhere, in all queues of a topic at once
 
 
 RECORD_FORMAT_COMMIT_LOG = 1  # recordFormat of our SEND_BATCH_MESSAGE

@@ -42,6 +42,7 @@ class ResponseCode(enum.IntEnum):
     PRODUCER_FENCED = 60005  # another holder of the producer id has gone ahead
     NOT_READY = 60006  # nothing was done: the node still catches up, ask again soon
     CORRUPT_RECORD = 60007  # nothing was done: the records sent are none
+    OFFSETS_RESET = 60020  # nothing was done: the group's offsets were reset, ask for them again
 
 
 # What RocketMQ's clients are told in the place of codes of ours, which they would not try again on:
@@ -52,4 +53,5 @@ STOCK_CODES = {
     ResponseCode.OUTCOME_UNKNOWN: ResponseCode.SYSTEM_ERROR,
     ResponseCode.NOT_READY: ResponseCode.SYSTEM_BUSY,
     ResponseCode.CORRUPT_RECORD: ResponseCode.MESSAGE_ILLEGAL,
+    ResponseCode.OFFSETS_RESET: ResponseCode.SYSTEM_ERROR,
 }

@@ -48,6 +48,7 @@ class RecordRun(NamedTuple):
     store_timestamp_ms: int  # of the first record
     units: bytes  # of the consume queue, 20 bytes for each record
     mark: ProducerMark | None  # which messages of which producer they are
+    size: int  # bytes of all records
 
 
 class RunReader:
@@ -106,6 +107,7 @@ class RunReader:
             store_timestamp,
             units,
             mark,
+            end - first,
         )
 
     def _units_each(

@@ -25,7 +25,6 @@ from broker.message.properties import decode_properties, encode_properties, find
 from broker.metadata.consumer_offsets import ConsumerOffsets, commit_offsets, reset_offsets
 from broker.metadata.state_machine import StateMachine, encode_commands
 from broker.metadata.subscription_groups import (
-    SubscriptionGroupConfig,
     SubscriptionGroups,
     create_group,
     delete_group,
@@ -39,6 +38,7 @@ from broker.metadata.topics import (
     delete_topic,
     put_topic,
 )
+from broker.protocol.subscription_group import SubscriptionGroupConfig
 from broker.store.chunk import check_chunk
 from broker.store.runs import RunReader
 from dledger.entry import (

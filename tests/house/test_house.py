@@ -11,13 +11,16 @@ from pathlib import Path
 import pytest
 
 from broker.handlers.broker_info import BrokerInfoHandlers
+from broker.handlers.consumer_groups import ConsumerGroupHandlers
 from broker.handlers.forward import FORWARDED
 from broker.handlers.group import GroupHandlers
 from broker.handlers.lookup import LookupHandlers
+from broker.handlers.offset_reset import OffsetResetHandlers
 from broker.handlers.offsets import OffsetHandlers
 from broker.handlers.pull import PullHandlers
 from broker.handlers.registry import _HANDLES
 from broker.handlers.send import SendHandlers
+from broker.handlers.topic_state import TopicStateHandlers
 from broker.handlers.topics import TopicHandlers
 from broker.nameserver.handlers import NameHandlers
 from broker.protocol import headers
@@ -30,11 +33,14 @@ FAMILIES = [
     BrokerInfoHandlers,
     GroupHandlers,
     LookupHandlers,
+    ConsumerGroupHandlers,
     NameHandlers,
     OffsetHandlers,
+    OffsetResetHandlers,
     PullHandlers,
     SendHandlers,
     TopicHandlers,
+    TopicStateHandlers,
 ]
 PACKAGES = ("dledger", "broker")
 # Requests with a number and no handler yet: a client is told that they are not supported.
@@ -48,6 +54,7 @@ WITHOUT_HEADER = {
     RequestCode.UPDATE_BROKER_CONFIG,
     RequestCode.GET_BROKER_CONFIG,
     RequestCode.GET_BROKER_RUNTIME_INFO,
+    RequestCode.GET_ALL_SUBSCRIPTIONGROUP_CONFIG,
 }
 
 HEADERS = {
@@ -59,6 +66,16 @@ HEADERS = {
     RequestCode.UPDATE_CONSUMER_OFFSET: headers.UpdateConsumerOffsetRequest,
     RequestCode.UPDATE_AND_CREATE_TOPIC: headers.CreateTopicRequest,
     RequestCode.DELETE_TOPIC_IN_BROKER: headers.DeleteTopicRequest,
+    RequestCode.UPDATE_AND_CREATE_SUBSCRIPTIONGROUP: headers.CreateGroupRequest,
+    RequestCode.DELETE_SUBSCRIPTIONGROUP: headers.DeleteGroupRequest,
+    RequestCode.GET_TOPIC_STATS_INFO: headers.TopicRequest,
+    RequestCode.GET_CONSUME_STATS: headers.ConsumeStatsRequest,
+    RequestCode.INVOKE_BROKER_TO_RESET_OFFSET: headers.ResetOffsetRequest,
+    RequestCode.QUERY_TOPIC_CONSUME_BY_WHO: headers.TopicRequest,
+    RequestCode.VIEW_BROKER_STATS_DATA: headers.BrokerStatsRequest,
+    RequestCode.DESCRIBE_TOPIC: headers.TopicRequest,
+    RequestCode.DESCRIBE_CONSUMER_GROUP: headers.GroupRequest,
+    RequestCode.RESET_CONSUMER_OFFSETS: headers.ResetOffsetsRequest,
     RequestCode.SEARCH_OFFSET_BY_TIMESTAMP: headers.SearchOffsetRequest,
     RequestCode.GET_MAX_OFFSET: headers.QueueRequest,
     RequestCode.GET_MIN_OFFSET: headers.QueueRequest,

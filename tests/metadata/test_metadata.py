@@ -18,7 +18,6 @@ from broker.metadata.state_machine import (
     encode_commands,
 )
 from broker.metadata.subscription_groups import (
-    SubscriptionGroupConfig,
     SubscriptionGroups,
     create_group,
     delete_group,
@@ -33,6 +32,7 @@ from broker.metadata.topics import (
     delete_topic,
     put_topic,
 )
+from broker.protocol.subscription_group import SubscriptionGroupConfig
 from broker.protocol.topic_attributes import format_attributes, parse_attributes
 from dledger.errors import PoisonEntryError
 
