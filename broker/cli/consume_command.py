@@ -2,83 +2,108 @@
 
 from __future__ import annotations
 
-import base64
 import signal
 import sys
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
 
 import click
 import trio
 
+from broker.cli import exits
+from broker.cli.completing import TOPIC
 from broker.cli.connecting import open_client
-from broker.cli.output import plural, print_json
-from broker.cli.servers import choose_servers, servers_options
-from broker.message import properties as names
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from broker.client.records import Message
-
+from broker.cli.message_output import FORMAT, MessageFormat, MessagePrinter
+from broker.cli.output import json_lines_option, plural
+from broker.cli.servers import group_options
+from broker.cli.starting import consumer_start
+from broker.cli.values import DURATION, PLACE, Place
 
 DEFAULT_GROUP = "dledger-cli"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wanted:
+    """What is to be consumed."""
+
+    topic: str
+    group: str
+    count: int | None
+    place: Place
+    tags: str | None
+    patience: float | None  # seconds without a message after which it ends
+    is_acked: bool
+
+
 @click.command()
-@click.argument("topic")
+@click.argument("topic", type=TOPIC)
 @click.option(
     "-g", "--group", default=DEFAULT_GROUP, show_default=True,
     help="Consumer group; its offsets are kept by the brokers.",
 )  # fmt: skip
 @click.option("-n", "--count", type=click.IntRange(min=1), help="Stop after so many messages.")
 @click.option(
-    "--from", "start", type=click.Choice(["committed", "first", "last"]), default="committed",
-    show_default=True, help="Where to begin.",
+    "--from", "place", type=PLACE, default="committed", show_default=True, metavar="PLACE",
+    help="Where to begin: committed, earliest, latest, offset:QUEUE:OFFSET, -5m, a time.",
 )  # fmt: skip
+@click.option("--filter", "tags", metavar="TAGS", help='Only these tags: "A || B".')
+@click.option("--ack/--no-ack", "is_acked", default=True, help="Commit what was printed, or not.")
 @click.option(
-    "--timeout",
-    "patience", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",
+    "--timeout", "patience", type=DURATION, metavar="DURATION",
     help="Stop when nothing has come for so long; otherwise wait for ever.",
 )  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="One JSON object for each message.")
-@servers_options
+@click.option(
+    "--format", "layout", type=FORMAT, default="%v", show_default=True,
+    help="How a message is printed: %t topic, %q queue, %o offset, %k keys, %v body; docs/cli.md.",
+)  # fmt: skip
+@json_lines_option
+@group_options
 def consume(
     topic: str,
     *,
     group: str,
     count: int | None,
-    start: str,
+    place: Place,
+    tags: str | None,
+    is_acked: bool,
     patience: float | None,
+    layout: MessageFormat,
     as_json: bool,
-    servers: str | None,
-    data: Path | None,
+    servers: list[str],
 ) -> None:
     """Print the messages of TOPIC, one body on a line, and commit how far it came.
 
     Exit code 1 when fewer than --count messages came in time.
+
+    \b
+    Example: dledger consume orders -g billing -n 10
+             dledger consume orders -g billing --from -1h --no-ack --format '%q %o %k %v'
     """
-    addresses = choose_servers(servers, data)
-    seen, interrupted = trio.run(_consume, addresses, topic, group, count, start, patience, as_json)
+    wanted = _Wanted(
+        topic=topic,
+        group=group,
+        count=count,
+        place=place,
+        tags=tags,
+        patience=patience,
+        is_acked=is_acked,
+    )
+    printer = MessagePrinter(as_json=as_json, layout=layout)
+    seen, interrupted = trio.run(_consume, servers, wanted, printer)
     if interrupted:
-        raise SystemExit(130)
+        raise SystemExit(exits.INTERRUPTED)
     if count is not None and seen < count:
         print(f"dledger: {plural(seen, 'message')} of {count} came in time", file=sys.stderr)
-        raise SystemExit(1)
+        raise SystemExit(exits.FAILURE)
 
 
 async def _consume(
-    addresses: list[str],
-    topic: str,
-    group: str,
-    count: int | None,
-    start: str,
-    patience: float | None,
-    as_json: bool,
+    servers: list[str], wanted: _Wanted, printer: MessagePrinter
 ) -> tuple[int, bool]:
     """Print messages; return how many, and whether a signal ended it."""
     seen = 0
     interrupted = False
     reading: trio.CancelScope | None = None
+    queues, start = consumer_start(wanted.place)
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with trio.open_nursery() as nursery:
 
@@ -91,48 +116,21 @@ async def _consume(
 
             nursery.start_soon(stop_on_signal)
             async with (
-                open_client(addresses, auto_create_topic=False) as mq,
-                mq.consumer(group, topic, start=start) as consumer,
+                open_client(servers, auto_create_topic=False) as mq,
+                mq.consumer(
+                    wanted.group,
+                    wanted.topic,
+                    queues=queues,
+                    start=start,
+                    tags=wanted.tags,
+                    auto_commit=wanted.is_acked,
+                ) as consumer,
             ):
                 with trio.CancelScope() as reading:
-                    while count is None or seen < count:
-                        if patience is not None:
-                            reading.deadline = trio.current_time() + patience
-                        message = await anext(consumer)
-                        print_message(message, as_json=as_json)
+                    while wanted.count is None or seen < wanted.count:
+                        if wanted.patience is not None:
+                            reading.deadline = trio.current_time() + wanted.patience
+                        printer.print(await anext(consumer))
                         seen += 1
             nursery.cancel_scope.cancel()
     return seen, interrupted
-
-
-def print_message(message: Message, *, as_json: bool) -> None:
-    """Print *message*, at once, so that a reader of a pipe sees it."""
-    if as_json:
-        print_json(message_json(message))
-        return
-    sys.stdout.buffer.write(bytes(message.body) + b"\n")
-    sys.stdout.buffer.flush()
-
-
-def message_json(message: Message) -> dict[str, Any]:
-    """Return *message* fit for JSON; a body that is no text as base64."""
-    body: dict[str, Any]
-    try:
-        body = {"body": bytes(message.body).decode()}
-    except UnicodeDecodeError:
-        body = {"body_base64": base64.b64encode(message.body).decode()}
-    return {
-        "topic": message.topic,
-        "queue_id": message.queue_id,
-        "queue_offset": message.queue_offset,
-        **body,
-        "key": list(message.keys),
-        "tag": message.tag,
-        "properties": {
-            name: value for name, value in message.properties.items() if name not in names.RESERVED
-        },
-        "born_timestamp_ms": message.born_timestamp_ms,
-        "store_timestamp_ms": message.store_timestamp_ms,
-        "message_id": message.message_id,
-        "unique_id": message.unique_id,
-    }

@@ -22,7 +22,7 @@ from broker.cli.status_table import kept_lines, problems, status_json, status_ta
 from broker.cli.values import SIZE
 from broker.cli.watching import show_frame, show_repeatedly, watch_option
 from broker.config import format_size
-from dledger.config import FlushDiskType
+from dledger.config import MIB, FlushDiskType
 from dledger.errors import ConfigError
 from dledger.machine import check_supported
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from broker.cli.local_group import LocalNode
     from broker.cli.watching import Frame
 
+DEV_SEGMENT_SIZE = 16 * MIB
 START_SECONDS = 30.0  # longest wait for a leader of a fresh group
 NEW_LEADER_SECONDS = 10.0
 
@@ -55,6 +56,10 @@ _FLUSH = {"sync": FlushDiskType.SYNC_FLUSH, "async": FlushDiskType.ASYNC_FLUSH}
     "--segment-size", type=SIZE, metavar="SIZE",
     help=f"Size of one file of the log.  [{format_size(DEFAULT_SEGMENT_SIZE)}]",
 )  # fmt: skip
+@click.option(
+    "--dev", is_flag=True,
+    help="A new group is one node, --flush async, files of 16 MiB, unless said otherwise.",
+)  # fmt: skip
 @click.option("--detach/--no-detach", help="Return at once and leave the group running.")
 def up(
     nodes: str | None,
@@ -63,13 +68,22 @@ def up(
     base_port: int | None,
     flush: str | None,
     segment_size: int | None,
+    dev: bool,
     detach: bool,
 ) -> None:
     """Start a group on this machine, or what is missing of it.
 
     The first `up` in a folder writes a node.toml for each node; later ones keep it.
+
+    \b
+    Example: dledger up --detach
+             dledger up --dev --data .dledger-dev --base-port 19876
     """
     check_supported()
+    if dev and not any(data.glob("*/node.toml")):
+        nodes = nodes or "1"
+        flush = flush or "async"
+        segment_size = segment_size or DEV_SEGMENT_SIZE
     plan = GroupPlan(
         node_count=int(nodes) if nodes else None,
         base_port=base_port,
@@ -85,7 +99,10 @@ def up(
 @click.command()
 @data_option
 def down(data: Path) -> None:
-    """Stop the group on this machine; its data stays."""
+    """Stop the group on this machine; its data stays.
+
+    Example: dledger down
+    """
     group = LocalGroup.find(data)
     if group is None:
         print(f"no group in {data}")

@@ -43,6 +43,10 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
             "consume_command",
             "Print the messages of TOPIC, one body on a line, and commit how far it came.",
         ),
+        "tail": (
+            "tail_command",
+            "Print the messages of TOPIC as they are stored; no group, no offsets.",
+        ),
         "topic": ("topic_commands", "Create and list topics."),
     },
     "Running groups": {
@@ -54,6 +58,9 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "leader": ("leader_commands", "Show who leads, or hand the lead over."),
         "node": ("node_commands", "Run a single node; look after those of a group."),
     },
+    "Measuring": {
+        "bench": ("bench_command", "Measure how fast a group is from here."),
+    },
     "Data folders": {
         "log": (
             "log_commands",
@@ -61,6 +68,10 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         ),
     },
     "This command": {
+        "cheat": (
+            "cheat_command",
+            "Show the commands of every day, all of them or those for TASK.",
+        ),
         "context": ("context_commands", "Keep groups by name."),
         "completion": (
             "completion_command",

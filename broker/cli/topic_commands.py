@@ -56,6 +56,8 @@ def create(
     """Create the topic NAME, or change the number of its queues.
 
     What is not given is as the broker has it, or stays as it is.
+
+    Example: dledger topic create orders -q 8 --retention 3d
     """
     addresses = choose_servers(servers, data)
 
@@ -78,7 +80,10 @@ def create(
 @servers_options
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def list_(*, servers: str | None, data: Path | None, as_json: bool) -> None:
-    """List the topics with their queues and how many messages each has taken."""
+    """List the topics with their queues and how many messages each has taken.
+
+    Example: dledger topic list
+    """
     addresses = choose_servers(servers, data)
 
     async def run() -> list[tuple[str, int, int, int]]:

@@ -115,6 +115,65 @@ def test_a_file_goes_in_by_lines_and_out_as_json_and_in_again(run, tmp_path):
     assert copied.splitlines() == lines
 
 
+def test_a_topic_is_tailed_without_a_trace(run):
+    """Merged by store time, filtered, from a place; and a group goes on where it was."""
+    run("topic", "create", "tailed", "-q", "3")
+    for tag in ("A", "B"):
+        run("produce", "tailed", "-t", tag, stdin="".join(f"{tag}{n}\n" for n in range(20)))
+
+    every = run("tail", "tailed", "--no-follow", "--json").stdout.splitlines()
+    some = run("tail", "tailed", "--no-follow", "--filter", "B", "--grep", "[3-5]$").stdout
+    first = run("tail", "tailed", "--from", "-1h", "-n", "1", "--format", "%T %v").stdout
+    none = run("tail", "tailed", "--from", "latest", "--no-follow").stdout
+
+    messages = [json.loads(line) for line in every]
+    times = [message["store_timestamp_ms"] for message in messages]
+    assert len(messages) == 40
+    assert times == sorted(times)
+    assert len(some.splitlines()) == 6
+    assert re.fullmatch(r"A A\d+\n", first)
+    assert none == ""
+    left = run("consume", "tailed", "-g", "g", "-n", "40", "--timeout", "20", "--no-ack").stdout
+    again = run("consume", "tailed", "-g", "g", "-n", "40", "--timeout", "20").stdout
+    assert sorted(left.splitlines()) == sorted(again.splitlines())
+
+
+def test_lines_that_are_no_message_are_counted_and_the_rest_is_sent(run):
+    done = run(
+        "produce", "some", "--jsonl", stdin='{"body": "a"}\nno\n{"body": "b"}\n', check=False
+    )
+
+    assert done.returncode == 1
+    assert "line 2: JSON is malformed" in done.stderr
+    assert "2 messages acknowledged" in done.stderr
+    assert done.stderr.rstrip().endswith("1 failed")
+    assert sorted(run("tail", "some", "--no-follow", "--format", "%v").stdout) == sorted("a\nb\n")
+
+
+def test_a_group_is_measured(run):
+    run("topic", "create", "measured", "-q", "2")
+
+    sent = run("bench", "e2e", "--topic", "measured", "--rate", "200", "--secs", "1", "--json")
+    read = json.loads(run("bench", "consume", "--topic", "measured", "--json").stdout)
+
+    measured = json.loads(sent.stdout)
+    assert (measured["messages"], measured["failed"], measured["lost"]) == (200, 0, 0)
+    assert measured["flush_disk_type"] == "SYNC_FLUSH"
+    assert 0 < measured["latency_seconds"]["p50"] <= measured["latency_seconds"]["max"]
+    assert read["messages"] >= 200
+
+
+def test_a_healthy_group_passes_the_doctor(run):
+    done = run("doctor", "--json", check=False)
+
+    told = json.loads(done.stdout)
+    assert [item for item in told["checks"] if item["level"] == "fail"] == []
+    assert {"leader", "lag", "broker port"} & {item["name"] for item in told["checks"]} == {
+        "leader", "lag",
+    }  # fmt: skip
+    assert done.returncode in (0, 3)
+
+
 def test_topics_are_listed_with_their_messages(run):
     run("topic", "create", "listed", "-q", "3")
     run("produce", "listed", stdin="a\nb\n")

@@ -1,0 +1,83 @@
+"""``dledger cheat``: the commands of every day, by what one wants to do."""
+
+from __future__ import annotations
+
+import click
+
+from broker.cli.output import json_option, print_json
+
+# Task -> (what one wants, how it is said); a test parses every command.
+SHEET: dict[str, list[tuple[str, str]]] = {
+    "start": [
+        ("three nodes here, until Ctrl-C", "dledger up"),
+        ("in the background, and stop them", "dledger up --detach"),
+        ("", "dledger down"),
+        ("one quick node to develop with", "dledger up --dev --data .dledger-dev"),
+        ("will this machine do?", "dledger doctor -c node.toml"),
+        ("one node, as a service runs it", "dledger node start -c node.toml"),
+    ],
+    "connect": [
+        ("give a group a name and use it", "dledger context add prod b1:9876,b2:9876 --use"),
+        ("which group is meant here, and why", "dledger context show"),
+        ("another one, once", "dledger status --context prod"),
+        ("complete names in this shell", "source <(dledger completion bash)"),
+    ],
+    "send": [
+        ("one message", "dledger produce orders 'two chairs' -k order-17 -t furniture"),
+        ("a line each", "seq 1 1000 | dledger produce orders"),
+        ("JSON lines, in order of keys", "dledger produce orders --jsonl -f in.jsonl --ordered"),
+        ("large bodies", "dledger produce orders -f big.txt --compress zlib"),
+    ],
+    "read": [
+        ("what comes, without a group", "dledger tail orders"),
+        ("the last five minutes with a word", "dledger tail orders --from -5m --grep chair"),
+        ("ten for a group, and commit", "dledger consume orders -g billing -n 10"),
+        ("look at them and commit nothing", "dledger consume orders -g billing -n 10 --no-ack"),
+        (
+            "copy a topic",
+            "dledger tail orders --from earliest --no-follow --json | dledger produce copy --jsonl",
+        ),
+    ],
+    "topics": [
+        ("make one", "dledger topic create orders -q 8"),
+        ("which there are", "dledger topic list"),
+    ],
+    "watch": [
+        ("who leads, who lags", "dledger status --watch"),
+        ("how fast is it", "dledger bench e2e --rate 2000 --secs 10"),
+    ],
+    "trouble": [
+        ("what is wrong, and what to do", "dledger doctor"),
+        ("a file for who helps", "dledger doctor --bundle trouble.tar.gz"),
+        ("move the lead", "dledger leader transfer n2"),
+        ("are all logs the same", "dledger log verify .dledger/n1 --against .dledger/n2"),
+        ("what is in a log", "dledger log stat .dledger/n1"),
+    ],
+}  # fmt: skip
+
+
+@click.command()
+@click.argument("task", required=False, type=click.Choice(list(SHEET)))
+@json_option
+def cheat(task: str | None, *, as_json: bool) -> None:
+    """Show the commands of every day, all of them or those for TASK.
+
+    Example: dledger cheat send
+    """
+    sections = {name: rows for name, rows in SHEET.items() if task in (None, name)}
+    if as_json:
+        print_json(
+            {
+                name: [{"what": what, "command": command} for what, command in rows]
+                for name, rows in sections.items()
+            }
+        )
+        return
+    for number, (name, rows) in enumerate(sections.items()):
+        if number:
+            click.echo()
+        click.secho(name, bold=True)
+        for what, command in rows:
+            if what:
+                click.secho(f"  # {what}", dim=True)
+            click.echo(f"  {command}")
