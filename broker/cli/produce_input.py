@@ -78,7 +78,7 @@ def json_reader(pattern: Outgoing) -> Callable[[int, bytes], Outgoing]:
             else:
                 return Outgoing(number=number, size=size, problem='no "body"; every line needs one')
         except (msgspec.DecodeError, ValueError) as error:
-            return Outgoing(number=number, size=size, problem=str(error))
+            return Outgoing(number=number, size=size, problem=f"no JSON of a message: {error}")
         keys = (found.key,) if isinstance(found.key, str) else tuple(found.key or ())
         named = {
             name: value if isinstance(value, str) else msgspec.json.encode(value).decode()

@@ -144,7 +144,7 @@ def test_lines_that_are_no_message_are_counted_and_the_rest_is_sent(run):
     )
 
     assert done.returncode == 1
-    assert "line 2: JSON is malformed" in done.stderr
+    assert "line 2: no JSON of a message" in done.stderr
     assert "2 messages acknowledged" in done.stderr
     assert done.stderr.rstrip().endswith("1 failed")
     assert sorted(run("tail", "some", "--no-follow", "--format", "%v").stdout) == sorted("a\nb\n")
