@@ -62,6 +62,10 @@ class Seen:
         self.places: dict[str, dict[Place, int]] = {}  # the other way round
         self.polled_end: dict[int, int] = {}  # queue -> highest offset ever polled
         self.first: dict[int, int] = {}  # queue -> first offset that the drain was offered
+        # Queue -> first offset that every node has.  Nodes drop for themselves: one whose disk is
+        # full, or which could not write down what the log amounts to, keeps more than the others,
+        # and who reads from those is rightly told that it is gone.
+        self.first_everywhere: dict[int, int] = {}
         self.drains: dict[int, set[str]] = {}  # queue -> values
         self.dumps: dict[str, dict[int, Dump]] = {}  # node -> queue
         for event in events:
@@ -79,11 +83,17 @@ class Seen:
                 self.polled_end[queue] = offset
         if event.f == "drain":
             self.first[queue] = event.o or 0
+            self._dropped_below(queue, event.o or 0)
             self.drains[queue] = {value for _, value in event.v}
         elif event.f == "dump" and event.node is not None:
             self.dumps.setdefault(event.node, {})[queue] = Dump(
                 {offset for offset, _ in event.v}, {value for _, value in event.v}
             )
+            if event.v:
+                self._dropped_below(queue, event.v[0][0])
+
+    def _dropped_below(self, queue: int, offset: int) -> None:
+        self.first_everywhere[queue] = max(self.first_everywhere.get(queue, 0), offset)
 
 
 def check_appends(events: list[Event], *, has_retention: bool) -> Iterator[Anomaly]:

@@ -31,7 +31,7 @@ Key = tuple[str, int]  # group, queue
 def check_groups(events: list[Event], *, has_retention: bool) -> Iterator[Anomaly]:
     """Yield what is wrong with the groups."""
     yield from _regress(events)
-    first = Seen(events).first if has_retention else {}
+    first = Seen(events).first_everywhere if has_retention else {}
     delivered: dict[Key, set[int]] = {}
     highest: dict[Key, int] = {}  # highest offset handed out so far
     committed: dict[Key, tuple[int, int]] = {}  # highest, and the line that tells it

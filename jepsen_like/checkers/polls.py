@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from jepsen_like.checkers.anomaly import Anomaly
+from jepsen_like.checkers.appends import Seen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,7 +23,7 @@ KINDS = {
 
 def check_polls(events: list[Event], *, has_retention: bool) -> Iterator[Anomaly]:
     """Yield what is wrong with the polls."""
-    first = {e.k: e.o or 0 for e in events if e.f == "drain" and e.type == "ok"}
+    first = Seen(events).first_everywhere if has_retention else {}
     expected: dict[tuple[int, int], tuple[int, int]] = {}  # process, queue -> next offset, line
     for event in events:
         if event.type != "ok":

@@ -58,8 +58,12 @@ def naive(events: list[Event], *, has_retention: bool) -> Found:
             if other.p != send.p and other.is_before(send):
                 found.add(("realtime-order", send.k, send.answer.i))
     found |= ends(events, sends, placed)
-    found |= polls(events, first, has_retention=has_retention)
-    found |= groups(events, first, has_retention=has_retention)
+    everywhere = dict(first)
+    for event in events:
+        if event.f == "dump" and event.v:
+            everywhere[event.k] = max(everywhere.get(event.k, 0), event.v[0][0])
+    found |= polls(events, everywhere, has_retention=has_retention)
+    found |= groups(events, everywhere, has_retention=has_retention)
     return found
 
 
