@@ -6,88 +6,56 @@ import random
 import secrets
 from typing import TYPE_CHECKING
 
-import trio
+import sniffio
 
-from broker.client.admin import Admin
 from broker.client.compression import THRESHOLD_DEFAULT, Compression
 from broker.client.consumer import Consumer, ConsumerOptions
 from broker.client.errors import ClosedError
-from broker.client.leader_finder import LeaderFinder
-from broker.client.links import Links
-from broker.client.lookup import Lookup
-from broker.client.offsets import Offsets
 from broker.client.producer import Producer, ProducerOptions
-from broker.client.requests import Requests
-from broker.client.routes import RouteCache
-from broker.client.starts import Starts
-from broker.client.unique_ids import UniqueIds
+from broker.client.session import ClientOptions, Session, TrioSession
 from dledger.clock import Clock, SystemClock
-from dledger.remoting.errors import ConnectionClosedError
 from dledger.remoting.network import Network, TcpNetwork
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from types import TracebackType
 
+    from broker.client.admin import Admin
+    from broker.client.lookup import Lookup
     from broker.client.starts import Start
 
 DEFAULT_PORT = 9876
 
 
 class Client:
-    """Connections to one group; use as ``async with broker.connect(...) as client``."""
+    """Connections to one group; use as ``async with broker.connect(...) as client``.
 
-    def __init__(
-        self,
-        addresses: Iterable[str],
-        *,
-        group_timeout: float,
-        request_timeout: float,
-        connect_timeout: float,
-        auto_create_topic: bool,
-        network: Network,
-        clock: Clock,
-        chance: random.Random,
-    ) -> None:
-        self._finder = LeaderFinder(addresses, request_timeout=request_timeout)
-        self._group_timeout = group_timeout
-        self._request_timeout = request_timeout
-        self._connect_timeout = connect_timeout
-        self._auto_create_topic = auto_create_topic
-        self._network = network
-        self._clock = clock
-        self._chance = chance
-        # In the place of the client's address, which it may not know: unique all the same.
-        self._unique_ids = UniqueIds(chance.randbytes(4), chance)
-        self._manager = trio.open_nursery()
-        # Shielded: when the block is cancelled, its consumers can still commit on their way out.
-        self._services = trio.CancelScope(shield=True)
-        self._nursery: trio.Nursery | None = None
-        self._links: Links | None = None
-        self._requests: Requests | None = None
-        self._routes: RouteCache | None = None
+    It belongs to the event loop it is opened in, trio's or asyncio's.
+    """
+
+    def __init__(self, options: ClientOptions) -> None:
+        self._options = options
+        self._session: Session | None = None
 
     @property
     def leader_address(self) -> str | None:
         """Where the leader is, as far as is known."""
-        return self._finder.leader
+        return self._opened().finder.leader
 
     @property
     def nodes(self) -> tuple[str, ...]:
         """Addresses of all nodes known, the leader's first."""
-        return self._finder.nodes
+        return self._opened().finder.nodes
 
     @property
     def admin(self) -> Admin:
         """What an operator does."""
-        requests, routes = self._opened()
-        return Admin(requests, routes, Offsets(requests))
+        return self._opened().admin
 
     @property
     def messages(self) -> Lookup:
         """Messages found by time, key, id or place."""
-        requests, _ = self._opened()
-        return Lookup(requests)
+        return self._opened().messages
 
     def producer(
         self,
@@ -127,19 +95,9 @@ class Client:
             ValueError: a limit makes no sense.
             MissingExtraError: the package for that compression is not installed.
         """
-        _, routes = self._opened()
-        assert self._links is not None
-        assert self._nursery is not None
-        return Producer(
+        return self._opened().producer(
             name,
-            nursery=self._nursery,
-            links=self._links,
-            leader=self._finder,
-            routes=routes,
-            clock=self._clock,
-            chance=self._chance,
-            unique_ids=self._unique_ids,
-            options=ProducerOptions(
+            ProducerOptions(
                 send_timeout=send_timeout,
                 batch_size_max=batch_size_max,
                 batch_count_max=batch_count_max,
@@ -191,20 +149,11 @@ class Client:
             ValueError: an option makes no sense.
             InvalidFilterError: *tags* names none.
         """
-        requests, routes = self._opened()
-        assert self._nursery is not None
-        offsets = Offsets(requests)
-        return Consumer(
+        return self._opened().consumer(
             group,
             topic,
-            queues=queues,
-            nursery=self._nursery,
-            requests=requests,
-            routes=routes,
-            offsets=offsets,
-            starts=Starts(offsets, Lookup(requests), self._clock),
-            chance=self._chance.random,
-            options=ConsumerOptions(
+            queues,
+            ConsumerOptions(
                 start=start,
                 tags=tags,
                 prefetch_bytes=prefetch_bytes,
@@ -216,27 +165,11 @@ class Client:
         )
 
     async def __aenter__(self) -> Client:
-        nursery = await self._manager.__aenter__()
-        # Nothing is waited for here.  Without the shield a block that is cancelled already would
-        # leave the services in the nursery of `start`, shielded and for ever.
-        with trio.CancelScope(shield=True):
-            services: trio.Nursery = await nursery.start(self._serve)
-        self._nursery = services
-        self._links = Links(
-            network=self._network,
-            nursery=services,
-            connect_timeout=self._connect_timeout,
-            on_lost=self._finder.on_lost,
-        )
-        self._finder.use(self._links)
-        self._requests = Requests(
-            self._links,
-            self._finder,
-            request_timeout=self._request_timeout,
-            group_timeout=self._group_timeout,
-        )
-        self._routes = RouteCache(self._requests, auto_create_topic=self._auto_create_topic)
-        services.start_soon(self._finder.run)
+        if self._session is not None:
+            raise RuntimeError("the client is open already; connect() once more for another one")
+        session = self._make_session()
+        await session.open()
+        self._session = session
         return self
 
     async def __aexit__(
@@ -245,23 +178,55 @@ class Client:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        assert self._links is not None
-        self._requests = self._routes = None
-        self._services.cancel()
-        self._links.close(ConnectionClosedError("the client was closed"))
-        # The block's own error is not passed in, so that it comes out as it is and not in a group.
-        await self._manager.__aexit__(None, None, None)
+        session = self._opened()
+        self._session = None
+        await session.close()
 
-    async def _serve(self, *, task_status: trio.TaskStatus[trio.Nursery]) -> None:
-        with self._services:
-            async with trio.open_nursery() as nursery:
-                task_status.started(nursery)
-                await trio.sleep_forever()
+    def _make_session(self) -> Session:
+        try:
+            library = sniffio.current_async_library()
+        except sniffio.AsyncLibraryNotFoundError as error:
+            raise RuntimeError(
+                "a client is opened inside an event loop of trio or asyncio; for code without one "
+                "there is broker.sync.connect()"
+            ) from error
+        if library == "trio":
+            return TrioSession(self._options)
+        if library != "asyncio":
+            raise RuntimeError(f"clients run under trio and asyncio, and not under {library}")
+        # Loaded when it is needed: most have no use for both event loops.
+        from broker.client.aio import AsyncioSession
 
-    def _opened(self) -> tuple[Requests, RouteCache]:
-        if self._requests is None or self._routes is None:
+        return AsyncioSession(TrioSession(self._options))
+
+    def _opened(self) -> Session:
+        if self._session is None:
             raise ClosedError("the client is not open: use it inside 'async with'")
-        return self._requests, self._routes
+        return self._session
+
+
+def make_options(
+    addresses: str | Iterable[str],
+    *,
+    group_timeout: float,
+    request_timeout: float,
+    connect_timeout: float,
+    auto_create_topic: bool,
+    network: Network | None = None,
+    clock: Clock | None = None,
+    chance: random.Random | None = None,
+) -> ClientOptions:
+    """Return what `connect` was told, with the machine's own time, chance and network."""
+    return ClientOptions(
+        addresses=tuple(parse_addresses(addresses)),
+        group_timeout=group_timeout,
+        request_timeout=request_timeout,
+        connect_timeout=connect_timeout,
+        auto_create_topic=auto_create_topic,
+        network=network or TcpNetwork(),
+        clock=clock or SystemClock(),
+        chance=chance or random.Random(secrets.randbits(128)),
+    )
 
 
 def connect(
@@ -277,6 +242,7 @@ def connect(
 ) -> Client:
     """Return a client of the group at *addresses*, to be opened with ``async with``.
 
+    It runs under trio and under asyncio; `broker.sync.connect` is for code without an event loop.
     Nothing is sent before it is needed; a group that is down shows at the first request.
 
     Args:
@@ -294,14 +260,16 @@ def connect(
         ValueError: *addresses* holds none, or something that is no address.
     """
     return Client(
-        parse_addresses(addresses),
-        group_timeout=group_timeout,
-        request_timeout=request_timeout,
-        connect_timeout=connect_timeout,
-        auto_create_topic=auto_create_topic,
-        network=network or TcpNetwork(),
-        clock=clock or SystemClock(),
-        chance=chance or random.Random(secrets.randbits(128)),
+        make_options(
+            addresses,
+            group_timeout=group_timeout,
+            request_timeout=request_timeout,
+            connect_timeout=connect_timeout,
+            auto_create_topic=auto_create_topic,
+            network=network,
+            clock=clock,
+            chance=chance,
+        )
     )
 
 

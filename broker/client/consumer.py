@@ -98,7 +98,7 @@ class Consumer:
         self._scope = trio.CancelScope()
         self._is_closed = False
         self._commit_lock = trio.Lock()
-        self._handout = Handout()
+        self.handout = Handout()
 
     @property
     def queues(self) -> tuple[int, ...]:
@@ -133,10 +133,10 @@ class Consumer:
             CorruptAnswerError: no node has records that pass their checks.
             ClosedError: the consumer is closed.
         """
-        message = self._handout.next()
+        message = self.handout.next()
         while message is None:
-            await self._fill()
-            message = self._handout.next()
+            await self.fill()
+            message = self.handout.next()
         return message
 
     async def get(self, wait: float | None = None) -> Message | None:
@@ -148,9 +148,9 @@ class Consumer:
         Raises:
             Exception: as ``async for`` does.
         """
-        message = self._handout.next()
-        if message is None and await self._fill_within(wait):
-            message = self._handout.next()
+        message = self.handout.next()
+        if message is None and await self.fill_within(wait):
+            message = self.handout.next()
         return message
 
     def batches(self, count_max: int = 500, *, linger: float = 0.0) -> MessageBatches:
@@ -164,13 +164,13 @@ class Consumer:
         """
         if count_max < 1:
             raise ValueError(f"count_max = {count_max}: must be at least 1")
-        return MessageBatches(self, self._handout, count_max=count_max, linger=linger)
+        return MessageBatches(self, self.handout, count_max=count_max, linger=linger)
 
     async def gather(self, handout: Handout, count_max: int, linger: float) -> None:
         """Gather a batch; what `batches` does is based on it."""
         while not handout.gather(count_max):
             if not handout.gathered_count:
-                await self._fill()
+                await self.fill()
             elif self._turns:
                 self._take_turn()
             elif linger <= 0:
@@ -178,8 +178,46 @@ class Consumer:
             else:
                 with trio.move_on_after(linger):
                     while not handout.gather(count_max):
-                        await self._fill()
+                        await self.fill()
                 break
+
+    async def fill(self) -> None:
+        """Wait for messages and have them handed out."""
+        self.handout.use_up()
+        while not self._turns:
+            if self._is_closed:
+                raise ClosedError(
+                    f"consumer of topic {self.topic} for group {self.group} is closed; "
+                    "open another one"
+                )
+            for progress in self._queues.values():
+                reader = progress.reader
+                if reader.error is not None:
+                    raise reader.error
+                # Nobody has a message now: what a filter passed over may be committed.
+                if (
+                    progress.handed_out < reader.next_offset
+                    and not reader.batches
+                    and not self.handout.gathered_count
+                ):
+                    progress.skip_to(reader.next_offset)
+            self._arrival = trio.Event()
+            await self._arrival.wait()
+        # Also when there is plenty: others want their turn, and a cancellation its effect.
+        await trio.lowlevel.checkpoint()
+        self._take_turn()
+
+    async def fill_within(self, wait: float | None) -> bool:
+        """As `fill`, for so many seconds at most; whether there are messages."""
+        if wait is None:
+            await self.fill()
+            return True
+        if wait <= 0 and not self._turns:
+            await trio.lowlevel.checkpoint()
+            return False
+        with trio.move_on_after(max(wait, 0.001)) as scope:
+            await self.fill()
+        return not scope.cancelled_caught
 
     # --- where it reads -----------------------------------------------------------------------
 
@@ -207,7 +245,7 @@ class Consumer:
             self._prefetched_count -= len(messages)
         if reader in self._turns:
             self._turns.remove(reader)
-        self._handout.forget(progress)
+        self.handout.forget(progress)
         reader.seek(queue_offset)
         progress.reset(queue_offset)
         self._make_room()
@@ -241,7 +279,7 @@ class Consumer:
             reader.is_paused = True
             if reader in self._turns:
                 self._turns.remove(reader)
-            back = self._handout.put_back(progress)
+            back = self.handout.put_back(progress)
             if back:
                 end = reader.batches[0][0][0].queue_offset if reader.batches else reader.next_offset
                 reader.batches.appendleft((back, 0, end))
@@ -365,44 +403,6 @@ class Consumer:
         finally:
             finder.unlisten(self._on_leader)
 
-    async def _fill(self) -> None:
-        """Wait for messages and have them handed out."""
-        self._handout.use_up()
-        while not self._turns:
-            if self._is_closed:
-                raise ClosedError(
-                    f"consumer of topic {self.topic} for group {self.group} is closed; "
-                    "open another one"
-                )
-            for progress in self._queues.values():
-                reader = progress.reader
-                if reader.error is not None:
-                    raise reader.error
-                # Nobody has a message now: what a filter passed over may be committed.
-                if (
-                    progress.handed_out < reader.next_offset
-                    and not reader.batches
-                    and not self._handout.gathered_count
-                ):
-                    progress.skip_to(reader.next_offset)
-            self._arrival = trio.Event()
-            await self._arrival.wait()
-        # Also when there is plenty: others want their turn, and a cancellation its effect.
-        await trio.lowlevel.checkpoint()
-        self._take_turn()
-
-    async def _fill_within(self, wait: float | None) -> bool:
-        """As `_fill`, for so many seconds at most; whether there are messages."""
-        if wait is None:
-            await self._fill()
-            return True
-        if wait <= 0 and not self._turns:
-            await trio.lowlevel.checkpoint()
-            return False
-        with trio.move_on_after(max(wait, 0.001)) as scope:
-            await self._fill()
-        return not scope.cancelled_caught
-
     def _take_turn(self) -> None:
         if not self._turns:  # paused meanwhile
             return
@@ -413,7 +413,7 @@ class Consumer:
         self._prefetched -= size
         self._prefetched_count -= len(messages)
         self._make_room()
-        self._handout.take_up(self._queues[reader.queue_id], messages, end)
+        self.handout.take_up(self._queues[reader.queue_id], messages, end)
 
     def _on_arrival(self, reader: QueueReader, count: int) -> None:
         if count:

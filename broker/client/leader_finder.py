@@ -42,10 +42,17 @@ _LOG = logging.getLogger("broker.client")
 class LeaderFinder:
     """Knows the nodes of the group and which of them leads."""
 
-    def __init__(self, addresses: Iterable[str], *, request_timeout: float) -> None:
+    def __init__(
+        self,
+        addresses: Iterable[str],
+        *,
+        request_timeout: float,
+        chance: Callable[[], float] = lambda: 0.5,
+    ) -> None:
         """Start with the nodes at *addresses*, ``host:port`` each.
 
-        A leader that says nothing at all for *request_timeout* seconds is given up.
+        A leader that says nothing at all for *request_timeout* seconds is given up.  *chance*
+        returns a number from 0 to below 1: clients that lost the same node come back one by one.
         """
         self.seeds = tuple(dict.fromkeys(addresses))
         assert self.seeds
@@ -60,6 +67,7 @@ class LeaderFinder:
         self._distrusted: dict[str, tuple[int, float]] = {}  # address: term of its lead, since when
         self._turn = 0
         self._request_timeout = request_timeout
+        self._chance = chance
         self._lost_at = float("inf")  # trio seconds; since when no leader has been known
 
     @property
@@ -189,7 +197,7 @@ class LeaderFinder:
                 self._ask(address)
             passed = trio.current_time() - self._lost_at
             interval = min(max(POLL_INTERVAL, POLL_SHARE * passed), POLL_INTERVAL_MAX)
-            with trio.move_on_after(interval):
+            with trio.move_on_after(interval * (0.75 + 0.5 * self._chance())):
                 await self._changed.wait()
 
     async def _watch(self) -> None:
@@ -236,7 +244,7 @@ class LeaderFinder:
                 link.close(ConnectionLostError(f"{address} has said nothing for {silence:.1f} s"))
             return
         if not link.is_open:
-            if now - link.failed_at >= RECONNECT_INTERVAL:
+            if now - link.failed_at >= RECONNECT_INTERVAL * (0.75 + 0.5 * self._chance()):
                 link.open()
             return
         self._asked[address] = now

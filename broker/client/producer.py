@@ -292,6 +292,13 @@ class Producer:
         place.unique_id = id_prefix + DIGIT_TEXTS[number]
         return True
 
+    async def put_chunk(self, many: ManySends, messages: list[Body | OutMessage]) -> bool:
+        """Take in some messages of *many*; return whether more may follow."""
+        for message in messages:
+            if not await self._put_one_of_many(many, message):
+                return False
+        return True
+
     async def make_ready(self, topic: str) -> None:
         """Wait until `submit` can take a message of *topic*. Raises as `send` does."""
         await self._prepare(topic)

@@ -60,7 +60,8 @@ def error_of(answer: Command, what: str, node: str) -> Exception:
     """Return the error for an answer that is final; *what* names the request."""
     text = f"{what}, asked of {node}: {failure_text(answer)}"
     if answer.code == ResponseCode.TOPIC_NOT_EXIST:
-        return TopicNotFoundError(f"{text}; create the topic first")
+        advice = "" if "create it" in text else "; create the topic first"
+        return TopicNotFoundError(f"{text}{advice}")
     if answer.code == ResponseCode.NO_PERMISSION:
         return NoPermissionError(text)
     if answer.code == ResponseCode.SUBSCRIPTION_PARSE_FAILED:
@@ -74,7 +75,13 @@ class Requests:
     """Asks nodes of the group, and asks again when something is in the way."""
 
     def __init__(
-        self, links: Links, leader: LeaderFinder, *, request_timeout: float, group_timeout: float
+        self,
+        links: Links,
+        leader: LeaderFinder,
+        *,
+        request_timeout: float,
+        group_timeout: float,
+        chance: Callable[[], float] = lambda: 0.5,
     ) -> None:
         """Prepare to ask.
 
@@ -83,11 +90,13 @@ class Requests:
             leader: who leads.
             request_timeout: seconds one node may take to answer.
             group_timeout: seconds until a request is given up.
+            chance: returns a number from 0 to below 1, for the jitter of delays.
         """
         self.links = links
         self.leader = leader
         self.request_timeout = request_timeout
         self.group_timeout = group_timeout
+        self._chance = chance
 
     async def ask_leader(
         self,
@@ -145,7 +154,7 @@ class Requests:
                         finder.hint(leader_hint(answer))
                     else:
                         finder.last_failure = f"{node}: {failure_text(answer)}"
-                await trio.sleep(delay)
+                await trio.sleep(delay * (0.75 + 0.5 * self._chance()))
                 delay = min(delay * 2, RETRY_DELAY_MAX)
         raise self._no_broker(what)
 
@@ -178,7 +187,7 @@ class Requests:
                     if answer.code not in RETRYABLE:
                         raise error_of(answer, what, node)
                     finder.last_failure = f"{node}: {failure_text(answer)}"
-                await trio.sleep(NODE_RETRY_DELAY)
+                await trio.sleep(NODE_RETRY_DELAY * (0.75 + 0.5 * self._chance()))
         raise self._no_broker(what)
 
     async def ask_node(self, node: str, request: Command, what: str) -> Command:

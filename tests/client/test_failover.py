@@ -177,7 +177,7 @@ async def test_a_new_leader_ends_all_waiting(group, connect, autojump_clock):
         await producer.send("orders", b"1", queue=0)
         group.refuse = refuse
         heard = []
-        mq._finder.listen(lambda: heard.append(trio.current_time()))
+        mq._session.finder.listen(lambda: heard.append(trio.current_time()))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(producer.send, "orders", b"2")
             await trio.sleep(2)

@@ -13,17 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from broker.testing.memory_disk import NodeDisk
+from broker.testing.memory_network import MemoryNetwork
+from broker.testing.memory_worker import FakeWorker
 from dledger.remoting.errors import ConnectFailedError
-from tests.broker_store.growing_disk import GrowingDisk
-from tests.fakes.disk import FakeDisk
-from tests.fakes.network import MemoryNetwork
-from tests.fakes.worker import FakeWorker
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from tests.fakes.disk import FakeFile, FakeRegion
-    from tests.fakes.network import MemoryListener, MemoryStream
+    from broker.testing.memory_network import MemoryListener, MemoryStream
 
 WALL_MS = 1_700_000_000_000
 
@@ -110,24 +108,6 @@ class OneWire:
     async def listen(self, host: str, port: int) -> MemoryListener:
         self._wires.owner_of_port[port] = self._name
         return await self._wires.network.listen(host, port)
-
-
-class NodeDisk(GrowingDisk):
-    """Files that grow below ``derived``, and the ledger's, which do not, everywhere else.
-
-    The ledger keeps views of its files for as long as they are open, and has to see what is
-    written later.
-    """
-
-    def open_region(self, path: str, *, writable: bool) -> FakeRegion:  # type: ignore[override]
-        if "/derived/" in path:
-            return super().open_region(path, writable=writable)
-        return FakeDisk.open_region(self, path, writable=writable)
-
-    def open_file(self, path: str) -> FakeFile:  # type: ignore[override]
-        if "/derived/" in path:
-            return super().open_file(path)
-        return FakeDisk.open_file(self, path)
 
 
 class FakeMember:

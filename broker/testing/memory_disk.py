@@ -1,0 +1,389 @@
+"""A disk in memory with a page cache that a power loss empties.
+
+What is written is in the cache at once, and durable after a sync; names are durable after
+`sync_folder`.  `power_loss` decides for each unsynced sector of 512 bytes, and for the unsynced
+names of each folder in the order of their making, whether they reached the platter.
+
+A test may also let the process die in the middle: `crash_after_bytes` cuts a write short,
+`crash_at_step` stops before the n-th thing done to the disk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import posixpath
+from typing import TYPE_CHECKING
+
+from dledger.errors import FolderInUseError, LedgerFullError, StorageFailedError
+from dledger.store.disk_usage import DiskUsage
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Iterator, Sequence
+
+    from dledger.entry import Buffer
+
+SECTOR = 512
+
+
+class SimulatedCrash(BaseException):
+    """The process is dead; nobody may catch this but the test."""
+
+
+class _Inode:
+    """The bytes of one file: as the processes see them, and as the platter holds them."""
+
+    def __init__(self, size: int = 0) -> None:
+        self.cache = bytearray(size)
+        self.durable = bytearray(size)
+
+    def survive(self, chance: random.Random) -> _Inode:
+        after = _Inode()
+        after.durable = bytearray(self.durable)
+        keep = chance.choice((0.0, 0.3, 0.7, 1.0))  # a quiet disk, a busy one, all, nothing
+        if self.cache != self.durable:
+            after.durable += bytes(max(0, len(self.cache) - len(after.durable)))
+            for start in range(0, len(self.cache), SECTOR):
+                sector = self.cache[start : start + SECTOR]
+                if sector != self.durable[start : start + SECTOR] and chance.random() < keep:
+                    after.durable[start : start + len(sector)] = sector
+        after.cache = bytearray(after.durable)
+        return after
+
+
+class FakeRegion:
+    """See `dledger.store.disk.MappedRegion`."""
+
+    def __init__(self, disk: FakeDisk, path: str, inode: _Inode) -> None:
+        self.path = path
+        self.size = len(inode.cache)
+        self._disk = disk
+        self._inode = inode
+        self._is_closed = False
+
+    def write(self, offset: int, parts: Sequence[Buffer], *, through_map: bool) -> None:
+        assert not self._is_closed
+        data = b"".join(parts)
+        assert 0 <= offset <= offset + len(data) <= self.size
+        self._disk.step(f"write {self.path}")
+        self._disk.fail(self.path, "write")
+        allowed = self._disk.spend(len(data))
+        self._inode.cache[offset : offset + allowed] = data[:allowed]
+        if allowed < len(data):
+            raise SimulatedCrash
+        self._disk.written_count += 1
+
+    def view(self, offset: int, size: int) -> memoryview:
+        assert 0 <= offset <= offset + size <= self.size
+        return memoryview(self._inode.cache)[offset : offset + size].toreadonly()
+
+    def sync(self) -> None:
+        if self._is_closed:
+            return
+        self._disk.sync_inode(self.path, self._inode)
+
+    def close(self) -> bool:
+        if self._is_closed:
+            return False
+        self._is_closed = True
+        try:
+            self._inode.cache.append(0)
+            self._inode.cache.pop()
+        except BufferError:
+            return False
+        return True
+
+
+class FakeFile:
+    """See `dledger.store.disk.DiskFile`."""
+
+    def __init__(self, disk: FakeDisk, path: str, inode: _Inode) -> None:
+        self.path = path
+        self._disk = disk
+        self._inode = inode
+
+    def read_all(self) -> bytes:
+        return bytes(self._inode.cache)
+
+    def write_at(self, offset: int, data: bytes) -> None:
+        self._disk.step(f"write {self.path}")
+        self._disk.fail(self.path, "write")
+        # Within a sector: whole or not at all.
+        assert offset // SECTOR == (offset + len(data) - 1) // SECTOR
+        assert offset + len(data) <= len(self._inode.cache)
+        if self._disk.spend(len(data)) < len(data):
+            raise SimulatedCrash
+        self._inode.cache[offset : offset + len(data)] = data
+
+    def sync(self) -> None:
+        self._disk.sync_inode(self.path, self._inode)
+
+    def close(self) -> None:
+        pass
+
+
+class FakeLock:
+    """See `dledger.store.disk.FolderLock`."""
+
+    def __init__(self, disk: FakeDisk, path: str) -> None:
+        self._disk = disk
+        self._path = path
+
+    def release(self) -> None:
+        self._disk.locked.discard(self._path)
+
+
+class FakeDisk:
+    """See `dledger.store.disk.Disk`."""
+
+    def __init__(self, *, capacity: int = 1 << 40) -> None:
+        self.capacity = capacity
+        self.usage = DiskUsage(used=10, available=90)  # what is told of it
+        self.sync_count = 0
+        self.written_count = 0
+        self.step_count = 0
+        self.last_step = ""
+        self.crash_at_step: int | None = None
+        self.crash_after_bytes: int | None = None
+        self.failing: dict[str, str] = {}  # part of a path -> "write" or "sync"
+        self.locked: set[str] = set()
+        self._boot = 1
+        self._folders: set[str] = {"/", ""}
+        self._names: dict[str, _Inode] = {}
+        self._durable_names: dict[str, _Inode] = {}
+        # Changes of names not yet synced, oldest first: the folder, and what each name then means.
+        self._changes: list[tuple[str, dict[str, _Inode | None]]] = []
+
+    # -- what happens to it -----------------------------------------------------------------------
+
+    def process_crash(self) -> None:
+        """Let go of what the dead process held; its page cache stays."""
+        self.locked.clear()
+        self.crash_at_step = self.crash_after_bytes = None
+
+    def power_loss(self, chance: random.Random) -> None:
+        """Keep what is durable and, of the rest, what *chance* says had been written already."""
+        self.process_crash()
+        self._boot += 1
+        stopped: set[str] = set()
+        for folder, names in self._changes:
+            # A folder's journal is replayed in order: once one change is lost, so are the later.
+            if folder not in stopped and chance.random() < 0.5:
+                self._put(self._durable_names, names)
+            else:
+                stopped.add(folder)
+        self._changes.clear()
+        fates: dict[int, _Inode] = {}
+        for path, inode in self._durable_names.items():
+            if id(inode) not in fates:
+                fates[id(inode)] = inode.survive(chance)
+            self._durable_names[path] = fates[id(inode)]
+        self._names = dict(self._durable_names)
+
+    def step(self, what: str) -> None:
+        """Count one thing done to the disk, or die before it."""
+        if self.crash_at_step is not None and self.step_count >= self.crash_at_step:
+            raise SimulatedCrash
+        self.step_count += 1
+        self.last_step = what
+
+    def spend(self, size: int) -> int:
+        """Return how many of *size* bytes are written before the process dies."""
+        if self.crash_after_bytes is None:
+            return size
+        allowed = min(size, self.crash_after_bytes)
+        self.crash_after_bytes -= allowed
+        return allowed
+
+    def fail(self, path: str, verb: str) -> None:
+        for part, failing in self.failing.items():
+            if part in path and failing == verb:
+                raise StorageFailedError(f"{path}: {verb}: Input/output error")
+
+    def sync_inode(self, path: str, inode: _Inode) -> None:
+        self.step(f"sync {path}")
+        self.fail(path, "sync")
+        inode.durable[:] = inode.cache
+        self.sync_count += 1
+
+    def files(self) -> dict[str, bytes]:
+        """Return every file's content, as processes see it."""
+        return {path: bytes(inode.cache) for path, inode in sorted(self._names.items())}
+
+    def overwrite(self, path: str, offset: int, data: bytes) -> None:
+        """Damage a file behind the program's back; durable at once."""
+        inode = self._names[path]
+        inode.cache[offset : offset + len(data)] = data
+        inode.durable[offset : offset + len(data)] = data
+
+    def truncate(self, path: str, size: int) -> None:
+        """Cut a file behind the program's back; durable at once."""
+        replaced = _Inode()
+        replaced.cache = self._names[path].cache[:size]
+        replaced.durable = bytearray(replaced.cache)
+        self._names[path] = self._durable_names[path] = replaced
+
+    # -- what the program asks of it --------------------------------------------------------------
+
+    def make_folder(self, path: str) -> None:
+        while path not in self._folders:
+            self._folders.add(path)
+            path = posixpath.dirname(path)
+
+    def list_folder(self, path: str) -> list[str]:
+        if path not in self._folders:
+            raise StorageFailedError(f"{path}: list: No such file or directory")
+        names = {posixpath.basename(p) for p in self._names if posixpath.dirname(p) == path}
+        folders = {posixpath.basename(p) for p in self._folders if posixpath.dirname(p) == path}
+        return sorted(names | (folders - {""}))
+
+    def exists(self, path: str) -> bool:
+        return path in self._names or path in self._folders
+
+    def file_size(self, path: str) -> int:
+        return len(self._inode(path, "stat").cache)
+
+    def allocate(self, path: str, size: int, *, zero_size: int) -> FakeRegion:
+        assert 0 <= zero_size <= size
+        if size > self.free_bytes(path):
+            raise LedgerFullError(
+                f"{path}: no room for {size} bytes, {self.free_bytes(path)} are free"
+            )
+        self.step(f"allocate {path}")
+        inode = _Inode(size)
+        self._change({path + ".tmp": inode})
+        self.rename(path + ".tmp", path)
+        self.sync_folder(posixpath.dirname(path))
+        return FakeRegion(self, path, inode)
+
+    def open_region(self, path: str, *, writable: bool) -> FakeRegion:
+        return FakeRegion(self, path, self._inode(path, "open"))
+
+    def open_file(self, path: str) -> FakeFile:
+        return FakeFile(self, path, self._inode(path, "open"))
+
+    def read_file(self, path: str) -> bytes:
+        return bytes(self._inode(path, "read").cache)
+
+    def write_file_atomic(self, path: str, data: bytes) -> None:
+        if len(data) > self.free_bytes(path):
+            raise LedgerFullError(f"{path}: no room for {len(data)} bytes")
+        self.step(f"write {path}")
+        inode = _Inode(0)
+        allowed = self.spend(len(data))
+        inode.cache[:] = data[:allowed]
+        self._change({path + ".tmp": inode})
+        if allowed < len(data):
+            raise SimulatedCrash
+        self.sync_inode(path, inode)
+        self.rename(path + ".tmp", path)
+        self.sync_folder(posixpath.dirname(path))
+
+    def rename(self, source: str, target: str) -> None:
+        self.step(f"rename {source} {target}")
+        self._change({target: self._inode(source, "rename"), source: None})
+
+    def unlink(self, path: str) -> None:
+        self.step(f"unlink {path}")
+        if path in self._names:
+            self._change({path: None})
+
+    def sync_folder(self, path: str) -> None:
+        self.step(f"sync {path}/")
+        self.fail(path, "sync")
+        for folder, names in self._changes:
+            if folder == path:
+                self._put(self._durable_names, names)
+        self._changes = [change for change in self._changes if change[0] != path]
+
+    def free_bytes(self, path: str) -> int:
+        used = {id(inode): len(inode.cache) for inode in self._names.values()}
+        return self.capacity - sum(used.values())
+
+    def disk_usage(self, path: str) -> DiskUsage:
+        return self.usage
+
+    def lock_folder(self, path: str) -> FakeLock:
+        if path in self.locked:
+            raise FolderInUseError(f"{path}: another process uses this data folder")
+        self.locked.add(path)
+        return FakeLock(self, path)
+
+    def boot_id(self) -> str:
+        return f"boot {self._boot}"
+
+    # -- inside -----------------------------------------------------------------------------------
+
+    def _inode(self, path: str, verb: str) -> _Inode:
+        if path not in self._names:
+            raise StorageFailedError(f"{path}: {verb}: No such file or directory")
+        return self._names[path]
+
+    def _change(self, names: dict[str, _Inode | None]) -> None:
+        self._changes.append((posixpath.dirname(next(iter(names))), names))
+        self._put(self._names, names)
+
+    @staticmethod
+    def _put(into: dict[str, _Inode], names: dict[str, _Inode | None]) -> None:
+        for path, inode in names.items():
+            if inode is None:
+                into.pop(path, None)
+            else:
+                into[path] = inode
+
+
+class GrowingFile(FakeFile):
+    """May be written at and beyond its end; a crash may cut any write short."""
+
+    def write_at(self, offset: int, data: bytes) -> None:
+        self._disk.step(f"write {self.path}")
+        self._disk.fail(self.path, "write")
+        allowed = self._disk.spend(len(data))
+        cache = self._inode.cache
+        cache.extend(bytes(max(0, offset + allowed - len(cache))))
+        cache[offset : offset + allowed] = data[:allowed]
+        if allowed < len(data):
+            raise SimulatedCrash
+
+
+class GrowingRegion(FakeRegion):
+    """Views that do not keep the file from growing; what they show never changes."""
+
+    def view(self, offset: int, size: int) -> memoryview:
+        assert 0 <= offset <= offset + size <= self.size
+        return memoryview(bytes(self._inode.cache[offset : offset + size]))
+
+
+class GrowingDisk(FakeDisk):
+    """As `FakeDisk`, for files that grow: a consume queue's do, the ledger's do not."""
+
+    def open_file(self, path: str) -> GrowingFile:
+        return GrowingFile(self, path, self._inode(path, "open"))
+
+    def open_region(self, path: str, *, writable: bool) -> GrowingRegion:
+        return GrowingRegion(self, path, self._inode(path, "open"))
+
+
+class NodeDisk(GrowingDisk):
+    """Files that grow below ``derived``, and the ledger's, which do not, everywhere else.
+
+    The ledger keeps views of its files for as long as they are open, and has to see what is
+    written later.
+    """
+
+    def open_region(self, path: str, *, writable: bool) -> FakeRegion:  # type: ignore[override]
+        if "/derived/" in path:
+            return super().open_region(path, writable=writable)
+        return FakeDisk.open_region(self, path, writable=writable)
+
+    def open_file(self, path: str) -> FakeFile:  # type: ignore[override]
+        if "/derived/" in path:
+            return super().open_file(path)
+        return FakeDisk.open_file(self, path)
+
+
+@contextlib.contextmanager
+def dying() -> Iterator[None]:
+    """Swallow the death of the process inside."""
+    with contextlib.suppress(SimulatedCrash):
+        yield

@@ -1,0 +1,363 @@
+"""The client under asyncio: the same as under trio, and what asyncio does otherwise."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import subprocess
+import sys
+from datetime import timedelta
+
+import pytest
+
+import broker
+from broker import OutMessage
+from broker.client.admin import Admin
+from broker.client.aio import AsyncioConsumer, AsyncioProducer
+from broker.client.consumer import Consumer
+from broker.client.lookup import Lookup
+from broker.client.producer import Producer
+from broker.testing import BrokerServer
+
+
+@pytest.fixture(scope="module")
+def server():
+    with BrokerServer() as found:
+        yield found
+
+
+@pytest.fixture
+def address(server):
+    return server.address
+
+
+async def drain(consumer, count):
+    found = []
+    async for message in consumer:
+        found.append(message)
+        if len(found) == count:
+            return found
+    raise AssertionError("a consumer has no end")
+
+
+def test_messages_go_in_and_come_out(address):
+    async def main():
+        async with broker.connect(address) as mq:
+            assert isinstance(mq, broker.Client)
+            async with mq.producer("shop") as producer:
+                assert isinstance(producer, broker.Producer)
+                sent = await producer.send("aio-1", bytearray(b"hello"), key=["a", "b"], tag="T")
+            async with mq.consumer("billing", "aio-1") as consumer:
+                assert isinstance(consumer, broker.Consumer)
+                async for message in consumer:
+                    async with message:
+                        assert message.body == b"hello"
+                        assert message.keys == ("a", "b")
+                        assert message.unique_id == sent.unique_id
+                    break
+            assert await mq.admin.committed_offset("billing", "aio-1", sent.queue_id) == 1
+            assert mq.leader_address == address
+            assert mq.nodes == (address,)
+
+    asyncio.run(main())
+
+
+def test_many_tasks_share_requests(address):
+    async def main():
+        async with broker.connect(address) as mq, mq.producer() as producer:
+            await producer.send("aio-2", b"first")
+            results = await asyncio.gather(
+                *[producer.send("aio-2", b"%d" % n, ordering_key="k") for n in range(2000)]
+            )
+            assert [result.queue_offset for result in results] == sorted(
+                result.queue_offset for result in results
+            )
+            assert len({result.queue_id for result in results}) == 1
+            assert producer.stats.acked == 2001
+            assert producer.stats.batches < 500
+            assert producer.buffered_size == 0
+
+    asyncio.run(main())
+
+
+def test_what_is_sent_before_the_topic_is_known_keeps_its_order(address):
+    async def main():
+        async with broker.connect(address) as mq, mq.producer() as producer:
+            results = await asyncio.gather(
+                *[producer.send("aio-new", b"%d" % n, queue=1) for n in range(300)]
+            )
+        assert [result.queue_offset for result in results] == list(range(300))
+
+    asyncio.run(main())
+
+
+def test_send_many_takes_both_kinds_of_iterables(address):
+    async def bodies():
+        for number in range(700):
+            await asyncio.sleep(0)
+            yield OutMessage(b"%d" % number, queue=0)
+
+    async def main():
+        async with broker.connect(address) as mq, mq.producer() as producer:
+            first = await producer.send_many("aio-3", bodies())
+            second = await producer.send_many("aio-3", [OutMessage(b"x", queue=0)] * 10)
+            assert [r.queue_offset for r in first + second] == list(range(710))
+            with pytest.raises(broker.SendManyError) as caught:
+                await producer.send_many("aio-3", [b"a", OutMessage(b"b", queue=99)])
+            assert list(caught.value.failed) == [1]
+
+    asyncio.run(main())
+
+
+def test_errors_come_as_what_they_are(address):
+    async def main():
+        async with broker.connect(address, auto_create_topic=False) as mq:
+            async with mq.producer() as producer:
+                with pytest.raises(broker.TopicNotFoundError, match="aio-none"):
+                    await producer.send("aio-none", b"x")
+                with pytest.raises(broker.InvalidTopicError):
+                    await producer.send("no topic!", b"x")
+                await mq.admin.create_topic("aio-err", 1)
+                with pytest.raises(TypeError, match="encode it to bytes"):
+                    await producer.send("aio-err", "text")  # type: ignore[arg-type]
+            with pytest.raises(broker.ClosedError):
+                await producer.send("aio-none", b"x")
+            with pytest.raises(broker.TopicNotFoundError):
+                async with mq.consumer("g", "aio-none"):
+                    pass
+            with pytest.raises(ValueError, match="start"):
+                mq.consumer("g", "aio-none", start="never")
+        with pytest.raises(broker.ClosedError):
+            mq.producer()
+
+    asyncio.run(main())
+
+
+def test_nobody_there_is_told_in_time():
+    async def main():
+        async with broker.connect("127.0.0.1:1", group_timeout=0.3) as mq:
+            with pytest.raises(broker.NoBrokerError, match=r"127\.0\.0\.1:1"):
+                await mq.admin.list_topics()
+
+    asyncio.run(main())
+
+
+def test_a_wait_that_is_cancelled_loses_no_message(address):
+    async def main():
+        async with (
+            broker.connect(address) as mq,
+            mq.producer() as producer,
+            mq.consumer("g", "aio-4", start="last") as consumer,
+        ):
+            found = []
+
+            async def write():
+                for number in range(200):
+                    await producer.send("aio-4", b"%d" % number, queue=2)
+                    await asyncio.sleep(0.001)
+
+            writing = asyncio.create_task(write())
+            while len(found) < 200:
+                try:
+                    async with asyncio.timeout(0.002):
+                        found.append(await anext(consumer))
+                except TimeoutError:
+                    continue
+            await writing
+            assert [message.queue_offset for message in found] == list(range(200))
+
+    async def create():
+        async with broker.connect(address) as mq:
+            await mq.admin.create_topic("aio-4", 4)
+
+    asyncio.run(create())
+    asyncio.run(main())
+
+
+def test_a_send_that_is_cancelled_leaves_its_message_behind(address):
+    async def main():
+        async with broker.connect(address) as mq:
+            async with mq.producer(linger=0.2) as producer:
+                await producer.send("aio-5", b"first", queue=0)
+                with pytest.raises(TimeoutError):
+                    async with asyncio.timeout(0.05):
+                        await producer.send("aio-5", b"left", queue=0)
+                assert producer.buffered_size > 0
+                await producer.flush()
+                assert producer.buffered_size == 0
+            assert await mq.admin.max_offset("aio-5", 0) == 2
+
+    asyncio.run(main())
+
+
+def test_a_cancelled_consumer_commits_what_was_done(address):
+    async def main():
+        async with broker.connect(address) as mq, mq.producer() as producer:
+            await producer.send_many("aio-6", [OutMessage(b"%d" % n, queue=0) for n in range(5)])
+
+            async def read():
+                async with mq.consumer("g", "aio-6", commit_interval=60) as consumer:
+                    async for message in consumer:
+                        if message.queue_offset == 3:
+                            await asyncio.sleep(60)
+
+            reading = asyncio.create_task(read())
+            await asyncio.sleep(0.3)
+            reading.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await reading
+            assert await mq.admin.committed_offset("g", "aio-6", 0) == 3
+
+    asyncio.run(main())
+
+
+def test_a_message_left_by_an_error_comes_again(address):
+    async def main():
+        async with broker.connect(address) as mq:
+            async with mq.producer() as producer:
+                await producer.send_many("aio-7", [OutMessage(b"x", queue=0)] * 5)
+
+            async def fail_at_third():
+                async with mq.consumer("g", "aio-7") as consumer:
+                    async for message in consumer:
+                        async with message:
+                            if message.queue_offset == 2:
+                                raise KeyError
+
+            with pytest.raises(KeyError):
+                await fail_at_third()
+            async with mq.consumer("g", "aio-7") as consumer:
+                assert (await anext(consumer)).queue_offset == 2
+
+    asyncio.run(main())
+
+
+def test_a_consumer_goes_where_it_is_told(address):
+    async def main():
+        async with broker.connect(address) as mq:
+            async with mq.producer() as producer:
+                await producer.send_many(
+                    "aio-8", [OutMessage(b"%d" % n, queue=n % 2, tag="T") for n in range(20)]
+                )
+            async with mq.consumer("g", "aio-8", queues=[0, 1], tags="T || U") as consumer:
+                assert consumer.queues == (0, 1)
+                assert await consumer.lag() == {0: 10, 1: 10}
+                assert len(await drain(consumer, 20)) == 20
+                assert consumer.positions() == {0: 10, 1: 10}
+                consumer.seek(0, 5)
+                assert consumer.position(0) == 5
+                assert [m.queue_offset for m in await drain(consumer, 5)] == [5, 6, 7, 8, 9]
+                assert await consumer.seek_to("first") == {0: 0, 1: 0}
+                consumer.pause(1)
+                assert consumer.paused == (1,)
+                assert {m.queue_id for m in await drain(consumer, 10)} == {0}
+                assert await consumer.get(0.05) is None
+                consumer.resume()
+                batch = [m async for m in _first_batch(consumer)]
+                assert [m.queue_offset for m in batch] == list(range(10))
+                await consumer.commit()
+                assert await consumer.seek_to(timedelta(hours=1)) == {0: 0, 1: 0}
+                assert consumer.stats.messages >= 20
+            assert await mq.messages.earliest_store_time("aio-8", 0) is not None
+
+    asyncio.run(main())
+
+
+async def _first_batch(consumer):
+    async for batch in consumer.batches(10, linger=1.0):
+        for message in batch:
+            yield message
+        return
+
+
+def test_a_client_belongs_to_its_event_loop(address):
+    async def opened():
+        client = broker.connect(address)
+        await client.__aenter__()
+        return client
+
+    loop = asyncio.new_event_loop()
+    client = loop.run_until_complete(opened())
+
+    async def used():
+        with pytest.raises(RuntimeError, match="another event loop"):
+            await client.admin.list_topics()
+
+    asyncio.run(used())
+    loop.run_until_complete(client.__aexit__(None, None, None))
+    loop.close()
+
+
+def test_a_client_may_be_made_before_there_is_a_loop(address):
+    client = broker.connect(address)
+
+    async def main():
+        async with client:
+            await client.admin.list_topics()
+            with pytest.raises(RuntimeError, match="open already"):
+                await client.__aenter__()
+
+    asyncio.run(main())
+    asyncio.run(main())  # and again
+
+
+def test_without_an_event_loop_the_way_is_told(address):
+    client = broker.connect(address)
+    with pytest.raises(RuntimeError, match=r"broker\.sync"):
+        client.__aenter__().send(None)
+
+
+FORGOTTEN = """
+import asyncio, sys, broker
+async def main():
+    client = await broker.connect(sys.argv[1]).__aenter__()
+    producer = await client.producer().__aenter__()
+    await producer.send("aio-9", b"x")
+    print("sent", flush=True)
+asyncio.run(main())
+"""
+
+
+def test_a_client_nobody_closed_does_not_keep_the_interpreter(address):
+    done = subprocess.run(
+        [sys.executable, "-c", FORGOTTEN, address],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "sent\n", "")
+
+
+# --- the same interface --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "base"), [(AsyncioProducer, Producer), (AsyncioConsumer, Consumer)]
+)
+def test_all_that_waits_is_handed_over(kind, base):
+    """What the base class does under trio would fail here: each such method has its own."""
+    inherited = {"__anext__", "get", "__aexit__"} if base is Consumer else {"__aexit__"}
+    missing = [
+        name
+        for name, member in inspect.getmembers(base, inspect.iscoroutinefunction)
+        if name not in vars(kind)
+        and not (name.startswith("_") and not name.startswith("__"))
+        and name not in inherited | {"make_ready", "put_chunk"}
+    ]
+    assert missing == []
+    for name, member in vars(kind).items():
+        if name in vars(base) and inspect.isfunction(member) and name != "__init__":
+            wanted = list(inspect.signature(vars(base)[name]).parameters)
+            assert list(inspect.signature(member).parameters) == wanted, name
+
+
+@pytest.mark.parametrize("kind", [Admin, Lookup])
+def test_what_passes_through_as_a_whole_only_has_methods_that_wait(kind):
+    """`_over_there` hands over coroutine functions; anything else has to be thought of."""
+    others = [
+        name
+        for name, member in inspect.getmembers(kind)
+        if not name.startswith("_") and not inspect.iscoroutinefunction(member)
+    ]
+    assert others == []

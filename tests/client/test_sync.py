@@ -1,0 +1,234 @@
+"""The client for code without an event loop."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+import broker
+from broker import OutMessage, sync
+from broker.client.admin import Admin
+from broker.client.consumer import ConsumerOptions
+from broker.client.lookup import Lookup
+from broker.client.producer import Producer, ProducerOptions
+from broker.testing import BrokerServer
+
+
+@pytest.fixture(scope="module")
+def server():
+    with BrokerServer() as found:
+        yield found
+
+
+@pytest.fixture
+def mq(server):
+    with sync.connect(server.address) as found:
+        yield found
+
+
+def test_the_shortest_way(mq):
+    sent = mq.send("sync-1", b"two green chairs", key="order-17")
+    for message in mq.consume("billing", "sync-1"):
+        assert (message.body, message.key) == (b"two green chairs", "order-17")
+        break
+    assert mq.admin.committed_offset("billing", "sync-1", sent.queue_id) == 1
+
+
+def test_producers_and_consumers_of_ones_own(mq, server):
+    with mq.producer("shop", compression="zlib", linger=0.01) as producer:
+        results = producer.send_many(
+            "sync-2", (OutMessage(b"%04d" % n * 2000, queue=n % 2) for n in range(600))
+        )
+        assert [r.queue_offset for r in results] == [n // 2 for n in range(600)]
+        producer.send("sync-2", b"last", queue=0)
+        producer.flush()
+        assert producer.stats.acked == 601
+        assert producer.buffered_size == 0
+    with mq.consumer("g", "sync-2", queues=[0, 1], start="first") as consumer:
+        found = list(itertools.islice(consumer, 601))
+        assert sorted(m.body for m in found)[0] == b"0000" * 2000
+        assert consumer.get(0) is None
+        assert consumer.get(0.05) is None
+        consumer.seek(0, 299)
+        assert next(consumer).queue_offset == 299
+        assert consumer.seek_to("last", queues=[0]) == {0: 301}
+        consumer.pause()
+        consumer.seek(1, 0)
+        assert consumer.get(0.05) is None
+        assert consumer.paused == consumer.queues == (0, 1)
+        consumer.resume()
+        sizes = [len(batch) for batch in itertools.islice(consumer.batches(100, linger=1), 3)]
+        assert sizes == [100, 100, 100]
+        assert consumer.lag() == {0: 0, 1: 0}
+        consumer.commit()
+        assert consumer.positions() == {0: 301, 1: 300}
+        assert consumer.position(1) == 300
+        assert consumer.left == {}
+        assert consumer.stats.commits > 0
+    assert mq.leader_address == server.address
+    assert mq.nodes == (server.address,)
+    assert mq.messages.earliest_store_time("sync-2", 0) is not None
+    assert "sync-2" in [entry.topic for entry in mq.admin.list_topics()]
+
+
+def test_threads_share_a_producer(mq):
+    with mq.producer() as producer, ThreadPoolExecutor(16) as pool:
+        results = list(pool.map(lambda n: producer.send("sync-3", b"%d" % n, queue=0), range(200)))
+    assert sorted(r.queue_offset for r in results) == list(range(200))
+
+
+def test_threads_may_deal_with_messages(mq):
+    with mq.producer() as producer:
+        producer.send_many("sync-4", [OutMessage(b"%d" % n, queue=0) for n in range(100)])
+
+    def handle(message):
+        with message:
+            if message.queue_offset == 60:
+                raise KeyError
+
+    with (
+        mq.consumer("g", "sync-4", queues=[0], auto_commit=False) as consumer,
+        ThreadPoolExecutor(8) as pool,
+    ):
+        for future in [pool.submit(handle, m) for m in itertools.islice(consumer, 100)]:
+            future.exception()
+        assert consumer.left == {0: [60]}
+    assert mq.admin.committed_offset("g", "sync-4", 0) == 60
+
+
+def test_errors_come_as_what_they_are(server):
+    client = sync.connect(server.address, auto_create_topic=False)
+    with pytest.raises(broker.ClosedError, match="inside 'with'"):
+        client.send("sync-none", b"x")
+    with client:
+        with pytest.raises(broker.TopicNotFoundError, match="sync-none"):
+            client.send("sync-none", b"x")
+        with pytest.raises(broker.TopicNotFoundError):
+            next(client.consume("g", "sync-none"))
+        with pytest.raises(broker.SendManyError), client.producer() as producer:
+            producer.send_many("sync-none", [b"x"])
+        with pytest.raises(ValueError, match="linger"):
+            client.producer(linger=-1)
+        with pytest.raises(RuntimeError, match="open already"):
+            client.__enter__()
+    with pytest.raises(broker.ClosedError):
+        client.admin.list_topics()
+    with client:
+        assert client.admin.list_topics() is not None
+
+
+def test_what_is_under_way_when_the_client_closes_is_told(server):
+    """Another thread waits for a message that nobody sends."""
+    errors = []
+    with sync.connect(server.address) as mq:
+        consumer = mq.consumer("g", "sync-5").__enter__()
+
+        def wait():
+            try:
+                next(consumer)
+            except broker.ClosedError as error:
+                errors.append(error)
+
+        thread = threading.Thread(target=wait)
+        thread.start()
+    thread.join(10)
+    assert len(errors) == 1
+
+
+INTERRUPTED = """
+import sys, broker, broker.sync
+with broker.sync.connect(sys.argv[1]) as mq:
+    with mq.consumer("g", "sync-6") as consumer:
+        try:
+            print("waiting", flush=True)
+            next(consumer)
+        except KeyboardInterrupt:
+            print("interrupted", flush=True)
+        assert consumer.get(0.05) is None
+        mq.send("sync-6", b"after")
+        print(next(consumer).body.decode(), flush=True)
+"""
+
+
+def test_ctrl_c_interrupts_what_waits_and_spoils_nothing(server):
+    process = subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED, server.address],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout.readline() == "waiting\n"
+        os.kill(process.pid, signal.SIGINT)
+        out, errors = process.communicate(timeout=30)
+    finally:
+        process.kill()
+        process.wait()
+    assert (out, errors, process.returncode) == ("interrupted\nafter\n", "", 0)
+
+
+FORGOTTEN = """
+import sys, broker.sync
+mq = broker.sync.connect(sys.argv[1]).__enter__()
+mq.send("sync-7", b"x")
+consumer = mq.consumer("g", "sync-7").__enter__()
+print(next(consumer).body.decode(), flush=True)
+"""
+
+
+def test_a_client_nobody_closed_does_not_keep_the_interpreter(server):
+    done = subprocess.run(
+        [sys.executable, "-c", FORGOTTEN, server.address],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "x\n", "")
+
+
+# --- the same interface --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("mirror", "kind"), [(sync.SyncAdmin, Admin), (sync.SyncLookup, Lookup)])
+def test_every_method_has_its_line_in_the_mirror(mirror, kind):
+    """A new one in *kind* needs one line in broker/sync.py: ``name = _blocking(Kind.name)``."""
+    names = [n for n, m in inspect.getmembers(kind, inspect.iscoroutinefunction) if n[0] != "_"]
+    assert [name for name in names if name not in vars(mirror)] == []
+
+
+@pytest.mark.parametrize(
+    ("mirror", "kind", "without"),
+    [
+        (sync.SyncProducer, Producer, {"submit", "make_ready", "put_chunk"}),
+        (sync.SyncConsumer, broker.Consumer, {"fill", "fill_within", "gather"}),
+        (sync.SyncClient, broker.Client, set()),
+    ],
+)
+def test_nothing_public_is_missing_in_the_mirror(mirror, kind, without):
+    names = [name for name in vars(kind) if name[0] != "_" and name not in without]
+    assert [name for name in names if name not in vars(mirror)] == []
+
+
+@pytest.mark.parametrize("mirror", [sync.SyncProducer, sync.SyncClient])
+def test_a_send_takes_what_every_send_takes(mirror):
+    assert inspect.signature(mirror.send).parameters == inspect.signature(Producer.send).parameters
+
+
+def test_the_keywords_are_those_of_the_options():
+    assert set(sync.ProducerKeywords.__annotations__) == set(ProducerOptions.__dataclass_fields__)
+    assert set(sync.ConsumerKeywords.__annotations__) == set(ConsumerOptions.__dataclass_fields__)
+    for name in ("producer", "consumer"):
+        given = set(inspect.signature(getattr(broker.Client, name)).parameters)
+        keywords = sync.ProducerKeywords if name == "producer" else sync.ConsumerKeywords
+        assert set(keywords.__annotations__) <= given
+    ours, others = inspect.signature(sync.connect), inspect.signature(broker.connect)
+    assert ours.parameters == others.parameters
