@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from broker.delivery.topic_retention import TopicRetentionService
 from broker.handlers.broker_info import BrokerInfoHandlers
 from broker.handlers.commands import Commands
 from broker.handlers.consumer_groups import ConsumerGroupHandlers
@@ -32,6 +33,7 @@ from broker.handlers.topic_state import TopicStateHandlers
 from broker.handlers.topics import TopicHandlers
 from broker.message.limits import MessageLimits
 from broker.metadata.consumer_offsets import ConsumerOffsets
+from broker.metadata.queue_trims import QueueTrims
 from broker.metadata.state_machine import StateMachine
 from broker.metadata.subscription_groups import SubscriptionGroups
 from broker.metadata.topics import Topics
@@ -127,7 +129,7 @@ def open_files(config: NodeConfig, disk: Disk) -> OpenFiles:
             store,
             commit_index=store.checkpoint_commit_index,
             segment_size=config.store.segment_size,
-            metadata=StateMachine([topics, groups, offsets]),
+            metadata=StateMachine([topics, groups, offsets, QueueTrims()]),
             dispatchers=[traffic, topic_rates],
         )
     except BaseException:
@@ -225,6 +227,14 @@ class Node:
         self.forwarder.connect_to(self.registry.dispatch, self._end_of_pass)
         self.commands = Commands(queue=self.queue, derived=derived, forwarder=self.forwarder)
         self._make_families(advertised, store_host)
+        self.topic_retention = TopicRetentionService(
+            log=files.store,
+            queues=derived.queues,
+            topics=files.topics,
+            append=self.queue,
+            clock=clock,
+            interval_seconds=config.store.checkpoint_interval_ms / 1000,
+        )
         self.server = self._make_server(config.listen_broker_port)
         # RocketMQ's clients may be given an address of their own for what a name server answers.
         self.name_server = (
@@ -476,6 +486,7 @@ class Node:
             await nursery.start(self.dispatch.run)
             await nursery.start(self.ledger.run)
             nursery.start_soon(self.pulls.hold.run)
+            nursery.start_soon(self.topic_retention.run)
             nursery.start_soon(self.forwarder.run)
             await nursery.start(self.server.serve)
             if self.name_server is not None:

@@ -49,7 +49,10 @@ class StatePart(Protocol):
         ...
 
     def snapshot(self) -> Any:  # noqa: ANN401 - plain lists, maps, strings and numbers
-        """Return the whole piece in plain values, in an order that follows from the content."""
+        """Return the whole piece in plain values, in an order that follows from the content.
+
+        None where there is none, and then the snapshot has nothing of this part.
+        """
         ...
 
     def restore(self, snapshot: Any) -> None:  # noqa: ANN401
@@ -67,6 +70,15 @@ class DeletesTopics(Protocol):
 
     def take_deleted(self) -> list[str]:
         """Return the topics deleted since the last call."""
+        ...
+
+
+@runtime_checkable
+class TrimsQueues(Protocol):
+    """A part with commands that take messages off the beginning of queues."""
+
+    def take_trimmed(self) -> list[tuple[str, int, int]]:
+        """Return topic, queue id and new beginning of queues trimmed since the last call."""
         ...
 
 
@@ -110,6 +122,7 @@ class StateMachine:
             for kind, follow in part.followers.items():
                 self._followers.setdefault(kind, []).append(follow)
         self._deleting = [part for part in self._parts.values() if isinstance(part, DeletesTopics)]
+        self._trimming = [part for part in self._parts.values() if isinstance(part, TrimsQueues)]
 
     def apply_entry(self, body: Buffer) -> list[Any]:
         """Apply the commands of one entry; return what each came to.
@@ -136,9 +149,14 @@ class StateMachine:
         """Return the topics deleted since the last call, whose messages are to go."""
         return [topic for part in self._deleting for topic in part.take_deleted()]
 
+    def take_trimmed_queues(self) -> list[tuple[str, int, int]]:
+        """Return topic, queue id and new beginning of queues trimmed since the last call."""
+        return [trimmed for part in self._trimming for trimmed in part.take_trimmed()]
+
     def snapshot(self) -> dict[str, Any]:
         """Return every part's piece by its name, sorted."""
-        return {name: self._parts[name].snapshot() for name in sorted(self._parts)}
+        pieces = {name: self._parts[name].snapshot() for name in sorted(self._parts)}
+        return {name: piece for name, piece in pieces.items() if piece is not None}
 
     def restore(self, snapshot: dict[str, Any] | None) -> None:
         """Become what `snapshot` was taken of; None: as before the first command.

@@ -143,6 +143,11 @@ class ConsumeQueue:
         self._min_offset = low
         return dropped
 
+    def trim(self, queue_offset: int) -> None:
+        """Let the queue begin at *queue_offset*, unless it begins behind it already."""
+        assert queue_offset <= self.max_offset
+        self._min_offset = max(self._min_offset, queue_offset)
+
     def begin_flush(self) -> list[Piece]:
         """Return what is to be written so that the files hold all units; the order must be kept."""
         begin = (self._captured - self._tail_begin) * UNIT_SIZE

@@ -6,7 +6,8 @@ will be written over with the same bytes.
 
 A queue whose topic is deleted keeps its end and nothing else: what comes to a topic of that name
 later begins there, at the queue's *floor*.  So an offset never means two messages, and what once
-found a message by its offset finds it gone.
+found a message by its offset finds it gone.  A queue that is trimmed has its floor further down:
+below it nothing is read, whatever the log still holds.
 """
 
 from __future__ import annotations
@@ -81,7 +82,11 @@ class ConsumeQueues:
         self._queues: dict[QueueKey, ConsumeQueue] = {}
         self._grown: set[QueueKey] = set()  # since the last flush began
         self._unflushed_size = 0
-        self._floors: dict[QueueKey, int] = {}  # of queues whose topic was deleted once
+        # Of queues that were trimmed, or whose topic was deleted once: nothing below is read again.
+        self._floors: dict[QueueKey, int] = {}
+        # Trimmed since the last state that was asked for; and what that state knew of.
+        self._trimmed: dict[QueueKey, int] = {}
+        self._trimmed_before: dict[QueueKey, int] = {}
         self._deleted: list[QueueKey] = []  # their files are still there
 
     def __len__(self) -> int:
@@ -138,6 +143,29 @@ class ConsumeQueues:
             self._floors[key] = end
             self._queues[key] = ConsumeQueue(self._files, key, min_offset=end, max_offset=end)
             self._deleted.append(key)
+
+    def trim(self, topic: str, queue_id: int, offset: int) -> None:
+        """Let a queue begin at *offset*, at the latest where it ends; never further back."""
+        key = topic, queue_id
+        queue = self._queues.get(key)
+        if queue is None:
+            return
+        floor = min(offset, queue.max_offset)
+        if floor > self._floors.get(key, 0):
+            # Also where this node has dropped more than that: floors are the same on all nodes.
+            self._floors[key] = floor
+            queue.trim(floor)
+            self._trimmed[key] = floor
+
+    def take_trimmed(self) -> list[tuple[QueueKey, int]]:
+        """Return, with each state that is begun, what was trimmed before the one before it.
+
+        For `unlink_dropped`.  A start takes the last state but one when the checkpoint of the log
+        is older than the last; without the files it counts on everything would be built anew.
+        """
+        ready = list(self._trimmed_before.items())
+        self._trimmed_before, self._trimmed = self._trimmed, {}
+        return ready
 
     def begin_unlink(self) -> DeletedFiles:
         """Return the job that removes the files of deleted topics.
@@ -246,6 +274,8 @@ class ConsumeQueues:
                 self._queues.clear()
                 return False
             self._queues[key] = queue
+        # Perhaps the node ended before all files below the floors were gone.
+        self._trimmed_before = dict(self._floors)
         return True
 
     def restart(
@@ -277,6 +307,8 @@ class ConsumeQueues:
         self._grown.clear()
         self._unflushed_size = 0
         self._floors = {}
+        self._trimmed = {}
+        self._trimmed_before = {}
         self._deleted.clear()
 
     def _begin_at(self, key: QueueKey, offset: int) -> None:

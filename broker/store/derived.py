@@ -380,6 +380,8 @@ class DerivedState:
                 self.queues.begin_flush(), self._files, self._states, index, data, is_boundary
             )
         )
+        if trimmed := self.queues.take_trimmed():
+            self._jobs.append(_DropJob(self.queues, trimmed, self._states, []))
 
 
 def _begins(snapshot: DerivedSnapshot | None) -> dict[QueueKey, int] | None:
@@ -421,7 +423,7 @@ class _StateJob:
 
 
 class _DropJob:
-    """Removes what belongs to records the log does not hold any more."""
+    """Removes what belongs to records that are not held any more, by the log or by their queue."""
 
     def __init__(
         self,

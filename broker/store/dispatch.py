@@ -59,6 +59,10 @@ class MetadataMachine(Protocol):
         """Return the topics deleted since the last call, whose messages are to go."""
         ...
 
+    def take_trimmed_queues(self) -> list[tuple[str, int, int]]:
+        """Return topic, queue id and new beginning of queues trimmed since the last call."""
+        ...
+
     def snapshot(self) -> dict[str, Any]:
         """Return the whole state in plain values; the same on every node."""
         ...
@@ -158,6 +162,8 @@ class Dispatch:
         for topic in self._metadata.take_deleted_topics():
             self._queues.delete_topic(topic)
             self._deleted.append(topic)
+        for topic, queue_id, offset in self._metadata.take_trimmed_queues():
+            self._queues.trim(topic, queue_id, offset)
         return results
 
     def _take_in_records(self, entry: Entry) -> None:

@@ -31,8 +31,9 @@ class SegmentTimes:
 
     def __init__(self, log: LogView) -> None:
         self._log = log
-        self._known: dict[int, int | None] = {}  # by the last entry of a segment
-        self._looked_to: dict[int, int] = {}  # likewise: where to look on
+        # By the entries before the first and the last.
+        self._known: dict[tuple[int, int], int | None] = {}
+        self._looked_to: dict[tuple[int, int], int] = {}  # likewise: where to look on
         self._oldest_at = 0  # the entry to look at for the oldest record
 
     def newest_ms(self, after_index: int, upto_index: int) -> int | None:
@@ -41,9 +42,10 @@ class SegmentTimes:
         Raises:
             CorruptStoreError: the entry is damaged: its age would be anything.
         """
-        if upto_index in self._known:
-            return self._known[upto_index]
-        index = self._looked_to.pop(upto_index, upto_index)
+        key = after_index, upto_index
+        if key in self._known:
+            return self._known[key]
+        index = self._looked_to.pop(key, upto_index)
         least = max(after_index, index - LOOKED_AT_MAX)
         newest: int | None = None
         while index > least and newest is None:
@@ -53,11 +55,11 @@ class SegmentTimes:
         if newest is not None:
             self._log.verify(index + 1, index + 1)
         elif index > after_index:
-            self._looked_to[upto_index] = index
+            self._looked_to[key] = index
             return NEWEST_UNKNOWN
         if len(self._known) >= KNOWN_MAX:
             self._known.clear()
-        self._known[upto_index] = newest
+        self._known[key] = newest
         return newest
 
     def oldest_ms(self) -> int | None:

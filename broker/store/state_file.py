@@ -9,7 +9,8 @@
                        metadata                             a map by name, sorted
                        [[topic, queue id, floor] ...]       sorted; left out when there is none
 
-A floor is where a queue goes on whose topic was deleted; see `broker.store.consume_queues`.
+A floor is where a queue begins that was trimmed, or whose topic was deleted; see
+`broker.store.consume_queues`.
 
 The bytes depend on the log prefix alone: every node writes the same for the same index, so that one
 of them can hand them to another that lags behind retention.  Files are named ``state-<index>``.

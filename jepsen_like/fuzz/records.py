@@ -23,6 +23,7 @@ from broker.message.codec import decode_records, encode_record, record_size
 from broker.message.message_id import decode_offset_id
 from broker.message.properties import decode_properties, encode_properties, find_property
 from broker.metadata.consumer_offsets import ConsumerOffsets, commit_offsets, reset_offsets
+from broker.metadata.queue_trims import QueueTrims, trim_queues
 from broker.metadata.state_machine import StateMachine, encode_commands
 from broker.metadata.subscription_groups import (
     SubscriptionGroups,
@@ -235,6 +236,7 @@ def _metadata_seeds() -> list[bytes]:
         put_group(SubscriptionGroupConfig(group="g", retry_delays_ms=(1, 2))),
         create_group(SubscriptionGroupConfig(group="h")),
         alter_topic(config, {"perm": 4, "acks": "all"}),
+        trim_queues("t", {0: 5, 1: 1}),
         delete_group("g"),
         delete_topic("t"),
     ]
@@ -244,7 +246,7 @@ def _metadata_seeds() -> list[bytes]:
 def run_metadata(data: bytes) -> None:
     """Apply an entry of commands; what was applied can be written down and taken up again."""
     topics = Topics()
-    machine = StateMachine([topics, SubscriptionGroups(), ConsumerOffsets(topics)])
+    machine = StateMachine([topics, SubscriptionGroups(), ConsumerOffsets(topics), QueueTrims()])
     try:
         machine.apply_entry(data)
     except PoisonEntryError as error:

@@ -82,6 +82,19 @@ def test_lives_of_crashes_with_deleted_topics_end_with_the_same_bytes(with_delet
     test_lives_of_crashes_end_with_the_same_bytes(with_deletions, batch + 10)
 
 
+@pytest.fixture(scope="module")
+def with_trims():
+    """The same with queues that are trimmed, and topics that are deleted."""
+    log = MemoryLog(segment_size=SEGMENT)
+    fill(log, seed=6, entries=50, deletes=True, trims=True)
+    return log
+
+
+@pytest.mark.parametrize("batch", range(3))
+def test_lives_of_crashes_with_trimmed_queues_end_with_the_same_bytes(with_trims, batch):
+    test_lives_of_crashes_end_with_the_same_bytes(with_trims, batch + 20)
+
+
 @pytest.mark.parametrize("batch", range(6))
 def test_lives_of_crashes_end_with_the_same_bytes(whole, batch):
     expected = everything(start(GrowingDisk(), whole), whole)
@@ -107,11 +120,11 @@ def test_lives_of_crashes_end_with_the_same_bytes(whole, batch):
     assert crashes > 10
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(60))
 def test_a_life_of_crashes_after_retention_ends_with_the_same_bytes(seed):
     chance = random.Random(seed)
     log = MemoryLog(segment_size=SEGMENT)
-    fill(log, seed=3, entries=40)
+    fill(log, seed=3, entries=40, trims=seed >= 40)
     disk = GrowingDisk()
     derived = start(disk, log)
     everything(derived, log)

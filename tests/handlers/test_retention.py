@@ -228,3 +228,150 @@ async def test_views_handed_out_before_a_drop_stay_as_they_were(autojump_clock, 
     with contextlib.suppress(BufferError):
         for view in found.views:
             view.release()
+
+
+# -- topics that keep less ------------------------------------------------------------------------
+
+
+async def trimmed_to(group, offset, *, queue_id=0):
+    """Wait until the queue begins at *offset* on every node."""
+
+    def begins():
+        queues = [member.running._files.derived.queues for member in group.alive]
+        return {found.get("t", queue_id).min_offset for found in queues}
+
+    await until(f"all begin at {offset}", lambda: begins() == {offset}, seconds=5)
+
+
+async def test_a_topic_that_keeps_messages_less_long_is_trimmed_on_every_node(
+    autojump_clock, make_brokers
+):
+    group = make_brokers(3, store=SMALL)
+    await group.start()
+    async with group.caller(await group.leader()) as caller:
+        await caller.create_topic("t", attributes="+retention.ms=3600000")
+        await caller.create_topic("all")
+        await caller.sent(b"a", b"b", b"c")
+        await caller.sent(b"x", topic="all")
+        group.clock.wall_offset_ms = HOUR_MS // 2
+        await caller.sent(b"d", b"e")
+        await trio.sleep(1)
+        assert len(bodies_of(await caller.pull())) == 5
+        group.clock.wall_offset_ms = HOUR_MS + 60_000
+        await trimmed_to(group, 3)
+
+        answer = await caller.pull(1)
+        assert answer.code == ResponseCode.PULL_OFFSET_MOVED
+        assert answer.ext_fields["nextBeginOffset"] == 3
+        assert "older messages are gone" in answer.remark
+        assert bodies_of(await caller.pull(3)) == [b"d", b"e"]
+        assert bodies_of(await caller.pull(topic="all")) == [b"x"], "only that topic"
+    for member in group:
+        async with group.caller(member) as caller:
+            minimum = await caller.ok(RequestCode.GET_MIN_OFFSET, {"topic": "t", "queueId": 0})
+            assert minimum.ext_fields["offset"] == 3
+            assert bodies_of(await caller.pull(3)) == [b"d", b"e"]
+
+
+async def test_a_topic_bounded_by_size_keeps_the_youngest(autojump_clock, make_brokers):
+    group = make_brokers(store=SMALL)
+    await group.start()
+    async with group.caller(await group.leader()) as caller:
+        await caller.create_topic("t", attributes="+retention.bytes=20000")
+        for number in range(12):
+            await caller.sent(b"%d" % number * 1500, queue_id=number % 2)
+        await until("it is trimmed", lambda: trimmed_bytes(group["n1"]) <= 20_000)
+
+        kept = [len(bodies_of(await caller.pull(1, queue_id=queue_id))) for queue_id in (0, 1)]
+    assert kept[0] + kept[1] in range(8, 13)
+
+
+def trimmed_bytes(member):
+    derived = member.running._files.derived
+    total = 0
+    for queue_id in (0, 1):
+        queue = derived.queues.get("t", queue_id)
+        units = queue.units_from(queue.min_offset, unit_count_max=1000)
+        total += sum(
+            int.from_bytes(units[at + 8 : at + 12], "big") for at in range(0, len(units), 20)
+        )
+    return total
+
+
+async def test_a_trim_survives_restarts_and_a_change_of_the_lead(autojump_clock, make_brokers):
+    group = make_brokers(3, store=SMALL)
+    await group.start()
+    leader = await group.leader()
+    async with group.caller(leader) as caller:
+        await caller.create_topic("t", attributes="+retention.ms=3600000")
+        await caller.sent(*[b"old"] * 5)
+        group.clock.wall_offset_ms = 2 * HOUR_MS
+        await caller.sent(b"new")
+        await trimmed_to(group, 5)
+    await group.equal()
+    for member in group:
+        await member.kill()
+    for path in leader.disk.files():
+        if "/derived/" in path:
+            leader.disk.unlink(path)
+
+    for member in group:
+        await member.start()
+    await group.leader()
+    await trimmed_to(group, 5)
+
+    async with group.caller(await group.leader()) as caller:
+        await caller.sent(b"newer")
+        assert bodies_of(await caller.pull(5)) == [b"new", b"newer"]
+        assert (await caller.pull(4)).code == ResponseCode.PULL_OFFSET_MOVED
+
+
+async def test_a_member_that_gets_the_state_begins_where_the_queue_was_trimmed(
+    autojump_clock, make_brokers
+):
+    group = make_brokers(3, store={**SMALL, "log_size_max": 128 * KIB})
+    await group.start()
+    leader = await group.leader()
+    late, _ = group.others(leader)
+    async with group.caller(leader) as caller:
+        await caller.create_topic("t", attributes="+retention.ms=3600000")
+        await late.kill()
+        await fill(caller, 40)
+        group.clock.wall_offset_ms = 2 * HOUR_MS
+        await fill(caller, 3, queue_id=1)
+        await trimmed_to(group, 40)
+        await fill(caller, 40, queue_id=1)
+        await until("retention", lambda: leader.running.ledger.store.base.index > 45)
+
+    await late.start()
+    await group.equal()
+
+    await trimmed_to(group, 40)
+
+
+async def test_nothing_is_trimmed_where_no_topic_asks_for_it(autojump_clock, make_brokers):
+    group = make_brokers(store=SMALL)
+    await group.start()
+    member = await group.leader()
+    async with group.caller(member) as caller:
+        await caller.create_topic("t")
+        await caller.sent(b"a")
+        end = member.running.ledger.store.end_index
+        group.clock.wall_offset_ms = 1000 * HOUR_MS
+        await trio.sleep(1)
+
+        assert member.running.ledger.store.end_index == end
+
+
+async def test_trims_go_on_when_the_disk_is_too_full_for_messages(autojump_clock, make_brokers):
+    group = make_brokers(store=SMALL)
+    await group.start()
+    member = await group.leader()
+    async with group.caller(member) as caller:
+        await caller.create_topic("t", attributes="+retention.ms=3600000")
+        await caller.sent(b"a", b"b")
+        member.disk.usage = percent(95)
+        await until("it is noticed", lambda: member.running.ledger.write_refusal)
+        group.clock.wall_offset_ms = 2 * HOUR_MS
+
+        await trimmed_to(group, 2)

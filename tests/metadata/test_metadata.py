@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from broker.errors import InvalidMessageError, InvalidTopicError
 from broker.metadata.consumer_offsets import ConsumerOffsets, commit_offsets, reset_offsets
+from broker.metadata.queue_trims import QueueTrims, trim_queues
 from broker.metadata.state_machine import (
     MetadataCommand,
     StateMachine,
@@ -92,7 +93,7 @@ def offsets():
 
 @pytest.fixture
 def machine(topics, offsets):
-    return StateMachine([topics, SubscriptionGroups(), offsets])
+    return StateMachine([topics, SubscriptionGroups(), offsets, QueueTrims()])
 
 
 def apply(machine, *some):
@@ -483,3 +484,31 @@ def test_a_group_is_created_changed_and_deleted():
 def test_a_group_that_may_not_exist_is_refused_before_it_is_proposed(more, complaint):
     with pytest.raises(InvalidMessageError, match=complaint):
         put_group(SubscriptionGroupConfig(**{"group": "g", **more}))
+
+
+# -- trimmed queues -------------------------------------------------------------------------------
+
+
+def test_trims_are_handed_on_once_and_leave_no_piece_of_the_snapshot(machine):
+    apply(machine, trim_queues("t", {1: 5, 0: 7}), trim_queues("u", {0: 1}))
+
+    assert machine.take_trimmed_queues() == [("t", 0, 7), ("t", 1, 5), ("u", 0, 1)]
+    assert machine.take_trimmed_queues() == []
+    assert "queue_trims" not in machine.snapshot(), "older nodes would not know it"
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        {"topic": "t"},
+        {"topic": 5, "queues": []},
+        {"topic": "t", "queues": [[0]]},
+        {"topic": "t", "queues": [[0, "x"]]},
+        {"topic": "t", "queues": [[-1, 5]]},
+        {"topic": "t", "queues": [[0, -5]]},
+        {"topic": "t", "queues": 7},
+    ],
+)
+def test_a_trim_of_another_form_stops_the_node(machine, args):
+    with pytest.raises(PoisonEntryError, match=r"queue\.trim"):
+        apply(machine, MetadataCommand("queue.trim", args))
