@@ -25,6 +25,7 @@ from dledger.errors import (
 from dledger.measures import SECONDS_BOUNDS, Histogram
 from dledger.raft.engine import RaftEngine
 from dledger.raft.journal import Proposal
+from dledger.raft.level_waits import LevelWaits
 
 if TYPE_CHECKING:
     import random
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     from dledger.clock import Clock
     from dledger.config import LedgerConfig
+    from dledger.durability import Durability
     from dledger.entry import LogPoint
     from dledger.store.ledger_store import LedgerStore
     from dledger.store.vote_file import VoteFile
@@ -103,6 +105,7 @@ class LedgerCore:
         self._inflight: deque[tuple[int, int, float, AppendProposal]] = deque()
         self._waiting: deque[AppendProposal] = deque()
         self._pending_size = 0
+        self._level_waits = LevelWaits(self.engine.levels)
         self._transfer: _Transfer | None = None
         self._connected: set[str] = set()
         self._empty_peers: set[str] = set()
@@ -149,14 +152,25 @@ class LedgerCore:
 
     # -- events ---------------------------------------------------------------------------------
 
-    def peer_connected(self, peer_id: str, *, joining: bool, last_index: int) -> None:
-        """Take up a member whose handshake is done."""
+    def peer_connected(
+        self, peer_id: str, *, joining: bool, last_index: int, promises_synced: bool = False
+    ) -> None:
+        """Take up a member whose handshake is done.
+
+        Args:
+            peer_id: who it is.
+            joining: it started empty and may not vote yet.
+            last_index: end of its log.
+            promises_synced: whether what it promises is on its disk (SYNC_FLUSH).
+        """
         self._connected.add(peer_id)
         if last_index == 0:
             self._empty_peers.add(peer_id)
         else:
             self._empty_peers.discard(peer_id)
-        self.engine.peer_connected(peer_id, joining=joining, last_index=last_index)
+        self.engine.peer_connected(
+            peer_id, joining=joining, last_index=last_index, promises_synced=promises_synced
+        )
         if (
             self.engine.joining
             and self.store.end_index == 0
@@ -212,6 +226,27 @@ class LedgerCore:
         else:
             self._append(proposal)
         self._pending_size += size
+
+    def await_level(
+        self,
+        index: int,
+        level: Durability,
+        *,
+        deadline: float,
+        done: Callable[[Durability | None], None],
+    ) -> None:
+        """Call *done* when entry *index*, appended by this leader, has reached *level*.
+
+        At *deadline* it hears what was reached until then, but not before the entry is committed,
+        unless the leader's copy is all that is asked for.  None: the lead was lost before that.
+
+        Args:
+            index: of an entry of this leader's log.
+            level: another one than comes with the commit.
+            deadline: second of the clock; not below that of an earlier call.
+            done: called once, from `step`.
+        """
+        self._level_waits.add(index, level, deadline=deadline, done=done)
 
     def _append(self, proposal: AppendProposal) -> None:
         index = self.engine.propose(proposal)
@@ -271,7 +306,14 @@ class LedgerCore:
             self._resume_waiting()
             self._go_on_with_transfer()
             engine.send_new_entries()
+        elif self._level_waits:
+            # Before anything else: what is not in flight any more was committed while this node
+            # led, but once a new leader has replaced entries that is true no longer.
+            uncommitted = {index for index, _, _ in self._inflight}
+            self._level_waits.give_up(lambda index: index not in uncommitted)
         self._finish_committed()
+        if self._level_waits and engine.is_leader:
+            self._level_waits.finish(self._clock.now(), committed_index=engine.applied_index)
         if not engine.is_leader:
             if self._inflight or self._waiting:
                 self._fail_all()
@@ -282,6 +324,8 @@ class LedgerCore:
         deadline = self.engine.next_deadline()
         if self._transfer is not None:
             deadline = min(deadline, self._transfer.deadline)
+        if self._level_waits:
+            deadline = min(deadline, self._level_waits.next_deadline)
         return deadline
 
     def take_outbox(self) -> list[tuple[str, Message]]:

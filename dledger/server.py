@@ -333,7 +333,11 @@ class LedgerServer:
         now = self._clock.now()
         if self._sync_ticket is not None:
             self._judge_slow_sync(now)
-        elif self._sync_each or now >= self._flush_at:
+        elif (
+            self._sync_each
+            or now >= self._flush_at
+            or self.core.engine.sync_wanted > self.store.synced_index
+        ):
             self._flush_at = now + self.config.store.flush_interval_ms / 1000
             ticket = self.store.begin_sync()
             if ticket is not None:
@@ -458,7 +462,12 @@ class LedgerServer:
             older.close()
             self.on_peer_lost(older)
         self._links[link.peer_id] = link
-        self.core.peer_connected(link.peer_id, joining=joining, last_index=last_index)
+        self.core.peer_connected(
+            link.peer_id,
+            joining=joining,
+            last_index=last_index,
+            promises_synced=link.promises_synced,
+        )
         self.pump()
 
     def on_peer_lost(self, link: PeerLink) -> None:

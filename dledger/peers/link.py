@@ -73,8 +73,10 @@ class PeerLink:
         hooks: LinkHooks,
         buffer_size_max: int,
         silence_seconds: float,
+        promises_synced: bool = False,
     ) -> None:
         self.peer_id = peer_id
+        self.promises_synced = promises_synced  # what it promises is on its disk
         self._stream = stream
         self._connection = connection
         self._hooks = hooks
@@ -177,6 +179,7 @@ def _hello(config: LedgerConfig, hooks: LinkHooks, code: PeerCode) -> Command:
             "segment_size": config.store.segment_size,
             "joining": joining,
             "last_index": last_index,
+            "flush_disk_type": config.store.flush_disk_type.value,
         },
     )
 

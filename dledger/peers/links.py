@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from dledger.config import FlushDiskType
 from dledger.errors import HandshakeRefusedError
 from dledger.peers.link import Complaints, PeerLink, describe, greet, welcome
 from dledger.remoting.errors import RemotingError
@@ -134,6 +135,8 @@ class PeerLinks:
             hooks=self._hooks,
             buffer_size_max=self._config.raft.peer_buffer_max,
             silence_seconds=2 * self._config.raft.election_timeout_max_ms / 1000,
+            # Whoever does not say is taken to promise its memory: an ack never says too much.
+            promises_synced=fields.get("flush_disk_type") == FlushDiskType.SYNC_FLUSH.value,
         )
         logger.info("connected to %s", link.peer_id)
         self._hooks.on_peer_connected(

@@ -53,7 +53,7 @@ _FORMS: dict[str, _Form] = {
             "last_index": int,
             "commit_index": int,
         },
-        {"admit_index": int},
+        {"admit_index": int, "sync_index": int, "tell_written": bool},
         "entries",
     ),
     "append_answer": _Form(
@@ -66,7 +66,7 @@ _FORMS: dict[str, _Form] = {
             "reset": bool,
             "joining": bool,
         },
-        {},
+        {"written_index": int, "synced_index": int},
     ),
     "timeout_now": _Form(PeerCode.LEADERSHIP_TRANSFER, {"term": int}, {}),
     "install": _Form(

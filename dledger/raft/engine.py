@@ -22,6 +22,7 @@ from dledger.errors import LedgerError
 from dledger.raft.following import Following
 from dledger.raft.journal import LedgerJournal
 from dledger.raft.leading import Leading
+from dledger.raft.levels import Levels
 from dledger.raft.standing import Standing
 from dledger.raft.transport import EngineTransport, Message
 
@@ -159,6 +160,7 @@ class _GuardedSyncObj(SyncObj):  # type: ignore[misc]  # PySyncObj is untyped
 
     def _SyncObj__onBecomeLeader(self) -> None:
         self._engine.leading.start()
+        self._engine.levels.start()
         super()._SyncObj__onBecomeLeader()
 
 
@@ -214,8 +216,10 @@ class RaftEngine:
         self.storage_stalled = False  # set by the server: a sync hangs, so do not stand
         self._snapshot: tuple[int, bytes] | None = None
         self.snapshot_wanted = 0  # base index of the state that a peer needs; 0: none
+        self.sync_wanted = 0  # up to here the log is to be synced now, also with ASYNC_FLUSH
         self.transport = EngineTransport(votes)
         self.leading = Leading(self)
+        self.levels = Levels(self, config.store.flush_disk_type)
         self.following = Following(self)
         self.standing = Standing(self)
         self._peers = {node_id: _Peer(node_id, rank) for rank, node_id in enumerate(ids)}
@@ -387,11 +391,15 @@ class RaftEngine:
         self._enter()
         self.transport.deliver(self._peers[peer_id], message)
 
-    def peer_connected(self, peer_id: str, *, joining: bool, last_index: int) -> None:
+    def peer_connected(
+        self, peer_id: str, *, joining: bool, last_index: int, promises_synced: bool
+    ) -> None:
         """Note that a peer, whose log ends with *last_index*, is reachable anew."""
         self._enter()
         self.transport.connected(self._peers[peer_id])
-        self.leading.connected(peer_id, joining=joining, last_index=last_index)
+        self.leading.connected(
+            peer_id, joining=joining, last_index=last_index, promises_synced=promises_synced
+        )
         if self.is_leader:
             self.leading.send_heartbeats()
 

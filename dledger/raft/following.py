@@ -31,6 +31,8 @@ class Following:
         self._verified_index = 0  # up to here this log is that leader's
         self._answer_id = 0
         self._answer_due = False
+        # The leader wants to know more than what is promised; see `dledger.raft.levels`.
+        self._tells_more = False
         self.waiting_for_room = False  # entries were turned away: no segment to put them in
         self._receiver = SnapshotReceiver()
 
@@ -68,7 +70,11 @@ class Following:
         engine.commit_to(min(message["commit_index"], self._verified_index))
         if (admit_index := message.get("admit_index", -1)) >= 0:
             self._admit(admit_index)
-        if raw.nbytes and store.durable_index < self._verified_index:
+        tell_written = message.get("tell_written", False)
+        sync_index = min(message.get("sync_index", 0), self._verified_index)
+        self._tells_more = tell_written or "sync_index" in message
+        engine.sync_wanted = max(engine.sync_wanted, sync_index)
+        if raw.nbytes and store.durable_index < self._verified_index and not tell_written:
             self._answer_due = True  # one answer when the sync is done
         else:
             self.answer()
@@ -78,6 +84,8 @@ class Following:
             self._term = self._engine.term
             self._verified_index = 0
             self._answer_due = False
+            self._tells_more = False
+            self._engine.sync_wanted = 0
             self.waiting_for_room = False
 
     def _verify_to(self, index: int) -> None:
@@ -158,12 +166,20 @@ class Following:
         if not engine.vote_is_durable:
             self._answer_due = True
             return
-        match_index = min(self._verified_index, engine.store.durable_index)
+        store = engine.store
+        match_index = min(self._verified_index, store.durable_index)
         # The rest is promised when its sync is done, not when the next message happens to come.
-        self._answer_due = match_index < min(self._verified_index, engine.store.end_index)
-        self._send_answer(next_index=match_index + 1, success=True, reset=False)
+        self._answer_due = match_index < min(self._verified_index, store.end_index)
+        more: Message = {}
+        if self._tells_more:
+            more = {
+                "written_index": min(self._verified_index, store.end_index),
+                "synced_index": min(self._verified_index, store.synced_index),
+            }
+            self._answer_due |= more["synced_index"] < engine.sync_wanted
+        self._send_answer(next_index=match_index + 1, success=True, reset=False, **more)
 
-    def _send_answer(self, *, next_index: int, success: bool, reset: bool) -> None:
+    def _send_answer(self, *, next_index: int, success: bool, reset: bool, **more: int) -> None:
         engine = self._engine
         if engine.leader_id is None or engine.leader_id == engine.node_id:
             return
@@ -177,6 +193,7 @@ class Following:
                 "success": success,
                 "reset": reset,
                 "joining": engine.joining,
+                **more,
             },
         )
 

@@ -38,7 +38,7 @@ class Leading:
         """Assume nothing about anyone: called as this node becomes the leader of a new term."""
         end_index = self._engine.store.end_index
         for progress in self.progress.values():
-            progress.match_index = 0
+            progress.match_index = progress.written_index = progress.synced_index = 0
             progress.acked_id = 0
             progress.installing_base = 0
             progress.sent_commit_index = 0
@@ -53,10 +53,13 @@ class Leading:
         for callback in waiting:
             callback(False)
 
-    def connected(self, peer_id: str, *, joining: bool, last_index: int) -> None:
+    def connected(
+        self, peer_id: str, *, joining: bool, last_index: int, promises_synced: bool
+    ) -> None:
         """Take up a peer from what it has proven; its connection is new and therefore empty.
 
-        With ASYNC_FLUSH it may have lost the end of what it had proven, and *last_index* says so.
+        With ASYNC_FLUSH (*promises_synced* is false) it may have lost the end of what it had
+        proven, and *last_index* says so.
         """
         progress = self.progress[peer_id]
         progress.connected = True
@@ -66,7 +69,11 @@ class Leading:
         }
         progress.installing_base = 0
         # A joining peer lost its disk: what it had proven before is gone with it.
-        progress.match_index = 0 if joining else min(progress.match_index, last_index)
+        kept = 0 if joining else last_index
+        progress.match_index = min(progress.match_index, kept)
+        progress.written_index = min(progress.written_index, kept)
+        progress.synced_index = min(progress.synced_index, kept)
+        progress.promises_synced = promises_synced
         progress.reset_to((progress.match_index or self._engine.store.end_index) + 1)
 
     def disconnected(self, peer_id: str) -> None:
@@ -143,6 +150,11 @@ class Leading:
         }
         if progress.joining:
             message["admit_index"] = self._admit_index(progress)
+        levels = engine.levels
+        if levels.sync_wanted > progress.synced_index and not progress.promises_synced:
+            message["sync_index"] = levels.sync_wanted
+        if levels.written_wanted > progress.written_index and progress.promises_synced:
+            message["tell_written"] = True
         engine.send(peer_id, message)
 
     def _admit_index(self, progress: Progress) -> int:
@@ -202,6 +214,14 @@ class Leading:
             if message["id"] >= progress.reset_floor:
                 progress.probing = progress.probe_pending = False
             progress.acknowledge(message["next_index"] - 1)
+            if "synced_index" in message:
+                end_index = engine.store.end_index
+                progress.synced_index = max(
+                    progress.synced_index, min(message["synced_index"], end_index)
+                )
+                progress.written_index = max(
+                    progress.written_index, min(message.get("written_index", 0), end_index)
+                )
         elif message["reset"] and message["id"] >= progress.reset_floor:
             end_index = engine.store.end_index
             progress.reset_to(

@@ -17,6 +17,11 @@ class Progress:
 
     next_index: int = 1
     match_index: int = 0
+    # What it has told besides, when asked (`dledger.raft.levels`): for acks, never for a commit.
+    written_index: int = 0
+    synced_index: int = 0
+    # Whether its promises speak of its disk; before it has said anything, none speaks of less.
+    promises_synced: bool = True
     probing: bool = True  # the follower's log is not known to agree yet: one message at a time
     inflight: deque[int] = field(default_factory=deque)  # last index of each message on its way
     append_id: int = 0  # id of the last append message sent; answers echo it

@@ -34,6 +34,7 @@ class DeafLink:
 
     def __init__(self, peer_id):
         self.peer_id = peer_id
+        self.promises_synced = True
         self.sent = []
 
     def send(self, message):
