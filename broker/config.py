@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("text", "json", "console")
+# An ack stands on the copy of the leader, of a majority, of every member.
+BROKER_ROLES = ("ASYNC_MASTER", "SYNC_MASTER", "ALL")
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)\Z")
 _SIZE_UNITS = {"": 1, "b": 1, "kib": KIB, "mib": MIB, "gib": GIB, "tib": 1024 * GIB}
@@ -102,6 +104,9 @@ class BrokerConfig:
     groups_max: int = 10_000  # consumer groups; one more is refused
     topics_max: int = 10_000  # one more is refused
     queues_max: int = 100_000  # of all topics together; a topic with more is refused
+    # Who has a copy when a send is answered. Source: RocketMQ ``brokerRole``; ALL is ours.
+    broker_role: str = "SYNC_MASTER"
+    ack_timeout_ms: int = 2_000  # longest time a send waits for more than a majority
     body_size_max: int = 4 * MIB  # bytes of one message's body
     connections_max: int = 10_000  # one more is closed at once
     # Bytes of answers that one connection has not taken; above it nothing more is read from it, and
@@ -122,6 +127,9 @@ class BrokerConfig:
         check_range("groups_max", self.groups_max, 1, 1_000_000)
         check_range("topics_max", self.topics_max, 1, 1_000_000)
         check_range("queues_max", self.queues_max, 1, 10_000_000)
+        if self.broker_role not in BROKER_ROLES:
+            raise ConfigError(f"broker_role = {self.broker_role!r}: use {', '.join(BROKER_ROLES)}")
+        check_range("ack_timeout_ms", self.ack_timeout_ms, 1, 600_000)
         check_range("body_size_max", self.body_size_max, 1, 15 * MIB)
         check_range("connections_max", self.connections_max, 1, 1_000_000)
         check_range(

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from broker.delivery.topic_retention import TopicRetentionService
+from broker.handlers.ack_policy import COPIES_OF_ROLE, AckPolicy
 from broker.handlers.broker_info import BrokerInfoHandlers
 from broker.handlers.commands import Commands
 from broker.handlers.consumer_groups import ConsumerGroupHandlers
@@ -29,6 +30,7 @@ from broker.handlers.pull import PullHandlers
 from broker.handlers.queue_state import QueueStates
 from broker.handlers.registry import Registry
 from broker.handlers.send import SendHandlers
+from broker.handlers.send_answers import SendAnswers
 from broker.handlers.topic_state import TopicStateHandlers
 from broker.handlers.topics import TopicHandlers
 from broker.message.limits import MessageLimits
@@ -47,6 +49,8 @@ from broker.store.derived import DerivedState
 from broker.store.dispatch_service import DispatchService
 from broker.store.reader import Reader
 from broker.store.topic_rates import TopicRates
+from dledger.config import FlushDiskType
+from dledger.durability import Durability
 from dledger.errors import LedgerError
 from dledger.remoting.server import RemotingServer
 from dledger.server import LedgerServer
@@ -202,6 +206,7 @@ class Node:
             dispatched=derived,
             clock=clock,
             store_host=store_host.ip + store_host.port.to_bytes(4, "big"),
+            ack_timeout_seconds=config.broker.ack_timeout_ms / 1000,
             opened=self._began_to_serve,
             finished=self._group_finished,
         )
@@ -292,16 +297,24 @@ class Node:
             auto_create_topic=config.broker.auto_create_topic,
             default_queue_count=config.broker.default_topic_queue_count,
         )
+        self.send_answers = SendAnswers(
+            ledger=self.ledger, queue=self.queue, forwarder=self.forwarder, host=store_host
+        )
+        synced = config.store.flush_disk_type is FlushDiskType.SYNC_FLUSH
         self.sends = SendHandlers(
             queue=self.queue,
             topics=files.topics,
-            forwarder=self.forwarder,
+            answers=self.send_answers,
+            policy=AckPolicy(
+                topics=files.topics,
+                queue=self.queue,
+                default=Durability(COPIES_OF_ROLE[config.broker.broker_role], synced),
+            ),
             clock=clock,
             limits=MessageLimits(body_size_max=config.broker.body_size_max),
             host=store_host,
             auto_create_topic=config.broker.auto_create_topic,
             default_queue_count=config.broker.default_topic_queue_count,
-            committed_index=lambda: self.ledger.committed_index,
             create_topic=self.topics.create_missing,
             is_being_deleted=self.topics.is_being_deleted,
         )
@@ -432,8 +445,8 @@ class Node:
         self.queue.refresh()
 
     def _committed(self, index: int) -> None:
-        self.sends.committed_to(index)
-        self.sends.send_answers()
+        self.send_answers.committed_to(index)
+        self.send_answers.send()
 
     def _dispatched(self) -> None:
         self.queue.refresh()
@@ -462,10 +475,10 @@ class Node:
 
     def _end_of_pass(self) -> None:
         self.queue.seal()
-        self.sends.send_answers()
+        self.send_answers.send()
 
     def _group_finished(self) -> None:
-        self.sends.send_answers()
+        self.send_answers.send()
         if not self.queue.is_open:
             self.queue.refresh()  # an append failed and nothing is on its way any more: begin anew
 

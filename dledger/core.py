@@ -309,7 +309,7 @@ class LedgerCore:
         elif self._level_waits:
             # Before anything else: what is not in flight any more was committed while this node
             # led, but once a new leader has replaced entries that is true no longer.
-            uncommitted = {index for index, _, _ in self._inflight}
+            uncommitted = {item[0] for item in self._inflight}
             self._level_waits.give_up(lambda index: index not in uncommitted)
         self._finish_committed()
         if self._level_waits and engine.is_leader:

@@ -185,7 +185,7 @@ class LedgerServer:
     def request_barrier(self, callback: Callable[[bool], None]) -> None:
         """See `LedgerCore.request_barrier`."""
         self.core.request_barrier(callback)
-        self._pump_soon()
+        self.pump_soon()
 
     async def transfer(self, target: str | None = None) -> str:
         """Hand the leadership over; return who leads now.
@@ -213,7 +213,7 @@ class LedgerServer:
     ) -> None:
         """Hand the leadership over; *done* hears how it ended. See `LedgerCore.transfer`."""
         self.core.transfer(target, done)
-        self._pump_soon()
+        self.pump_soon()
 
     # -- running --------------------------------------------------------------------------------
 
@@ -252,7 +252,8 @@ class LedgerServer:
             deadline = min(deadline, self._flush_at)
         return max(deadline - now, 0.0) + _WAKE_SLACK_SECONDS
 
-    def _pump_soon(self) -> None:
+    def pump_soon(self) -> None:
+        """Have `pump` run: now, or again where it is running."""
         if self._pumping:
             self._pump_again = True
         else:

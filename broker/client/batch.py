@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import outcome
 import trio
 
+from broker.client.errors import LessDurableError
 from broker.client.results import SendResult
 from broker.message.batch import encode_sizes
 from broker.message.codec import decode_record
@@ -54,9 +55,12 @@ class Batch:
     """One request's records and the tasks that wait for them, in step."""
 
     __slots__ = (
+        "acks",
         "attempt",
         "deadlines",
+        "durability",
         "first_sequence",
+        "flush",
         "in_flight",
         "is_acknowledged",
         "is_moved",
@@ -68,11 +72,16 @@ class Batch:
         "queue_offset",
         "reason",
         "records",
+        "shortfall",
         "size",
         "waiters",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, acks: str = "", flush: str = "") -> None:
+        self.acks = acks  # how well its messages have to be kept; "": as topic or broker have it
+        self.flush = flush
+        self.durability = ""  # how well they are kept, once acknowledged
+        self.shortfall = ""  # what the broker says of messages kept less well than was asked for
         self.records: list[bytes] = []
         self.waiters: list[Waiter | None] = []  # None: nobody waits any more
         self.deadlines: list[float] = []  # trio seconds, ascending
@@ -108,7 +117,7 @@ class Batch:
         """Move the first *count* messages into a batch of their own and return it."""
         assert 0 < count < self.count
         assert not self.in_flight
-        front = Batch()
+        front = Batch(self.acks, self.flush)
         front.records, self.records = self.records[:count], self.records[count:]
         front.waiters, self.waiters = self.waiters[:count], self.waiters[count:]
         front.deadlines, self.deadlines = self.deadlines[:count], self.deadlines[count:]
@@ -139,7 +148,7 @@ class Batch:
         """Wake every sender with the place of its message."""
         self.is_acknowledged = True
         reschedule = trio.lowlevel.reschedule
-        if not self.is_moved:
+        if not self.is_moved and not self.shortfall:
             has_places = False
             for waiter in self.waiters:
                 if type(waiter) is _Task:
@@ -155,21 +164,34 @@ class Batch:
             if waiter is None:
                 continue
             if not isinstance(waiter, trio.lowlevel.Task):
-                waiter.settle(self.result(topic, queue_id, number, start, waiter.unique_id))
-            elif self.is_moved:
+                result = self.result(topic, queue_id, number, start, waiter.unique_id)
+                waiter.settle(self._error_with(result) if self.shortfall else result)
+            elif self.is_moved or self.shortfall:
                 unique_id = decode_record(record, check_crc=False).unique_key or ""
                 result = self.result(topic, queue_id, number, start, unique_id)
-                reschedule(waiter, outcome.Value(result))
+                if self.shortfall:
+                    reschedule(waiter, outcome.Error(self._error_with(result)))
+                else:
+                    reschedule(waiter, outcome.Value(result))
+
+    def _error_with(self, result: SendResult) -> LessDurableError:
+        return LessDurableError(f"node {self.node}: {self.shortfall}", result=result)
 
     def result(
         self, topic: str, queue_id: int, number: int, start: int, unique_id: str
     ) -> SendResult:
         """Return where message *number* is, whose record begins *start* bytes into the batch."""
         if self.queue_offset < 0:  # a duplicate so old that its place is forgotten
-            return SendResult(topic, queue_id, -1, -1, self.node, unique_id)
+            return SendResult(topic, queue_id, -1, -1, self.node, unique_id, self.durability)
         position = self.position + start if self.position >= 0 else -1
         return SendResult(
-            topic, queue_id, self.queue_offset + number, position, self.node, unique_id
+            topic,
+            queue_id,
+            self.queue_offset + number,
+            position,
+            self.node,
+            unique_id,
+            self.durability,
         )
 
     def fail(self, make_error: Callable[[], Exception], *, until: float | None = None) -> None:

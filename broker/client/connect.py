@@ -20,8 +20,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from types import TracebackType
 
+<<<<<<< HEAD
     from broker.client.admin import Admin
     from broker.client.lookup import Lookup
+=======
+    from broker.client.acks import Acks, Flush
+>>>>>>> b50da20 (broker, client: acks by the leader, a majority or all, on disk or in memory)
     from broker.client.starts import Start
 
 DEFAULT_PORT = 9876
@@ -71,6 +75,8 @@ class Client:
         compression: Compression | None = None,
         compression_level: int | None = None,
         compression_threshold: int = THRESHOLD_DEFAULT,
+        acks: Acks | None = None,
+        flush: Flush | None = None,
     ) -> Producer:
         """Return a producer, to be opened with ``async with``.
 
@@ -90,6 +96,10 @@ class Client:
                 are sent as they are.
             compression_level: how hard to try; None for what is usual.
             compression_threshold: bytes of the smallest body that is compressed.
+            acks: who has a copy when a send returns, unless it says otherwise itself: "leader",
+                "majority" or "all"; None: as topic or broker have it, a majority by default.
+            flush: whether on disk ("sync") or in memory ("async"); None: as topic or broker have
+                it.
 
         Raises:
             ValueError: a limit makes no sense.
@@ -108,6 +118,8 @@ class Client:
                 compression=compression,
                 compression_level=compression_level,
                 compression_threshold=compression_threshold,
+                acks=acks,
+                flush=flush,
             ),
         )
 

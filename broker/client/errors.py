@@ -28,6 +28,17 @@ class OutcomeUnknownError(ClientError):
     """The message may be in the log, or may still get there: sending it again can duplicate it."""
 
 
+class LessDurableError(ClientError):
+    """The message is stored, but not kept as well as was asked for in time: do not send it again.
+
+    *result* says where it is, and what it had reached; more of it may follow by itself.
+    """
+
+    def __init__(self, message: str, *, result: SendResult) -> None:
+        super().__init__(message)
+        self.result = result
+
+
 class MessageRefusedError(InvalidMessageError, NotWrittenError):
     """The broker refused this message for its content; the text holds the broker's remark."""
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
+from broker.client.results import durability_in
 from broker.errors import HeaderError
 from broker.protocol.bodies import Ack, decode_acks
 from dledger.remoting.command import FLAG_GROUPED, FLAG_RESPONSE, INT32_MAX, Command
@@ -216,7 +217,8 @@ class Link:
             if not command.flag & FLAG_RESPONSE:
                 continue  # nothing a node asks of a client is of use to this one
             if command.flag & FLAG_GROUPED:
-                for ack in decode_acks(command.body):  # type: ignore[arg-type]
+                durability = durability_in(command.ext_fields)
+                for ack in decode_acks(command.body, durability):  # type: ignore[arg-type]
                     request = requests.pop(ack.opaque, None)
                     if request is not None:
                         request.callback(ack)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from broker.client.acks import check_acks
 from broker.client.batch import Batch
 from broker.client.compression import THRESHOLD_DEFAULT, make_compressor
 from broker.client.errors import ClientError, ClosedError, NotWrittenError
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from types import TracebackType
 
+    from broker.client.acks import Acks, Flush
     from broker.client.batch import Place, Waiter
     from broker.client.compression import Compression
     from broker.client.leader_finder import LeaderFinder
@@ -91,6 +93,8 @@ class ProducerOptions:
     compression: Compression | None = None
     compression_level: int | None = None  # None: what is usual for that way of compressing
     compression_threshold: int = THRESHOLD_DEFAULT  # bytes; smaller bodies stay as they are
+    acks: Acks | None = None  # who has a copy when a send returns; None: as the topic has it
+    flush: Flush | None = None  # whether on disk: sync, async; None: as the topic has it
 
     def __post_init__(self) -> None:
         for name in (
@@ -107,6 +111,7 @@ class ProducerOptions:
                 f"linger = {self.linger}: must be 0 or more, and less than send_timeout = "
                 f"{self.send_timeout}"
             )
+        check_acks(self.acks, self.flush)
         if self.compression_threshold < 0:
             raise ValueError(f"compression_threshold = {self.compression_threshold}: at least 0")
 
@@ -160,6 +165,8 @@ class Producer:
         self._batch_size_max = options.batch_size_max
         self._batch_count_max = options.batch_count_max
         self._buffer_size_max = options.buffer_size_max
+        self._acks: str = options.acks or ""
+        self._flush: str = options.flush or ""
         self._compress: Callable[[Body], bytes] | None = None
         self._compression_flag = 0
         self._compression_threshold = NEVER
@@ -197,8 +204,13 @@ class Producer:
         properties: Mapping[str, str] | None = None,
         queue: int | None = None,
         ordering_key: str | None = None,
+        acks: Acks | None = None,
+        flush: Flush | None = None,
     ) -> SendResult:
         """Send one message and return where it is, once the group has it for good.
+
+        For good: on the disks of a majority, unless broker, topic or *acks* and *flush* say
+        otherwise. `SendResult.durability` says what has been reached.
 
         A call that is cancelled leaves its message behind: it may be written or not.
 
@@ -210,8 +222,12 @@ class Producer:
             properties: named strings of your own.
             queue: number of the queue; None lets the producer choose.
             ordering_key: messages with the same key go to the same queue, in order.
+            acks: who has to have it first: the "leader" alone (quick, and lost if the lead changes
+                before a majority has it), a "majority", or "all" members.
+            flush: whether they have to have it on disk ("sync") or in memory ("async").
 
         Raises:
+            LessDurableError: it is stored, and not kept as well as was asked for in time.
             InvalidMessageError, InvalidTopicError: the message breaks a limit; nothing was sent.
             MessageRefusedError: the broker will not have this message.
             TopicNotFoundError, NoPermissionError: the topic does not take messages.
@@ -226,7 +242,7 @@ class Producer:
         # No await from here to the parking: a record and its waiter go in together.
         task = _current_task()
         batch, queue_id, place, start, id_prefix, number = self._put(
-            task, queues, body, key, tag, properties, queue, ordering_key
+            task, queues, body, key, tag, properties, queue, ordering_key, acks, flush
         )
         moved: SendResult | None = await _park(partial(_stop_waiting, task))
         if moved is not None:
@@ -288,6 +304,8 @@ class Producer:
             message.properties,
             message.queue,
             message.ordering_key,
+            message.acks,
+            message.flush,
         )
         place.unique_id = id_prefix + DIGIT_TEXTS[number]
         return True
@@ -347,6 +365,8 @@ class Producer:
         properties: Mapping[str, str] | None,
         queue: int | None,
         ordering_key: str | None,
+        acks: Acks | None,
+        flush: Flush | None,
     ) -> tuple[Batch, int, int, int, str, int]:
         """Encode one message into the open batch of a queue.
 
@@ -395,10 +415,17 @@ class Producer:
                 self._id_property,
             )
         size = BODY_OFFSET + body_size + len(tail) + UNIQUE_DIGITS + len(extra)
+        if acks is None and flush is None:
+            wanted_acks, wanted_flush = self._acks, self._flush
+        else:
+            check_acks(acks, flush)
+            wanted_acks, wanted_flush = acks or self._acks, flush or self._flush
         pending = sender.pending
         batch = pending[-1] if pending else None
         if (
             batch is None
+            or batch.acks != wanted_acks
+            or batch.flush != wanted_flush
             or batch.size + size > self._batch_size_max
             or len(batch.records) >= self._batch_count_max
         ):
@@ -406,7 +433,7 @@ class Producer:
                 queues.rotate()
                 sender = queues.sticky
                 pending = sender.pending
-            batch = Batch()
+            batch = Batch(wanted_acks, wanted_flush)
             pending.append(batch)
             loop.add(sender, queues)
         head = _pack_head(

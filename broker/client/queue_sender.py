@@ -174,10 +174,29 @@ class QueueSender:
 
     # --- answers ------------------------------------------------------------------------------
 
-    def acknowledge(self, batch: Batch, *, node: str, queue_offset: int, position: int) -> bool:
+    def acknowledge(
+        self,
+        batch: Batch,
+        *,
+        node: str,
+        queue_offset: int,
+        position: int,
+        durability: str = "",
+        shortfall: str = "",
+    ) -> bool:
         """Settle *batch* as written; return False when it was settled before.
 
-        An answer to any attempt counts: written is written.
+        An answer to any attempt counts: written is written.  One that was acknowledged with the
+        leader's copy alone may still be lost; those behind it are then out of order for the next
+        leader, and are sent again under another producer id.
+
+        Args:
+            batch: what was sent.
+            node: who answered.
+            queue_offset: of its first message.
+            position: of its first message.
+            durability: what its messages have reached.
+            shortfall: what the node says where that is less than was asked for.
         """
         if batch not in self.sealed:
             return False
@@ -185,6 +204,8 @@ class QueueSender:
         batch.node = node
         batch.queue_offset = queue_offset
         batch.position = position
+        batch.durability = durability
+        batch.shortfall = shortfall
         self._delay = 0.0
         batch.acknowledge(self.topic, self.queue_id)
         self._on_settled(batch)

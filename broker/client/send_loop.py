@@ -54,6 +54,16 @@ _FAILURES: Final[Mapping[int, Failure]] = {
     ResponseCode.VERSION_NOT_SUPPORTED: Failure.REFUSED,
 }  # any other code says nothing about what was written: Failure.UNCERTAIN
 
+# The message is stored; all but the first: and not kept as well as was asked for.
+STORED_CODES: Final = frozenset(
+    {
+        ResponseCode.SUCCESS,
+        ResponseCode.FLUSH_DISK_TIMEOUT,
+        ResponseCode.FLUSH_SLAVE_TIMEOUT,
+        ResponseCode.SLAVE_NOT_AVAILABLE,
+    }
+)
+
 _ERRORS: Final[Mapping[int, Callable[[str], Exception]]] = {
     ResponseCode.TOPIC_NOT_EXIST: TopicNotFoundError,
     ResponseCode.NO_PERMISSION: NoPermissionError,
@@ -277,6 +287,8 @@ class SendLoop:
             },
             body=b"".join(batch.records),
         )
+        if batch.acks or batch.flush:
+            request.ext_fields |= {"acks": batch.acks, "flush": batch.flush}
         link.submit(request, partial(self._on_answer, sender, queues, batch, attempt, link.address))
 
     # --- answers ------------------------------------------------------------------------------
@@ -294,17 +306,35 @@ class SendLoop:
         fail = partial(self._fail, sender, queues, batch, attempt)
         if isinstance(answer, Ack):
             if answer.code == ResponseCode.SUCCESS:
-                self._acknowledge(sender, queues, batch, node, answer.queue_offset, answer.position)
+                self._acknowledge(
+                    sender,
+                    queues,
+                    batch,
+                    node=node,
+                    queue_offset=answer.queue_offset,
+                    position=answer.position,
+                    durability=answer.durability,
+                )
             else:
                 fail(answer.code, node, failure_text(Command(answer.code)))
         elif isinstance(answer, Command):
-            if answer.code == ResponseCode.SUCCESS:
+            if answer.code in STORED_CODES:
                 try:
                     header = SendRecordsResponse.decode(answer.ext_fields)
                 except BrokerError as error:
                     fail(ResponseCode.OUTCOME_UNKNOWN, node, str(error))
                     return
-                self._acknowledge(sender, queues, batch, node, header.queue_offset, header.position)
+                is_all = answer.code == ResponseCode.SUCCESS
+                self._acknowledge(
+                    sender,
+                    queues,
+                    batch,
+                    node=node,
+                    queue_offset=header.queue_offset,
+                    position=header.position,
+                    durability=header.durability or "",
+                    shortfall="" if is_all else failure_text(answer),
+                )
             else:
                 fail(answer.code, node, failure_text(answer))
             self._leader.hint(leader_hint(answer))
@@ -318,11 +348,21 @@ class SendLoop:
         sender: QueueSender,
         queues: TopicQueues,
         batch: Batch,
+        *,
         node: str,
         queue_offset: int,
         position: int,
+        durability: str,
+        shortfall: str = "",
     ) -> None:
-        is_new = sender.acknowledge(batch, node=node, queue_offset=queue_offset, position=position)
+        is_new = sender.acknowledge(
+            batch,
+            node=node,
+            queue_offset=queue_offset,
+            position=position,
+            durability=durability,
+            shortfall=shortfall,
+        )
         if is_new and queue_offset < 0:
             self.stats.duplicates_answered += 1
         self._look_again(sender, queues)

@@ -13,6 +13,8 @@ from broker.client.results import SendResult
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from broker.client.acks import Acks, Flush
+
 
 @dataclass(frozen=True, slots=True)
 class OutMessage:
@@ -28,6 +30,8 @@ class OutMessage:
     properties: Mapping[str, str] | None = None
     queue: int | None = None
     ordering_key: str | None = None
+    acks: Acks | None = None
+    flush: Flush | None = None
 
 
 class PlaceOfMany:

@@ -8,49 +8,33 @@ group for a connection that understands it, one response each otherwise.
 
 from __future__ import annotations
 
-import heapq
 import itertools
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from broker.errors import HeaderError, InvalidMessageError, NoPermissionError, TopicNotFoundError
-from broker.handlers.registry import (
-    answer,
-    error_response,
-    handles,
-    handles_runs,
-    holding_cost,
-)
+from broker.handlers.registry import handles, handles_runs, holding_cost
+from broker.handlers.send_answers import Expected, SendAnswers, SendRequest
 from broker.handlers.send_runs import SendRuns
 from broker.message.batch import decode_batch_body, encode_sizes
 from broker.message.codec import encode_record
 from broker.message.limits import RETRY_PREFIX
-from broker.message.message_id import UniqueKeyGenerator, encode_offset_id, month_start_ms
+from broker.message.message_id import UniqueKeyGenerator, month_start_ms
 from broker.message.properties import (
     NAME_VALUE_SEPARATOR,
     PROPERTY_SEPARATOR,
     UNIQUE_KEY,
     decode_properties,
 )
-from broker.protocol.bodies import ACK
-from broker.protocol.headers import (
-    PERM_WRITE,
-    SendMessageRequest,
-    SendMessageResponse,
-    SendRecordsRequest,
-    SendRecordsResponse,
-)
+from broker.protocol.headers import PERM_WRITE, SendMessageRequest, SendRecordsRequest
 from broker.protocol.request_code import RequestCode
-from broker.protocol.response_code import ResponseCode
 from broker.store.chunk import Chunk, check_chunk
-from broker.store.commit_log import Receipt
-from broker.store.producers import SequenceState, SequenceVerdict
-from dledger.errors import LedgerBusyError, NotLeaderError, OutcomeUnknownError
-from dledger.remoting.command import FLAG_GROUPED, FLAG_RESPONSE, Command, response
+from broker.store.producers import SequenceState
+from dledger.errors import LedgerBusyError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from broker.handlers.forward import Forwarder
+    from broker.handlers.ack_policy import AckPolicy
     from broker.handlers.registry import Handler
     from broker.message.limits import MessageLimits
     from broker.message.model import HostAddress
@@ -58,40 +42,12 @@ if TYPE_CHECKING:
     from broker.store.append_queue import AppendQueue
     from dledger.clock import Clock
     from dledger.errors import LedgerError
-    from dledger.remoting.command import Buffer
+    from dledger.remoting.command import Buffer, Command
     from dledger.remoting.server import Session
 
 
 AWAITING_SIZE_MAX = 64 * 1024 * 1024  # bytes of sends that wait for their topic
 AWAITING_COUNT_MAX = 10_000  # so many sends: they are handled in one go when it is there
-
-
-class _Expected(NamedTuple):
-    """How a plain (not record-format) send wants its answer."""
-
-    unique_key: str  # joined by commas for a batch; empty where the sender gave none
-
-
-class SendRequest:
-    """One send that waits for its entry."""
-
-    __slots__ = ("command", "expected", "handlers", "session")
-
-    def __init__(
-        self, handlers: SendHandlers, session: Session, command: Command, expected: _Expected | None
-    ) -> None:
-        self.handlers = handlers
-        self.session = session
-        self.command = command
-        self.expected = expected
-
-    def succeeded(self, receipt: Receipt) -> None:
-        """See `Put`."""
-        self.handlers.acknowledge(self, receipt)
-
-    def failed(self, error: LedgerError) -> None:
-        """See `Put`."""
-        self.handlers.refuse(self.session, self.command, error)
 
 
 class SendHandlers:
@@ -102,13 +58,13 @@ class SendHandlers:
         *,
         queue: AppendQueue,
         topics: Topics,
-        forwarder: Forwarder,
+        answers: SendAnswers,
+        policy: AckPolicy,
         clock: Clock,
         limits: MessageLimits,
         host: HostAddress,
         auto_create_topic: bool,
         default_queue_count: int,
-        committed_index: Callable[[], int],
         create_topic: Callable[[str, int, Callable[[int, LedgerError | None], None]], None],
         is_being_deleted: Callable[[str], bool],
     ) -> None:
@@ -117,32 +73,27 @@ class SendHandlers:
         Args:
             queue: where chunks go.
             topics: what exists.
-            forwarder: takes what this node, no leader any more, has not written.
+            answers: answers sends.
+            policy: says how well a message is to be kept before its send is answered.
             clock: born time of messages whose sender gives none.
             limits: largest body and properties.
-            host: this broker's address, part of offset message ids.
+            host: this broker's address, part of the unique keys it gives.
             auto_create_topic: whether a send to an unknown topic creates it.
             default_queue_count: queues of a topic created like that.
-            committed_index: up to where entries are committed.
             create_topic: proposes a new topic with so many queues.
             is_being_deleted: whether a topic is about to go: nothing is written to it any more.
         """
         self._queue = queue
         self._topics = topics
-        self._forwarder = forwarder
+        self._answers = answers
+        self._policy = policy
         self._clock = clock
         self._limits = limits
-        self._host = host
         self._auto_create_topic = auto_create_topic
         self._default_queue_count = default_queue_count
-        self._committed_index = committed_index
         self._create_topic = create_topic
         self._is_being_deleted = is_being_deleted
-        self._runs = SendRuns(self, queue=queue, limits=limits)
-        self._acks: dict[Session, list[bytes]] = {}
-        self._answered: set[Session] = set()
-        self._duplicates: list[tuple[int, int, SendRequest, Receipt]] = []
-        self._order = itertools.count()
+        self._runs = SendRuns(self, queue=queue, policy=policy, answers=answers, limits=limits)
         self._awaiting_topic: dict[str, list[tuple[Session, Command]]] = {}
         self._awaiting_count = 0
         self._awaiting_size = 0  # bytes, by `holding_cost`
@@ -156,7 +107,6 @@ class SendHandlers:
             month_start_ms=month_start_ms,
         )
         self.message_count = 0
-        self.duplicate_count = 0
 
     @property
     def awaiting_count(self) -> int:
@@ -204,8 +154,9 @@ class SendHandlers:
             queue_id=header.queue_id,
             limits=self._limits,
         )
+        level = self._policy.level_of(header.topic, header.acks, header.flush)
         self._put(
-            SendRequest(self, session, command, None),
+            SendRequest(self._answers, session, command, None, header.topic, level),
             chunk,
             producer_id=header.producer_id,
             first_sequence=header.sequence,
@@ -221,9 +172,12 @@ class SendHandlers:
         ):
             return
         queue_id = self._pick_queue(header)
-        properties, unique_key = self._with_unique_key(header.properties.encode())
+        properties, found = self._with_unique_key(header.properties.encode())
         record = self._encode(header, queue_id, properties, _body_of(command))
-        self._put_encoded(session, command, header.topic, queue_id, [record], unique_key)
+        level = self._policy.level_of_plain(header, [found])
+        expected = Expected(found[UNIQUE_KEY])
+        request = SendRequest(self._answers, session, command, expected, header.topic, level)
+        self._put_encoded(request, queue_id, [record])
 
     def _send_batch_body(
         self, session: Session, command: Command, header: SendMessageRequest
@@ -242,23 +196,26 @@ class SendHandlers:
             raise InvalidMessageError("the batch is empty; send at least one message")
         messages = decode_batch_body(body)
         records = []
-        keys = []
+        found = []
         for message in messages:
-            properties, unique_key = self._with_unique_key(bytes(message.properties))
-            keys.append(unique_key)
+            properties, each = self._with_unique_key(bytes(message.properties))
+            found.append(each)
             records.append(self._encode(header, queue_id, properties, message.body))
-        self._put_encoded(session, command, header.topic, queue_id, records, ",".join(keys))
+        level = self._policy.level_of_plain(header, found)
+        expected = Expected(",".join(each[UNIQUE_KEY] for each in found))
+        request = SendRequest(self._answers, session, command, expected, header.topic, level)
+        self._put_encoded(request, queue_id, records)
 
-    def _with_unique_key(self, properties: bytes) -> tuple[bytes, str]:
-        """Return *properties* with a unique key, and the key: ours where the client gave none."""
-        found = decode_properties(properties).get(UNIQUE_KEY)
-        if found:
+    def _with_unique_key(self, properties: bytes) -> tuple[bytes, dict[str, str]]:
+        """Return *properties* with a unique key, ours where the client gave none; also decoded."""
+        found = decode_properties(properties)
+        if found.get(UNIQUE_KEY):
             return properties, found
-        key = self._unique_keys.next_key()
+        key = found[UNIQUE_KEY] = self._unique_keys.next_key()
         added = f"{UNIQUE_KEY}{NAME_VALUE_SEPARATOR}{key}".encode()
         if properties and not properties.endswith(PROPERTY_SEPARATOR.encode()):
             properties += PROPERTY_SEPARATOR.encode()
-        return properties + added, key
+        return properties + added, found
 
     def _pick_queue(self, header: SendMessageRequest) -> int:
         if header.queue_id >= 0:
@@ -286,23 +243,14 @@ class SendHandlers:
             limits=self._limits,
         )
 
-    def _put_encoded(
-        self,
-        session: Session,
-        command: Command,
-        topic: str,
-        queue_id: int,
-        records: list[bytes],
-        unique_key: str,
-    ) -> None:
+    def _put_encoded(self, request: SendRequest, queue_id: int, records: list[bytes]) -> None:
         chunk = check_chunk(
             b"".join(records),
             encode_sizes([len(record) for record in records]),
-            topic=topic,
+            topic=request.topic,
             queue_id=queue_id,
             limits=self._limits,
         )
-        request = SendRequest(self, session, command, _Expected(unique_key))
         self._put(request, chunk, producer_id=0, first_sequence=0)
 
     def _topic_is_there(
@@ -389,7 +337,7 @@ class SendHandlers:
     def _created(self, topic: str, error: LedgerError | None) -> None:
         if error is not None:
             for session, command in self._take_awaiting(topic):
-                self.refuse(session, command, error)
+                self._answers.refuse(session, command, error)
 
     def topics_changed(self) -> list[tuple[Session, Command]]:
         """Return the sends whose topic has come into being, to be handled again."""
@@ -411,125 +359,25 @@ class SendHandlers:
         self, request: SendRequest, chunk: Chunk, *, producer_id: int, first_sequence: int
     ) -> None:
         verdict = self._queue.put_chunk(
-            chunk, request, producer_id=producer_id, first_sequence=first_sequence
+            chunk,
+            request,
+            producer_id=producer_id,
+            first_sequence=first_sequence,
+            level=self._policy.to_wait_for(request.level),
         )
         if verdict.state is SequenceState.NEW:
             self.message_count += chunk.record_count
         else:
-            self._answer_verdict(request, chunk, verdict, first_sequence)
-
-    def _answer_verdict(
-        self, request: SendRequest, chunk: Chunk, verdict: SequenceVerdict, first_sequence: int
-    ) -> None:
-        if verdict.state is SequenceState.DUPLICATE:
-            self.duplicate_count += 1
-            receipt = Receipt(chunk.queue_id, verdict.queue_offset, -1)
-            if verdict.entry_index <= self._committed_index():
-                request.succeeded(receipt)
-            else:
-                # The first try is in the log and not committed: neither is the second, then.
-                item = (verdict.entry_index, next(self._order), request, receipt)
-                heapq.heappush(self._duplicates, item)
-            return
-        where = f"sequence {first_sequence} for queue {chunk.queue_id} of topic {chunk.topic!r}"
-        code, remark = {
-            SequenceState.PENDING: (
-                ResponseCode.NOT_READY,
-                f"{where} is being written by an earlier try; ask again in a moment",
-            ),
-            SequenceState.GAP: (
-                ResponseCode.OUT_OF_ORDER_SEQUENCE,
-                f"{where} does not follow the last one here; send again from the first that was "
-                "not acknowledged",
-            ),
-            SequenceState.UNKNOWN: (
-                ResponseCode.UNKNOWN_PRODUCER,
-                f"{where} comes from a producer of which nothing is known; begin anew with "
-                "another producer id",
-            ),
-        }[verdict.state]
-        answer(request.session, request.command, response(request.command, int(code), remark))
-        self._answered.add(request.session)
-
-    def acknowledge(self, request: SendRequest, receipt: Receipt) -> None:
-        """Queue the answer to a send whose entry is committed."""
-        session, command = request.session, request.command
-        if session.closed:
-            return
-        if command.is_grouped and request.expected is None:
-            self.add_acks(session, ACK.pack(command.opaque, 0, *receipt))
-            return
-        if request.expected is None:
-            ext_fields = SendRecordsResponse(
-                queue_id=receipt.queue_id,
-                queue_offset=receipt.queue_offset,
-                position=receipt.position,
-            ).encode()
-        else:
-            ext_fields = SendMessageResponse(
-                msg_id=encode_offset_id(self._host, receipt.position),
-                queue_id=receipt.queue_id,
-                queue_offset=receipt.queue_offset,
-                transaction_id=request.expected.unique_key or None,
-            ).encode()
-        answer(session, command, response(command, int(ResponseCode.SUCCESS), None, ext_fields))
-        self._answered.add(session)
-
-    def add_acks(self, session: Session, rows: bytes) -> None:
-        """Queue rows of grouped acks for a connection."""
-        acks = self._acks.get(session)
-        if acks is None:
-            self._acks[session] = [rows]
-        else:
-            acks.append(rows)
-
-    def refuse(self, session: Session, command: Command, error: LedgerError) -> None:
-        """Answer a send that failed, or hand it on where nothing was written."""
-        if session.closed:
-            return
-        if isinstance(error, NotLeaderError):
-            self._forwarder.hold_again(session, command)
-            return
-        answer(session, command, error_response(command, error))
-        self._answered.add(session)
-
-    def send_answers(self) -> None:
-        """Send what was queued: all acks for one connection in one frame."""
-        for session, acks in self._acks.items():
-            if not session.closed:
-                session.reply(
-                    Command(
-                        code=int(ResponseCode.SUCCESS),
-                        flag=FLAG_RESPONSE | FLAG_GROUPED,
-                        body=b"".join(acks),
-                    )
-                )
-                session.flush()
-        self._acks.clear()
-        for session in self._answered:
-            if not session.closed:
-                session.flush()
-        self._answered.clear()
-
-    def committed_to(self, index: int) -> None:
-        """Answer the duplicates of entries that are committed now."""
-        while self._duplicates and self._duplicates[0][0] <= index:
-            _, _, request, receipt = heapq.heappop(self._duplicates)
-            request.succeeded(receipt)
+            self._answers.verdict(request, chunk, verdict, first_sequence)
 
     def lost_lead(self) -> None:
         """Give up what only the leader of the past could have answered."""
-        duplicates, self._duplicates = self._duplicates, []
-        for _, _, request, _ in duplicates:
-            request.failed(
-                OutcomeUnknownError("the lead was lost before the first try was committed")
-            )
         awaiting, self._awaiting_topic = self._awaiting_topic, {}
         self._awaiting_count = self._awaiting_size = 0
         for waiting in awaiting.values():
             for session, command in waiting:
-                self._forwarder.hold_again(session, command)
-        self.send_answers()
+                self._answers.hold_again(session, command)
+        self._answers.lost_lead()
 
 
 def _body_of(command: Command) -> Buffer:

@@ -16,22 +16,26 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from broker.errors import BrokerError
+from broker.handlers.send_answers import SendRequest
 from broker.protocol.bodies import ACK, ACK_SIZE
 from broker.protocol.headers import SendRecordsRequest
 from broker.store.chunk import check_chunk
 from broker.store.columns import COLUMN_MIN
+from broker.store.commit_log import Receipt
 from broker.store.producers import SequenceState
 from dledger.errors import LedgerError
 from dledger.remoting.command import FLAG_GROUPED
 
 if TYPE_CHECKING:
+    from broker.handlers.ack_policy import AckPolicy
     from broker.handlers.registry import Handler
     from broker.handlers.send import SendHandlers
+    from broker.handlers.send_answers import SendAnswers
     from broker.message.limits import MessageLimits
     from broker.store.append_queue import AppendQueue
     from broker.store.chunk import Chunk
     from broker.store.columns import IntArray
-    from broker.store.commit_log import Receipt
+    from dledger.durability import Durability
     from dledger.remoting.command import Buffer, Command
     from dledger.remoting.server import Session
 
@@ -70,31 +74,58 @@ class _Gathered:
 class RunRequest:
     """Gathered sends that wait for their entry."""
 
-    __slots__ = ("_commands", "_handlers", "_record_counts", "_send_sizes", "_session")
+    __slots__ = (
+        "_answers",
+        "_commands",
+        "_level",
+        "_record_counts",
+        "_send_sizes",
+        "_session",
+        "_topic",
+    )
 
     def __init__(
         self,
-        handlers: SendHandlers,
+        answers: SendAnswers,
         session: Session,
         commands: list[Command],
         *,
+        topic: str,
+        level: Durability,
         record_counts: list[int] | None,
         send_sizes: list[int],
     ) -> None:
-        self._handlers = handlers
+        self._answers = answers
+        self._topic = topic
+        self._level = level  # what was asked for
         self._session = session
         self._commands = commands
         self._record_counts = record_counts  # None: each send has one
         self._send_sizes = send_sizes
 
-    def succeeded(self, receipt: Receipt) -> None:
+    def succeeded(self, receipt: Receipt, reached: Durability) -> None:
         """See `Put`: the records of the sends lie back to back, in their order."""
+        if not reached.covers(self._level):
+            self._tell_each(receipt, reached)
+            return
         counts = self._record_counts
         if counts is None and len(self._commands) < COLUMN_MIN:
             rows = self._few_rows(receipt)
         else:
             rows = self._rows(receipt)
-        self._handlers.add_acks(self._session, rows)
+        self._answers.add_acks(self._session, rows, reached)
+
+    def _tell_each(self, receipt: Receipt, reached: Durability) -> None:
+        """Answer each send by itself: it has to hear why it did not get what it asked for."""
+        queue_id, queue_offset, position = receipt
+        counts = self._record_counts or [1] * len(self._commands)
+        for command, count, size in zip(self._commands, counts, self._send_sizes, strict=True):
+            request = SendRequest(
+                self._answers, self._session, command, None, self._topic, self._level
+            )
+            request.succeeded(Receipt(queue_id, queue_offset, position), reached)
+            queue_offset += count
+            position += size
 
     def _few_rows(self, receipt: Receipt) -> bytes:
         queue_id, queue_offset, position = receipt
@@ -120,17 +151,25 @@ class RunRequest:
     def failed(self, error: LedgerError) -> None:
         """See `Put`."""
         for command in self._commands:
-            self._handlers.refuse(self._session, command, error)
+            self._answers.refuse(self._session, command, error)
 
 
 class SendRuns:
     """Gathers sends and hands them to the append queue."""
 
     def __init__(
-        self, handlers: SendHandlers, *, queue: AppendQueue, limits: MessageLimits
+        self,
+        handlers: SendHandlers,
+        *,
+        queue: AppendQueue,
+        policy: AckPolicy,
+        answers: SendAnswers,
+        limits: MessageLimits,
     ) -> None:
         self._handlers = handlers
         self._queue = queue
+        self._policy = policy
+        self._answers = answers
         self._limits = limits
 
     def take(self, session: Session, commands: list[Command], one_by_one: Handler) -> None:
@@ -203,15 +242,22 @@ class SendRuns:
             queue_id=header.queue_id,
             limits=self._limits,
         )
+        level = self._policy.level_of(header.topic, header.acks, header.flush)
         request = RunRequest(
-            self._handlers,
+            self._answers,
             session,
             sends.commands,
+            topic=header.topic,
+            level=level,
             record_counts=record_counts,
             send_sizes=send_sizes,
         )
         verdict = self._queue.put_chunk(
-            chunk, request, producer_id=header.producer_id, first_sequence=header.sequence
+            chunk,
+            request,
+            producer_id=header.producer_id,
+            first_sequence=header.sequence,
+            level=self._policy.to_wait_for(level),
         )
         if verdict.state is not SequenceState.NEW:
             return False
@@ -236,6 +282,8 @@ def _key_of(command: Command) -> _Key | None:
                 ext["producerId"],
                 ext["producerGroup"],
                 ext["recordFormat"],
+                ext.get("acks"),
+                ext.get("flush"),
             )
             hash(key)
             return key

@@ -39,6 +39,9 @@ TRACE_SWITCH = "TRACE_ON"
 INSTANCE_ID = "INSTANCE_ID"
 CLUSTER = "CLUSTER"
 SHARDING_KEY = "__SHARDINGKEY"
+# Ours: how well the message has to be kept before its send is answered.
+ACKS = "DLEDGER_ACKS"  # leader, majority, all
+FLUSH = "DLEDGER_FLUSH"  # sync, async
 
 RESERVED = frozenset(
     {

@@ -7,6 +7,8 @@ Grouped acks answer many sends of one connection in one frame, 28 bytes each, bi
     queue_id      int32
     queue_offset  int64    of the first record; -1 when there is none
     position      int64    of the first record in the commit log; -1 when there is none
+
+The ext field ``durability`` of the frame says what all of them have reached.
 """
 
 from __future__ import annotations
@@ -47,23 +49,24 @@ class Ack(NamedTuple):
     queue_id: int = -1
     queue_offset: int = -1
     position: int = -1
+    durability: str = ""  # what the messages have reached, as "majority/sync"; "": not said
 
 
 def encode_acks(acks: Iterable[Ack]) -> bytes:
     """Return the body of a grouped response."""
     pack = ACK.pack
-    return b"".join([pack(*ack) for ack in acks])
+    return b"".join([pack(*ack[:-1]) for ack in acks])
 
 
-def decode_acks(body: Buffer) -> Iterator[Ack]:
-    """Yield the acks of a grouped response.
+def decode_acks(body: Buffer, durability: str = "") -> Iterator[Ack]:
+    """Return the acks of a grouped response, all of which have reached *durability*.
 
     Raises:
         HeaderError: the body is no whole number of acks.
     """
     if len(body) % ACK_SIZE:
         raise HeaderError(f"{len(body)} bytes are no whole number of 28-byte acks", field="body")
-    return map(Ack._make, ACK.iter_unpack(body))
+    return iter([Ack(*row, durability=durability) for row in ACK.iter_unpack(body)])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

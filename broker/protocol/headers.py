@@ -46,6 +46,8 @@ class SendMessageRequest(Header):
     batch: bool = False
     max_reconsume_times: Int32 | None = None
     broker_name: str | None = field(default=None, metadata={"wire": "bname"})
+    acks: str | None = None  # ours: leader, majority, all; none: as topic or broker have it
+    flush: str | None = None  # ours: sync, async
 
     @classmethod
     def decode_v2(cls, ext_fields: Mapping[str, Any] | None) -> SendMessageRequest:
@@ -80,6 +82,8 @@ _SEND_V2 = renamed_plan(
         "max_reconsume_times": "l",
         "batch": "m",
         "broker_name": "n",
+        "acks": "acks",
+        "flush": "flush",
     },
 )
 
@@ -89,7 +93,8 @@ class SendRecordsRequest(NamedTuple):
 
     *sizes* holds the size of each record, uint32 big-endian.  A *producer_id* other than 0 asks for
     recognition of duplicates: *sequence* is the number of the first record among all that producer
-    sends to this queue, counted from 0.
+    sends to this queue, counted from 0.  *acks* (leader, majority, all) and *flush* (sync,
+    async) say how well they have to be kept before the answer; "" leaves it to topic and broker.
 
     A tuple, as it is made for every send and a frozen dataclass takes three times as long.
     """
@@ -101,6 +106,8 @@ class SendRecordsRequest(NamedTuple):
     sizes: bytes
     producer_id: int = 0
     sequence: int = 0
+    acks: str = ""
+    flush: str = ""
 
     @classmethod
     def decode(cls, ext_fields: Mapping[str, Any] | None) -> SendRecordsRequest:
@@ -114,6 +121,7 @@ class SendRecordsRequest(NamedTuple):
             group, topic, queue_id = get("producerGroup"), get("topic"), get("queueId")
             sizes, record_format = get("sizes"), get("recordFormat")
             producer_id, sequence = get("producerId", 0), get("sequence", 0)
+            acks, flush = get("acks", ""), get("flush", "")
             # Written by our own client, as nearly all of them are: no field needs conversion.
             if (
                 type(group) is str
@@ -122,12 +130,14 @@ class SendRecordsRequest(NamedTuple):
                 and type(sizes) is bytes
                 and type(producer_id) is int
                 and type(sequence) is int
+                and type(acks) is str
+                and type(flush) is str
                 and record_format == RECORD_FORMAT_COMMIT_LOG
                 and 0 <= queue_id < 1 << 31
                 and 0 <= producer_id < 1 << 64
                 and 0 <= sequence < 1 << 64
             ):
-                return cls(group, topic, queue_id, 1, sizes, producer_id, sequence)
+                return cls(group, topic, queue_id, 1, sizes, producer_id, sequence, acks, flush)
         header = decode_fields(cls, ext_fields, _SEND_RECORDS)
         if header.record_format != RECORD_FORMAT_COMMIT_LOG:
             raise HeaderError(
@@ -139,7 +149,8 @@ class SendRecordsRequest(NamedTuple):
 
     def encode(self) -> dict[str, Any]:
         """Return the ext fields of this header."""
-        return dict(zip(_SEND_RECORDS_NAMES, self, strict=True))
+        fields = zip(_SEND_RECORDS_NAMES, self, strict=True)
+        return {name: value for name, value in fields if value != ""}
 
 
 _SEND_RECORDS = (
@@ -150,6 +161,8 @@ _SEND_RECORDS = (
     FieldPlan("sizes", "sizes", reader(bytes), is_required=True),
     FieldPlan("producer_id", "producerId", reader(UInt64), is_required=False),
     FieldPlan("sequence", "sequence", reader(UInt64), is_required=False),
+    FieldPlan("acks", "acks", reader(str), is_required=False),
+    FieldPlan("flush", "flush", reader(str), is_required=False),
 )
 _SEND_RECORDS_NAMES = tuple(field.wire_name for field in _SEND_RECORDS)
 
@@ -164,6 +177,7 @@ class SendMessageResponse(Header):
     transaction_id: str | None = None
     msg_region: str | None = field(default=None, metadata={"wire": "MSG_REGION"})
     trace_on: bool | None = field(default=None, metadata={"wire": "TRACE_ON"})
+    durability: str | None = None  # ours: what the message has reached, as "majority/sync"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,6 +187,7 @@ class SendRecordsResponse(Header):
     queue_id: Int32
     queue_offset: Int64  # of the first record; -1: a duplicate so old that its place is forgotten
     position: Int64  # of the first record in the commit log; -1: not known
+    durability: str | None = None  # what they have reached, as "majority/sync"
 
 
 # --- pull -----------------------------------------------------------------------------------------

@@ -19,20 +19,21 @@ import msgpack
 from broker.errors import InvalidMessageError
 from broker.store.append_state import AppendState
 from broker.store.commit_log import RecordGroup
-from broker.store.log_view import CHANNEL_METADATA, CHANNEL_RECORDS
 from broker.store.producers import SequenceState, SequenceVerdict
+from broker.store.proposals import CommandProposal, Put, RecordProposal
 from dledger.entry import HEADER_SIZE, body_size_limit
 from dledger.errors import LedgerBusyError, LedgerError, NotLeaderError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     from broker.store.append_state import Dispatched
     from broker.store.chunk import Chunk
-    from broker.store.commit_log import Receipt
     from dledger.clock import Clock
-    from dledger.remoting.command import Buffer
+    from dledger.durability import Durability
     from dledger.server import LedgerServer
+
+__all__ = ["AppendQueue", "MetadataCommand", "Put"]
 
 GROUPS_ON_THEIR_WAY_MAX = 4
 GROUP_SIZE_WORTH_SEALING = 64 * 1024
@@ -53,99 +54,6 @@ class MetadataCommand(Protocol):
         ...
 
 
-class Put(Protocol):
-    """Somebody whose records are to be appended; hears the end by exactly one of the two calls."""
-
-    def succeeded(self, receipt: Receipt) -> None:
-        """Hear where the records are, committed."""
-        ...
-
-    def failed(self, error: LedgerError) -> None:
-        """Hear that they were not written, or that nobody knows (`OutcomeUnknownError`)."""
-        ...
-
-
-class RecordProposal:
-    """One entry of records, and those who wait for it."""
-
-    channel = CHANNEL_RECORDS
-
-    def __init__(self, queue: AppendQueue, group: RecordGroup) -> None:
-        self._queue = queue
-        self.group = group
-        self.puts: list[Put] = []
-
-    @property
-    def body_size(self) -> int:
-        """See `Proposal`."""
-        return self.group.body_size
-
-    def encode(self, body_position: int) -> Sequence[Buffer]:
-        """See `Proposal`."""
-        return self.group.encode(body_position - HEADER_SIZE)
-
-    def on_appended(self, index: int, term: int) -> None:
-        """See `Proposal`."""
-
-    def on_committed(self, index: int, term: int) -> None:
-        """See `AppendProposal`."""
-        for put, receipt in zip(self.puts, self.group.receipts, strict=True):
-            put.succeeded(receipt)
-        self._queue.group_finished()
-
-    def on_failed(self, error: LedgerError) -> None:
-        """See `AppendProposal`."""
-        for put in self.puts:
-            put.failed(error)
-        self._queue.group_failed()
-
-
-class CommandProposal:
-    """One entry of metadata commands, and those who wait for it."""
-
-    channel = CHANNEL_METADATA
-
-    def __init__(self, queue: AppendQueue) -> None:
-        self._queue = queue
-        self._packed: list[bytes] = []
-        self._size = 0
-        self._waiting: list[Callable[[int, LedgerError | None], None]] = []
-
-    @property
-    def body_size(self) -> int:
-        """See `Proposal`."""
-        return self._size + len(self._head())
-
-    def _head(self) -> bytes:
-        return msgpack.Packer().pack_array_header(len(self._packed))
-
-    def add(self, packed: bytes, done: Callable[[int, LedgerError | None], None]) -> int:
-        """Take one command that is packed already; return its number in the entry, from 0."""
-        self._packed.append(packed)
-        self._size += len(packed)
-        self._waiting.append(done)
-        return len(self._packed) - 1
-
-    def encode(self, body_position: int) -> Sequence[Buffer]:
-        """See `Proposal`."""
-        return [b"".join([self._head(), *self._packed])]
-
-    def on_appended(self, index: int, term: int) -> None:
-        """See `Proposal`."""
-
-    def on_committed(self, index: int, term: int) -> None:
-        """See `AppendProposal`."""
-        for done in self._waiting:
-            done(index, None)
-        self._queue.group_finished()
-
-    def on_failed(self, error: LedgerError) -> None:
-        """See `AppendProposal`."""
-        for done in self._waiting:
-            done(0, error)
-        self._queue.group_failed()
-
-
 class AppendQueue:
     """The one way into the log: records and metadata commands, in the order they came."""
 
@@ -156,6 +64,7 @@ class AppendQueue:
         dispatched: Dispatched,
         clock: Clock,
         store_host: bytes,
+        ack_timeout_seconds: float,
         opened: Callable[[], None],
         finished: Callable[[], None],
     ) -> None:
@@ -166,6 +75,8 @@ class AppendQueue:
             dispatched: what is known up to the entry that dispatch has reached.
             clock: stamps records.
             store_host: this broker's address as records hold it, 8 bytes.
+            ack_timeout_seconds: longest time a send waits for a better level of durability than
+                that of the commit, or for the leader's own disk.
             opened: called when the queue has opened.
             finished: called after each group whose end was told; the place to send answers.
         """
@@ -173,6 +84,7 @@ class AppendQueue:
         self._dispatched = dispatched
         self._clock = clock
         self._store_host = store_host
+        self._ack_timeout_seconds = ack_timeout_seconds
         self._opened = opened
         self._finished = finished
         self._state: AppendState | None = None
@@ -221,6 +133,41 @@ class AppendQueue:
         for group in groups:
             group.on_failed(error)
 
+    # -- levels of durability -------------------------------------------------------------------
+
+    @property
+    def commit_durability(self) -> Durability:
+        """Return what is true of everything that is committed."""
+        return self._ledger.core.engine.levels.of_commit
+
+    def comes_with_commit(self, level: Durability) -> bool:
+        """Return whether nobody need wait for *level* in particular."""
+        return self._ledger.core.engine.levels.comes_with_commit(level)
+
+    def await_level(
+        self, index: int, level: Durability, done: Callable[[Durability | None], None]
+    ) -> None:
+        """Call *done* when entry *index* has reached *level*, or its time is up.
+
+        For an entry that is just being appended; see `LedgerCore.await_level`.
+        """
+        self._ledger.core.await_level(
+            index, level, deadline=self._clock.now() + self._ack_timeout_seconds, done=done
+        )
+
+    def await_level_of_older(
+        self, index: int, level: Durability, done: Callable[[Durability | None], None]
+    ) -> None:
+        """As `await_level`, for an entry that was appended before."""
+        self.await_level(index, level, done)
+        self._ledger.pump_soon()
+
+    def told_some(self) -> None:
+        """Have the answers sent that were given before a group is finished, or after."""
+        self._finished()
+
+    # -- the end of groups ----------------------------------------------------------------------
+
     def group_failed(self) -> None:
         """Give up offsets and sequences that were counted on an append which did not come."""
         if self._state is not None:
@@ -235,9 +182,17 @@ class AppendQueue:
     # -- taking ---------------------------------------------------------------------------------
 
     def put_chunk(
-        self, chunk: Chunk, put: Put, *, producer_id: int, first_sequence: int
+        self,
+        chunk: Chunk,
+        put: Put,
+        *,
+        producer_id: int,
+        first_sequence: int,
+        level: Durability | None = None,
     ) -> SequenceVerdict:
         """Take checked records; unless the verdict is NEW nothing was taken.
+
+        *put* hears when they have reached *level*; None stands for that of the commit.
 
         Raises:
             NotLeaderError: the queue is not open.
@@ -256,7 +211,7 @@ class AppendQueue:
             chunk, producer_id=producer_id, first_sequence=first_sequence
         )
         if verdict.state is SequenceState.NEW:
-            group.puts.append(put)
+            group.add(put, level)
             if not self._groups or self._groups[-1] is not group:
                 self._groups.append(group)
         return verdict

@@ -192,12 +192,16 @@ class SimCluster(ClusterChecks):
         self._linked.add(pair)
         self._generation[pair] = self._generation.get(pair, 0) + 1
         hellos = [(n.core.engine.joining, n.store.end_index) for n in (a, b)]  # type: ignore[union-attr]
-        self._hear(
-            a, lambda: a.core.peer_connected(other, joining=hellos[1][0], last_index=hellos[1][1])
-        )  # type: ignore[union-attr]
-        self._hear(
-            b, lambda: b.core.peer_connected(one, joining=hellos[0][0], last_index=hellos[0][1])
-        )  # type: ignore[union-attr]
+        for node, peer_id, hello in ((a, other, hellos[1]), (b, one, hellos[0])):
+            self._hear(
+                node,
+                lambda node=node, peer_id=peer_id, hello=hello: node.core.peer_connected(
+                    peer_id,
+                    joining=hello[0],
+                    last_index=hello[1],
+                    promises_synced=self.store_config.flush_disk_type is FlushDiskType.SYNC_FLUSH,
+                ),
+            )
 
     def unlink(self, one: str, other: str) -> None:
         """Break the connection between two members; both hear of it."""

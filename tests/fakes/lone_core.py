@@ -161,9 +161,19 @@ class LoneCore:
 
     # -- events ---------------------------------------------------------------------------------
 
-    def connect(self, *peers: str, joining: bool = False, last_index: int = 0) -> None:
+    def connect(
+        self,
+        *peers: str,
+        joining: bool = False,
+        last_index: int = 0,
+        promises_synced: bool | None = None,
+    ) -> None:
+        if promises_synced is None:  # as this member does
+            promises_synced = self.config.store.flush_disk_type is FlushDiskType.SYNC_FLUSH
         for peer_id in peers or self.peers:
-            self.core.peer_connected(peer_id, joining=joining, last_index=last_index)
+            self.core.peer_connected(
+                peer_id, joining=joining, last_index=last_index, promises_synced=promises_synced
+            )
         self.step()
 
     def hear(self, peer_id: str, message: dict[str, Any] | str, **fields: Any) -> None:

@@ -165,8 +165,8 @@ def admits_on_old_answers(stack):
     """Answers that were on their way when a member came count as given since then."""
     stock = Leading.connected
 
-    def connected(self, peer_id, *, joining, last_index):
-        stock(self, peer_id, joining=joining, last_index=last_index)
+    def connected(self, peer_id, *, joining, **said):
+        stock(self, peer_id, joining=joining, **said)
         progress = self.progress[peer_id]
         progress.sent_before = {other: p.acked_id for other, p in self.progress.items()}
 

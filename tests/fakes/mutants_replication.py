@@ -237,8 +237,14 @@ def keeps_what_a_peer_had_proven(stack):
     """A peer that comes back with less than it had acknowledged is asked for the rest for ever."""
     stock = Leading.connected
 
-    def connected(self, peer_id, *, joining, last_index):
-        stock(self, peer_id, joining=joining, last_index=1 << 60)
+    def connected(self, peer_id, *, joining, last_index, promises_synced):
+        stock(
+            self,
+            peer_id,
+            joining=joining,
+            last_index=1 << 60,
+            promises_synced=promises_synced,
+        )
 
     put(stack, Leading, "connected", connected)
 

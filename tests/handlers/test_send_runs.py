@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from broker.handlers.ack_policy import AckPolicy
 from broker.handlers.registry import Registry
 from broker.handlers.send import SendHandlers
+from broker.handlers.send_answers import SendAnswers
 from broker.message.batch import encode_sizes
 from broker.message.codec import encode_record
 from broker.message.limits import MessageLimits
@@ -21,8 +23,11 @@ from broker.protocol.response_code import ResponseCode
 from broker.store.append_queue import AppendQueue
 from broker.store.producers import ProducerTable
 from dledger.config import LedgerConfig, Member, RaftConfig
+from dledger.durability import Copies, Durability
 from dledger.errors import OutcomeUnknownError
 from dledger.remoting.command import FLAG_GROUPED, FLAG_ONEWAY, Command
+
+COMMITTED = Durability(Copies.MAJORITY, synced=True)
 
 
 class Clock:
@@ -69,8 +74,14 @@ class Ledger:
             unfinished_count=0,
             disk_full=None,
             pending_size=0,
-            engine=SimpleNamespace(first_index_of_own_term=0),
+            engine=SimpleNamespace(
+                first_index_of_own_term=0,
+                levels=SimpleNamespace(
+                    of_commit=COMMITTED, comes_with_commit=lambda level: level == COMMITTED
+                ),
+            ),
         )
+        self.committed_index = 1 << 30
         self.store: Any = SimpleNamespace(end_index=0, entries=lambda first, last: iter(()))
         self.bodies: list[bytes] = []
         self.proposals: list[Any] = []
@@ -120,20 +131,31 @@ class Broker:
             dispatched=dispatched,  # type: ignore[arg-type]
             clock=Clock(),
             store_host=bytes(8),
+            ack_timeout_seconds=2.0,
             opened=lambda: None,
-            finished=lambda: self.sends.send_answers(),
+            finished=lambda: self.answers.send(),
         )
         self.topics = {"t": TopicConfig(topic="t")}
+        self.answers = SendAnswers(
+            ledger=self.ledger,  # type: ignore[arg-type]
+            queue=self.queue,
+            forwarder=self.forwarder,  # type: ignore[arg-type]
+            host=HostAddress(bytes(4), 1),
+        )
         self.sends = SendHandlers(
             queue=self.queue,
             topics=self.topics,  # type: ignore[arg-type]
-            forwarder=self.forwarder,  # type: ignore[arg-type]
+            answers=self.answers,
+            policy=AckPolicy(
+                topics=self.topics,  # type: ignore[arg-type]
+                queue=self.queue,
+                default=COMMITTED,
+            ),
             clock=Clock(),
             limits=MessageLimits(),
             host=HostAddress(bytes(4), 1),
             auto_create_topic=False,
             default_queue_count=4,
-            committed_index=lambda: 1 << 30,
             create_topic=lambda *_: None,
             is_being_deleted=lambda _: False,
         )
@@ -149,7 +171,7 @@ class Broker:
 
     def _end_of_pass(self) -> None:
         self.queue.seal()
-        self.sends.send_answers()
+        self.answers.send()
 
     def receive(self, commands: list[Command]) -> None:
         self.registry.on_commands(self.session, commands)  # type: ignore[arg-type]
@@ -232,7 +254,7 @@ def test_gathered_sends_are_one_put_and_one_frame_of_acks() -> None:
     broker.receive([send(n, n) for n in range(50)])
 
     (proposal,) = broker.ledger.proposals
-    assert len(proposal.puts) == 1
+    assert proposal.put_count == 1
     broker.ledger.commit()
     assert len(broker.session.replies) == 1
 
@@ -359,7 +381,7 @@ def test_a_lost_lead_answers_every_gathered_send() -> None:
     broker.receive([send(n, n) for n in range(8)])
 
     broker.ledger.lose()
-    broker.sends.send_answers()
+    broker.answers.send()
 
     assert [ack[:2] for ack in broker.acks] == [(n, ResponseCode.OUTCOME_UNKNOWN) for n in range(8)]
 
