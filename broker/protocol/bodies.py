@@ -66,7 +66,12 @@ def decode_acks(body: Buffer, durability: str = "") -> Iterator[Ack]:
     """
     if len(body) % ACK_SIZE:
         raise HeaderError(f"{len(body)} bytes are no whole number of 28-byte acks", field="body")
-    return iter([Ack(*row, durability=durability) for row in ACK.iter_unpack(body)])
+    return iter(
+        [
+            Ack(opaque, code, queue_id, queue_offset, position, durability)
+            for opaque, code, queue_id, queue_offset, position in ACK.iter_unpack(body)
+        ]
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

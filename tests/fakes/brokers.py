@@ -169,7 +169,8 @@ class Caller:
 
     def _take(self, command: Command) -> None:
         if command.is_grouped:
-            found = list(decode_acks(command.body))  # type: ignore[arg-type]
+            stated = command.ext_fields.get("durability", "")
+            found = list(decode_acks(command.body, stated))  # type: ignore[arg-type]
             self.acks += found
             self.pushes.append(len(found))
 
