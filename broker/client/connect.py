@@ -20,12 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from types import TracebackType
 
-<<<<<<< HEAD
+    from broker.client.acks import Acks, Flush
     from broker.client.admin import Admin
     from broker.client.lookup import Lookup
-=======
-    from broker.client.acks import Acks, Flush
->>>>>>> b50da20 (broker, client: acks by the leader, a majority or all, on disk or in memory)
     from broker.client.starts import Start
 
 DEFAULT_PORT = 9876
