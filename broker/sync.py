@@ -188,12 +188,14 @@ class SyncProducer:
         properties: Mapping[str, str] | None = None,
         queue: int | None = None,
         ordering_key: str | None = None,
+        acks: Acks | None = None,
+        flush: Flush | None = None,
     ) -> SendResult:
         """Send one message and return where it is. See `broker.Producer.send`.
 
         A call that is interrupted leaves its message behind: it may be written or not.
         """
-        message = OutMessage(body, key, tag, properties, queue, ordering_key)
+        message = OutMessage(body, key, tag, properties, queue, ordering_key, acks, flush)
         job = _BlockingSend(self._pumps, topic, message)
         self._portal.submit(job)
         return job.wait()
@@ -379,6 +381,8 @@ class SyncClient:
         properties: Mapping[str, str] | None = None,
         queue: int | None = None,
         ordering_key: str | None = None,
+        acks: Acks | None = None,
+        flush: Flush | None = None,
     ) -> SendResult:
         """Send one message through a producer that this client keeps for it."""
         with self._lock:
@@ -394,6 +398,8 @@ class SyncClient:
             properties=properties,
             queue=queue,
             ordering_key=ordering_key,
+            acks=acks,
+            flush=flush,
         )
 
     def consume(

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Mapping
     from types import TracebackType
 
+    from broker.client.acks import Acks, Flush
     from broker.client.admin import Admin
     from broker.client.consumer import ConsumerOptions
     from broker.client.handout import Handout
@@ -223,6 +224,8 @@ class AsyncioProducer(Producer):
         properties: Mapping[str, str] | None = None,
         queue: int | None = None,
         ordering_key: str | None = None,
+        acks: Acks | None = None,
+        flush: Flush | None = None,
     ) -> SendResult:
         """See `Producer.send`."""
         if type(body) is not bytes and isinstance(body, bytearray | memoryview):
@@ -234,7 +237,7 @@ class AsyncioProducer(Producer):
             future,
             self._pumps,
             topic,
-            OutMessage(body, key, tag, properties, queue, ordering_key),
+            OutMessage(body, key, tag, properties, queue, ordering_key, acks, flush),
         )
         portal.portal.submit(job)
         try:
