@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
     from types import TracebackType
 
+    from broker.client.acks import Acks, Flush
     from broker.client.compression import Compression
     from broker.client.handout import ConsumerStats
     from broker.client.records import Message
@@ -61,6 +62,8 @@ class ProducerKeywords(TypedDict, total=False):
     compression: Compression | None
     compression_level: int | None
     compression_threshold: int
+    acks: Acks | None
+    flush: Flush | None
 
 
 class ConsumerKeywords(TypedDict, total=False):
