@@ -100,11 +100,10 @@ async def ask_node(
     if answer.code:
         return NodeAnswer(address=address, problem=f"code {answer.code}: {answer.remark}")
     found = read_answer(address, _body(answer))
-    told_ms = int(found.details.get("wall_ms", -1))
-    if told_ms < 0:
+    if found.status is None or found.status.wall_ms < 0:  # nodes of 0.1 do not tell
         return found
     middle_ms = SystemClock().wall_ms() - (answered_at - asked_at) * 500
-    return dataclasses.replace(found, clock_skew_seconds=(told_ms - middle_ms) / 1000)
+    return dataclasses.replace(found, clock_skew_seconds=(found.status.wall_ms - middle_ms) / 1000)
 
 
 def read_answer(address: str, body: bytes) -> NodeAnswer:

@@ -24,7 +24,7 @@ from broker.errors import BrokerError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-BENCH_GROUP = "dledger-bench"
+BENCH_GROUP = ""  # of no consumer group: none comes to be
 DRAIN_SECONDS = 10.0  # longest wait for what is acknowledged and not received yet
 
 STAMP_SIZE = 8  # bytes of a body that say when its message was due, and as many that name the run

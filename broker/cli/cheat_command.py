@@ -44,6 +44,7 @@ SHEET: dict[str, list[tuple[str, str]]] = {
     ],
     "watch": [
         ("who leads, who lags", "dledger status --watch"),
+        ("all of it, live", "dledger top"),
         ("how fast is it", "dledger bench e2e --rate 2000 --secs 10"),
     ],
     "trouble": [

@@ -203,14 +203,14 @@ def _node(view: GroupView, answer: NodeAnswer, status: GroupStatus) -> Iterator[
             remedy="it catches up after a start; if it does not, look for a full disk in its log",
         )
     yield _sync(status)
-    if (disk := _disk(answer, status)) is not None:
+    if (disk := _disk(status)) is not None:
         yield disk
-    if refusal := str(answer.details.get("write_refusal") or ""):
+    if status.write_refusal:
         yield Check(
             name="writes",
             subject=node,
             level=Level.FAIL,
-            text=f"refused: {refusal}",
+            text=f"refused: {status.write_refusal}",
             remedy="free some room, or let retention keep less",
         )
     yield Check(
@@ -239,8 +239,8 @@ def _sync(status: GroupStatus) -> Check:
     )
 
 
-def _disk(answer: NodeAnswer, status: GroupStatus) -> Check | None:
-    percent = float(answer.details.get("disk_percent", -1.0))
+def _disk(status: GroupStatus) -> Check | None:
+    percent = status.disk_percent
     if percent < 0:  # nodes of 0.1 do not tell
         return None
     level = Level.OK
@@ -250,7 +250,7 @@ def _disk(answer: NodeAnswer, status: GroupStatus) -> Check | None:
         name="disk",
         subject=status.node_id,
         level=level,
-        text=f"{percent:.0f} % used, {format_bytes(int(answer.details['disk_available']))} left",
+        text=f"{percent:.0f} % used, {format_bytes(status.disk_available)} left",
         remedy="let retention keep less (file_reserved_hours, log_size_max), or give it a larger "
         "disk",
     )

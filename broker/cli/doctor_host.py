@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from broker.cli.checks import Check, Level
-from broker.cli.doctor_group import DISK_FAIL_PERCENT, DISK_WARN_PERCENT
 from broker.cli.output import format_bytes
 from broker.cli.processes import check_port_free
 from broker.cli.values import format_duration
@@ -218,9 +217,10 @@ def _space(config: NodeConfig, folder: Path) -> Check:
     if usage.free < segment_size:
         level = Level.FAIL
         text += f", less than one segment of {format_bytes(segment_size)}"
-    elif percent >= DISK_FAIL_PERCENT:
+    elif percent >= config.store.disk_refuse_percent:
         level = Level.FAIL
-    elif percent >= DISK_WARN_PERCENT or usage.free < 3 * segment_size:
+        text += f"; at {config.store.disk_refuse_percent} % writes are refused"
+    elif percent >= config.store.disk_clean_percent or usage.free < 3 * segment_size:
         level = Level.WARN
     if config.store.log_size_max > usage.free + usage.used:
         level = max(level, Level.WARN, key=list(Level).index)

@@ -51,6 +51,10 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Running groups": {
         "status": ("group_commands", "Show who leads and how far each node has come."),
+        "top": (
+            "top_command",
+            "Show nodes, topics by rate and groups by lag, live; q or Ctrl-C ends it.",
+        ),
         "doctor": (
             "doctor_command",
             "Check a group and the machines of its local nodes, and say what to do.",

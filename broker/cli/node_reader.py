@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from dledger.remoting.client import RemotingClient
     from dledger.remoting.network import Network
 
-_READER = "dledger-reader"  # consumer group in the requests; no offset is ever committed for it
+_READER = ""  # of no consumer group: none comes to be, and no offset is ever committed
 _COUNT_MAX = 1_000  # messages of one pull
 _ANSWER_SECONDS = 5.0
 

@@ -21,7 +21,7 @@ from broker.message.tags import parse_tag_expression
 if TYPE_CHECKING:
     import broker
 
-READER = "dledger-tail"  # group in the requests; no offset is ever committed for it
+READER = ""  # of no consumer group: none comes to be, and no offset is ever committed
 WINDOW = "200ms"
 
 

@@ -103,6 +103,7 @@ class GroupHandlers:
             disk_available=-1 if usage is None else usage.available,
             disk_percent=-1.0 if usage is None else round(usage.percent, 1),
             write_refusal="" if ledger.write_refusal is None else str(ledger.write_refusal),
+            wall_ms=self._clock.wall_ms(),
         )
 
     def _match_index(self, node_id: str) -> int:

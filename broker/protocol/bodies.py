@@ -117,6 +117,7 @@ class GroupStatus:
     disk_available: int = -1  # likewise, left to the node
     disk_percent: float = -1.0  # used of both
     write_refusal: str = ""  # why it would take no messages as the leader
+    wall_ms: int = -1  # its clock as it answers, milliseconds since 1970
 
     def encode(self) -> bytes:
         """Return the body."""

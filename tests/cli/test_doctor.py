@@ -55,12 +55,11 @@ def status_of(node_id, **changes):
     return GroupStatus(**(fields | changes))
 
 
-def answer_of(node_id, *, details=None, skew=0.0, **changes):
+def answer_of(node_id, *, skew=0.0, **changes):
     return NodeAnswer(
         address=ADDRESSES[node_id],
         node_id=node_id,
         status=status_of(node_id, **changes),
-        details=details or {},
         clock_skew_seconds=skew,
     )
 
@@ -136,7 +135,7 @@ def test_two_that_say_they_lead_are_told():
         ("lag", "n1", {"end_index": 100}),
         ("dispatch", "n1", {"dispatched_index": 100}),
         ("last sync", "n1", {"sync_seconds_last": 0.5}),
-        ("disk", "n1", {"details": {"disk_percent": 80.0, "disk_available": 1 << 30}}),
+        ("disk", "n1", {"disk_percent": 80.0, "disk_available": 1 << 30}),
         ("clients", "n1", {"held_pull_count": 99_000}),
     ],
 )
@@ -158,8 +157,11 @@ def test_a_peer_that_is_not_connected_is_named():
 
 
 def test_a_full_disk_and_refused_writes_fail():
-    details = {"disk_percent": 93.0, "disk_available": 1 << 30, "write_refusal": "disk 93 % full"}
-    checks = check(n1=answer_of("n1", details=details))
+    checks = check(
+        n1=answer_of(
+            "n1", disk_percent=93.0, disk_available=1 << 30, write_refusal="disk 93 % full"
+        )
+    )
 
     assert found(checks, "disk", "n1").level is Level.FAIL
     assert found(checks, "writes", "n1").level is Level.FAIL

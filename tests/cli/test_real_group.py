@@ -1,10 +1,15 @@
 """The commands as a user types them, against a group of three real processes."""
 
+import fcntl
 import json
+import os
+import pty
 import re
 import signal
+import struct
 import subprocess
 import sys
+import termios
 
 import pytest
 
@@ -172,6 +177,35 @@ def test_a_healthy_group_passes_the_doctor(run):
         "leader", "lag",
     }  # fmt: skip
     assert done.returncode in (0, 3)
+
+
+@pytest.mark.parametrize(("key", "code"), [(b"q", 0), (b"\x03", 130)])
+def test_top_shows_the_group_and_leaves_the_terminal_as_it_was(run, folder, key, code):
+    """On a terminal of its own: it draws until a key ends it, and puts everything back."""
+    run("produce", "shown-in-top", "x")
+    main_side, command_side = pty.openpty()
+    fcntl.ioctl(command_side, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
+    before = termios.tcgetattr(command_side)
+    command = [sys.executable, "-m", "broker.cli.main", "top", "--data", str(folder)]
+    with subprocess.Popen(
+        command, stdin=command_side, stdout=command_side, stderr=command_side,
+        env=os.environ | {"TERM": "xterm"}, start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    ) as top:  # fmt: skip
+        seen = b""
+        while b"shown-in-top" not in seen or b"q quits" not in seen:
+            seen += os.read(main_side, 65_536)
+        os.write(main_side, key)
+        while b"\x1b[?1049l" not in seen:  # back from the other screen
+            seen += os.read(main_side, 65_536)
+        top.wait(timeout=30)
+    after = termios.tcgetattr(command_side)
+    os.close(main_side)
+    os.close(command_side)
+
+    assert top.returncode == code
+    assert b"\x1b[?25h" in seen.rpartition(b"q quits")[2]  # the cursor
+    assert after == before
 
 
 def test_topics_are_listed_with_their_messages(run):
