@@ -70,6 +70,14 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
             "log_commands",
             "Prove, compare, measure and show a node's log, running or not; nothing is changed.",
         ),
+        "backup": (
+            "backup_commands",
+            "Copy a node's log into the new folder TARGET, while the node runs or not.",
+        ),
+        "restore": (
+            "backup_commands",
+            "Fill empty data folders with the backup in the folder SOURCE.",
+        ),
     },
     "This command": {
         "cheat": (

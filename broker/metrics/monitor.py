@@ -87,7 +87,7 @@ class Monitor:
                     partial(render, families, self._gatherer.common_labels())
                 )
                 self._page = Answer(content_type=CONTENT_TYPE, body=body)
-                self._page_until = now + PAGE_SECONDS
+                self._page_until = self._clock.now() + PAGE_SECONDS
             return self._page
 
     async def healthz(self) -> Answer:

@@ -70,20 +70,14 @@ class DataFolder:
         disk.make_folder(path)
         lock = disk.lock_folder(path)
         try:
-            expected = {
-                "format_version": FORMAT_VERSION,
-                "group": group,
-                "node_id": node_id,
-                "segment_size": config.segment_size,
-                "index_file_units": config.index_file_units,
-            }
+            expected = _identity(group, node_id, config)
             identity = f"{path}/identity.json"
             is_new = not disk.exists(identity)
             if is_new:
                 _check_empty(disk, path)
                 VoteFile.open(disk, path, joining=joining).close()
                 CheckpointFile.create(disk, f"{path}/checkpoint")
-                disk.write_file_atomic(identity, json.dumps(expected, indent=2).encode() + b"\n")
+                _write_identity(disk, path, expected)
             else:
                 _check(identity, disk.read_file(identity), expected)
             if not disk.exists(f"{path}/vote"):
@@ -101,10 +95,60 @@ class DataFolder:
             lock.release()
             raise
 
+    @staticmethod
+    def found(
+        disk: Disk,
+        path: str,
+        *,
+        group: str,
+        node_id: str,
+        config: StoreConfig,
+        term: int,
+        joining: bool,
+    ) -> None:
+        """Make folder *path*, into which a log was copied, the data folder of a node; blocking.
+
+        Args:
+            disk: where the folder is.
+            path: holds a log and its checkpoint, and no vote or identity yet.
+            group: whose data it is from now on, as with *node_id* and *config*.
+            node_id: see *group*.
+            config: see *group*.
+            term: of the last entry; no vote was given in it, as far as this folder knows.
+            joining: whether the node may not vote before the leader says so; false is for a group
+                of which no member remembers more than this folder does.
+
+        Raises:
+            LedgerFullError: no room.
+        """
+        assert not disk.exists(f"{path}/identity.json")
+        vote = VoteFile.open(disk, path, joining=joining)
+        try:
+            vote.set(term, None)
+            vote.sync()
+        finally:
+            vote.close()
+        _write_identity(disk, path, _identity(group, node_id, config))
+
     def close(self) -> None:
         """Close the vote file and let go of the folder."""
         self.vote.close()
         self._lock.release()
+
+
+def _identity(group: str, node_id: str, config: StoreConfig) -> dict[str, object]:
+    return {
+        "format_version": FORMAT_VERSION,
+        "group": group,
+        "node_id": node_id,
+        "segment_size": config.segment_size,
+        "index_file_units": config.index_file_units,
+    }
+
+
+def _write_identity(disk: Disk, path: str, identity: dict[str, object]) -> None:
+    content = json.dumps(identity, indent=2).encode() + b"\n"
+    disk.write_file_atomic(f"{path}/identity.json", content)
 
 
 def _check_empty(disk: Disk, path: str) -> None:
