@@ -33,6 +33,10 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "A group on this machine": {
         "up": ("group_commands", "Start a group on this machine, or what is missing of it."),
         "down": ("group_commands", "Stop the group on this machine; its data stays."),
+        "restart": (
+            "restart_command",
+            "Restart the nodes of the group on this machine one after another.",
+        ),
     },
     "Messages": {
         "produce": (
