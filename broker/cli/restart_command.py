@@ -25,7 +25,13 @@ _POLL_SECONDS = 0.05
 
 
 @click.command()
-@click.option("--node", "node_ids", multiple=True, metavar="ID", help="Only these.  [all]")
+@click.option(
+    "--node",
+    "node_ids",
+    multiple=True,
+    metavar="ID",
+    help="Only this one; several times for several.  [all]",
+)
 @data_option
 def restart(node_ids: tuple[str, ...], *, data: Path) -> None:
     """Restart the nodes of the group on this machine one after another.
