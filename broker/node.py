@@ -9,6 +9,7 @@ threads; the simulator builds the same `Node` from its own.
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -16,8 +17,10 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from broker.delivery.topic_retention import TopicRetentionService
+from broker.groups.consumers import Consumers
 from broker.handlers.ack_policy import COPIES_OF_ROLE, AckPolicy
 from broker.handlers.broker_info import BrokerInfoHandlers
+from broker.handlers.clients import ClientHandlers
 from broker.handlers.commands import Commands
 from broker.handlers.consumer_groups import ConsumerGroupHandlers
 from broker.handlers.forward import Forwarder
@@ -80,6 +83,9 @@ STOP_SECONDS = 1.5
 SETTLE_SECONDS = 0.5  # of it: for answers that are due, once the lead is handed over
 READ_SECONDS = 0.25  # of it: for clients to read their answers
 _SETTLE_POLL_SECONDS = 0.005
+# Of the machine's memory: a log no larger than that lies in it, and a new group of stock clients
+# begins with its first message. Source: RocketMQ ``accessMessageInMemoryMaxRatio``.
+YOUNG_LOG_SHARE = 0.4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +111,7 @@ class OpenFiles:
     offsets: ConsumerOffsets
     traffic: Traffic
     topic_rates: TopicRates
+    consumers: Consumers
 
 
 def open_files(config: NodeConfig, disk: Disk) -> OpenFiles:
@@ -125,7 +132,7 @@ def open_files(config: NodeConfig, disk: Disk) -> OpenFiles:
     try:
         store = LedgerStore.open(disk, config.store, config.data_folder)
         topics, groups = Topics(), SubscriptionGroups()
-        offsets = ConsumerOffsets(topics)
+        offsets, consumers = ConsumerOffsets(topics), Consumers()
         traffic, topic_rates = Traffic(), TopicRates()
         derived = DerivedState.open(
             disk,
@@ -133,7 +140,7 @@ def open_files(config: NodeConfig, disk: Disk) -> OpenFiles:
             store,
             commit_index=store.checkpoint_commit_index,
             segment_size=config.store.segment_size,
-            metadata=StateMachine([topics, groups, offsets, QueueTrims()]),
+            metadata=StateMachine([topics, groups, offsets, consumers, QueueTrims()]),
             dispatchers=[traffic, topic_rates],
         )
     except BaseException:
@@ -150,6 +157,7 @@ def open_files(config: NodeConfig, disk: Disk) -> OpenFiles:
         offsets=offsets,
         traffic=traffic,
         topic_rates=topic_rates,
+        consumers=consumers,
     )
 
 
@@ -297,6 +305,18 @@ class Node:
             auto_create_topic=config.broker.auto_create_topic,
             default_queue_count=config.broker.default_topic_queue_count,
         )
+        self.clients = ClientHandlers(
+            ledger=self.ledger,
+            derived=files.derived,
+            queue=self.queue,
+            clock=clock,
+            consumers=files.consumers,
+            groups=files.groups,
+            topics=files.topics,
+            forwarder=self.forwarder,
+            is_serving=self._is_serving,
+            create_topic=self.topics.create_missing,
+        )
         self.send_answers = SendAnswers(
             ledger=self.ledger, queue=self.queue, forwarder=self.forwarder, host=store_host
         )
@@ -328,6 +348,10 @@ class Node:
             gate=gate,
             forwarder=self.forwarder,
             clock=clock,
+            log_size=lambda: files.store.end_position - files.store.base.position,
+            young_size_max=int(
+                YOUNG_LOG_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+            ),
         )
         self.resets = OffsetResetHandlers(
             commands=self.commands,
@@ -396,6 +420,7 @@ class Node:
             self.group,
             self.lookups,
             self.names,
+            self.clients,
         ):
             self.registry.register(family)
         self.rates = Rates(
@@ -452,6 +477,7 @@ class Node:
         self.queue.refresh()
         self.commands.dispatched()
         self.offsets.dispatched()
+        self.clients.dispatched()
         for session, command in self.sends.topics_changed():
             self.registry.dispatch(session, command)
             session.flush_soon()  # refused at once: no pass over its requests ends here
@@ -471,6 +497,7 @@ class Node:
 
     def _began_to_serve(self) -> None:
         logger.info("serving as the leader of term %d", self.ledger.term)
+        self.clients.began_to_serve()
         self.forwarder.serve_held()
 
     def _end_of_pass(self) -> None:
@@ -485,6 +512,7 @@ class Node:
     def _session_gone(self, session: Session) -> None:
         self.pulls.hold.drop_session(session)
         self.forwarder.drop_session(session)
+        self.clients.drop_session(session)
 
     # -- running --------------------------------------------------------------------------------
 
@@ -500,6 +528,7 @@ class Node:
             await nursery.start(self.ledger.run)
             nursery.start_soon(self.pulls.hold.run)
             nursery.start_soon(self.topic_retention.run)
+            nursery.start_soon(self.clients.run)
             nursery.start_soon(self.forwarder.run)
             await nursery.start(self.server.serve)
             if self.name_server is not None:
@@ -513,6 +542,7 @@ class Node:
         (by the new leader, where it is for the leader to answer), and the answers are sent.
         """
         self.health.is_stopping = True
+        self.clients.is_stopping = True
         with trio.move_on_after(STOP_SECONDS):
             if self.ledger.is_leader and self.ledger.core.connected_peers:
                 with trio.move_on_after(STOP_SECONDS - SETTLE_SECONDS - READ_SECONDS) as handing:

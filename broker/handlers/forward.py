@@ -14,7 +14,13 @@ from typing import TYPE_CHECKING
 import trio
 
 from broker.errors import InvalidMessageError
-from broker.handlers.registry import answer, error_response, holding_cost
+from broker.handlers.registry import (
+    STOCK_CLIENT_HOST,
+    answer,
+    error_response,
+    holding_cost,
+    stock_client_host,
+)
 from broker.protocol.headers import LeaderHint
 from broker.protocol.response_code import ResponseCode
 from dledger.errors import LedgerBusyError, NotLeaderError, OutcomeUnknownError
@@ -159,13 +165,16 @@ class Forwarder:
 
     def _submit(self, client: RemotingClient, session: Session, command: Command) -> None:
         opaque, oneway = command.opaque, command.is_oneway
+        ext_fields = {**command.ext_fields, FORWARDED: self._ledger.config.node_id}
+        if (host := stock_client_host(session, command)) is not None:
+            ext_fields[STOCK_CLIENT_HOST] = host
         request = Command(
             code=command.code,
             # Answered in any case: only so it is known whether it has to wait for another leader.
             flag=command.flag & ~(FLAG_GROUPED | FLAG_ONEWAY),
             language=command.language,
             version=command.version,
-            ext_fields={**command.ext_fields, FORWARDED: self._ledger.config.node_id},
+            ext_fields=ext_fields,
             body=command.body,
         )
         leader = self._client_leader or ""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from broker.errors import OffsetsResetError, TopicNotFoundError
-from broker.handlers.registry import answer, error_response, handles
+from broker.handlers.registry import answer, error_response, handles, stock_client_host
 from broker.message.limits import check_group
 from broker.metadata.consumer_offsets import commit_offsets
 from broker.protocol.headers import (
@@ -55,6 +55,8 @@ class OffsetHandlers:
         gate: GroupGate,
         forwarder: Forwarder,
         clock: Clock,
+        log_size: Callable[[], int],
+        young_size_max: int,
     ) -> None:
         self._ledger = ledger
         self._derived = derived
@@ -65,6 +67,8 @@ class OffsetHandlers:
         self._gate = gate
         self._forwarder = forwarder
         self._clock = clock
+        self._log_size = log_size
+        self._young_size_max = young_size_max
         self._waiting: list[tuple[int, Callable[[], None]]] = []
 
     @handles(RequestCode.GET_MAX_OFFSET, on_leader=True)
@@ -93,9 +97,12 @@ class OffsetHandlers:
         """Answer what a group has committed for a queue; QUERY_NOT_FOUND where it has nothing."""
         header = QueryConsumerOffsetRequest.decode(command.ext_fields)
         group, topic = header.consumer_group, header.topic
+        is_stock = stock_client_host(session, command) is not None
 
         def tell() -> None:
             offset = self._offsets.get(group, topic, header.queue_id)
+            if offset is None and is_stock and self._is_young(topic, header.queue_id):
+                offset = 0
             epoch = self._offsets.epoch(group, topic) or None
             if offset is None:
                 reply = response(
@@ -110,6 +117,18 @@ class OffsetHandlers:
             session.flush_soon()
 
         self.when_current(session, command, tell)
+
+    def _is_young(self, topic: str, queue_id: int) -> bool:
+        """Return whether a new group of RocketMQ's clients begins with a queue's first message.
+
+        They would begin behind the last one, and lose what was sent before they came.
+        Source: RocketMQ ``ConsumerManageProcessor.queryConsumerOffset``: while the first message is
+        there, and in memory.
+        """
+        return (
+            self._reader.min_offset(topic, queue_id) <= 0
+            and self._log_size() <= self._young_size_max
+        )
 
     @handles(RequestCode.UPDATE_CONSUMER_OFFSET, on_leader=True)
     def update(self, session: Session, command: Command) -> None:

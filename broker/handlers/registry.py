@@ -48,6 +48,8 @@ _Method = TypeVar("_Method", bound=Callable[..., None])
 
 RunHandler = Callable[["Session", list[Command], Handler], None]
 
+# On a forwarded request: it comes from a RocketMQ client at this address.
+STOCK_CLIENT_HOST = "stockClientHost"
 _HANDLES = "_handles_request_code"
 _CODE = attrgetter("code")
 _HANDLES_RUNS = "_handles_runs_of_request_code"
@@ -251,6 +253,17 @@ def answer(session: Session, request: Command, reply: Command) -> None:
                 shorten(f"the answer cannot be sent: {error}", REMARK_SIZE_MAX),
             )
         )
+
+
+def stock_client_host(session: Session, command: Command) -> str | None:
+    """Return the address of the RocketMQ client that asks, without its port; None for our own.
+
+    Ours alone writes MSGPACK headers, and so do nodes that hand a request on, whoever asked first.
+    """
+    if command.serialization is SerializeType.MSGPACK:
+        host = command.ext_fields.get(STOCK_CLIENT_HOST)
+        return host if isinstance(host, str) else None
+    return session.peer_address.rpartition(":")[0]
 
 
 def holding_cost(command: Command) -> int:

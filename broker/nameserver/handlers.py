@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from broker.errors import BrokerError, TopicNotFoundError
-from broker.handlers.registry import answer, handles
+from broker.handlers.registry import answer, handles, stock_client_host
 from broker.message.limits import RETRY_PREFIX, check_topic
 from broker.nameserver import routes
 from broker.protocol.headers import (
@@ -17,7 +17,7 @@ from broker.protocol.headers import (
 )
 from broker.protocol.request_code import RequestCode
 from broker.protocol.response_code import ResponseCode
-from dledger.remoting.command import Command, SerializeType, response
+from dledger.remoting.command import Command, response
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
     from broker.metadata.topics import Topics
     from dledger.remoting.server import Session
     from dledger.server import LedgerServer
-
-# On a forwarded request: it comes from a RocketMQ client at this address.
-_STOCK_CLIENT_HOST = "stockClientHost"
 
 
 class NameHandlers:
@@ -72,13 +69,11 @@ class NameHandlers:
     def route(self, session: Session, command: Command) -> None:
         """Answer where a topic's queues are."""
         header = RouteRequest.decode(command.ext_fields)
-        client_host = _stock_client_host(session, command)
+        client_host = stock_client_host(session, command)
         is_stock = client_host is not None
         topic = self._find(header.topic) or (self._made_on_use(header.topic) if is_stock else None)
         if topic is None and not self._is_serving():
             # This node may only be behind: who believed it would create the topic a second time.
-            if client_host is not None:
-                command.ext_fields = {**command.ext_fields, _STOCK_CLIENT_HOST: client_host}
             self._forwarder.take(session, command)
             return
         if topic is None:
@@ -154,12 +149,3 @@ class NameHandlers:
             reachable=self._ledger.core.connected_peers | {config.node_id},
             node_id=config.node_id,
         )
-
-
-def _stock_client_host(session: Session, command: Command) -> str | None:
-    """Return the address of the RocketMQ client that asks, without its port; None for our own."""
-    if command.serialization is SerializeType.MSGPACK:
-        # Forwarded requests are written our way, whoever asked first.
-        host = command.ext_fields.get(_STOCK_CLIENT_HOST)
-        return host if isinstance(host, str) else None
-    return session.peer_address.rpartition(":")[0]

@@ -436,6 +436,33 @@ class KvConfigRequest(Header):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UnregisterClientRequest(Header):
+    """UNREGISTER_CLIENT. Source: RocketMQ ``UnregisterClientRequestHeader``."""
+
+    client_id: str = field(metadata={"wire": "clientID"})
+    producer_group: str = ""
+    consumer_group: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConsumerListRequest(Header):
+    """GET_CONSUMER_LIST_BY_GROUP; its answer is JSON in the body.
+
+    Source: RocketMQ ``GetConsumerListByGroupRequestHeader``.
+    """
+
+    consumer_group: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientConnectionLostRequest(Header):
+    """CLIENT_CONNECTION_LOST: *node_id* has lost a connection of that client."""
+
+    client_id: str
+    node_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LeadershipTransferRequest(Header):
     """LEADERSHIP_TRANSFER. Source: DLedger ``LeadershipTransferRequest``."""
 

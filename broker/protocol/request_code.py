@@ -25,6 +25,10 @@ class RequestCode(enum.IntEnum):
     GET_MAX_OFFSET = 30
     GET_MIN_OFFSET = 31
     GET_EARLIEST_MSG_STORETIME = 32
+    HEART_BEAT = 34
+    UNREGISTER_CLIENT = 35
+    GET_CONSUMER_LIST_BY_GROUP = 38
+    CHECK_CLIENT_CONFIG = 46
     GET_KV_CONFIG = 101  # a name server's in RocketMQ, as 105, 106, 206, 216: every node answers
     GET_ROUTEINFO_BY_TOPIC = 105
     GET_BROKER_CLUSTER_INFO = 106
@@ -45,9 +49,16 @@ class RequestCode(enum.IntEnum):
     LEADERSHIP_TRANSFER = 51005  # DLedger's
 
     GET_GROUP_STATUS = 60001  # any member answers: who leads, how far is everyone
+    CLIENT_CONNECTION_LOST = 60010  # a node tells the leader
     DESCRIBE_TOPIC = 60020  # any member answers: ends, times, sizes and rates
     DESCRIBE_CONSUMER_GROUP = 60021  # how far a group has come in each queue
     RESET_CONSUMER_OFFSETS = 60022  # put a group elsewhere, in all queues of a topic at once
+
+
+class ClientRequestCode(enum.IntEnum):
+    """What a broker asks of a client that is connected to it."""
+
+    NOTIFY_CONSUMER_IDS_CHANGED = 40  # one way: share out the queues again
 
 
 RECORD_FORMAT_COMMIT_LOG = 1  # recordFormat of our SEND_BATCH_MESSAGE

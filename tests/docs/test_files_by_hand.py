@@ -197,7 +197,7 @@ def test_the_last_state_is_that_of_the_last_entry(data):
     assert [row[:2] for row in queues] == [["by%hand", 0], ["by%hand", 1]]
     assert sum(row[2] for row in queues) == len(BODIES)
     assert sum(run[1] for row in producers[1] for run in row[6]) == len(BODIES)
-    assert set(metadata) == {"consumer_offsets", "subscription_groups", "topics"}
+    assert set(metadata) == {"consumer_offsets", "consumers", "subscription_groups", "topics"}
     boundaries = {
         before[0] for before, after in itertools.pairwise(entries) if after[2] % SEGMENT_SIZE == 0
     }

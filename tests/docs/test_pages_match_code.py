@@ -47,6 +47,9 @@ REQUEST_HEADERS = {
     RequestCode.GET_EARLIEST_MSG_STORETIME: headers.QueueRequest,
     RequestCode.GET_ROUTEINFO_BY_TOPIC: headers.RouteRequest,
     RequestCode.GET_KV_CONFIG: headers.KvConfigRequest,
+    RequestCode.UNREGISTER_CLIENT: headers.UnregisterClientRequest,
+    RequestCode.GET_CONSUMER_LIST_BY_GROUP: headers.ConsumerListRequest,
+    RequestCode.CLIENT_CONNECTION_LOST: headers.ClientConnectionLostRequest,
     RequestCode.DELETE_TOPIC_IN_NAMESRV: headers.DeleteTopicInNameServerRequest,
     RequestCode.LEADERSHIP_TRANSFER: headers.LeadershipTransferRequest,
 }

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from broker.handlers.broker_info import BrokerInfoHandlers
+from broker.handlers.clients import ClientHandlers
 from broker.handlers.consumer_groups import ConsumerGroupHandlers
 from broker.handlers.forward import FORWARDED
 from broker.handlers.group import GroupHandlers
@@ -31,6 +32,7 @@ from dledger.protocol import PeerCode
 ROOT = Path(__file__).resolve().parents[2]
 FAMILIES = [
     BrokerInfoHandlers,
+    ClientHandlers,
     GroupHandlers,
     LookupHandlers,
     ConsumerGroupHandlers,
@@ -55,6 +57,8 @@ WITHOUT_HEADER = {
     RequestCode.GET_BROKER_CONFIG,
     RequestCode.GET_BROKER_RUNTIME_INFO,
     RequestCode.GET_ALL_SUBSCRIPTIONGROUP_CONFIG,
+    RequestCode.HEART_BEAT,
+    RequestCode.CHECK_CLIENT_CONFIG,
 }
 
 HEADERS = {
@@ -82,6 +86,9 @@ HEADERS = {
     RequestCode.GET_EARLIEST_MSG_STORETIME: headers.QueueRequest,
     RequestCode.GET_ROUTEINFO_BY_TOPIC: headers.RouteRequest,
     RequestCode.GET_KV_CONFIG: headers.KvConfigRequest,
+    RequestCode.UNREGISTER_CLIENT: headers.UnregisterClientRequest,
+    RequestCode.GET_CONSUMER_LIST_BY_GROUP: headers.ConsumerListRequest,
+    RequestCode.CLIENT_CONNECTION_LOST: headers.ClientConnectionLostRequest,
     RequestCode.DELETE_TOPIC_IN_NAMESRV: headers.DeleteTopicInNameServerRequest,
     RequestCode.LEADERSHIP_TRANSFER: headers.LeadershipTransferRequest,
 }

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 
 import pytest
+import trio
 
 from broker.config import NameserverConfig, RouteMode
 from tests.interop import clients
@@ -14,6 +16,8 @@ from tests.process.kit import ProcessGroup
 # Installs from the registries and takes minutes: `make interop` asks for it, `make test` does not.
 if not os.environ.get("INTEROP"):
     collect_ignore_glob = ["test_*.py"]
+
+_numbers = itertools.count(1)
 
 
 @pytest.fixture(params=["stock", "ali"])
@@ -37,6 +41,22 @@ def run(kind, tmp_path):
         return clients.running(f"{kind}_{role}.{suffix}", dict(told), home=home)
 
     return runner
+
+
+@pytest.fixture(scope="session")
+def shared_group(tmp_path_factory):
+    """A group of three for all tests that leave its nodes alone: starting one takes seconds."""
+    group = ProcessGroup(tmp_path_factory.mktemp("shared"))
+    trio.run(group.__aenter__)
+    yield group
+    trio.run(group.__aexit__, None, None, None)
+
+
+@pytest.fixture
+def names_of():
+    """Return what makes names that no other test has: of topics and groups."""
+    number = next(_numbers)
+    return lambda what: f"{what}-{number}"
 
 
 @pytest.fixture

@@ -1,0 +1,185 @@
+"""Who is in which consumer group, the same on every node.
+
+consumer.join   {group, client, type, model, where, subscriptions: [[topic, type, expression], ...]}
+consumer.leave  {group, client}
+
+They come and go by commands in the log; a heartbeat that says nothing new writes none.  So a new
+leader knows every group as it was, and nobody shares out queues by a list that is half empty.  Who
+is silent for too long is a matter of time, and time is the leader's: see `broker.groups.presence`.
+
+Source: RocketMQ ``ConsumerManager``, which keeps this in the memory of each broker.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from broker.metadata.state_machine import MetadataCommand
+from broker.protocol.heartbeat import ConsumerData, Subscription
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+CONSUMER_JOIN = "consumer.join"
+CONSUMER_LEAVE = "consumer.leave"
+
+CONSUMERS_MAX = 100_000  # in all groups: some 100 MiB; one more is refused
+
+
+class _Row(NamedTuple):
+    """A consumer as commands and snapshots hold it."""
+
+    group: str
+    client: str
+    consume_type: str
+    model: str
+    where: str
+    subscriptions: list[list[str]]
+
+
+def join_group(client_id: str, data: ConsumerData) -> MetadataCommand:
+    """Return the command that makes a client a consumer, or changes what it reads."""
+    group, client, consume_type, model, where, subscriptions = _row(client_id, data)
+    return MetadataCommand(
+        CONSUMER_JOIN,
+        {
+            "group": group,
+            "client": client,
+            "type": consume_type,
+            "model": model,
+            "where": where,
+            "subscriptions": subscriptions,
+        },
+    )
+
+
+def leave_group(client_id: str, group: str) -> MetadataCommand:
+    """Return the command that takes a client out of a group."""
+    return MetadataCommand(CONSUMER_LEAVE, {"group": group, "client": client_id})
+
+
+class Consumers:
+    """All consumers of all groups, on this node."""
+
+    name = "consumers"
+
+    def __init__(self) -> None:
+        self._groups: dict[str, dict[str, ConsumerData]] = {}
+        self._count = 0
+        self._changed: set[str] = set()
+
+    def __len__(self) -> int:
+        """Return how many consumers all groups have together."""
+        return self._count
+
+    def of(self, group: str) -> Mapping[str, ConsumerData]:
+        """Return the consumers of a group by client id."""
+        return self._groups.get(group, {})
+
+    def get(self, group: str, client_id: str) -> ConsumerData | None:
+        """Return what a consumer reads; None when it is none."""
+        return self._groups.get(group, {}).get(client_id)
+
+    def groups(self) -> list[str]:
+        """Return the groups that have consumers, sorted."""
+        return sorted(self._groups)
+
+    def take_changed(self) -> set[str]:
+        """Return the groups whose consumers are others than when this was last asked."""
+        changed, self._changed = self._changed, set()
+        return changed
+
+    @property
+    def appliers(self) -> Mapping[str, Callable[[Mapping[str, Any]], bool]]:
+        """What applies each kind of command; the result is whether anything changed."""
+        return {CONSUMER_JOIN: self._join, CONSUMER_LEAVE: self._leave}
+
+    @property
+    def followers(self) -> Mapping[str, Callable[[Mapping[str, Any]], None]]:
+        """See `StatePart`: nothing that others have happen changes who is there."""
+        return {}
+
+    def snapshot(self) -> list[Any]:
+        """Return a row for each consumer, sorted by group and client."""
+        return [
+            list(_row(client_id, self._groups[group][client_id]))
+            for group in self.groups()
+            for client_id in sorted(self._groups[group])
+        ]
+
+    def restore(self, snapshot: list[Any] | None) -> None:
+        """Become what `snapshot` was taken of; None: no consumers.
+
+        Raises:
+            ValueError, TypeError: *snapshot* is none.
+        """
+        groups: dict[str, dict[str, ConsumerData]] = {}
+        rows = snapshot or []
+        for row in rows:
+            data = _data(_Row(*row))
+            groups.setdefault(data.group, {})[row[1]] = data
+        self._changed |= self._groups.keys() | groups.keys()
+        self._groups = groups
+        self._count = sum(map(len, groups.values()))
+
+    def _join(self, args: Mapping[str, Any]) -> bool:
+        data = _data(
+            _Row(
+                args["group"],
+                args["client"],
+                args["type"],
+                args["model"],
+                args["where"],
+                args["subscriptions"],
+            )
+        )
+        consumers = self._groups.setdefault(data.group, {})
+        known = consumers.get(args["client"])
+        if known == data:
+            return False
+        consumers[args["client"]] = data
+        self._count += known is None
+        self._changed.add(data.group)
+        return True
+
+    def _leave(self, args: Mapping[str, Any]) -> bool:
+        group, client_id = args["group"], args["client"]
+        consumers = self._groups.get(group, {})
+        if consumers.pop(client_id, None) is None:
+            return False
+        if not consumers:
+            del self._groups[group]
+        self._count -= 1
+        self._changed.add(group)
+        return True
+
+
+def _row(client_id: str, data: ConsumerData) -> _Row:
+    return _Row(
+        data.group,
+        client_id,
+        data.consume_type,
+        data.message_model,
+        data.from_where,
+        [[item.topic, item.expression_type, item.expression] for item in data.subscriptions],
+    )
+
+
+def _data(row: _Row) -> ConsumerData:
+    """Raise `ValueError` or `TypeError` unless *row* is one of strings."""
+    if set(map(type, row[:5])) != {str}:
+        raise ValueError(f"{row!r:.200} is no consumer")
+    subscriptions = []
+    for topic, expression_type, expression in row.subscriptions:
+        if {type(topic), type(expression_type), type(expression)} != {str}:
+            raise ValueError(f"{row!r:.200} has a subscription that is none")
+        subscriptions.append(
+            Subscription(topic=topic, expression_type=expression_type, expression=expression)
+        )
+    return ConsumerData(
+        group=row.group,
+        consume_type=row.consume_type,
+        message_model=row.model,
+        from_where=row.where,
+        subscriptions=tuple(subscriptions),
+    )

@@ -1,0 +1,91 @@
+"""Who is in a group: joining, leaving, snapshots, and what changed."""
+
+import pytest
+
+from broker.groups.consumers import Consumers, join_group, leave_group
+from broker.metadata.state_machine import StateMachine, encode_commands
+from broker.protocol.heartbeat import ConsumerData, Subscription
+from dledger.errors import PoisonEntryError
+
+DATA = ConsumerData(group="g", subscriptions=(Subscription(topic="t", expression="a || b"),))
+OTHER = ConsumerData(group="h", message_model="BROADCASTING")
+
+
+def apply(members, *commands):
+    return StateMachine([members]).apply_entry(encode_commands(commands))
+
+
+def test_members_come_and_go():
+    members = Consumers()
+
+    came = apply(members, join_group("c1", DATA), join_group("c2", DATA), join_group("c1", OTHER))
+    assert came == [True, True, True]
+    assert sorted(members.of("g")) == ["c1", "c2"]
+    assert members.get("g", "c1") == DATA
+    assert len(members) == 3
+
+    assert apply(members, leave_group("c1", "g"), leave_group("c1", "g")) == [True, False]
+    assert sorted(members.of("g")) == ["c2"]
+    assert len(members) == 2
+
+
+def test_a_group_without_members_is_forgotten():
+    members = Consumers()
+    apply(members, join_group("c1", DATA), leave_group("c1", "g"))
+
+    assert members.groups() == []
+    assert members.snapshot() == []
+
+
+def test_only_what_is_new_is_a_change():
+    members = Consumers()
+    apply(members, join_group("c1", DATA))
+    assert members.take_changed() == {"g"}
+    assert members.take_changed() == set()
+
+    assert apply(members, join_group("c1", DATA)) == [False]
+    assert members.take_changed() == set()
+
+    reads_more = ConsumerData(group="g", subscriptions=())
+    assert apply(members, join_group("c1", reads_more)) == [True]
+    assert members.take_changed() == {"g"}
+
+
+def test_a_snapshot_brings_back_the_same():
+    members, again = Consumers(), Consumers()
+    apply(members, join_group("c2", DATA), join_group("c1", DATA), join_group("c1", OTHER))
+    again.restore(members.snapshot())
+
+    assert again.snapshot() == members.snapshot()
+    assert again.get("g", "c2") == DATA
+    assert len(again) == 3
+
+
+def test_what_a_snapshot_takes_away_has_changed_too():
+    """A node that was behind takes over the state whole: its clients must hear of it."""
+    members = Consumers()
+    apply(members, join_group("c1", DATA))
+    members.take_changed()
+    other = Consumers()
+    apply(other, join_group("c1", OTHER))
+
+    members.restore(other.snapshot())
+
+    assert members.take_changed() == {"g", "h"}
+
+
+@pytest.mark.parametrize(
+    "spoilt", [{"group": 1}, {"client": None}, {"subscriptions": [["t", "TAG", 3]]}, {"type": b""}]
+)
+def test_a_command_of_another_form_is_none(spoilt):
+    command = join_group("c", DATA)
+    with pytest.raises(PoisonEntryError):
+        apply(Consumers(), command._replace(args={**command.args, **spoilt}))
+
+
+@pytest.mark.parametrize(
+    "row", [["g"], ["g", "c", "t", "m", 5, []], ["g", "c", "t", "m", "w", [1]]]
+)
+def test_a_snapshot_of_another_form_is_none(row):
+    with pytest.raises((ValueError, TypeError)):
+        Consumers().restore([row])

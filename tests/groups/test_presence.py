@@ -1,0 +1,72 @@
+"""When a client counts as gone."""
+
+from broker.groups.presence import HEARTBEAT_SECONDS, SILENT_SECONDS_MAX, Presence
+
+ALL = frozenset({"n1", "n2", "n3"})
+
+
+class Clock:
+    def __init__(self):
+        self.seconds = 0.0
+
+    def now(self):
+        return self.seconds
+
+    def wall_ms(self):
+        return 0
+
+
+def presence():
+    clock = Clock()
+    return Presence(clock), clock
+
+
+def test_a_client_is_gone_with_the_last_of_its_connections():
+    found, _ = presence()
+    found.heard("c", "n1")
+    found.heard("c", "n2")
+
+    assert not found.lost("c", "n1", reachable=ALL)
+    assert found.lost("c", "n2", reachable=ALL)
+
+
+def test_a_node_that_is_gone_holds_no_connection():
+    found, _ = presence()
+    found.heard("c", "n1")
+    found.heard("c", "n2")
+
+    assert found.lost("c", "n2", reachable=ALL - {"n1"})
+
+
+def test_a_silent_client_is_gone_after_its_time():
+    found, clock = presence()
+    found.heard("c", "n1")
+    clock.seconds = SILENT_SECONDS_MAX - 1
+    found.heard("d", "n1")
+    assert found.take_silent() == []
+
+    clock.seconds = SILENT_SECONDS_MAX + 1
+    assert found.take_silent() == ["c"]
+    assert found.take_silent() == []
+
+
+def test_a_new_leader_gives_everybody_the_time_to_be_heard():
+    found, clock = presence()
+    clock.seconds = 1000.0
+    found.begin(["c"])
+    clock.seconds += SILENT_SECONDS_MAX - 1
+
+    assert found.take_silent() == []
+
+
+def test_a_connection_lost_before_the_client_was_heard_gives_it_one_heartbeat():
+    found, clock = presence()
+    found.begin(["c", "d"])
+
+    assert not found.lost("c", "n1", reachable=ALL)
+    assert not found.lost("d", "n1", reachable=ALL)
+    clock.seconds = HEARTBEAT_SECONDS - 1
+    found.heard("d", "n2")
+    clock.seconds = HEARTBEAT_SECONDS + 1
+
+    assert found.take_silent() == ["c"]

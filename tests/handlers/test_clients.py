@@ -1,0 +1,257 @@
+"""Heartbeats, memberships, and clients told of changes, at whichever node they are."""
+
+import contextlib
+import json
+
+import pytest
+import trio
+
+from broker.groups.presence import SILENT_SECONDS_MAX
+from broker.protocol.request_code import ClientRequestCode, RequestCode
+from broker.protocol.response_code import ResponseCode
+from dledger.remoting.command import SerializeType
+from tests.fakes.nodes import until
+
+PYTHON_HEARTBEAT = (  # as PyPI's rocketmq 0.4.4 writes it
+    '{"clientID":"%s","consumerDataSet":[{"consumeFromWhere":0,"consumeType":1,"groupName":"%s",'
+    '"messageModel":1,"subscriptionDataSet":[{"subString":"*","subVersion":"1795346773505",'
+    '"topic":"t"}]}]}\n'
+)
+NODE_HEARTBEAT = (  # as npm's ali-ons 3.12.0 writes it
+    '{"clientID":"%s","consumerDataSet":[{"groupName":"%s","consumeType":"CONSUME_PASSIVELY",'
+    '"messageModel":"CLUSTERING","consumeFromWhere":"CONSUME_FROM_LAST_OFFSET",'
+    '"subscriptionDataSet":[{"topic":"t","subString":"*","classFilterMode":false,"tagsSet":[],'
+    '"codeSet":[],"subVersion":1795346821042}],"unitMode":false}],"producerDataSet":[]}'
+)
+
+
+class Reader:
+    """A client's connection to one node."""
+
+    def __init__(self, caller, client_id, group="readers"):
+        self.caller = caller
+        self.client_id = client_id
+        self.group = group
+        self.told = []
+        take = caller.client.on_push
+
+        def on_push(command):
+            if command.code == ClientRequestCode.NOTIFY_CONSUMER_IDS_CHANGED:
+                self.told.append(command)
+            else:
+                take(command)
+
+        caller.client.on_push = on_push
+
+    async def beat(self, form=PYTHON_HEARTBEAT):
+        body = (form % (self.client_id, self.group)).encode()
+        answer = await self.ask(RequestCode.HEART_BEAT, {}, body)
+        assert answer.code == ResponseCode.SUCCESS, answer.remark
+
+    async def ask(self, code, fields, body=b""):
+        return await self.caller.ask(code, fields, body, serialization=SerializeType.JSON)
+
+    async def others(self):
+        answer = await self.ask(
+            RequestCode.GET_CONSUMER_LIST_BY_GROUP, {"consumerGroup": self.group}
+        )
+        if answer.code != ResponseCode.SUCCESS:
+            return []
+        return json.loads(bytes(answer.body))["consumerIdList"]
+
+    async def leave(self):
+        answer = await self.ask(
+            RequestCode.UNREGISTER_CLIENT,
+            {"clientID": self.client_id, "consumerGroup": self.group, "producerGroup": ""},
+        )
+        assert answer.code == ResponseCode.SUCCESS
+
+
+@contextlib.asynccontextmanager
+async def readers(group, *where):
+    """Connect a client for each (client id, member)."""
+    async with contextlib.AsyncExitStack() as stack:
+        yield [
+            Reader(await stack.enter_async_context(group.caller(member)), client_id)
+            for client_id, member in where
+        ]
+
+
+@pytest.fixture
+async def three(make_brokers):
+    group = make_brokers(3)
+    await group.start()
+    await group.leader()
+    return group
+
+
+@pytest.mark.parametrize("form", [PYTHON_HEARTBEAT, NODE_HEARTBEAT], ids=["python", "node"])
+async def test_whoever_was_answered_is_in_the_list(autojump_clock, brokers, form):
+    async with readers(brokers, ("c1", brokers["n1"])) as (one,):
+        assert await one.others() == []
+        await one.beat(form)
+
+        assert await one.others() == ["c1"]
+
+
+async def test_the_members_of_all_nodes_are_one_list(autojump_clock, three):
+    async with readers(three, *((f"c{n}", member) for n, member in enumerate(three))) as found:
+        for reader in found:
+            await reader.beat()
+
+        assert [await reader.others() for reader in found] == [["c0", "c1", "c2"]] * 3
+
+
+async def test_a_heartbeat_that_says_nothing_new_writes_nothing(autojump_clock, brokers):
+    async with readers(brokers, ("c1", brokers["n1"])) as (one,):
+        await one.beat()
+        end = brokers["n1"].running.ledger.core.store.end_index
+        for _ in range(5):
+            await one.beat()
+
+    assert brokers["n1"].running.ledger.core.store.end_index == end
+
+
+async def test_a_group_gets_its_retry_topic_with_the_first_heartbeat(autojump_clock, brokers):
+    async with readers(brokers, ("c1", brokers["n1"])) as (one,):
+        await one.beat()
+
+    config = brokers._files["n1"].topics.get("%RETRY%readers")
+    assert (config.read_queue_count, config.perm) == (1, 6)
+    assert "readers" in brokers._files["n1"].groups
+
+
+async def test_everybody_hears_who_comes_and_who_goes(autojump_clock, three):
+    leader = await three.leader()
+    one_at, other_at = three.others(leader)
+    async with readers(three, ("c1", one_at), ("c2", other_at)) as (one, other):
+        await one.beat()
+        await until("the first has heard of itself", lambda: one.told)
+        one.told.clear()
+
+        await other.beat()
+        await until("both have heard of the second", lambda: one.told and other.told)
+        assert one.told[0].ext_fields == {"consumerGroup": "readers"}
+        assert one.told[0].is_oneway
+        assert one.told[0].serialization is SerializeType.JSON
+        one.told.clear()
+
+        await other.leave()
+        await until("the first has heard that the second left", lambda: one.told)
+        assert await one.others() == ["c1"]
+
+
+async def test_a_client_whose_only_connection_breaks_is_out_at_once(autojump_clock, three):
+    leader = await three.leader()
+    one_at, other_at = three.others(leader)
+    async with readers(three, ("c1", one_at)) as (one,):
+        async with readers(three, ("c2", other_at)) as (other,):
+            await other.beat()
+            await one.beat()
+            assert await one.others() == ["c1", "c2"]
+            begun = trio.current_time()
+        await until(
+            "it is out", lambda: list(three._files[leader.name].consumers.of("readers")) == ["c1"]
+        )
+
+        assert trio.current_time() - begun < 1
+        assert await one.others() == ["c1"]
+
+
+async def test_a_client_that_is_connected_elsewhere_stays(autojump_clock, three):
+    leader = await three.leader()
+    one_at, other_at = three.others(leader)
+    async with readers(three, ("c1", one_at)) as (one,):
+        async with readers(three, ("c1", other_at)) as (again,):
+            await one.beat()
+            await again.beat()
+        await trio.sleep(5)
+
+        assert await one.others() == ["c1"]
+
+
+async def test_a_silent_client_is_out_after_two_minutes(autojump_clock, brokers):
+    async with readers(brokers, ("c1", brokers["n1"]), ("c2", brokers["n1"])) as (one, other):
+        await one.beat()
+        await other.beat()
+        for _ in range(5):
+            await trio.sleep(SILENT_SECONDS_MAX / 4)
+            await one.beat()
+
+        assert await one.others() == ["c1"]
+
+
+async def test_a_group_is_whole_after_a_failover(autojump_clock, three):
+    """A new leader that knew nobody would let the first to come take all queues."""
+    leader = await three.leader()
+    one_at, other_at = three.others(leader)
+    async with readers(three, ("c1", one_at), ("c2", other_at)) as (one, other):
+        await one.beat()
+        await other.beat()
+        await leader.kill()
+        await three.leader()
+
+        assert await one.others() == ["c1", "c2"]
+        await trio.sleep(SILENT_SECONDS_MAX / 2)
+        await one.beat()
+        assert await one.others() == ["c1", "c2"]
+        await trio.sleep(SILENT_SECONDS_MAX / 2 + 10)
+        assert await one.others() == ["c1"], "the other has not been heard for two minutes"
+
+
+async def test_a_node_that_stops_sends_nobody_out_of_a_group(autojump_clock, three):
+    leader = await three.leader()
+    one_at, other_at = three.others(leader)
+    async with readers(three, ("c1", one_at), ("c2", other_at)) as (one, other):
+        await one.beat()
+        await other.beat()
+        await other_at.running.step_back()
+        await trio.sleep(1)
+
+        assert await one.others() == ["c1", "c2"]
+
+
+def consumers(*data):
+    return b'{"clientID": "c", "consumerDataSet": [' + b",".join(data) + b"]}"
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"", "body"),
+        (b"[]", "body"),
+        (b'{"clientID": 5}', "clientID"),
+        (b'{"clientID": ""}', "clientID"),
+        (consumers(b'{"groupName": "a b"}'), "a b"),
+        (consumers(b'{"groupName": "g", "messageModel": 7}'), "messageModel"),
+        (consumers(*[b'{"groupName": "g"}'] * 65), "65"),
+    ],
+)
+async def test_a_heartbeat_that_is_none_is_refused(autojump_clock, caller, body, said):
+    answer = await caller.ask(RequestCode.HEART_BEAT, {}, body, serialization=SerializeType.JSON)
+
+    assert answer.code in (ResponseCode.SYSTEM_ERROR, ResponseCode.MESSAGE_ILLEGAL)
+    assert said in answer.remark
+
+
+@pytest.mark.parametrize(("kind", "code"), [("TAG", 0), (None, 0), ("SQL92", 1)])
+async def test_filters_by_tag_are_the_only_ones(autojump_clock, caller, kind, code):
+    body = {"clientId": "c", "group": "g", "subscriptionData": {"topic": "t", "subString": "*"}}
+    if kind is not None:
+        body["subscriptionData"]["expressionType"] = kind
+    answer = await caller.ask(RequestCode.CHECK_CLIENT_CONFIG, {}, json.dumps(body).encode())
+
+    assert answer.code == code
+
+
+async def test_a_new_group_of_stock_clients_begins_with_the_first_message(autojump_clock, caller):
+    """Told that nothing is committed they would begin behind the last."""
+    await caller.sent(b"a", b"b")
+    fields = {"consumerGroup": "new", "topic": "t", "queueId": 0}
+    stock = await caller.ask(
+        RequestCode.QUERY_CONSUMER_OFFSET, fields, serialization=SerializeType.JSON
+    )
+    ours = await caller.ask(RequestCode.QUERY_CONSUMER_OFFSET, fields)
+
+    assert (stock.code, stock.ext_fields["offset"]) == (ResponseCode.SUCCESS, "0")
+    assert ours.code == ResponseCode.QUERY_NOT_FOUND
