@@ -1,21 +1,48 @@
-"""What an operator does: topics, offsets, who leads."""
+"""What an operator does: topics, consumer groups, offsets, who leads."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import datetime
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import trio
 
 from broker.client.errors import RequestFailedError
-from broker.errors import HeaderError
+from broker.errors import BrokerError, HeaderError
 from broker.protocol.bodies import GroupStatus, TopicEntry, decode_topic_table
-from broker.protocol.headers import LeadershipTransferRequest
+from broker.protocol.descriptions import (
+    GroupDescription,
+    OffsetReset,
+    Rate,
+    TopicDescription,
+    decode_body,
+)
+from broker.protocol.headers import (
+    CreateTopicRequest,
+    DeleteGroupRequest,
+    DeleteTopicRequest,
+    GroupRequest,
+    LeadershipTransferRequest,
+    ResetOffsetsRequest,
+    TopicRequest,
+)
 from broker.protocol.request_code import RequestCode
+from broker.protocol.subscription_group import (
+    SubscriptionGroupConfig,
+    decode_group_table,
+    encode_group,
+)
 from broker.protocol.topic_attributes import ATTRIBUTE_NAMES, format_attributes
 from dledger.remoting.command import Command
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from broker.client.offsets import Offsets
     from broker.client.requests import Requests
     from broker.client.routes import RouteCache
+    from broker.protocol.header_fields import Header
 
 DEFAULT_QUEUE_COUNT = 8
 
@@ -57,13 +84,197 @@ class Admin:
         attributes = _attributes(retention_ms, retention_bytes, acks, flush)
         await self._routes.create(name, queue_count, attributes=attributes)
 
+    async def alter_topic(
+        self,
+        name: str,
+        *,
+        queue_count: int | None = None,
+        write_queue_count: int | None = None,
+        perm: int | None = None,
+        order: bool | None = None,
+        retention_ms: int | None = None,
+        retention_bytes: int | None = None,
+        acks: str | None = None,
+        flush: str | None = None,
+    ) -> None:
+        """Change what is given of topic *name*; all else stays as it is.
+
+        Args:
+            name: of the topic.
+            queue_count: how many queues it is to have; not fewer than it has.
+            write_queue_count: how many of them take messages; fewer than *queue_count* while a
+                topic is made narrower, None: all.
+            perm: what may be done: 4 read, 2 write, 1 inherit, added up.
+            order: RocketMQ's flag; changes nothing here.
+            retention_ms: as for `create_topic`.
+            retention_bytes: as for `create_topic`.
+            acks: as for `create_topic`.
+            flush: as for `create_topic`.
+
+        Raises:
+            TopicNotFoundError: there is no such topic.
+            InvalidMessageError: a value is not allowed, or the topic has more queues.
+        """
+        header = CreateTopicRequest(
+            topic=name,
+            read_queue_nums=queue_count,
+            write_queue_nums=queue_count if write_queue_count is None else write_queue_count,
+            perm=perm,
+            order=order,
+            attributes=_attributes(retention_ms, retention_bytes, acks, flush),
+            only_if_there=True,
+        )
+        await self._change(RequestCode.UPDATE_AND_CREATE_TOPIC, header, f"alter topic {name}")
+        self._routes.forget(name)
+
+    async def delete_topic(self, name: str) -> None:
+        """Delete topic *name* with its messages and what groups have committed in it.
+
+        A topic created again by that name goes on at the offsets where its queues ended. There need
+        be no such topic.
+        """
+        header = DeleteTopicRequest(topic=name)
+        await self._change(RequestCode.DELETE_TOPIC_IN_BROKER, header, f"delete topic {name}")
+        self._routes.forget(name)
+
     async def list_topics(self) -> list[TopicEntry]:
         """Return all topics, by name."""
         answer = await self._requests.ask_leader(
             lambda: Command(RequestCode.GET_ALL_TOPIC_CONFIG.value), "list topics"
         )
-        assert not isinstance(answer.body, list), "received bodies are one buffer"
-        return sorted(decode_topic_table(answer.body))
+        return sorted(decode_topic_table(_body(answer)))
+
+    async def describe_topic(self, name: str, *, node: str | None = None) -> TopicDescription:
+        """Return what there is of topic *name*: ends, times, sizes and rates.
+
+        Args:
+            name: of the topic.
+            node: address of the node to ask; None asks the leader, or whoever answers, and adds
+                what goes out of the others that can be asked.
+
+        Raises:
+            TopicNotFoundError: there is no such topic.
+        """
+        header, what = TopicRequest(topic=name), f"describe topic {name}"
+
+        def request() -> Command:
+            return Command(RequestCode.DESCRIBE_TOPIC.value, ext_fields=header.encode())
+
+        if node is not None:
+            answer = await self._requests.ask_node(node, request(), what)
+            return decode_body(_body(answer), TopicDescription)
+        first, answer = await self._requests.ask_any(request, what)
+        found = decode_body(_body(answer), TopicDescription)
+        rates = [found.out_rate]
+        asked = {found.node_id}
+
+        async def add(other: str) -> None:
+            try:
+                more = await self.describe_topic(name, node=other)
+            except BrokerError:  # a node that is down, or has not heard of the topic yet
+                return
+            if more.node_id not in asked:  # one node may have two addresses
+                asked.add(more.node_id)
+                rates.append(more.out_rate)
+
+        async with trio.open_nursery() as nursery:
+            for other in self._requests.leader.nodes:
+                if other != first:
+                    nursery.start_soon(add, other)
+        return replace(found, out_rate=sum_rates(rates))
+
+    async def list_groups(self) -> list[SubscriptionGroupConfig]:
+        """Return all consumer groups, by name."""
+        answer = await self._requests.ask_leader(
+            lambda: Command(RequestCode.GET_ALL_SUBSCRIPTIONGROUP_CONFIG.value), "list groups"
+        )
+        return decode_group_table(_body(answer))
+
+    async def describe_group(self, name: str) -> GroupDescription:
+        """Return what group *name* has, and how far it has come in every topic.
+
+        Raises:
+            GroupNotFoundError: there is no such group.
+        """
+        header = GroupRequest(consumer_group=name)
+        answer = await self._requests.ask_leader(
+            lambda: Command(RequestCode.DESCRIBE_CONSUMER_GROUP.value, ext_fields=header.encode()),
+            f"describe group {name}",
+        )
+        return decode_body(_body(answer), GroupDescription)
+
+    async def create_group(self, name: str, **settings: Any) -> None:  # noqa: ANN401
+        """Create consumer group *name*, or give the one there is these settings and no others.
+
+        Args:
+            name: of the group.
+            settings: fields of `SubscriptionGroupConfig`: ``consume_enable``, ``retry_times_max``,
+                ``retry_delays_ms`` and so on.
+
+        Raises:
+            InvalidMessageError: no group can have that name, or a value is not allowed.
+        """
+        await self._put_group(SubscriptionGroupConfig(group=name, **settings))
+
+    async def alter_group(self, name: str, **settings: Any) -> None:  # noqa: ANN401
+        """Change some settings of group *name*; see `create_group`.
+
+        Raises:
+            GroupNotFoundError: there is no such group.
+            InvalidMessageError: a value is not allowed.
+        """
+        config = (await self.describe_group(name)).config
+        await self._put_group(replace(config, **settings))
+
+    async def delete_group(self, name: str) -> None:
+        """Delete group *name* with all it has committed; there need be none.
+
+        A consumer of it that still runs makes it again.
+        """
+        header = DeleteGroupRequest(group_name=name)
+        await self._change(RequestCode.DELETE_SUBSCRIPTIONGROUP, header, f"delete group {name}")
+
+    async def reset_offsets(
+        self,
+        group: str,
+        topic: str,
+        to: str | int | datetime.datetime | None = None,
+        *,
+        shift: int | None = None,
+        queue: int | None = None,
+        dry_run: bool = False,
+    ) -> OffsetReset:
+        """Have *group* go on elsewhere in *topic*, in all queues at once; return where that is.
+
+        A consumer of this client that runs goes on at the new place, and no commit that is on its
+        way undoes it.  Consumers of other clients have to be stopped before.
+
+        Args:
+            group: whose offsets; it need not exist.
+            topic: in which they are.
+            to: "earliest", "latest", a queue offset, or a time: the first message stored then or
+                later. Beyond the ends of a queue its ends are meant.
+            shift: instead of *to*, how many messages on, or back where it is below 0.
+            queue: the only queue meant; None: all.
+            dry_run: say what would be, and change nothing.
+
+        Raises:
+            TopicNotFoundError: there is no such topic or queue.
+            NoBrokerError: nobody answered in time; it may have happened.
+        """
+        header = ResetOffsetsRequest(
+            consumer_group=group,
+            topic=topic,
+            queue_id=-1 if queue is None else queue,
+            dry_run=dry_run,
+            **_place(to, shift),
+        )
+        answer = await self._requests.ask_leader(
+            lambda: Command(RequestCode.RESET_CONSUMER_OFFSETS.value, ext_fields=header.encode()),
+            f"reset of group {group} in topic {topic}",
+            is_repeatable=dry_run or shift is None,
+        )
+        return decode_body(_body(answer), OffsetReset)
 
     async def group_status(self, node: str | None = None) -> GroupStatus:
         """Return how the group stands, as one node sees it.
@@ -78,9 +289,8 @@ class Admin:
             )
         else:
             answer = await self._requests.ask_node(node, request, "group status")
-        assert not isinstance(answer.body, list), "received bodies are one buffer"
         try:
-            return GroupStatus.decode(answer.body)
+            return GroupStatus.decode(_body(answer))
         except HeaderError as error:
             raise RequestFailedError(
                 f"group status, asked of {node}: {error}; is it a node of this version?",
@@ -103,6 +313,19 @@ class Admin:
         )
         return str(answer.ext_fields.get("leaderId") or "")
 
+    async def _change(self, code: RequestCode, header: Header, what: str) -> None:
+        await self._requests.ask_leader(
+            lambda: Command(code.value, ext_fields=header.encode()), what
+        )
+
+    async def _put_group(self, config: SubscriptionGroupConfig) -> None:
+        await self._requests.ask_leader(
+            lambda: Command(
+                RequestCode.UPDATE_AND_CREATE_SUBSCRIPTIONGROUP.value, body=encode_group(config)
+            ),
+            f"create group {config.group}",
+        )
+
     async def max_offset(self, topic: str, queue: int) -> int:
         """Return the offset the next message of that queue will get."""
         return await self._offsets.max_offset(topic, queue)
@@ -118,6 +341,35 @@ class Admin:
     async def commit_offset(self, group: str, topic: str, queue: int, queue_offset: int) -> None:
         """Have *group* go on at *queue_offset*; a lower offset than it has is ignored."""
         await self._offsets.commit(group, topic, queue, queue_offset)
+
+
+def sum_rates(rates: Iterable[Rate]) -> Rate:
+    """Return what *rates* add up to."""
+    found = list(rates)
+    return Rate(
+        messages_per_second=round(sum(rate.messages_per_second for rate in found), 3),
+        bytes_per_second=round(sum(rate.bytes_per_second for rate in found), 1),
+    )
+
+
+def _place(to: str | int | datetime.datetime | None, shift: int | None) -> dict[str, Any]:
+    if (to is None) == (shift is None):
+        raise ValueError("give either a place to go to, or shift")
+    if shift is not None:
+        return {"to": "shift", "value": shift}
+    if isinstance(to, datetime.datetime):
+        return {"to": "time", "value": round(to.timestamp() * 1000)}
+    if isinstance(to, int):
+        return {"to": "offset", "value": to}
+    if to not in ("earliest", "latest"):
+        raise ValueError(f'to = {to!r}: use "earliest", "latest", a queue offset or a datetime')
+    return {"to": to}
+
+
+def _body(answer: Command) -> bytes | bytearray | memoryview:
+    body = answer.body
+    assert not isinstance(body, list), "received bodies are one buffer"
+    return body
 
 
 def _attributes(*values: int | str | None) -> str:

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from broker.client.errors import ClientError, ClosedError
+from broker.client.errors import ClosedError
 from broker.client.handout import ConsumerStats, Handout, MessageBatches
 from broker.client.progress import QueueProgress
 from broker.client.queue_reader import QueueReader
+from broker.client.resets import ResetFollower
 from broker.client.starts import Start, check_start
-from broker.errors import InvalidMessageError, NoPermissionError
+from broker.errors import BrokerError, InvalidMessageError, NoPermissionError
 from broker.message.tags import parse_tag_expression
 
 if TYPE_CHECKING:
@@ -99,6 +100,9 @@ class Consumer:
         self._is_closed = False
         self._commit_lock = trio.Lock()
         self.handout = Handout()
+        self._resets = ResetFollower(
+            group=group, topic=topic, offsets=offsets, queues=self._queues, seek=self.seek
+        )
 
     @property
     def queues(self) -> tuple[int, ...]:
@@ -232,9 +236,9 @@ class Consumer:
     def seek(self, queue: int, queue_offset: int) -> None:
         """Hand out *queue* from *queue_offset* on; what was read ahead is forgotten.
 
-        A committed offset never goes back: after a seek backwards the group's stays where it was
-        until this consumer passes it.  Messages of *queue* that were left are forgotten as well:
-        seek to one to have it again, or behind it to give it up.
+        A committed offset never goes back but by a reset: after a seek backwards the group's stays
+        where it was until this consumer passes it.  Messages of *queue* that were left are
+        forgotten as well: seek to one to have it again, or behind it to give it up.
         """
         if queue_offset < 0:
             raise ValueError(f"queue_offset = {queue_offset}: must be at least 0")
@@ -341,6 +345,8 @@ class Consumer:
         options = self.options
         share = 2 * max(len(wanted), 1)
         pull_size = min(max(options.prefetch_bytes // share, PULL_SIZE_MIN), PULL_SIZE_MAX)
+        if wanted:
+            await self._resets.begin(wanted[0])
         starts = await self._starts.find(self.group, self.topic, wanted, options.start)
         for queue_id in wanted:
             reader = QueueReader(
@@ -356,6 +362,7 @@ class Consumer:
                 chance=self._chance,
                 tags=parse_tag_expression(options.tags),
                 stats=self._stats,
+                resets=self._resets,
             )
             reader.seek(starts[queue_id])
             self._queues[queue_id] = QueueProgress(
@@ -385,7 +392,7 @@ class Consumer:
         try:
             with trio.move_on_after(self._requests.request_timeout, shield=True):
                 await self._commit_done()
-        except ClientError as failure:
+        except BrokerError as failure:
             _LOG.warning("last commit of group %s in topic %s: %s", self.group, self.topic, failure)
 
     # --- inside -------------------------------------------------------------------------------
@@ -398,6 +405,7 @@ class Consumer:
                 async with trio.open_nursery() as nursery:
                     for progress in self._queues.values():
                         nursery.start_soon(progress.reader.run)
+                    nursery.start_soon(self._resets.run, self._commit_lock)
                     task_status.started()
                     await self._commit_regularly()
         finally:
@@ -455,7 +463,9 @@ class Consumer:
             await trio.sleep(self.options.commit_interval)
             try:
                 await self._commit_done()
-            except ClientError as error:
+            except (
+                BrokerError
+            ) as error:  # the topic is gone, say: the readers hear of it themselves
                 _LOG.warning("commit of group %s in topic %s: %s", self.group, self.topic, error)
 
     async def _commit_done(self) -> None:
@@ -463,6 +473,10 @@ class Consumer:
             for queue_id, progress in self._queues.items():
                 done = progress.done
                 if done > progress.committed:
-                    await self._offsets.commit(self.group, self.topic, queue_id, done)
+                    if not await self._offsets.commit(
+                        self.group, self.topic, queue_id, done, epoch=self._resets.epoch
+                    ):
+                        self._resets.notice()  # put elsewhere: what was done before is void
+                        return
                     progress.committed = max(progress.committed, done)
                     self._stats.commits += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from broker.protocol.headers import (
+    OffsetEpoch,
     OffsetResponse,
     QueryConsumerOffsetRequest,
     QueueRequest,
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from broker.protocol.header_fields import Header
 
 _NONE_COMMITTED = frozenset({int(ResponseCode.QUERY_NOT_FOUND)})
+_RESET = frozenset({int(ResponseCode.OFFSETS_RESET)})
 
 
 class Offsets:
@@ -44,6 +46,10 @@ class Offsets:
 
     async def committed(self, group: str, topic: str, queue: int) -> int | None:
         """Return the offset *group* goes on at, or None when it has committed none."""
+        return (await self.progress(group, topic, queue))[0]
+
+    async def progress(self, group: str, topic: str, queue: int) -> tuple[int | None, int]:
+        """Return the offset *group* goes on at, or None, and the epoch its last reset began."""
         header = QueryConsumerOffsetRequest(consumer_group=group, topic=topic, queue_id=queue)
         answer = await self._requests.ask_leader(
             lambda: Command(RequestCode.QUERY_CONSUMER_OFFSET.value, ext_fields=header.encode()),
@@ -51,18 +57,31 @@ class Offsets:
             accept=_NONE_COMMITTED,
         )
         if answer.code == ResponseCode.QUERY_NOT_FOUND:
-            return None
-        return OffsetResponse.decode(answer.ext_fields).offset
+            return None, OffsetEpoch.decode(answer.ext_fields).offset_epoch
+        found = OffsetResponse.decode(answer.ext_fields)
+        return found.offset, found.offset_epoch or 0
 
-    async def commit(self, group: str, topic: str, queue: int, queue_offset: int) -> None:
-        """Have *group* go on at *queue_offset*; a lower offset than it has is ignored."""
+    async def commit(
+        self, group: str, topic: str, queue: int, queue_offset: int, *, epoch: int | None = None
+    ) -> bool:
+        """Have *group* go on at *queue_offset*; a lower offset than it has is ignored.
+
+        Returns:
+            False when nothing was committed, as the group was put elsewhere after *epoch* began.
+        """
         header = UpdateConsumerOffsetRequest(
-            consumer_group=group, topic=topic, queue_id=queue, commit_offset=queue_offset
+            consumer_group=group,
+            topic=topic,
+            queue_id=queue,
+            commit_offset=queue_offset,
+            offset_epoch=epoch,
         )
-        await self._requests.ask_leader(
+        answer = await self._requests.ask_leader(
             lambda: Command(RequestCode.UPDATE_CONSUMER_OFFSET.value, ext_fields=header.encode()),
             f"commit of group {group} in topic {topic} queue {queue}",
+            accept=_RESET,
         )
+        return answer.code == ResponseCode.SUCCESS
 
     async def _offset(self, code: RequestCode, header: Header, what: str) -> int:
         answer = await self._requests.ask_leader(

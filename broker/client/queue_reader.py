@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from broker.client.requests import Requests
+    from broker.client.resets import ResetFollower
 
 RETRY_DELAY_MIN = 0.005  # seconds
 RETRY_DELAY_MAX = 0.200
@@ -61,6 +62,7 @@ class QueueReader:
         pull_count_max: int = PULL_COUNT_MAX,
         tags: frozenset[str] | None = None,
         stats: ConsumerStats | None = None,
+        resets: ResetFollower | None = None,
     ) -> None:
         """Start nowhere; `seek` before `run`.
 
@@ -78,6 +80,7 @@ class QueueReader:
             pull_count_max: messages one pull may bring.
             tags: only messages with one of them; None for all.
             stats: what is counted where.
+            resets: hears when the group was put elsewhere; None: that does not matter.
         """
         self.topic = topic
         self.queue_id = queue_id
@@ -95,6 +98,7 @@ class QueueReader:
         self._chance = chance
         self._pull_count_max = min(pull_count_max, PULL_COUNT_MAX)
         self._stats = stats or ConsumerStats()
+        self._resets = resets
         self._tags = None if tags is None else frozenset(tag.encode() for tag in tags)
         self._subscription = None if tags is None else " || ".join(sorted(tags))
         self._room = trio.Event()
@@ -180,6 +184,7 @@ class QueueReader:
             expression_type="TAG" if self._tags else None,
             suspend_timeout_millis=int(self._poll_wait * 1000),
             max_msg_bytes=self._pull_size_max,
+            offset_epoch=None if self._resets is None else self._resets.epoch,
         )
         request = Command(RequestCode.PULL_MESSAGE.value, ext_fields=header.encode())
         epoch = self._epoch
@@ -203,6 +208,9 @@ class QueueReader:
         elif answer.code in (ResponseCode.PULL_NOT_FOUND, ResponseCode.PULL_RETRY_IMMEDIATELY):
             if self._tags is not None:
                 self._pass_over(answer)
+        elif answer.code == ResponseCode.OFFSETS_RESET and self._resets is not None:
+            self._resets.notice()
+            return False
         else:
             if answer.code in RETRYABLE or (
                 answer.code == ResponseCode.TOPIC_NOT_EXIST and node != finder.leader

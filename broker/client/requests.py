@@ -8,6 +8,7 @@ import trio
 
 from broker.client.errors import NoBrokerError, RequestFailedError
 from broker.errors import (
+    GroupNotFoundError,
     InvalidFilterError,
     InvalidMessageError,
     NoPermissionError,
@@ -62,6 +63,8 @@ def error_of(answer: Command, what: str, node: str) -> Exception:
     if answer.code == ResponseCode.TOPIC_NOT_EXIST:
         advice = "" if "create it" in text else "; create the topic first"
         return TopicNotFoundError(f"{text}{advice}")
+    if answer.code == ResponseCode.SUBSCRIPTION_GROUP_NOT_EXIST:
+        return GroupNotFoundError(text)
     if answer.code == ResponseCode.NO_PERMISSION:
         return NoPermissionError(text)
     if answer.code == ResponseCode.SUBSCRIPTION_PARSE_FAILED:
