@@ -51,7 +51,12 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
             "tail_command",
             "Print the messages of TOPIC as they are stored; no group, no offsets.",
         ),
-        "topic": ("topic_commands", "Create and list topics."),
+        "topic": ("topic_commands", "Create, alter, delete, list and describe topics."),
+        "group": (
+            "consumer_group_commands",
+            "List, describe, create, alter and delete consumer groups.",
+        ),
+        "offset": ("offset_commands", "Put a consumer group elsewhere in a topic."),
     },
     "Running groups": {
         "status": ("group_commands", "Show who leads and how far each node has come."),
