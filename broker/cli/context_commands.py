@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from broker.cli.contexts import Context, Contexts
-from broker.cli.output import Table, json_option, print_json
+from broker.cli.output import Table, json_option, print_json, tell
 from broker.cli.servers import choose_group, parse_servers
 
 
@@ -28,7 +28,8 @@ def context() -> None:
 @click.argument("servers", metavar="HOST:PORT,...")
 @click.option("--description", default="", help="What the group is, in your words.")
 @click.option("--use", "is_chosen", is_flag=True, help="Use it from now on.")
-def add(name: str, servers: str, *, description: str, is_chosen: bool) -> None:
+@json_option
+def add(name: str, servers: str, *, description: str, is_chosen: bool, as_json: bool) -> None:
     """Call the group at HOST:PORT,... NAME, or change what is called so.
 
     Example: dledger context add prod broker-1:9876,broker-2:9876 --use
@@ -39,7 +40,8 @@ def add(name: str, servers: str, *, description: str, is_chosen: bool) -> None:
     if is_chosen:
         contexts.current = name
     contexts.save()
-    print(f"context {name}: {','.join(addresses)}" + (", in use" if is_chosen else ""))
+    text = f"context {name}: {','.join(addresses)}" + (", in use" if is_chosen else "")
+    tell(text, _describe(contexts, contexts.get(name)), as_json=as_json)
 
 
 @context.command("list")
@@ -66,7 +68,8 @@ def list_(*, as_json: bool) -> None:
 @context.command()
 @click.argument("name", required=False, shell_complete=_complete_name)
 @click.option("--none", "is_none", is_flag=True, help="Use none from now on.")
-def use(name: str | None, *, is_none: bool) -> None:
+@json_option
+def use(name: str | None, *, is_none: bool, as_json: bool) -> None:
     """Speak to the group NAME from now on, where nothing else is said.
 
     Example: dledger context use prod
@@ -76,7 +79,8 @@ def use(name: str | None, *, is_none: bool) -> None:
     contexts = Contexts.load()
     contexts.current = None if name is None else contexts.get(name).name
     contexts.save()
-    print("no context is in use" if name is None else f"context {name} is in use")
+    text = "no context is in use" if name is None else f"context {name} is in use"
+    tell(text, {"in_use": name}, as_json=as_json)
 
 
 @context.command()
@@ -105,7 +109,8 @@ def show(name: str | None, *, as_json: bool) -> None:
 
 @context.command()
 @click.argument("name", shell_complete=_complete_name)
-def delete(name: str) -> None:
+@json_option
+def delete(name: str, *, as_json: bool) -> None:
     """Forget the context NAME; the group itself is not touched.
 
     Example: dledger context delete prod
@@ -113,7 +118,7 @@ def delete(name: str) -> None:
     contexts = Contexts.load()
     contexts.delete(name)
     contexts.save()
-    print(f"context {name} is forgotten")
+    tell(f"context {name} is forgotten", {"deleted": name}, as_json=as_json)
 
 
 def _describe(contexts: Contexts, item: Context) -> dict[str, Any]:

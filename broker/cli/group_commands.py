@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import signal
-from typing import TYPE_CHECKING
+import sys
+from typing import TYPE_CHECKING, TextIO
 
 import click
 import trio
@@ -16,7 +17,7 @@ from broker.cli.local_group import (
     GroupPlan,
     LocalGroup,
 )
-from broker.cli.output import join_words, json_option, plural
+from broker.cli.output import join_words, json_option, plural, print_json, tell
 from broker.cli.servers import DEFAULT_BASE_PORT, SERVER_VARIABLE, data_option, group_options
 from broker.cli.status_table import kept_lines, problems, status_json, status_table, verdict
 from broker.cli.values import SIZE
@@ -61,6 +62,7 @@ _FLUSH = {"sync": FlushDiskType.SYNC_FLUSH, "async": FlushDiskType.ASYNC_FLUSH}
     help="A new group is one node, --flush async, files of 16 MiB, unless said otherwise.",
 )  # fmt: skip
 @click.option("--detach/--no-detach", help="Return at once and leave the group running.")
+@json_option
 def up(
     nodes: str | None,
     data: Path,
@@ -70,6 +72,7 @@ def up(
     segment_size: int | None,
     dev: bool,
     detach: bool,
+    as_json: bool,
 ) -> None:
     """Start a group on this machine, or what is missing of it.
 
@@ -92,24 +95,25 @@ def up(
     )
     data.mkdir(parents=True, exist_ok=True)
     group = LocalGroup.find_or_create(data, plan)
-    if not trio.run(_up, group, detach):
+    if not trio.run(_up, group, detach, as_json):
         raise SystemExit(exits.FAILURE)
 
 
 @click.command()
 @data_option
-def down(data: Path) -> None:
+@json_option
+def down(data: Path, *, as_json: bool) -> None:
     """Stop the group on this machine; its data stays.
 
     Example: dledger down
     """
     group = LocalGroup.find(data)
     if group is None:
-        print(f"no group in {data}")
+        tell(f"no group in {data}", {}, as_json=as_json)
         return
     outcome = trio.run(group.stop)
-    for node_id, what in outcome.items():
-        print(f"{node_id} {what}")
+    lines = [f"{node_id} {what}" for node_id, what in outcome.items()]
+    tell("\n".join(lines), outcome, as_json=as_json)
 
 
 @click.command()
@@ -142,7 +146,7 @@ def kill_leader(data: Path) -> None:
     trio.run(_kill_leader, group)
 
 
-async def _up(group: LocalGroup, detach: bool) -> bool:
+async def _up(group: LocalGroup, detach: bool, as_json: bool) -> bool:
     """Start what is missing and wait for a leader; without *detach* until the group is stopped."""
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
         stopped = False
@@ -159,16 +163,16 @@ async def _up(group: LocalGroup, detach: bool) -> bool:
                 started = group.start_missing()
                 if started:
                     names = join_words([node.node_id for node in started])
-                    print(f"starting {names}", flush=True)
+                    print(f"starting {names}", file=_talk(as_json), flush=True)
                 view = await _wait_for_leader(group, started)
-            _introduce(group, started, view)
+            _introduce(group, started, view, as_json=as_json)
             detach = detach or not started  # a second `up` only tells how the first one stands
             if not detach:
-                print("Ctrl-C stops the group", flush=True)
-                await _wait_until_ended(group)
+                print("Ctrl-C stops the group", file=_talk(as_json), flush=True)
+                await _wait_until_ended(group, _talk(as_json))
             nursery.cancel_scope.cancel()
         if not detach or (stopped and started):
-            print("\nstopping", flush=True)
+            print("\nstopping", file=_talk(as_json), flush=True)
             await group.stop()
             return stopped
     return True
@@ -209,10 +213,32 @@ async def _stop_nodes(nodes: list[LocalNode]) -> None:
         await LocalGroup(nodes[0].folder.parent, nodes).stop(seconds=STOP_SECONDS / 2)
 
 
-def _introduce(group: LocalGroup, started: list[LocalNode], view: GroupView) -> None:
+def _talk(as_json: bool) -> TextIO:
+    """Return where to say what is no result."""
+    return sys.stderr if as_json else sys.stdout
+
+
+def _introduce(
+    group: LocalGroup, started: list[LocalNode], view: GroupView, *, as_json: bool
+) -> None:
     leader = view.leader
     assert leader is not None
     assert leader.status is not None
+    if as_json:
+        print_json(
+            {
+                "folder": str(group.folder),
+                "leader": leader.node_id,
+                "term": leader.status.term,
+                "servers": group.addresses,
+                "started": [node.node_id for node in started],
+                "nodes": [
+                    {"node_id": node.node_id, "address": node.address, "log": str(node.log_path)}
+                    for node in group.nodes
+                ],
+            }
+        )
+        return
     if not started:
         print(f"the group in {group.folder} runs already")
     for node in group.nodes:
@@ -222,16 +248,16 @@ def _introduce(group: LocalGroup, started: list[LocalNode], view: GroupView) -> 
     print(f"export {SERVER_VARIABLE}={','.join(group.addresses)}", flush=True)
 
 
-async def _wait_until_ended(group: LocalGroup) -> None:
+async def _wait_until_ended(group: LocalGroup, talk: TextIO) -> None:
     """Return when no node runs any more; tell of each that ends."""
     running = {node.node_id for node in group.running()}
     while running:
         await trio.sleep(_POLL_SECONDS)
         now = {node.node_id for node in group.running()}
         for node_id in sorted(running - now):
-            print(f"{node_id} ended: {group.node(node_id).last_words()}", flush=True)
+            print(f"{node_id} ended: {group.node(node_id).last_words()}", file=talk, flush=True)
         for node_id in sorted(now - running):
-            print(f"{node_id} runs again", flush=True)
+            print(f"{node_id} runs again", file=talk, flush=True)
         running = now
 
 

@@ -9,7 +9,7 @@ import trio
 
 from broker.cli.ask import ask_group
 from broker.cli.connecting import open_client
-from broker.cli.output import join_words
+from broker.cli.output import join_words, json_option, tell
 from broker.cli.servers import group_options
 from broker.cli.status_table import verdict
 from broker.client.errors import NoBrokerError
@@ -33,8 +33,9 @@ _POLL_SECONDS = 0.05
 
 @click.command()
 @click.argument("node_id")
+@json_option
 @group_options
-def drain(node_id: str, *, servers: list[str]) -> None:
+def drain(node_id: str, *, servers: list[str], as_json: bool) -> None:
     """Make sure that the node NODE_ID can be stopped, and take the lead from it.
 
     Exit code 0 when the others are a majority that has everything; then stop it. It is not kept
@@ -42,20 +43,23 @@ def drain(node_id: str, *, servers: list[str]) -> None:
 
     Example: dledger node drain n1
     """
-    print(trio.run(drain_node, servers, node_id))
+    text = trio.run(drain_node, servers, node_id)
+    tell(text, {"node_id": node_id, "text": text}, as_json=as_json)
 
 
 @click.command("log-level")
 @click.argument("node_id")
 @click.argument("level", type=click.Choice(LOG_LEVELS))
+@json_option
 @group_options
-def log_level(node_id: str, level: str, *, servers: list[str]) -> None:
+def log_level(node_id: str, level: str, *, servers: list[str], as_json: bool) -> None:
     """Change what the node NODE_ID writes into its log, until its next start or SIGHUP.
 
     Example: dledger node log-level n1 debug
     """
     trio.run(_set_log_level, servers, node_id, level)
-    print(f"{node_id} logs {level} and above")
+    value = {"node_id": node_id, "log_level": level}
+    tell(f"{node_id} logs {level} and above", value, as_json=as_json)
 
 
 async def drain_node(servers: list[str], node_id: str) -> str:

@@ -118,6 +118,14 @@ def print_json(value: object) -> None:
     print(json.dumps(value, ensure_ascii=False), flush=True)
 
 
+def tell(text: str, value: object, *, as_json: bool) -> None:
+    """Print *text* for people, or *value* as JSON."""
+    if as_json:
+        print_json(value)
+    else:
+        print(text, flush=True)
+
+
 def remark(text: str) -> None:
     """Print *text* on stderr: what a reader of the output should know and a program not read."""
     print(f"dledger: {text}", file=sys.stderr, flush=True)
