@@ -29,6 +29,7 @@ check: $(VENV)/.lint ## formatting, lint, types, import rules, spelling
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy examples tests/client/typed_flavours.py
 	$(BIN)/lint-imports
 	$(BIN)/codespell
 

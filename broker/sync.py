@@ -1,10 +1,13 @@
 """The client for code without an event loop: everything blocks.
 
-    with broker.sync.connect("127.0.0.1:9876") as mq:
-        mq.send("orders", b"two green chairs", key="order-17")
-        for message in mq.consume("billing", "orders"):
-            with message:
-                print(message.key, message.body)
+>>> import broker.sync
+>>> with broker.sync.connect("127.0.0.1:9876") as mq:
+...     sent = mq.send("chairs", b"two green ones", key="order-17")
+...     for message in mq.consume("billing", "chairs"):
+...         with message:
+...             print(message.key, message.body)
+...         break
+order-17 b'two green ones'
 
 Each client has a thread of its own for its connections.  Producers may be used by many threads at
 once; of a consumer one thread receives, and others may deal with the messages, each in a

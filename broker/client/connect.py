@@ -254,6 +254,15 @@ def connect(
     It runs under trio and under asyncio; `broker.sync.connect` is for code without an event loop.
     Nothing is sent before it is needed; a group that is down shows at the first request.
 
+    >>> async def main() -> None:
+    ...     async with broker.connect("127.0.0.1:9876") as mq:
+    ...         async with mq.producer() as producer:
+    ...             await producer.send("hello", b"world")
+    ...         async with mq.consumer("readers", "hello") as consumer:
+    ...             print((await anext(consumer)).body)
+    >>> trio.run(main)
+    b'world'
+
     Args:
         addresses: ``host:port`` of one or several nodes, as a list or with commas between them;
             the others of the group are learnt from them. Port 9876 when none is given.

@@ -64,6 +64,20 @@ class Consumer:
 
     One task iterates: ``async for message in consumer``.  Messages may be dealt with by others, in
     any order, if each does it in ``async with message:``; give ``auto_commit=False`` then.
+
+    >>> async def main() -> None:
+    ...     async with broker.connect("127.0.0.1:9876") as mq:
+    ...         async with mq.producer() as producer:
+    ...             await producer.send("parcels", b"to be opened", queue=0)
+    ...         async with mq.consumer("openers", "parcels") as consumer:
+    ...             async for message in consumer:
+    ...                 async with message:
+    ...                     print(message.body)
+    ...                 break
+    ...         print(await mq.admin.committed_offset("openers", "parcels", 0))
+    >>> trio.run(main)
+    b'to be opened'
+    1
     """
 
     def __init__(
@@ -162,6 +176,19 @@ class Consumer:
 
         With ``auto_commit`` a batch is done when its receiver comes back for the next one.
 
+        >>> async def main() -> None:
+        ...     async with broker.connect("127.0.0.1:9876") as mq:
+        ...         async with mq.producer() as producer:
+        ...             await producer.send_many("boxes", [broker.OutMessage(b"x", queue=0)] * 5)
+        ...         async with mq.consumer("movers", "boxes", queues=[0]) as consumer:
+        ...             async for batch in consumer.batches(3):
+        ...                 print(len(batch))
+        ...                 if len(batch) < 3:
+        ...                     break
+        >>> trio.run(main)
+        3
+        2
+
         Args:
             count_max: most messages of a batch.
             linger: seconds to wait for more once there is one; 0: a batch is what is there.
@@ -256,6 +283,14 @@ class Consumer:
 
     async def seek_to(self, start: Start, *, queues: Iterable[int] | None = None) -> dict[int, int]:
         """Hand out from *start* on, as `seek` does, and return the offsets that came to.
+
+        >>> async def main() -> dict[int, int]:
+        ...     async with broker.connect("127.0.0.1:9876") as mq:
+        ...         await mq.admin.create_topic("places", 2)
+        ...         async with mq.consumer("readers", "places") as consumer:
+        ...             return await consumer.seek_to({1: 7})
+        >>> trio.run(main)
+        {1: 7}
 
         Args:
             start: as for `Client.consumer`: "first", "last", "committed", a time, how long ago, an

@@ -214,6 +214,13 @@ class Producer:
 
         A call that is cancelled leaves its message behind: it may be written or not.
 
+        >>> async def main() -> broker.SendResult:
+        ...     async with broker.connect("127.0.0.1:9876") as mq, mq.producer() as producer:
+        ...         return await producer.send("steps", b"paid", key="order-17", queue=2)
+        >>> sent = trio.run(main)
+        >>> sent.topic, sent.queue_id, sent.queue_offset
+        ('steps', 2, 0)
+
         Args:
             topic: created with four queues when there is none, unless the client is told not to.
             body: at most 4 MiB.
@@ -259,7 +266,12 @@ class Producer:
         Faster than a task for each, and they need not all fit in memory: while the buffer is full
         nothing is taken from *messages*.  What goes to one queue is stored in their order.
 
-            results = await producer.send_many("orders", [b"one", OutMessage(b"two", key="k2")])
+        >>> async def main() -> list[broker.SendResult]:
+        ...     messages = [broker.OutMessage(b"%d" % n, queue=0, tag="T") for n in range(3)]
+        ...     async with broker.connect("127.0.0.1:9876") as mq, mq.producer() as producer:
+        ...         return await producer.send_many("numbers", messages)
+        >>> [result.queue_offset for result in trio.run(main)]
+        [0, 1, 2]
 
         A call that is cancelled leaves behind the messages it has taken: written or not.
 

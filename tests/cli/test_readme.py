@@ -25,12 +25,11 @@ def test_every_link_to_a_file_leads_somewhere():
 
 
 def test_the_python_is_python():
-    (code,) = blocks("python")
-    tree = ast.parse(code)
+    trees = [ast.parse(code) for code in blocks("python")]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
 
-    assert {node.name for node in ast.walk(tree) if isinstance(node, ast.AsyncFunctionDef)} == {
-        "main"
-    }
+    assert {node.name for node in nodes if isinstance(node, ast.AsyncFunctionDef)} == {"main"}
+    assert len(trees) == 2
 
 
 def shown_commands():

@@ -105,3 +105,19 @@ def test_sockets_and_json_are_enough(run, folder):
             f"sent as plain/0/{2 * number + 1}",
         ]
         assert told[2:] == lines
+
+
+def test_the_client_under_asyncio(run):
+    told = run("asyncio_produce_consume.py", "aio").splitlines()
+
+    assert told[0].startswith("sent 10 to queue")
+    assert len(told) == 11
+    assert told[-1].endswith("b'9'")
+
+
+def test_the_client_without_an_event_loop(run):
+    lines = "\n".join(f"line {number}" for number in range(200))
+
+    told = run("blocking.py", "blocking", stdin=lines).splitlines()
+
+    assert told == ["sent 200", f"read 200, {len(lines) - 199} bytes"]
