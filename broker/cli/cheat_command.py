@@ -39,8 +39,16 @@ SHEET: dict[str, list[tuple[str, str]]] = {
         ),
     ],
     "topics": [
-        ("make one", "dledger topic create orders -q 8"),
+        ("make one that keeps three days", "dledger topic create orders -q 8 --retention 3d"),
         ("which there are", "dledger topic list"),
+        ("sizes, ends, rates", "dledger topic describe orders --watch"),
+        ("more queues", "dledger topic alter orders -q 16"),
+    ],
+    "groups": [
+        ("who lags", "dledger group list"),
+        ("how far it is, live", "dledger group describe billing --watch"),
+        ("what a reset would do", "dledger offset reset billing orders --to -1h --dry-run"),
+        ("an hour back", "dledger offset reset billing orders --to -1h --yes"),
     ],
     "watch": [
         ("who leads, who lags", "dledger status --watch"),
@@ -50,6 +58,8 @@ SHEET: dict[str, list[tuple[str, str]]] = {
     "trouble": [
         ("what is wrong, and what to do", "dledger doctor"),
         ("a file for who helps", "dledger doctor --bundle trouble.tar.gz"),
+        ("all nodes anew, one by one", "dledger restart"),
+        ("a copy of a log, while it runs", "dledger backup /backups/orders-1 --data .dledger"),
         ("move the lead", "dledger leader transfer n2"),
         ("are all logs the same", "dledger log verify .dledger/n1 --against .dledger/n2"),
         ("what is in a log", "dledger log stat .dledger/n1"),
@@ -61,7 +71,7 @@ SHEET: dict[str, list[tuple[str, str]]] = {
 @click.argument("task", required=False, type=click.Choice(list(SHEET)))
 @json_option
 def cheat(task: str | None, *, as_json: bool) -> None:
-    """Show the commands of every day, all of them or those for TASK.
+    """Show the commands of every day, or those for TASK.
 
     Example: dledger cheat send
     """

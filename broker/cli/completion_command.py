@@ -11,7 +11,7 @@ SHELLS = ("bash", "zsh", "fish")
 @click.command()
 @click.argument("shell", type=click.Choice(SHELLS))
 def completion(shell: str) -> None:
-    """Print the script that lets SHELL complete commands, options and topics.
+    """Print the script that has SHELL complete commands and names.
 
     \b
     Example, for this session: source <(dledger completion bash)

@@ -10,7 +10,7 @@ import click
 import trio
 
 from broker.cli import exits
-from broker.cli.completing import TOPIC
+from broker.cli.completing import GROUP, TOPIC
 from broker.cli.connecting import open_client
 from broker.cli.message_output import FORMAT, MessageFormat, MessagePrinter
 from broker.cli.output import json_lines_option, plural
@@ -37,7 +37,7 @@ class _Wanted:
 @click.command()
 @click.argument("topic", type=TOPIC)
 @click.option(
-    "-g", "--group", default=DEFAULT_GROUP, show_default=True,
+    "-g", "--group", type=GROUP, default=DEFAULT_GROUP, show_default=True,
     help="Consumer group; its offsets are kept by the brokers.",
 )  # fmt: skip
 @click.option("-n", "--count", type=click.IntRange(min=1), help="Stop after so many messages.")
@@ -70,7 +70,7 @@ def consume(
     as_json: bool,
     servers: list[str],
 ) -> None:
-    """Print the messages of TOPIC, one body on a line, and commit how far it came.
+    """Print messages of TOPIC for a group, and commit how far it came.
 
     Exit code 1 when fewer than --count messages came in time.
 

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import click
 import trio
 
+from broker.cli.completing import GROUP
 from broker.cli.confirming import confirm, yes_option
 from broker.cli.connecting import open_client
-from broker.cli.output import Table, join_words, json_option, plural, print_json
+from broker.cli.output import Table, join_words, json_option, plural, print_json, tell
 from broker.cli.servers import group_options
 from broker.cli.values import format_duration, format_time, parse_duration
 from broker.cli.watching import show_frame, show_repeatedly, watch_option
@@ -94,7 +95,7 @@ def list_(*, servers: list[str], as_json: bool) -> None:
 
 
 @group.command()
-@click.argument("name")
+@click.argument("name", type=GROUP)
 @watch_option
 @json_option
 @group_options
@@ -123,8 +124,9 @@ def describe(name: str, *, watch: float | None, servers: list[str], as_json: boo
 @group.command()
 @click.argument("name")
 @_settings
+@json_option
 @group_options
-def create(name: str, *, servers: list[str], **settings: Any) -> None:  # noqa: ANN401
+def create(name: str, *, servers: list[str], as_json: bool, **settings: Any) -> None:  # noqa: ANN401
     """Create the consumer group NAME; one that is there gets these settings and no others.
 
     A group also comes to be by being used, unless the brokers do not allow it.
@@ -137,14 +139,16 @@ def create(name: str, *, servers: list[str], **settings: Any) -> None:  # noqa: 
             await mq.admin.create_group(name, **_given(settings))
             return (await mq.admin.describe_group(name)).config
 
-    print(_headline(trio.run(run)))
+    config = trio.run(run)
+    tell(_headline(config), asdict(config), as_json=as_json)
 
 
 @group.command()
-@click.argument("name")
+@click.argument("name", type=GROUP)
 @_settings
+@json_option
 @group_options
-def alter(name: str, *, servers: list[str], **settings: Any) -> None:  # noqa: ANN401
+def alter(name: str, *, servers: list[str], as_json: bool, **settings: Any) -> None:  # noqa: ANN401
     """Change what is given of the consumer group NAME; all else stays as it is.
 
     Example: dledger group alter billing --no-consume
@@ -158,14 +162,16 @@ def alter(name: str, *, servers: list[str], **settings: Any) -> None:  # noqa: A
             await mq.admin.alter_group(name, **given)
             return (await mq.admin.describe_group(name)).config
 
-    print(_headline(trio.run(run)))
+    config = trio.run(run)
+    tell(_headline(config), asdict(config), as_json=as_json)
 
 
 @group.command()
-@click.argument("name")
+@click.argument("name", type=GROUP)
 @yes_option
+@json_option
 @group_options
-def delete(name: str, *, yes: bool, servers: list[str]) -> None:
+def delete(name: str, *, yes: bool, servers: list[str], as_json: bool) -> None:
     """Delete the consumer group NAME with all it has committed.
 
     A consumer of it that still runs makes it again.
@@ -181,7 +187,7 @@ def delete(name: str, *, yes: bool, servers: list[str]) -> None:
             await mq.admin.delete_group(name)
 
     trio.run(run)
-    print(f"deleted consumer group {name}")
+    tell(f"deleted consumer group {name}", {"deleted": name}, as_json=as_json)
 
 
 def _given(settings: dict[str, Any]) -> dict[str, Any]:

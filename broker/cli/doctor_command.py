@@ -45,7 +45,7 @@ def doctor(
     context: str | None,
     data: Path | None,
 ) -> None:
-    """Check a group and the machines of its local nodes, and say what to do.
+    """Check a group and its machines, and say what to do.
 
     With --config it checks what a node needs before it starts: ports, disk, file system, time of a
     sync, limits. The bundle has status, configurations, the ends of logs and versions; no message.

@@ -43,7 +43,7 @@ _FOLDER = click.Path(path_type=Path)
 
 @click.group()
 def log() -> None:
-    """Prove, compare, measure and show a node's log, running or not; nothing is changed."""
+    """Prove, compare, measure and show a node's log."""
 
 
 @log.command()

@@ -41,15 +41,15 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "Messages": {
         "produce": (
             "produce_command",
-            "Send BODY to TOPIC, or each line of a file or of standard input.",
+            "Send BODY, or each line of a file or pipe, to TOPIC.",
         ),
         "consume": (
             "consume_command",
-            "Print the messages of TOPIC, one body on a line, and commit how far it came.",
+            "Print messages of TOPIC for a group, and commit how far it came.",
         ),
         "tail": (
             "tail_command",
-            "Print the messages of TOPIC as they are stored; no group, no offsets.",
+            "Print messages of TOPIC as they are stored, for no group.",
         ),
         "topic": ("topic_commands", "Create, alter, delete, list and describe topics."),
         "group": (
@@ -62,11 +62,11 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "status": ("group_commands", "Show who leads and how far each node has come."),
         "top": (
             "top_command",
-            "Show nodes, topics by rate and groups by lag, live; q or Ctrl-C ends it.",
+            "Show nodes, topics and groups, live; q or Ctrl-C ends it.",
         ),
         "doctor": (
             "doctor_command",
-            "Check a group and the machines of its local nodes, and say what to do.",
+            "Check a group and its machines, and say what to do.",
         ),
         "leader": ("leader_commands", "Show who leads, or hand the lead over."),
         "node": ("node_commands", "Run a single node; look after those of a group."),
@@ -77,7 +77,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "Data folders": {
         "log": (
             "log_commands",
-            "Prove, compare, measure and show a node's log, running or not; nothing is changed.",
+            "Prove, compare, measure and show a node's log.",
         ),
         "backup": (
             "backup_commands",
@@ -91,12 +91,12 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "This command": {
         "cheat": (
             "cheat_command",
-            "Show the commands of every day, all of them or those for TASK.",
+            "Show the commands of every day, or those for TASK.",
         ),
         "context": ("context_commands", "Keep groups by name."),
         "completion": (
             "completion_command",
-            "Print the script that lets SHELL complete commands, options and topics.",
+            "Print the script that has SHELL complete commands and names.",
         ),
     },
 }

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import trio
 
-from broker.cli.completing import TOPIC
+from broker.cli.completing import GROUP, TOPIC
 from broker.cli.confirming import confirm, yes_option
 from broker.cli.connecting import open_client
 from broker.cli.output import Table, json_option, plural, print_json
@@ -32,7 +32,7 @@ def offset() -> None:
 
 
 @offset.command()
-@click.argument("group")
+@click.argument("group", type=GROUP)
 @click.argument("topic", type=TOPIC)
 @click.option(
     "--to", "place", required=True, metavar="PLACE",

@@ -108,11 +108,6 @@ def console(*, is_error: bool = False) -> Console:
     return Console(file=stream, width=width, highlight=False, soft_wrap=not stream.isatty())
 
 
-def make_table(*columns: str, right: Iterable[str] = ()) -> RichTable:
-    """Return an empty table without frame; the columns in *right* are numbers."""
-    return Table(*columns, right=right).to_rich()
-
-
 def print_json(value: object) -> None:
     """Print *value* as one line of JSON, at once, so that a reader of a pipe sees it."""
     print(json.dumps(value, ensure_ascii=False), flush=True)

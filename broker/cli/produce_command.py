@@ -83,7 +83,7 @@ def produce(
     as_json: bool,
     servers: list[str],
 ) -> None:
-    """Send BODY to TOPIC, or each line of a file or of standard input.
+    """Send BODY, or each line of a file or pipe, to TOPIC.
 
     Every message is acknowledged by the group before it counts as sent. Exit code 1 when one
     failed; the others are sent all the same.

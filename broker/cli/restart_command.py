@@ -11,6 +11,7 @@ import trio
 from broker.cli.ask import ask_group
 from broker.cli.local_group import STOP_SECONDS, LocalGroup
 from broker.cli.node_operations import drain_node
+from broker.cli.output import json_lines_option, tell
 from broker.cli.servers import data_option
 from dledger.errors import ConfigError
 
@@ -33,7 +34,8 @@ _POLL_SECONDS = 0.05
     help="Only this one; several times for several.  [all]",
 )
 @data_option
-def restart(node_ids: tuple[str, ...], *, data: Path) -> None:
+@json_lines_option
+def restart(node_ids: tuple[str, ...], *, data: Path, as_json: bool) -> None:
     """Restart the nodes of the group on this machine one after another.
 
     The leader comes last, after it has handed over. The next node is stopped only when the one
@@ -46,10 +48,10 @@ def restart(node_ids: tuple[str, ...], *, data: Path) -> None:
     if group is None:
         raise ConfigError(f"no group in {data}; `dledger up --detach` starts one")
     nodes = [group.node(node_id) for node_id in node_ids] or group.nodes
-    trio.run(_restart_all, group, nodes)
+    trio.run(_restart_all, group, nodes, as_json)
 
 
-async def _restart_all(group: LocalGroup, nodes: list[LocalNode]) -> None:
+async def _restart_all(group: LocalGroup, nodes: list[LocalNode], as_json: bool) -> None:
     view = await ask_group(group.addresses)
     leader_id = view.leader.node_id if view.leader else None
     with group.starting():
@@ -62,10 +64,16 @@ async def _restart_all(group: LocalGroup, nodes: list[LocalNode]) -> None:
             stopped = trio.current_time()
             node.start()
             await _wait_ready(group, node)
-            print(
-                f"{node.node_id} restarted: stopped in {stopped - began:.2f} s, ready "
-                f"{trio.current_time() - stopped:.2f} s later",
-                flush=True,
+            stop_seconds, ready_seconds = stopped - began, trio.current_time() - stopped
+            tell(
+                f"{node.node_id} restarted: stopped in {stop_seconds:.2f} s, ready "
+                f"{ready_seconds:.2f} s later",
+                {
+                    "node_id": node.node_id,
+                    "stop_seconds": round(stop_seconds, 3),
+                    "ready_seconds": round(ready_seconds, 3),
+                },
+                as_json=as_json,
             )
 
 

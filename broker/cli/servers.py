@@ -72,23 +72,6 @@ def group_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return add_group_options(with_servers)
 
 
-def servers_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give *command* the options that name a group, as the arguments of `choose_servers`."""
-
-    @functools.wraps(command)
-    def with_servers(
-        *arguments: object,
-        server: str | None,
-        context: str | None,
-        data: Path | None,
-        **others: object,
-    ) -> object:
-        servers = choose_group(server=server, context=context, data=data).servers
-        return command(*arguments, servers=",".join(servers), data=None, **others)
-
-    return add_group_options(with_servers)
-
-
 def add_group_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give *command* the options that name a group, as the arguments of `choose_group`."""
     for option in (
@@ -145,11 +128,6 @@ def choose_group(
         source = f"the local group in {DEFAULT_FOLDER}"
         return Choice(servers=addresses, source=source, is_local=True)
     return Choice(servers=[f"127.0.0.1:{DEFAULT_BASE_PORT}"], source="the default")
-
-
-def choose_servers(servers: str | None, data: Path | None) -> list[str]:
-    """Return the addresses of the group that the user means; see `choose_group`."""
-    return choose_group(server=servers, data=data).servers
 
 
 def parse_servers(text: str) -> list[str]:

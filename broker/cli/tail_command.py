@@ -61,7 +61,7 @@ def tail(
     as_json: bool,
     servers: list[str],
 ) -> None:
-    """Print the messages of TOPIC as they are stored; no group, no offsets.
+    """Print messages of TOPIC as they are stored, for no group.
 
     All queues merged by store time: exactly for what is there already, within --window for what
     comes. Within a queue the order is always that of the queue.

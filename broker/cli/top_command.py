@@ -40,10 +40,10 @@ _KEYS = "q quits"
 @json_option
 @group_options
 def top(*, servers: list[str], seconds: float, once: bool, as_json: bool) -> None:
-    """Show nodes, topics by rate and groups by lag, live; q or Ctrl-C ends it.
+    """Show nodes, topics and groups, live; q or Ctrl-C ends it.
 
-    With --once, --json or without a terminal it prints one frame. Exit code 3 when the group of
-    that frame is not healthy.
+    Topics stand by what comes in, groups by their lag. With --once, --json or without a terminal
+    it prints one frame. Exit code 3 when the group of that frame is not healthy.
 
     Example: dledger top --every 1s
     """

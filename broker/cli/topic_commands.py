@@ -11,7 +11,7 @@ import trio
 from broker.cli.completing import TOPIC
 from broker.cli.confirming import confirm, yes_option
 from broker.cli.connecting import open_client
-from broker.cli.output import Table, format_bytes, join_words, json_option, plural, print_json
+from broker.cli.output import Table, format_bytes, join_words, json_option, plural, print_json, tell
 from broker.cli.servers import group_options
 from broker.cli.values import DURATION, SIZE, format_duration, format_time
 from broker.cli.watching import show_frame, show_repeatedly, watch_option
@@ -74,6 +74,7 @@ def _named_settings(
     help="How many consumers may share the topic; order is kept within one queue.",
 )  # fmt: skip
 @_settings
+@json_option
 @group_options
 def create(
     name: str,
@@ -84,6 +85,7 @@ def create(
     acks: str | None,
     flush: str | None,
     servers: list[str],
+    as_json: bool,
 ) -> None:
     """Create the topic NAME, or change the number of its queues.
 
@@ -98,7 +100,8 @@ def create(
             await mq.admin.create_topic(name, queue_count=queues, **settings)
 
     trio.run(run)
-    print(f"topic {name} has {plural(queues, 'queue')}")
+    value = {"topic": name, "queues": queues}
+    tell(f"topic {name} has {plural(queues, 'queue')}", value, as_json=as_json)
 
 
 @topic.command()
@@ -116,6 +119,7 @@ def create(
     help="What may be done: r (read), w (write), i (inherit), or some of them: rw.",
 )  # fmt: skip
 @_settings
+@json_option
 @group_options
 def alter(
     name: str,
@@ -128,6 +132,7 @@ def alter(
     acks: str | None,
     flush: str | None,
     servers: list[str],
+    as_json: bool,
 ) -> None:
     """Change what is given of the topic NAME; all else stays as it is.
 
@@ -149,14 +154,16 @@ def alter(
             )
             return await mq.admin.describe_topic(name)
 
-    print(_headline(trio.run(run)))
+    found = trio.run(run)
+    tell(_headline(found), _summary(found), as_json=as_json)
 
 
 @topic.command()
 @click.argument("name", type=TOPIC)
 @yes_option
+@json_option
 @group_options
-def delete(name: str, *, yes: bool, servers: list[str]) -> None:
+def delete(name: str, *, yes: bool, servers: list[str], as_json: bool) -> None:
     """Delete the topic NAME with its messages and what groups have committed in it.
 
     Nothing brings them back. A topic created again by that name goes on at the old offsets.
@@ -164,16 +171,15 @@ def delete(name: str, *, yes: bool, servers: list[str]) -> None:
     Example: dledger topic delete orders --yes
     """
 
-    async def run() -> str:
+    async def run() -> TopicDescription:
         async with open_client(servers) as mq:
             found = await mq.admin.describe_topic(name)
-            what = f"{plural(found.message_count, 'message')}, {_size(found)}"
-            confirm(f"delete topic {name} with {what}?", yes=yes)
+            confirm(f"delete topic {name} with {_content(found)}?", yes=yes)
             await mq.admin.delete_topic(name)
-            return what
+            return found
 
-    what = trio.run(run)
-    print(f"deleted topic {name} with {what}")
+    found = trio.run(run)
+    tell(f"deleted topic {name} with {_content(found)}", _summary(found), as_json=as_json)
 
 
 @topic.command("list")
@@ -316,6 +322,10 @@ def _attributes(found: TopicDescription) -> str:
         else:
             others.append(f"{name} {value}")
     return ", ".join([f"retention {join_words(kept)}", *others] if kept else others)
+
+
+def _content(found: TopicDescription) -> str:
+    return f"{plural(found.message_count, 'message')}, {_size(found)}"
 
 
 def _taken(found: TopicDescription) -> int:

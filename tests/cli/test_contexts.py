@@ -5,8 +5,10 @@ from pathlib import Path
 
 import click
 import pytest
+import trio
 from click.testing import CliRunner
 
+from broker.cli import completing
 from broker.cli.contexts import Context, Contexts, contexts_path
 from broker.cli.local_group import GroupPlan, LocalGroup
 from broker.cli.main import cli
@@ -109,3 +111,29 @@ def test_names_are_completed():
                       "COMP_CWORD": "3"}, prog_name="dledger",
     )  # fmt: skip
     assert done.stdout == "plain,prod\n"
+
+
+def test_what_a_shell_may_complete_comes_from_the_group(monkeypatch):
+    """Topics and consumer groups, of the group that the line names so far."""
+
+    async def names(servers):
+        return [f"orders@{','.join(servers)}", "other"]
+
+    def ask(context, _):
+        server = context.params["server"]
+        return trio.run(names, [server])
+
+    monkeypatch.setattr(completing, "_ask", ask)
+    for words in ("tail -s a:1 or", "offset reset -s a:1 or", "consume -s a:1 -g or"):
+        done = CliRunner().invoke(
+            cli, [], env={"_DLEDGER_COMPLETE": "bash_complete", "COMP_WORDS": f"dledger {words}",
+                          "COMP_CWORD": str(len(words.split()))}, prog_name="dledger",
+        )  # fmt: skip
+        assert done.stdout == "plain,orders@a:1\n", words
+
+
+def test_a_group_that_does_not_answer_completes_nothing():
+    context = click.Context(cli)
+    context.params["server"] = "127.0.0.1:1"
+
+    assert completing._topic_names(context) == []

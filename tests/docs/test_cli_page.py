@@ -96,6 +96,17 @@ def test_what_json_holds_is_said(words):
         assert re.search(r"^JSON: .*`\w+`", page.section(words, COMMANDS[words]), re.M)
 
 
+# They print what another program reads, or go on for ever.
+WITHOUT_JSON = {"completion", "node start"}
+
+
+@each_command
+def test_programs_can_read_what_it_says(words):
+    names = {option.name for option in page.options(COMMANDS[words])}
+
+    assert ("as_json" in names) != (words in WITHOUT_JSON)
+
+
 @each_command
 def test_its_help_has_an_example(words):
     text = COMMANDS[words].help or ""
