@@ -118,6 +118,9 @@ class BrokerConfig:
     partial_size_max: int = 256 * MIB
     pull_hold_max_ms: int = 30_000  # longest time a pull that finds nothing is held
     pulls_held_max: int = 100_000  # one more is answered at once: nothing new
+    # Most slots and entries of one file of the key index; files of small segments have fewer.
+    key_index_slot_count: int = 500_000
+    key_index_entry_count: int = 2_000_000
     log_level: str = "info"  # debug, info, warning, error
     log_format: str = "text"  # text, json, console: one line each, JSON, coloured for people
     log_file: str = ""  # "": stderr
@@ -139,6 +142,8 @@ class BrokerConfig:
         check_range("partial_size_max", self.partial_size_max, 16 * MIB, 1024 * GIB)
         check_range("pull_hold_max_ms", self.pull_hold_max_ms, 0, 600_000)
         check_range("pulls_held_max", self.pulls_held_max, 0, 10_000_000)
+        check_range("key_index_slot_count", self.key_index_slot_count, 8, 100_000_000)
+        check_range("key_index_entry_count", self.key_index_entry_count, 32, 400_000_000)
         if self.log_level not in LOG_LEVELS:
             raise ConfigError(f"log_level = {self.log_level!r}: use {', '.join(LOG_LEVELS)}")
         if self.log_format not in LOG_FORMATS:

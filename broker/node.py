@@ -50,6 +50,7 @@ from broker.nameserver.handlers import NameHandlers
 from broker.store.append_queue import AppendQueue
 from broker.store.derived import DerivedState
 from broker.store.dispatch_service import DispatchService
+from broker.store.key_index import shape_for
 from broker.store.reader import Reader
 from broker.store.topic_rates import TopicRates
 from dledger.config import FlushDiskType
@@ -142,6 +143,11 @@ def open_files(config: NodeConfig, disk: Disk) -> OpenFiles:
             segment_size=config.store.segment_size,
             metadata=StateMachine([topics, groups, offsets, consumers, QueueTrims()]),
             dispatchers=[traffic, topic_rates],
+            index_shape=shape_for(
+                config.store.segment_size,
+                slot_count=config.broker.key_index_slot_count,
+                entry_count=config.broker.key_index_entry_count,
+            ),
         )
     except BaseException:
         if store is not None:

@@ -316,6 +316,9 @@ class _ReadOnlyFile:
     def read_all(self) -> bytes:
         return Path(self.path).read_bytes()
 
+    def read_at(self, offset: int, size: int) -> bytes:
+        return self.read_all()[offset : offset + size]
+
     def write_at(self, offset: int, data: bytes) -> None:
         raise _ReadOnlyError(self.path)
 

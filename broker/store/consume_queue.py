@@ -23,7 +23,8 @@ from broker.errors import OffsetTooSmallError
 from broker.store.runs import UNIT_SIZE
 
 if TYPE_CHECKING:
-    from broker.store.queue_files import Piece, QueueFiles, QueueKey
+    from broker.store.growing_files import Piece
+    from broker.store.queue_files import QueueFiles, QueueKey
 
 TAIL_UNITS_KEPT = 1024  # in memory after they were written: 20 KiB for each busy queue
 

@@ -23,8 +23,9 @@ from dledger.errors import PoisonEntryError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+    from broker.store.growing_files import Piece
     from broker.store.log_view import LogView
-    from broker.store.queue_files import Piece, QueueFiles, QueueKey
+    from broker.store.queue_files import QueueFiles, QueueKey
     from broker.store.runs import RecordRun
 
 _UNIT = struct.Struct(">qiq")

@@ -2,10 +2,11 @@
 
     <folder>/state-<index>      metadata, producers and ends of queues after that entry
     <folder>/consumequeue/...   the units of the queues
+    <folder>/keyindex/...       which records have which key
 
-On start the newest usable state is taken and dispatch goes on behind it.  When the queues' files do
-not hold what the state says, everything is built again from the state at the log's base, or from
-nothing when the log is whole: delete the folder, and the same bytes come back.
+On start the newest usable state is taken and dispatch goes on behind it.  When the files of queues
+or key index do not hold what the state says, everything is built again from the state at the log's
+base, or from nothing when the log is whole: delete a folder, and the same bytes come back.
 
 Nothing here writes a file on the event loop: `begin_jobs` hands out the work that blocks.
 """
@@ -13,11 +14,18 @@ Nothing here writes a file on the event loop: `begin_jobs` hands out the work th
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from broker.store.checkpoint import StateFiles
 from broker.store.consume_queues import ConsumeQueues
-from broker.store.dispatch import DISPATCH_ENTRY_COST, DISPATCH_SIZE_MAX, Dispatch
+from broker.store.derived_jobs import DropJob, StateJob
+from broker.store.dispatch import (
+    DISPATCH_ENTRY_COST,
+    DISPATCH_KEY_COST,
+    DISPATCH_SIZE_MAX,
+    Dispatch,
+)
+from broker.store.key_index import KeyIndex, shape_for
 from broker.store.log_view import CHANNEL_METADATA
 from broker.store.producers import ProducerTable
 from broker.store.queue_files import UNITS_PER_FILE, QueueFiles
@@ -33,6 +41,7 @@ from dledger.errors import CorruptStoreError, PoisonEntryError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from broker.store.derived_jobs import Job
     from broker.store.dispatch import (
         AppliedListener,
         ArrivalListener,
@@ -40,6 +49,7 @@ if TYPE_CHECKING:
         Dispatcher,
         MetadataMachine,
     )
+    from broker.store.index_file import IndexShape
     from broker.store.log_view import LogView
     from broker.store.queue_files import QueueKey
     from broker.store.state_file import DerivedSnapshot
@@ -50,24 +60,6 @@ FLUSH_SIZE = 4 * 1024 * 1024  # bytes of units in memory before a job should wri
 UNFLUSHED_SIZE_MAX = 64 * 1024 * 1024  # dispatch waits for the jobs beyond that
 
 _log = logging.getLogger("broker.store")
-
-
-class Job(Protocol):
-    """Work that blocks. Jobs run one at a time, in the order they were handed out."""
-
-    def run(self) -> None:
-        """Do it; blocking, beside the event loop.
-
-        Raises:
-            StorageFailedError: stop the node.
-            LedgerFullError: there is no room; run the same job again when there may be. Until
-                then messages are found through memory.
-        """
-        ...
-
-    def finish(self) -> None:
-        """Take note on the event loop that `run` is done."""
-        ...
 
 
 class DerivedState:
@@ -83,6 +75,7 @@ class DerivedState:
         metadata: MetadataMachine,
         dispatchers: Sequence[Dispatcher] = (),
         units_per_file: int = UNITS_PER_FILE,
+        index_shape: IndexShape | None = None,
     ) -> None:
         """Make an empty one; `open` is what is wanted."""
         self._disk = disk
@@ -92,13 +85,19 @@ class DerivedState:
         self._metadata = metadata
         self._files = QueueFiles(disk, f"{folder}/consumequeue", units_per_file=units_per_file)
         self.queues = ConsumeQueues(self._files)
+        self.key_index = KeyIndex(
+            disk,
+            f"{folder}/keyindex",
+            index_shape or shape_for(segment_size),
+            segment_size=segment_size,
+        )
         self.producers = ProducerTable()
         self._dispatch = Dispatch(
             queues=self.queues,
             producers=self.producers,
             metadata=metadata,
             segment_size=segment_size,
-            dispatchers=dispatchers,
+            dispatchers=[self.key_index, *dispatchers],
         )
         self._states = StateFiles(disk, folder)
         self._point = log.base
@@ -120,6 +119,7 @@ class DerivedState:
         metadata: MetadataMachine,
         dispatchers: Sequence[Dispatcher] = (),
         units_per_file: int = UNITS_PER_FILE,
+        index_shape: IndexShape | None = None,
     ) -> DerivedState:
         """Take up what *folder* holds; blocking.
 
@@ -132,6 +132,7 @@ class DerivedState:
             metadata: restored to fit; its state is written along.
             dispatchers: hear of every run of records, after the queues.
             units_per_file: of a consume queue.
+            index_shape: of the files of the key index; None: what suits *segment_size*.
 
         Raises:
             CorruptStoreError: the log begins behind its first entry and no state leads there.
@@ -144,6 +145,7 @@ class DerivedState:
             metadata=metadata,
             dispatchers=dispatchers,
             units_per_file=units_per_file,
+            index_shape=index_shape,
         )
         derived.reopen(commit_index)
         return derived
@@ -169,9 +171,7 @@ class DerivedState:
     @property
     def needs_flush(self) -> bool:
         """Whether `begin_jobs` should be called soon."""
-        return (
-            bool(self._jobs) or self.queues.has_deleted or self.queues.unflushed_size >= FLUSH_SIZE
-        )
+        return bool(self._jobs) or self.queues.has_deleted or self._unflushed_size >= FLUSH_SIZE
 
     def next_queue_offset(self, topic: str, queue_id: int) -> int:
         """Return the offset the queue's next message gets, as far as dispatch knows."""
@@ -180,7 +180,8 @@ class DerivedState:
     def dispatch_up_to(self, committed_index: int, *, size_max: int = DISPATCH_SIZE_MAX) -> int:
         """Take in committed entries, about *size_max* bytes of them; return the last taken in.
 
-        Each entry counts `DISPATCH_ENTRY_COST` bytes more than it has.  There may be more left when
+        Each entry counts `DISPATCH_ENTRY_COST` bytes more than it has, and each key looked at by
+        itself `DISPATCH_KEY_COST`.  There may be more left when
         *size_max* is reached, or `UNFLUSHED_SIZE_MAX` bytes of units wait for `begin_jobs`: call
         again.  Listeners hear of arrivals once, at the end.
 
@@ -191,10 +192,12 @@ class DerivedState:
         size = 0
         if self._point.index < committed_index:
             for entry in self._log.entries(self._point.index + 1, committed_index):
-                if size >= size_max or self.queues.unflushed_size >= UNFLUSHED_SIZE_MAX:
+                if size >= size_max or self._unflushed_size >= UNFLUSHED_SIZE_MAX:
                     break
+                keys_before = self.key_index.singly_count
                 self._take_in(entry)
                 size += entry.size + DISPATCH_ENTRY_COST
+                size += (self.key_index.singly_count - keys_before) * DISPATCH_KEY_COST
             for topic in self._dispatch.take_deleted():
                 if self.on_deleted is not None:
                     self.on_deleted(topic)
@@ -217,8 +220,8 @@ class DerivedState:
         self._settle_deletions()
         if with_state and self._point.index != self._state_index and self._point.index > 0:
             self._add_state_job(is_boundary=False)
-        elif self.queues.unflushed_size >= FLUSH_SIZE:
-            self._jobs.append(self.queues.begin_flush())
+        elif self._unflushed_size >= FLUSH_SIZE:
+            self._jobs += [self.queues.begin_flush(), self.key_index.begin_flush()]
         jobs, self._jobs = self._jobs, []
         return jobs
 
@@ -229,8 +232,14 @@ class DerivedState:
         brings the old one back, and what leads from there must be found.
         """
         base = self._log.base
-        dropped = self.queues.drop_below_position(base.position)
-        return _DropJob(self.queues, dropped, self._states, self._states.drop_before(base.index))
+        return DropJob(
+            self.queues,
+            self.queues.drop_below_position(base.position),
+            self._states,
+            self._states.drop_before(base.index),
+            self.key_index,
+            self.key_index.drop_below_position(base.position),
+        )
 
     def read_state(self, index: int) -> bytes:
         """Return the state at one of `boundary_indexes`, for a peer; blocking.
@@ -277,20 +286,17 @@ class DerivedState:
         self._jobs.clear()
         self._states.look(self._log, segment_size=self._segment_size)
         at_base = self._state_at(base)
-        begins = _begins(at_base) if base.index else {}
         for index in self._states.indexes:
             if base.index <= index <= commit_index:
                 snapshot = at_base
                 if index != base.index:
                     snapshot = self._states.load(index, self._log.point_at(index))
                 if snapshot is not None:
-                    if self.queues.load(
-                        snapshot.queues, self._log, begins=begins, floors=snapshot.floors
-                    ):
+                    if self._load_files(snapshot, base, at_base):
                         self._restore(snapshot)
                         return
                     _log.warning(
-                        "%s: the consume queues hold less; taking an older state",
+                        "%s: the consume queues or the key index hold less; taking an older state",
                         self._states.path(index),
                     )
         self._rebuild(base, at_base)
@@ -305,6 +311,35 @@ class DerivedState:
             return None
         return self._states.load(base.index, base)
 
+    @property
+    def _unflushed_size(self) -> int:
+        return self.queues.unflushed_size + self.key_index.unflushed_size
+
+    def _load_files(
+        self, snapshot: DerivedSnapshot, base: LogPoint, at_base: DerivedSnapshot | None
+    ) -> bool:
+        """Take up queues and key index of *snapshot*, if their files hold as much; blocking."""
+        index_files: int | None = 0  # begun before the base
+        if base.index > 0 and at_base is None:
+            index_files = None
+        elif at_base is not None and at_base.key_index is not None:
+            index_files = at_base.key_index.file_count
+        return (
+            snapshot.key_index is not None
+            and self.queues.load(
+                snapshot.queues,
+                self._log,
+                begins=_begins(at_base) if base.index else {},
+                floors=snapshot.floors,
+            )
+            and self.key_index.load(
+                snapshot.key_index,
+                files_before=index_files,
+                begin_position=base.position,
+                end_position=snapshot.point.position,
+            )
+        )
+
     def _rebuild(self, base: LogPoint, snapshot: DerivedSnapshot | None) -> None:
         if base.index > 0 and snapshot is None:
             raise CorruptStoreError(
@@ -313,6 +348,7 @@ class DerivedState:
                 "start it again: it is filled from its peers"
             )
         _log.info("%s: deriving everything from entry %d on", self._folder, base.index + 1)
+        self.key_index.restart(None if snapshot is None else snapshot.key_index)
         if snapshot is None:
             self.queues.restart(())
             self.producers.restore([0, []])
@@ -372,16 +408,23 @@ class DerivedState:
             producers=self.producers.snapshot(),
             metadata=self._metadata.snapshot(),
             floors=list(self.queues.floors()),
+            key_index=self.key_index.snapshot(),
         )
         index = self._point.index
         self._state_index = index
+        flushes: list[Job] = [self.queues.begin_flush(), self.key_index.begin_flush()]
         self._jobs.append(
-            _StateJob(
-                self.queues.begin_flush(), self._files, self._states, index, data, is_boundary
+            StateJob(
+                flushes,
+                [self._files, self.key_index.files],
+                self._states,
+                index,
+                data,
+                is_boundary,
             )
         )
         if trimmed := self.queues.take_trimmed():
-            self._jobs.append(_DropJob(self.queues, trimmed, self._states, []))
+            self._jobs.append(DropJob(self.queues, trimmed, self._states, [], self.key_index, []))
 
 
 def _begins(snapshot: DerivedSnapshot | None) -> dict[QueueKey, int] | None:
@@ -389,59 +432,3 @@ def _begins(snapshot: DerivedSnapshot | None) -> dict[QueueKey, int] | None:
     if snapshot is None:
         return None
     return {(topic, queue_id): offset for topic, queue_id, offset in snapshot.queues}
-
-
-class _StateJob:
-    """Writes the queues' units, then the state that counts on them."""
-
-    def __init__(
-        self,
-        flush: Job,
-        files: QueueFiles,
-        states: StateFiles,
-        index: int,
-        data: bytes,
-        is_boundary: bool,
-    ) -> None:
-        self._flush = flush
-        self._files = files
-        self._states = states
-        self._index = index
-        self._data = data
-        self._is_boundary = is_boundary
-        self._superseded = states.take_superseded()
-
-    def run(self) -> None:
-        self._flush.run()
-        self._files.sync()
-        self._states.write(self._index, self._data)
-        self._states.unlink(self._superseded)
-
-    def finish(self) -> None:
-        self._flush.finish()
-        self._states.add(self._index, is_boundary=self._is_boundary)
-
-
-class _DropJob:
-    """Removes what belongs to records that are not held any more, by the log or by their queue."""
-
-    def __init__(
-        self,
-        queues: ConsumeQueues,
-        dropped: list[tuple[QueueKey, int]],
-        states: StateFiles,
-        state_indexes: list[int],
-    ) -> None:
-        self._queues = queues
-        self._dropped = dropped
-        self._states = states
-        self._state_indexes = state_indexes
-
-        self._unlinked: list[str] = []
-
-    def run(self) -> None:
-        self._unlinked = self._queues.unlink_dropped(self._dropped)
-        self._states.unlink(self._state_indexes)
-
-    def finish(self) -> None:
-        self._queues.forget_files(self._unlinked)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 # each, of any size 0.6 us, of other clients 2 us (200 B records), an entry by itself 15 us.
 DISPATCH_SIZE_MAX = 2 * 1024 * 1024  # bytes: 2 to 20 ms
 DISPATCH_ENTRY_COST = 12 * 1024  # bytes that take as long as an entry by itself
+DISPATCH_KEY_COST = 1024  # the same for a key that is not taken by column
 
 REMEDY = (
     "this version cannot take the entry in; if it was written by a newer version, start that one, "

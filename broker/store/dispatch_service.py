@@ -17,7 +17,8 @@ from dledger.errors import LedgerError, LedgerFullError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from broker.store.derived import DerivedState, Job
+    from broker.store.derived import DerivedState
+    from broker.store.derived_jobs import Job
     from dledger.clock import Clock
     from dledger.entry import LogPoint
     from dledger.worker import Worker

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import hashlib
 import re
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from broker.store.growing_files import GrowingFiles, Piece
 from broker.store.runs import UNIT_SIZE
-from dledger.errors import LedgerFullError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -24,20 +24,11 @@ if TYPE_CHECKING:
 
 UNITS_PER_FILE = 300_000
 OPEN_FILES_MAX = 256
-FREE_SIZE_MIN = 1024 * 1024  # bytes left alone, so that a write never finds the disk full halfway
 _NAME_SIZE_MAX = 200  # bytes; file systems allow 255
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]")
 
 QueueKey = tuple[str, int]  # topic, queue id
-
-
-class Piece(NamedTuple):
-    """Bytes to be written at one place of one file."""
-
-    path: str
-    offset: int
-    data: bytes
 
 
 def folder_name(topic: str) -> str:
@@ -66,7 +57,7 @@ class QueueFiles:
         self._units_per_file = units_per_file
         self._open_files_max = open_files_max
         self._regions: dict[str, MappedRegion] = {}  # least recently used first
-        self._unsynced: set[str] = set()  # touched only by jobs, which run one at a time
+        self._growing = GrowingFiles(disk, folder)
 
     @property
     def open_file_count(self) -> int:
@@ -111,43 +102,12 @@ class QueueFiles:
             queue_offset += size // UNIT_SIZE
 
     def write(self, pieces: Sequence[Piece]) -> None:
-        """Write *pieces*; blocking. They are durable only after `sync`.
-
-        Raises:
-            LedgerFullError: there is no room; nothing was written, the same may be tried again.
-            StorageFailedError: the disk failed.
-        """
-        if not pieces:
-            return
-        size = sum(len(piece.data) for piece in pieces)
-        self._disk.make_folder(self._folder)
-        free = self._disk.free_bytes(self._folder)
-        if free < size + FREE_SIZE_MIN:
-            raise LedgerFullError(
-                f"{self._folder}: no room for {size} bytes, {free} are free; free some disk space, "
-                "or set log_size_max so that old segments are dropped"
-            )
-        for path, offset, data in pieces:
-            if not self._disk.exists(path):
-                self._disk.make_folder(path.rpartition("/")[0])
-                self._disk.write_file_atomic(path, b"")
-            file = self._disk.open_file(path)
-            try:
-                file.write_at(offset, data)
-            finally:
-                file.close()
-            self._unsynced.add(path)
+        """Write *pieces*; blocking. Raises as `GrowingFiles.write`."""
+        self._growing.write(pieces)
 
     def sync(self) -> None:
         """Make everything written durable; blocking."""
-        for path in sorted(self._unsynced):
-            if self._disk.exists(path):
-                file = self._disk.open_file(path)
-                try:
-                    file.sync()
-                finally:
-                    file.close()
-        self._unsynced.clear()
+        self._growing.sync()
 
     def file_begins(self, key: QueueKey) -> list[int]:
         """Return the first queue offset of each file of a queue, ascending; blocking."""
@@ -172,20 +132,18 @@ class QueueFiles:
 
     def unlink(self, paths: Iterable[str]) -> None:
         """Remove files; blocking. Views of them stay readable."""
-        for path in paths:
-            self._disk.unlink(path)
+        self._growing.unlink(paths)
 
     def unlink_queues(self, keys: Iterable[QueueKey]) -> list[str]:
         """Remove every file of some queues; blocking. Return their paths, for `forget`."""
         paths = [self.path(key, begin) for key in keys for begin in self.file_begins(key)]
         self.unlink(paths)
-        self._unsynced.difference_update(paths)
         return paths
 
     def unlink_all(self) -> None:
         """Remove every file of every queue; blocking, and nobody else may use them meanwhile."""
         self.close()
-        self._unsynced.clear()
+        self._growing.forget_unsynced()
         if not self._disk.exists(self._folder):
             return
         for topic in self._disk.list_folder(self._folder):

@@ -49,6 +49,9 @@ class RecordRun(NamedTuple):
     units: bytes  # of the consume queue, 20 bytes for each record
     mark: ProducerMark | None  # which messages of which producer they are
     size: int  # bytes of all records
+    # Where the properties of each record begin and end in the entry's body.
+    properties_begins: Sequence[int] | IntArray
+    properties_ends: Sequence[int] | IntArray
 
 
 class RunReader:
@@ -93,11 +96,17 @@ class RunReader:
         topic_field, topic = _topic(body, first, size, magic, body_size, number)
         if mark is not None and mark.queue_id != queue_id:
             raise _wrong(number, "queue_id", f"{queue_id} behind a mark of {mark.queue_id}")
+        begins: Sequence[int] | IntArray
+        ends: Sequence[int] | IntArray
         if len(starts) < COLUMN_MIN:
-            units = self._units_each(body, body_position, starts, end, head, topic_field, number)
+            units, begins, ends = self._units_each(
+                body, body_position, starts, end, head, topic_field, number
+            )
         else:
             array = np.asarray(starts, np.int64)
-            units = self._units_columns(body, body_position, array, end, head, topic_field, number)
+            units, begins, ends = self._units_columns(
+                body, body_position, array, end, head, topic_field, number
+            )
         return RecordRun(
             topic,
             queue_id,
@@ -108,6 +117,8 @@ class RunReader:
             units,
             mark,
             end - first,
+            begins,
+            ends,
         )
 
     def _units_each(
@@ -119,9 +130,11 @@ class RunReader:
         first: tuple[int, ...],
         topic_field: bytes,
         number: int,
-    ) -> bytes:
+    ) -> tuple[bytes, list[int], list[int]]:
         _, magic, queue_id, first_queue_offset, *_ = first
         units: list[bytes] = []
+        begins: list[int] = []
+        ends: list[int] = []
         for nth, at in enumerate(starts):
             size, found_magic, found_queue, queue_offset, position, flags, _, body_size = (
                 _HEAD.unpack_from(body, at)
@@ -151,7 +164,9 @@ class RunReader:
                 )
             code = self._tags_code(bytes(body[properties_at : at + size]))
             units.append(_UNIT.pack(position, size, code))
-        return b"".join(units)
+            begins.append(properties_at)
+            ends.append(at + size)
+        return b"".join(units), begins, ends
 
     def _units_columns(
         self,
@@ -162,7 +177,7 @@ class RunReader:
         first: tuple[int, ...],
         topic_field: bytes,
         number: int,
-    ) -> bytes:
+    ) -> tuple[bytes, IntArray, IntArray]:
         _, magic, queue_id, first_queue_offset, *_ = first
         count = len(starts)
         ends = np.append(starts[1:], end)
@@ -190,8 +205,9 @@ class RunReader:
         units = np.empty(count, UNIT)
         units["position"] = heads["position"]
         units["size"] = sizes
-        units["tags_code"] = self._tags_codes_of(body, ends - properties_sizes, ends)
-        return units.tobytes()
+        begins = ends - properties_sizes
+        units["tags_code"] = self._tags_codes_of(body, begins, ends)
+        return units.tobytes(), begins, ends
 
     def _tags_codes_of(
         self, body: memoryview, properties: IntArray, ends: IntArray

@@ -7,13 +7,16 @@
                        [[topic, queue id, next offset] ...] sorted
                        producers                            `ProducerTable.snapshot`
                        metadata                             a map by name, sorted
-                       [[topic, queue id, floor] ...]       sorted; left out when there is none
+                       [[topic, queue id, floor] ...]       sorted
+                       key index                            `IndexSnapshot.to_plain`
 
 A floor is where a queue begins that was trimmed, or whose topic was deleted; see
 `broker.store.consume_queues`.
 
 The bytes depend on the log prefix alone: every node writes the same for the same index, so that one
 of them can hand them to another that lags behind retention.  Files are named ``state-<index>``.
+
+States without the last element, or the last two, are those of earlier versions, and can be read.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgpack
 
+from broker.store.index_folder import IndexSnapshot
 from dledger.entry import LogPoint
 from dledger.errors import LedgerError
 
@@ -52,6 +56,7 @@ class DerivedSnapshot:
     producers: list[Any]
     metadata: dict[str, Any]
     floors: list[tuple[str, int, int]] = field(default_factory=list)  # topic, queue id, floor
+    key_index: IndexSnapshot | None = None  # None: written by a version that had none
 
 
 def encode_state(
@@ -61,16 +66,20 @@ def encode_state(
     producers: bytes,
     metadata: dict[str, Any],
     floors: Sequence[tuple[str, int, int]] = (),
+    key_index: IndexSnapshot | None = None,
 ) -> bytes:
     """Return the bytes of a state; the same for the same log prefix. *producers* are packed."""
+    others = [] if key_index is None and not floors else [msgpack.packb(list(floors))]
+    if key_index is not None:
+        others.append(msgpack.packb(key_index.to_plain()))
     payload = b"".join(
         [
-            msgpack.Packer().pack_array_header(5 if floors else 4),
+            msgpack.Packer().pack_array_header(4 + len(others)),
             msgpack.packb([point.index, point.term, point.position, point.chain_crc]),
             msgpack.packb(queues),
             producers,
             msgpack.packb(metadata),
-            msgpack.packb(floors) if floors else b"",
+            *others,
         ]
     )
     return _HEAD.pack(_MAGIC, zlib.crc32(payload)) + payload
@@ -107,14 +116,16 @@ def decode_state(data: Buffer) -> DerivedSnapshot:
             f"the content is no msgpack: {type(error).__name__}: {error}"
         ) from error
     try:
-        point, queues, producers, metadata, *more = content
-        (floors,) = more or [[]]
+        point, queues, producers, metadata, *others = content
+        floors = others[0] if others else []
+        key_index = IndexSnapshot.from_plain(*others[1:]) if others[1:] else None
         snapshot = DerivedSnapshot(
             point=LogPoint(*point),
             queues=[(topic, queue_id, offset) for topic, queue_id, offset in queues],
             producers=producers,
             metadata=metadata,
             floors=[(topic, queue_id, floor) for topic, queue_id, floor in floors],
+            key_index=key_index,
         )
     except (ValueError, TypeError) as error:
         raise CorruptStateError(

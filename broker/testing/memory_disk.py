@@ -105,6 +105,9 @@ class FakeFile:
     def read_all(self) -> bytes:
         return bytes(self._inode.cache)
 
+    def read_at(self, offset: int, size: int) -> bytes:
+        return bytes(self._inode.cache[offset : offset + size])
+
     def write_at(self, offset: int, data: bytes) -> None:
         self._disk.step(f"write {self.path}")
         self._disk.fail(self.path, "write")

@@ -76,12 +76,16 @@ class MappedRegion(Protocol):
 
 
 class DiskFile(Protocol):
-    """One small file, read whole and written in place."""
+    """One file, read and written in place."""
 
     path: str
 
     def read_all(self) -> bytes:
         """Return the whole content."""
+        ...
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        """Return *size* bytes at *offset*; fewer at the end of the file, none beyond it."""
         ...
 
     def write_at(self, offset: int, data: bytes) -> None:
@@ -291,6 +295,11 @@ class OsFile:
         """See `DiskFile.read_all`."""
         with _failing(self.path, "read"):
             return os.pread(self._fd, os.fstat(self._fd).st_size, 0)
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        """See `DiskFile.read_at`."""
+        with _failing(self.path, "read"):
+            return os.pread(self._fd, size, offset)
 
     def write_at(self, offset: int, data: bytes) -> None:
         """See `DiskFile.write_at`."""

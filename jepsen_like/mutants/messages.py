@@ -11,7 +11,7 @@ from broker.protocol.headers import UpdateConsumerOffsetRequest
 from broker.protocol.response_code import ResponseCode
 from broker.store.append_queue import AppendQueue
 from broker.store.append_state import AppendState
-from broker.store.derived import _StateJob
+from broker.store.derived_jobs import StateJob
 from broker.store.dispatch_service import DispatchService
 from broker.store.producers import (
     NEW_VERDICT,
@@ -177,11 +177,12 @@ def queue_files_never_synced() -> Sequence[Patch]:
     """A state is written down before the units that it counts on are on the disk."""
 
     def run(self: Any) -> None:
-        self._flush.run()
+        for flush in self._flushes:
+            flush.run()
         self._states.write(self._index, self._data)
         self._states.unlink(self._superseded)
 
-    return [(_StateJob, "run", run)]
+    return [(StateJob, "run", run)]
 
 
 # -- consumer groups -------------------------------------------------------------------------------
@@ -236,6 +237,7 @@ def _with_state(change: Callable[[DerivedSnapshot], dict[str, Any]]) -> Sequence
             "queues": state.queues,
             "producers": packed.snapshot(),
             "metadata": state.metadata,
+            "key_index": state.key_index,
             **change(state),
         }
         return encode_state(state.point, **parts)

@@ -364,6 +364,11 @@ class SimOpenFile:
         """See `DiskFile.read_all`."""
         return self._file.read(0, self._file.size)
 
+    def read_at(self, offset: int, size: int) -> bytes:
+        """See `DiskFile.read_at`."""
+        end = min(offset + size, self._file.size)
+        return self._file.read(offset, end - offset) if offset < end else b""
+
     def write_at(self, offset: int, data: bytes) -> None:
         """See `DiskFile.write_at`."""
         if self._mount.step(f"write {self.path}"):

@@ -166,10 +166,13 @@ def make_chunk(
     *,
     topic: str = "orders",
     queue_id: int = 0,
-    properties: dict[str, str] | None = None,
+    properties: dict[str, str] | Sequence[dict[str, str]] | None = None,
 ) -> Chunk:
+    """Return records with *properties*: the same for all, or those of each."""
+    each = properties if isinstance(properties, list) else [properties] * len(bodies)
     records = [
-        make_record(body, topic=topic, queue_id=queue_id, properties=properties) for body in bodies
+        make_record(body, topic=topic, queue_id=queue_id, properties=own)
+        for body, own in zip(bodies, each, strict=True)
     ]
     return check_chunk(
         b"".join(records),

@@ -47,7 +47,7 @@ def run(jobs):
 
 
 def everything(derived, log):
-    """Catch up, then return the state's bytes and every unit that can be read."""
+    """Catch up; return the state's bytes, every unit that can be read and the index's files."""
     while derived.dispatched_index < log.end_index:
         derived.dispatch_up_to(log.end_index)
     run(derived.begin_jobs(with_state=True))
@@ -57,7 +57,8 @@ def everything(derived, log):
         begin = queue.min_offset
         found = queue.units_from(begin, unit_count_max=end) if begin < end else b""
         units[topic, queue_id] = begin, end, bytes(found)
-    return derived.read_state(log.end_index), units
+    index = {path: derived._disk.read_file(path) for path in derived.key_index.paths}
+    return derived.read_state(log.end_index), units, index
 
 
 def live(disk, log, chance):
@@ -149,6 +150,8 @@ def test_a_life_of_crashes_after_retention_ends_with_the_same_bytes(seed):
     found = everything(start(disk, log), log)
 
     assert expected is None or found == expected
+    there = {path for path in disk.files() if "/keyindex/" in path}
+    assert there - set(found[2]) == set()
     for begin, end, units in found[1].values():
         assert len(units) == 20 * (end - begin)
 

@@ -5,6 +5,7 @@ import json
 import struct
 import subprocess
 import sys
+from datetime import UTC, datetime
 from zlib import crc32
 
 import msgpack
@@ -184,12 +185,57 @@ def test_consume_queues_lead_to_every_record(data):
         assert path.read_bytes() == units
 
 
+def java_hash(text):
+    found = 0
+    for unit in text:
+        found = (31 * found + ord(unit)) % 2**32
+    return abs(found - 2**32 if found >= 2**31 else found)
+
+
+def test_the_key_index_leads_to_every_record_by_its_keys(data):
+    slot_count = SEGMENT_SIZE // 512
+    found, names = [], []
+    for path in sorted((data / "derived" / "keyindex").iterdir()):
+        content = path.read_bytes()
+        begin, end, first, last, used, count = struct.unpack_from(">qqqqii", content)
+        slots = struct.unpack_from(f">{slot_count}i", content, 40)
+        entries = [*struct.iter_unpack(">iqii", content[40 + 4 * slot_count :])]
+        assert entries[0] == (0, 0, 0, 0)
+        assert (count, sum(map(bool, slots))) == (len(entries), used)
+        assert (entries[1][1], entries[-1][1]) == (first, last)
+        assert first // SEGMENT_SIZE == last // SEGMENT_SIZE
+        latest = {}
+        for number, (hashed, position, seconds, previous) in enumerate(entries[1:], start=1):
+            assert previous == latest.get(hashed % slot_count, 0)
+            assert 0 <= seconds <= (end - begin) // 1000
+            latest[hashed % slot_count] = number
+            found.append((position, hashed))
+        assert slots == tuple(latest.get(slot, 0) for slot in range(slot_count))
+        made = datetime.fromtimestamp(begin / 1000, UTC)
+        names.append(f"{made:%Y%m%d%H%M%S}")
+        assert path.name.startswith(names[-1])
+
+    expected = []
+    for entry in entries_of(data):
+        if entry[3] == 0:
+            for _, position, record in records_of(entry):
+                unique = record.partition(b"UNIQ_KEY\x01")[2][:32].decode()
+                expected += [
+                    (position, java_hash(f"by%hand#{unique}")),
+                    (position, java_hash("by%hand#k")),
+                ]
+    assert len(names) > 2
+    assert found == expected
+
+
 def test_the_last_state_is_that_of_the_last_entry(data):
     entries = list(entries_of(data))
     index, term, position, _, chain, body = entries[-1]
     paths = sorted((data / "derived").glob("state-*"))
     content = paths[-1].read_bytes()
-    point, queues, producers, metadata = msgpack.unpackb(content[8:], strict_map_key=False)
+    point, queues, producers, metadata, floors, key_index = msgpack.unpackb(
+        content[8:], strict_map_key=False
+    )
 
     assert paths[-1].name == f"state-{index:020d}"
     assert struct.unpack(">4sI", content[:8]) == (b"DLS1", crc32(content[8:]))
@@ -197,6 +243,12 @@ def test_the_last_state_is_that_of_the_last_entry(data):
     assert [row[:2] for row in queues] == [["by%hand", 0], ["by%hand", 1]]
     assert sum(row[2] for row in queues) == len(BODIES)
     assert sum(run[1] for row in producers[1] for run in row[6]) == len(BODIES)
+    assert floors == []
+    files = sorted((data / "derived" / "keyindex").iterdir())
+    size = files[-1].stat().st_size
+    assert key_index[0] == len(files)
+    assert 40 + 4 * key_index[5] + 20 * (key_index[2] + 1) == size
+    assert struct.pack(">qq", *key_index[3:5]) == files[-1].read_bytes()[:16]
     assert set(metadata) == {"consumer_offsets", "consumers", "subscription_groups", "topics"}
     boundaries = {
         before[0] for before, after in itertools.pairwise(entries) if after[2] % SEGMENT_SIZE == 0

@@ -1,0 +1,93 @@
+"""Writing files that grow: those of consume queues and of the key index.
+
+Nothing is allocated ahead.  What is written may be lost or torn by a crash until it is synced, so
+whoever reads such a file trusts it no further than a state says that was written after the sync.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from dledger.errors import LedgerFullError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from dledger.store.disk import Disk
+
+FREE_SIZE_MIN = 1024 * 1024  # bytes left alone, so that a write never finds the disk full halfway
+
+
+class Piece(NamedTuple):
+    """Bytes to be written at one place of one file."""
+
+    path: str
+    offset: int
+    data: bytes
+
+
+class GrowingFiles:
+    """Files below one folder; used only by jobs, which run one at a time."""
+
+    def __init__(self, disk: Disk, folder: str) -> None:
+        self._disk = disk
+        self._folder = folder
+        self._unsynced: set[str] = set()
+
+    def write(self, pieces: Sequence[Piece]) -> None:
+        """Write *pieces*; blocking. They are durable only after `sync`.
+
+        Raises:
+            LedgerFullError: there is no room; nothing was written, the same may be tried again.
+            StorageFailedError: the disk failed.
+        """
+        if not pieces:
+            return
+        size = sum(len(piece.data) for piece in pieces)
+        self._disk.make_folder(self._folder)
+        free = self._disk.free_bytes(self._folder)
+        if free < size + FREE_SIZE_MIN:
+            raise LedgerFullError(
+                f"{self._folder}: no room for {size} bytes, {free} are free; free some disk space, "
+                "or set log_size_max so that old segments are dropped"
+            )
+        for path, of_path in _by_path(pieces):
+            if not self._disk.exists(path):
+                self._disk.make_folder(path.rpartition("/")[0])
+                self._disk.write_file_atomic(path, b"")
+            file = self._disk.open_file(path)
+            try:
+                for piece in of_path:
+                    file.write_at(piece.offset, piece.data)
+            finally:
+                file.close()
+            self._unsynced.add(path)
+
+    def sync(self) -> None:
+        """Make everything written durable; blocking."""
+        for path in sorted(self._unsynced):
+            if self._disk.exists(path):
+                file = self._disk.open_file(path)
+                try:
+                    file.sync()
+                finally:
+                    file.close()
+        self._unsynced.clear()
+
+    def unlink(self, paths: Iterable[str]) -> None:
+        """Remove files; blocking. Views of them stay readable."""
+        for path in paths:
+            self._disk.unlink(path)
+            self._unsynced.discard(path)
+
+    def forget_unsynced(self) -> None:
+        """Take note that all files are gone."""
+        self._unsynced.clear()
+
+
+def _by_path(pieces: Sequence[Piece]) -> Iterable[tuple[str, list[Piece]]]:
+    """Return the pieces of each file, files in the order of their first piece."""
+    found: dict[str, list[Piece]] = {}
+    for piece in pieces:
+        found.setdefault(piece.path, []).append(piece)
+    return found.items()
