@@ -30,12 +30,14 @@ from broker.handlers.lookup import LookupHandlers
 from broker.handlers.offset_reset import OffsetResetHandlers
 from broker.handlers.offsets import OffsetHandlers
 from broker.handlers.pull import PullHandlers
+from broker.handlers.query import QueryHandlers
 from broker.handlers.queue_state import QueueStates
 from broker.handlers.registry import Registry
 from broker.handlers.send import SendHandlers
 from broker.handlers.send_answers import SendAnswers
 from broker.handlers.topic_state import TopicStateHandlers
 from broker.handlers.topics import TopicHandlers
+from broker.handlers.up_to_date import UpToDate
 from broker.message.limits import MessageLimits
 from broker.metadata.consumer_offsets import ConsumerOffsets
 from broker.metadata.queue_trims import QueueTrims
@@ -189,11 +191,12 @@ class Node:
         self.config = config
         self._files = files
         self._clock = surroundings.clock
+        self._disk = surroundings.disk
         clock, network = surroundings.clock, surroundings.network
         self._network = network
         self._workers = {
             name: surroundings.make_worker(f"{config.node_id}-{name}")
-            for name in ("sync", "vote", "file", "derived")
+            for name in ("sync", "vote", "file", "derived", "lookup")
         }
         derived = files.derived
         self.dispatch = DispatchService(
@@ -412,8 +415,20 @@ class Node:
             held_pull_count=lambda: self.pulls.hold.count,
             oldest_ms=self.dispatch.oldest_ms,
         )
+        self.up_to_date = UpToDate(files.derived, lambda: self.ledger.committed_index)
+        self.queries = QueryHandlers(
+            log=files.store,
+            derived=files.derived,
+            topics=files.topics,
+            disk=self._disk,
+            worker=self._workers["lookup"],
+            up_to_date=self.up_to_date,
+        )
         self.lookups = LookupHandlers(
-            log=files.store, queues=files.derived.queues, topics=files.topics
+            log=files.store,
+            queues=files.derived.queues,
+            topics=files.topics,
+            up_to_date=self.up_to_date,
         )
         for family in (
             self.sends,
@@ -425,6 +440,7 @@ class Node:
             self.topics,
             self.group,
             self.lookups,
+            self.queries,
             self.names,
             self.clients,
         ):
@@ -484,6 +500,7 @@ class Node:
         self.commands.dispatched()
         self.offsets.dispatched()
         self.clients.dispatched()
+        self.up_to_date.dispatched()
         for session, command in self.sends.topics_changed():
             self.registry.dispatch(session, command)
             session.flush_soon()  # refused at once: no pass over its requests ends here

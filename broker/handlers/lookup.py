@@ -14,13 +14,16 @@ from broker.protocol.headers import (
     QueueRequest,
     SearchOffsetRequest,
     StoreTimeResponse,
+    ViewMessageRequest,
 )
 from broker.protocol.request_code import RequestCode
 from broker.protocol.response_code import ResponseCode
+from broker.store.record_finder import record_at
 from broker.store.time_search import Boundary, offset_by_time, store_timestamp_ms
 from dledger.remoting.command import Command, response
 
 if TYPE_CHECKING:
+    from broker.handlers.up_to_date import UpToDate
     from broker.metadata.topics import Topics
     from broker.store.consume_queues import ConsumeQueues
     from broker.store.log_view import LogView
@@ -32,10 +35,21 @@ NO_STORE_TIME = -1  # what RocketMQ answers for a queue without messages
 class LookupHandlers:
     """The family of look-ups."""
 
-    def __init__(self, *, log: LogView, queues: ConsumeQueues, topics: Topics) -> None:
+    def __init__(
+        self, *, log: LogView, queues: ConsumeQueues, topics: Topics, up_to_date: UpToDate
+    ) -> None:
+        """Make the family.
+
+        Args:
+            log: the records.
+            queues: lead to them.
+            topics: what exists.
+            up_to_date: where questions wait for what is committed already.
+        """
         self._log = log
         self._queues = queues
         self._topics = topics
+        self._up_to_date = up_to_date
 
     @handles(RequestCode.SEARCH_OFFSET_BY_TIMESTAMP)
     def search_offset(self, session: Session, command: Command) -> None:
@@ -43,17 +57,36 @@ class LookupHandlers:
         header = SearchOffsetRequest.decode(command.ext_fields)
         boundary = _boundary(header.boundary_type)
         self._check_queue(header.topic, header.queue_id)
-        queue = self._queues.get(header.topic, header.queue_id)
-        offset = (
-            0 if queue is None else offset_by_time(self._log, queue, header.timestamp, boundary)
-        )
-        answer(
-            session,
-            command,
-            response(
-                command, int(ResponseCode.SUCCESS), None, OffsetResponse(offset=offset).encode()
-            ),
-        )
+
+        def tell() -> None:
+            queue = self._queues.get(header.topic, header.queue_id)
+            offset = 0
+            if queue is not None:
+                offset = offset_by_time(self._log, queue, header.timestamp, boundary)
+            found = OffsetResponse(offset=offset).encode()
+            answer(session, command, response(command, int(ResponseCode.SUCCESS), None, found))
+
+        self._up_to_date.when(session, command, tell)
+
+    @handles(RequestCode.VIEW_MESSAGE_BY_ID)
+    def view(self, session: Session, command: Command) -> None:
+        """Answer the record at the position that an offset id names."""
+        header = ViewMessageRequest.decode(command.ext_fields)
+
+        def tell() -> None:
+            record = record_at(self._log, self._queues, header.offset)
+            if record is None:
+                reply = response(
+                    command,
+                    int(ResponseCode.QUERY_NOT_FOUND),
+                    f"no message begins at position {header.offset} of the log, or it is gone, or "
+                    "not yet known here",
+                )
+            else:
+                reply = response(command, int(ResponseCode.SUCCESS), body=[record.view])
+            answer(session, command, reply)
+
+        self._up_to_date.when(session, command, tell)
 
     @handles(RequestCode.GET_EARLIEST_MSG_STORETIME)
     def earliest_store_time(self, session: Session, command: Command) -> None:

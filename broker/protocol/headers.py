@@ -287,6 +287,37 @@ class SearchOffsetRequest(Header):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class QueryMessageRequest(Header):
+    """QUERY_MESSAGE; answered with a `QueryMessageResponse` and records back to back.
+
+    Source: RocketMQ ``QueryMessageRequestHeader``, ``MixAll.UNIQUE_MSG_QUERY_FLAG``.
+    """
+
+    topic: str
+    key: str
+    max_num: Int32
+    begin_timestamp: Int64  # earliest store time, milliseconds since 1970
+    end_timestamp: Int64  # latest store time
+    is_unique_key: bool = field(default=False, metadata={"wire": "_UNIQUE_KEY_QUERY"})
+    before_position: Int64 | None = None  # ours: only records before that place of the log
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueryMessageResponse(Header):
+    """How far the key index of the answering node is."""
+
+    index_last_update_timestamp: Int64  # when the last record with a key was stored
+    index_last_update_phyoffset: Int64  # where it is
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ViewMessageRequest(Header):
+    """VIEW_MESSAGE_BY_ID. Source: RocketMQ ``ViewMessageRequestHeader``."""
+
+    offset: Int64  # the position an offset id names
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OffsetResponse(Header):
     """One queue offset."""
 

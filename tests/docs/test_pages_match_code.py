@@ -45,6 +45,8 @@ REQUEST_HEADERS = {
     RequestCode.GET_MAX_OFFSET: headers.QueueRequest,
     RequestCode.GET_MIN_OFFSET: headers.QueueRequest,
     RequestCode.GET_EARLIEST_MSG_STORETIME: headers.QueueRequest,
+    RequestCode.QUERY_MESSAGE: headers.QueryMessageRequest,
+    RequestCode.VIEW_MESSAGE_BY_ID: headers.ViewMessageRequest,
     RequestCode.GET_ROUTEINFO_BY_TOPIC: headers.RouteRequest,
     RequestCode.GET_KV_CONFIG: headers.KvConfigRequest,
     RequestCode.UNREGISTER_CLIENT: headers.UnregisterClientRequest,

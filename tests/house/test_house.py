@@ -19,6 +19,7 @@ from broker.handlers.lookup import LookupHandlers
 from broker.handlers.offset_reset import OffsetResetHandlers
 from broker.handlers.offsets import OffsetHandlers
 from broker.handlers.pull import PullHandlers
+from broker.handlers.query import QueryHandlers
 from broker.handlers.registry import _HANDLES
 from broker.handlers.send import SendHandlers
 from broker.handlers.topic_state import TopicStateHandlers
@@ -40,6 +41,7 @@ FAMILIES = [
     OffsetHandlers,
     OffsetResetHandlers,
     PullHandlers,
+    QueryHandlers,
     SendHandlers,
     TopicHandlers,
     TopicStateHandlers,
@@ -84,6 +86,8 @@ HEADERS = {
     RequestCode.GET_MAX_OFFSET: headers.QueueRequest,
     RequestCode.GET_MIN_OFFSET: headers.QueueRequest,
     RequestCode.GET_EARLIEST_MSG_STORETIME: headers.QueueRequest,
+    RequestCode.QUERY_MESSAGE: headers.QueryMessageRequest,
+    RequestCode.VIEW_MESSAGE_BY_ID: headers.ViewMessageRequest,
     RequestCode.GET_ROUTEINFO_BY_TOPIC: headers.RouteRequest,
     RequestCode.GET_KV_CONFIG: headers.KvConfigRequest,
     RequestCode.UNREGISTER_CLIENT: headers.UnregisterClientRequest,

@@ -1,0 +1,57 @@
+"""Questions that wait for dispatch to take in what is committed already.
+
+Who has just heard that a message is stored may ask for it by its key: dispatch comes a moment
+after the acknowledgement.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from broker.errors import BrokerError
+from broker.handlers.registry import answer, error_response
+from dledger.errors import LedgerError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from broker.store.derived import DerivedState
+    from dledger.remoting.command import Command
+    from dledger.remoting.server import Session
+
+LAG_MAX = 1000  # entries; a node that lags by more answers from what it has
+WAITING_MAX = 4096  # questions; one more is answered at once
+
+
+class UpToDate:
+    """Lets questions wait until all that was committed when they came has been taken in."""
+
+    def __init__(self, derived: DerivedState, committed_index: Callable[[], int]) -> None:
+        self._derived = derived
+        self._committed_index = committed_index
+        self._waiting: list[tuple[int, Session, Command, Callable[[], None]]] = []
+
+    def when(self, session: Session, command: Command, act: Callable[[], None]) -> None:
+        """Call *act*, which answers *command*, now or soon; its errors become the answer."""
+        needed = self._committed_index()
+        lag = needed - self._derived.dispatched_index
+        if 0 < lag <= LAG_MAX and len(self._waiting) < WAITING_MAX:
+            self._waiting.append((needed, session, command, act))
+        else:
+            act()
+
+    def dispatched(self) -> None:
+        """Answer what waited for dispatch to come so far."""
+        if not self._waiting:
+            return
+        reached = self._derived.dispatched_index
+        ready = [item for item in self._waiting if item[0] <= reached]
+        self._waiting = [item for item in self._waiting if item[0] > reached]
+        for _, session, command, act in ready:
+            if session.closed:
+                continue
+            try:
+                act()
+            except (BrokerError, LedgerError) as error:
+                answer(session, command, error_response(command, error))
+            session.flush_soon()

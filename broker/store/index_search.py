@@ -1,0 +1,205 @@
+"""Searching the key index, from the newest entry to the oldest.
+
+What no file holds yet is searched at once, in memory.  The files are read in a thread, a few
+hundred bytes at a time, along the chain of a slot; where a chain is long, as when one key belongs
+to very many messages, the file is read through instead, which takes about 40 ms at most.
+
+What is found is where a record with that hash lies: whoever asked has to look whether it has the
+key, as others may share the hash.
+
+Source: RocketMQ ``IndexService.queryOffset``, ``IndexFile.selectPhyOffset``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from broker.store.index_file import (
+    ENTRY,
+    ENTRY_SIZE,
+    HEADER_SIZE,
+    SLOT_SIZE,
+    EntryArray,
+    IndexHeader,
+    IndexShape,
+)
+from dledger.errors import CorruptStoreError, StorageFailedError
+
+if TYPE_CHECKING:
+    from broker.store.columns import IntArray
+    from broker.store.key_index import KeyIndex
+    from dledger.store.disk import Disk, DiskFile
+
+FILES_PER_GO = 64  # opened before the thread is free for others
+LINKS_MAX = 2048  # of one chain; from there on the file is read through
+_BLOCK_ENTRIES = 204  # read together along a chain: 4 KiB
+_SCAN_ENTRIES = 52_000  # read together through a file: 1 MiB
+_NONE: IntArray = np.empty(0, np.int64)
+
+
+class SearchRange(NamedTuple):
+    """Which entries are wanted."""
+
+    wanted_hash: int
+    begin_ms: int  # earliest store time
+    end_ms: int  # latest store time
+    before_position: int  # only records before that place of the log
+
+
+class _FileToSearch(NamedTuple):
+    path: str
+    header: IndexHeader
+    first_number: int  # to begin the chain with; -1: what the file's own slot says
+
+
+class IndexSearch:
+    """One search, made on the event loop; see `next_positions`."""
+
+    def __init__(self, disk: Disk, index: KeyIndex, wanted: SearchRange) -> None:
+        """Look through what is in memory, and note which files are left."""
+        self._disk = disk
+        self._shape = index.shape
+        self._wanted = wanted
+        in_memory: list[IntArray] = [_NONE]
+        files = [_FileToSearch(info.path, info.header, -1) for info in index.sealed]
+        for growing in index.growing:
+            entries, number = growing.matches_in_memory(wanted.wanted_hash)
+            header = growing.header
+            in_memory.append(self._matching(header, entries))
+            if number:
+                files.append(_FileToSearch(growing.path, header, number))
+        self._found = np.concatenate(in_memory)  # oldest first, newer than all that files hold
+        self._files = [file for file in files if self._may_hold(file.header)]
+
+    @property
+    def has_more(self) -> bool:
+        """Whether `next_positions` may find something."""
+        return bool(len(self._found) or self._files)
+
+    def next_positions(self, count_max: int) -> list[int]:
+        """Return places of the next older records, newest first; blocking, beside the event loop.
+
+        Less than *count_max*, even none, does not mean that there are no more: see `has_more`.
+
+        Raises:
+            CorruptStoreError: a file is damaged.
+            StorageFailedError: the disk fails.
+        """
+        files_left = FILES_PER_GO
+        while len(self._found) < count_max and self._files and files_left:
+            files_left -= 1
+            older = self._search(self._files.pop(), count_max - len(self._found))
+            self._found = np.concatenate((older, self._found))
+        found: list[int] = self._found[-count_max:].tolist()
+        self._found = self._found[:-count_max]
+        found.reverse()
+        return found
+
+    def _may_hold(self, header: IndexHeader) -> bool:
+        wanted = self._wanted
+        return (
+            header.end_timestamp >= wanted.begin_ms
+            and header.begin_timestamp <= wanted.end_ms
+            and header.begin_position < wanted.before_position
+        )
+
+    def _matching(self, header: IndexHeader, entries: EntryArray) -> IntArray:
+        """Return the places of those of *entries* that are wanted, each once, in their order."""
+        wanted = self._wanted
+        # An entry tells no more than its second.
+        times = header.begin_timestamp + entries["seconds"].astype(np.int64) * 1000
+        positions = entries["position"].astype(np.int64)
+        found = positions[
+            (entries["hash"] == wanted.wanted_hash)
+            & (times <= wanted.end_ms)
+            & (times > wanted.begin_ms - 1000)
+            & (positions < wanted.before_position)
+        ]
+        once: IntArray = found[np.flatnonzero(np.diff(found, prepend=-1))]
+        return once
+
+    def _search(self, file: _FileToSearch, count: int) -> IntArray:
+        """Return places in one file, oldest first; none when retention took it meanwhile.
+
+        Where *count* are found before the end of the chain, the file stays among those to search.
+        """
+        try:
+            opened = self._disk.open_file(file.path)
+        except StorageFailedError:
+            if self._disk.exists(file.path):
+                raise
+            return _NONE
+        try:
+            return self._search_opened(opened, file, count)
+        finally:
+            opened.close()
+
+    def _search_opened(self, opened: DiskFile, file: _FileToSearch, count: int) -> IntArray:
+        number = file.first_number
+        if number < 0:
+            slot = self._wanted.wanted_hash % self._shape.slot_count
+            data = opened.read_at(HEADER_SIZE + SLOT_SIZE * slot, SLOT_SIZE)
+            number = int.from_bytes(data, "big")
+        reader = _EntryReader(opened, self._shape, file)
+        chain: list[EntryArray] = [np.empty(0, ENTRY)]
+        same = 0  # entries with the hash wanted
+        while number and same < count and len(chain) <= LINKS_MAX:
+            entry = reader.entry(number)
+            previous = int(entry["previous"][0])
+            if not 0 <= previous < number:
+                raise reader.damaged(f"entry {number} is said to come behind entry {previous}")
+            same += int(entry["hash"][0]) == self._wanted.wanted_hash
+            chain.append(entry)
+            number = previous
+        found = self._matching(file.header, np.concatenate(chain[::-1]))
+        if not number:
+            return found
+        if same >= count:
+            self._files.append(file._replace(first_number=number))
+            return found
+        older = [
+            self._matching(
+                file.header, reader.entries(first, min(_SCAN_ENTRIES, number + 1 - first))
+            )
+            for first in range(1, number + 1, _SCAN_ENTRIES)
+        ]
+        return np.concatenate((*older, found))
+
+
+class _EntryReader:
+    """Reads entries of one file, those of the last block again without asking the disk."""
+
+    def __init__(self, opened: DiskFile, shape: IndexShape, file: _FileToSearch) -> None:
+        self._opened = opened
+        self._shape = shape
+        self._file = file
+        self._block: EntryArray = np.empty(0, ENTRY)
+        self._block_first = 0
+
+    def entry(self, number: int) -> EntryArray:
+        """Return entry *number*, as an array of one."""
+        at = number - self._block_first
+        if not 0 <= at < len(self._block):
+            # Chains lead back: what comes next lies before this one, if it lies near at all.
+            self._block_first = max(1, number - _BLOCK_ENTRIES + 1)
+            self._block = self.entries(self._block_first, number + 1 - self._block_first)
+            at = number - self._block_first
+        return self._block[at : at + 1]
+
+    def entries(self, first: int, count: int) -> EntryArray:
+        """Return *count* entries from number *first* on."""
+        if first + count > self._file.header.next_number:
+            raise self.damaged(f"entry {first + count - 1} is beyond its end")
+        data = self._opened.read_at(self._shape.entry_at(first), ENTRY_SIZE * count)
+        if len(data) != ENTRY_SIZE * count:
+            raise self.damaged(f"it ends before entry {first + count - 1}")
+        return np.frombuffer(data, ENTRY)
+
+    def damaged(self, what: str) -> CorruptStoreError:
+        """Return the error for a file that does not hang together."""
+        return CorruptStoreError(
+            f"{self._file.path}: {what}; stop the node, delete its folder derived/keyindex and "
+            "start: it is built again from the log"
+        )
