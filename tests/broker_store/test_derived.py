@@ -603,7 +603,7 @@ def test_a_node_that_begins_with_a_peer_s_state_has_its_floors(trimmed, tmp_path
     trim(trimmed, 120)
     put(trimmed.log, trimmed.append_state, [b"new"] * 20)
     trimmed.catch_up()
-    data, _ = trimmed.everything()
+    data, *_ = trimmed.everything()
     trimmed.log.base = decode_state(data).point
     trimmed.log._entries.clear()
     put(trimmed.log, trimmed.append_state, [b"newer"] * 5)
