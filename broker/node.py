@@ -20,6 +20,7 @@ from broker.delivery.topic_retention import TopicRetentionService
 from broker.groups.consumers import Consumers
 from broker.handlers.ack_policy import COPIES_OF_ROLE, AckPolicy
 from broker.handlers.broker_info import BrokerInfoHandlers
+from broker.handlers.caught_up import CaughtUp
 from broker.handlers.clients import ClientHandlers
 from broker.handlers.commands import Commands
 from broker.handlers.consumer_groups import ConsumerGroupHandlers
@@ -37,7 +38,6 @@ from broker.handlers.send import SendHandlers
 from broker.handlers.send_answers import SendAnswers
 from broker.handlers.topic_state import TopicStateHandlers
 from broker.handlers.topics import TopicHandlers
-from broker.handlers.up_to_date import UpToDate
 from broker.message.limits import MessageLimits
 from broker.metadata.consumer_offsets import ConsumerOffsets
 from broker.metadata.queue_trims import QueueTrims
@@ -415,20 +415,20 @@ class Node:
             held_pull_count=lambda: self.pulls.hold.count,
             oldest_ms=self.dispatch.oldest_ms,
         )
-        self.up_to_date = UpToDate(files.derived, lambda: self.ledger.committed_index)
+        self.caught_up = CaughtUp(files.derived, lambda: self.ledger.committed_index)
         self.queries = QueryHandlers(
             log=files.store,
             derived=files.derived,
             topics=files.topics,
             disk=self._disk,
             worker=self._workers["lookup"],
-            up_to_date=self.up_to_date,
+            caught_up=self.caught_up,
         )
         self.lookups = LookupHandlers(
             log=files.store,
             queues=files.derived.queues,
             topics=files.topics,
-            up_to_date=self.up_to_date,
+            caught_up=self.caught_up,
         )
         for family in (
             self.sends,
@@ -500,7 +500,7 @@ class Node:
         self.commands.dispatched()
         self.offsets.dispatched()
         self.clients.dispatched()
-        self.up_to_date.dispatched()
+        self.caught_up.dispatched()
         for session, command in self.sends.topics_changed():
             self.registry.dispatch(session, command)
             session.flush_soon()  # refused at once: no pass over its requests ends here

@@ -23,7 +23,7 @@ from broker.store.time_search import Boundary, offset_by_time, store_timestamp_m
 from dledger.remoting.command import Command, response
 
 if TYPE_CHECKING:
-    from broker.handlers.up_to_date import UpToDate
+    from broker.handlers.caught_up import CaughtUp
     from broker.metadata.topics import Topics
     from broker.store.consume_queues import ConsumeQueues
     from broker.store.log_view import LogView
@@ -36,7 +36,7 @@ class LookupHandlers:
     """The family of look-ups."""
 
     def __init__(
-        self, *, log: LogView, queues: ConsumeQueues, topics: Topics, up_to_date: UpToDate
+        self, *, log: LogView, queues: ConsumeQueues, topics: Topics, caught_up: CaughtUp
     ) -> None:
         """Make the family.
 
@@ -44,12 +44,12 @@ class LookupHandlers:
             log: the records.
             queues: lead to them.
             topics: what exists.
-            up_to_date: where questions wait for what is committed already.
+            caught_up: where questions wait for what is committed already.
         """
         self._log = log
         self._queues = queues
         self._topics = topics
-        self._up_to_date = up_to_date
+        self._caught_up = caught_up
 
     @handles(RequestCode.SEARCH_OFFSET_BY_TIMESTAMP)
     def search_offset(self, session: Session, command: Command) -> None:
@@ -66,7 +66,7 @@ class LookupHandlers:
             found = OffsetResponse(offset=offset).encode()
             answer(session, command, response(command, int(ResponseCode.SUCCESS), None, found))
 
-        self._up_to_date.when(session, command, tell)
+        self._caught_up.when(session, command, tell)
 
     @handles(RequestCode.VIEW_MESSAGE_BY_ID)
     def view(self, session: Session, command: Command) -> None:
@@ -86,7 +86,7 @@ class LookupHandlers:
                 reply = response(command, int(ResponseCode.SUCCESS), body=[record.view])
             answer(session, command, reply)
 
-        self._up_to_date.when(session, command, tell)
+        self._caught_up.when(session, command, tell)
 
     @handles(RequestCode.GET_EARLIEST_MSG_STORETIME)
     def earliest_store_time(self, session: Session, command: Command) -> None:

@@ -24,7 +24,7 @@ from dledger.errors import LedgerBusyError, LedgerError
 from dledger.remoting.command import Command, response
 
 if TYPE_CHECKING:
-    from broker.handlers.up_to_date import UpToDate
+    from broker.handlers.caught_up import CaughtUp
     from broker.metadata.topics import Topics
     from broker.store.derived import DerivedState
     from broker.store.log_view import LogView
@@ -64,7 +64,7 @@ class QueryHandlers:
         topics: Topics,
         disk: Disk,
         worker: Worker,
-        up_to_date: UpToDate,
+        caught_up: CaughtUp,
     ) -> None:
         """Make the family.
 
@@ -74,14 +74,14 @@ class QueryHandlers:
             topics: what exists.
             disk: where the files of the index are.
             worker: runs searches; used by nobody else.
-            up_to_date: where queries wait for what is committed already.
+            caught_up: where queries wait for what is committed already.
         """
         self._log = log
         self._derived = derived
         self._topics = topics
         self._disk = disk
         self._worker = worker
-        self._up_to_date = up_to_date
+        self._caught_up = caught_up
         self.waiting_count = 0
 
     @handles(RequestCode.QUERY_MESSAGE)
@@ -92,7 +92,7 @@ class QueryHandlers:
             raise TopicNotFoundError(f"topic {header.topic!r} does not exist")
         if not header.key:
             raise InvalidMessageError("key is empty; no message has an empty key")
-        self._up_to_date.when(session, command, lambda: self._begin(session, command, header))
+        self._caught_up.when(session, command, lambda: self._begin(session, command, header))
 
     def _begin(self, session: Session, command: Command, header: QueryMessageRequest) -> None:
         if self.waiting_count >= QUERIES_MAX:

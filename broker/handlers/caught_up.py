@@ -23,7 +23,7 @@ LAG_MAX = 1000  # entries; a node that lags by more answers from what it has
 WAITING_MAX = 4096  # questions; one more is answered at once
 
 
-class UpToDate:
+class CaughtUp:
     """Lets questions wait until all that was committed when they came has been taken in."""
 
     def __init__(self, derived: DerivedState, committed_index: Callable[[], int]) -> None:
