@@ -51,8 +51,9 @@ _DECIMAL_UNITS = {"k", "kb", "m", "mb", "g", "gb", "t", "tb"}
 # Keys counted in bytes: the ones that take a unit.
 SIZE_KEYS = frozenset(
     {
-        "append_size_max", "body_size_max", "checkpoint_size", "connection_pending_size_max",
-        "log_size_max", "partial_size_max", "peer_buffer_max", "pending_size_max", "segment_size",
+        "append_size_max", "body_size_max", "checkpoint_size", "connection_inflight_size_max",
+        "connection_pending_size_max", "inflight_size_max", "log_size_max", "partial_size_max",
+        "peer_buffer_max", "pending_size_max", "requests_held_size_max", "segment_size",
         "unread_size_max",
     }
 )  # fmt: skip
@@ -116,6 +117,15 @@ class BrokerConfig:
     # Bytes of requests that have begun to arrive, over all connections; above it the connection is
     # closed whose request began first.
     partial_size_max: int = 256 * MIB
+    # Bytes of one connection's requests that are taken and not answered; above it nothing more is
+    # read from it until half of them are.
+    connection_inflight_size_max: int = 16 * MIB
+    # The same and answers not taken, over all connections; above it a connection that has any is
+    # read no further until it has none.
+    inflight_size_max: int = 512 * MIB
+    # Requests that wait for a leader; as many again may wait for a topic that is being created.
+    requests_held_max: int = 10_000
+    requests_held_size_max: int = 64 * MIB
     pull_hold_max_ms: int = 30_000  # longest time a pull that finds nothing is held
     pulls_held_max: int = 100_000  # one more is answered at once: nothing new
     # Most slots and entries of one file of the key index; files of small segments have fewer.
@@ -140,6 +150,10 @@ class BrokerConfig:
         )
         check_range("unread_size_max", self.unread_size_max, 32 * MIB, 1024 * GIB)
         check_range("partial_size_max", self.partial_size_max, 16 * MIB, 1024 * GIB)
+        check_range("connection_inflight_size_max", self.connection_inflight_size_max, 1, 16 * GIB)
+        check_range("inflight_size_max", self.inflight_size_max, MIB, 1024 * GIB)
+        check_range("requests_held_max", self.requests_held_max, 1, 10_000_000)
+        check_range("requests_held_size_max", self.requests_held_size_max, MIB, 1024 * GIB)
         check_range("pull_hold_max_ms", self.pull_hold_max_ms, 0, 600_000)
         check_range("pulls_held_max", self.pulls_held_max, 0, 10_000_000)
         check_range("key_index_slot_count", self.key_index_slot_count, 8, 100_000_000)

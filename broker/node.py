@@ -58,7 +58,7 @@ from broker.store.topic_rates import TopicRates
 from dledger.config import FlushDiskType
 from dledger.durability import Durability
 from dledger.errors import LedgerError
-from dledger.remoting.server import RemotingServer
+from dledger.remoting.server import Flow, RemotingServer
 from dledger.server import LedgerServer
 from dledger.store.data_folder import DataFolder
 from dledger.store.ledger_store import LedgerStore
@@ -79,7 +79,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 HOLD_SECONDS = 3.0  # longest time a request waits for a leader: RocketMQ's default send timeout
-HELD_SIZE_MAX = 64 * 1024 * 1024
 # Longest time a graceful stop spends before it closes its files, which takes a sync or two: two
 # seconds in all.
 STOP_SECONDS = 1.5
@@ -237,7 +236,8 @@ class Node:
             network=network,
             clock=clock,
             hold_seconds=HOLD_SECONDS,
-            held_size_max=HELD_SIZE_MAX,
+            held_count_max=config.broker.requests_held_max,
+            held_size_max=config.broker.requests_held_size_max,
             connect_seconds=config.raft.connect_timeout_ms / 1000,
         )
         self.registry = Registry(
@@ -257,6 +257,10 @@ class Node:
             clock=clock,
             interval_seconds=config.store.checkpoint_interval_ms / 1000,
         )
+        self.flow = Flow(
+            connection_size_max=config.broker.connection_inflight_size_max,
+            size_max=config.broker.inflight_size_max,
+        )
         self.server = self._make_server(config.listen_broker_port)
         # RocketMQ's clients may be given an address of their own for what a name server answers.
         self.name_server = (
@@ -274,6 +278,7 @@ class Node:
             host=config.listen_host,
             port=port,
             handler=self.registry,
+            flow=self.flow,
             connections_max=config.broker.connections_max,
             pending_size_max=config.broker.connection_pending_size_max,
             outbox_size_max=2 * config.broker.connection_pending_size_max,
@@ -342,6 +347,8 @@ class Node:
             clock=clock,
             limits=MessageLimits(body_size_max=config.broker.body_size_max),
             host=store_host,
+            held_count_max=config.broker.requests_held_max,
+            held_size_max=config.broker.requests_held_size_max,
             auto_create_topic=config.broker.auto_create_topic,
             default_queue_count=config.broker.default_topic_queue_count,
             create_topic=self.topics.create_missing,

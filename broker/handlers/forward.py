@@ -43,8 +43,6 @@ logger = logging.getLogger(__name__)
 # it to and fro for ever.
 FORWARDED = "forwardedBy"
 
-# Requests that may wait: a node that becomes the leader handles them all before anything else.
-_HELD_COUNT_MAX = 10_000
 _RETRY_SECONDS = 0.02
 # How long a leader of the past may take to answer what it was asked while it led.
 _LAST_ANSWERS_SECONDS = 0.5
@@ -62,6 +60,7 @@ class Forwarder:
         network: Network,
         clock: Clock,
         hold_seconds: float,
+        held_count_max: int,
         held_size_max: int,
         connect_seconds: float,
     ) -> None:
@@ -74,6 +73,8 @@ class Forwarder:
             network: for the connection to the leader.
             clock: measures how long a request has waited.
             hold_seconds: longest time a request waits for a leader.
+            held_count_max: most requests that wait: a node that becomes the leader handles them all
+                before anything else.
             held_size_max: most bytes that wait; see `holding_cost`.
             connect_seconds: longest time to wait for a connection to the leader.
         """
@@ -83,6 +84,7 @@ class Forwarder:
         self._network = network
         self._clock = clock
         self._hold_seconds = hold_seconds
+        self._held_count_max = held_count_max
         self._held_size_max = held_size_max
         self._connect_seconds = connect_seconds
         self._held: deque[tuple[float, int, Session, Command]] = deque()
@@ -129,17 +131,19 @@ class Forwarder:
             return
         cost = holding_cost(command)
         if self._held and (
-            self._held_size + cost > self._held_size_max or len(self._held) >= _HELD_COUNT_MAX
+            self._held_size + cost > self._held_size_max or len(self._held) >= self._held_count_max
         ):
             raise LedgerBusyError(
                 f"node {mine} holds {len(self._held)} requests with {self._held_size} bytes for "
-                "want of a leader; send again later"
+                f"want of a leader; the limits are requests_held_max = {self._held_count_max} and "
+                f"requests_held_size_max = {self._held_size_max}: send again later"
             )
         self._hold(session, command, cost)
 
     def _hold(self, session: Session, command: Command, cost: int) -> None:
         self._held.append((self._clock.now() + self._hold_seconds, cost, session, command))
         self._held_size += cost
+        session.charge(cost)
         self._changed.set()
 
     def leader_changed(self) -> None:
@@ -161,6 +165,8 @@ class Forwarder:
     def _take_held(self) -> deque[tuple[float, int, Session, Command]]:
         held, self._held = self._held, deque()
         self._held_size = 0
+        for _, cost, session, _ in held:
+            session.release(cost)
         return held
 
     def _submit(self, client: RemotingClient, session: Session, command: Command) -> None:
@@ -178,8 +184,10 @@ class Forwarder:
             body=command.body,
         )
         leader = self._client_leader or ""
+        cost = holding_cost(command)
 
         def passed_back(result: Command | RemotingError) -> None:
+            session.release(cost)
             if session.closed:
                 return
             if isinstance(result, RemotingError):
@@ -191,7 +199,7 @@ class Forwarder:
                 )
             elif result.code == ResponseCode.NOT_LEADER:
                 # Nothing was written: wait for whoever does lead, and do not ask at once again.
-                self._hold(session, command, holding_cost(command))
+                self._hold(session, command, cost)
                 return
             else:
                 result.opaque = opaque
@@ -204,13 +212,16 @@ class Forwarder:
                 answer(session, command, reply)
                 session.flush()
 
+        session.charge(cost)
         try:
             client.submit(request, passed_back)
         except NotConnectedError:
-            self._hold(session, command, holding_cost(command))  # it broke just now: not sent
+            session.release(cost)
+            self._hold(session, command, cost)  # it broke just now: not sent
             return
         except LocalProtocolError as error:
             # It came in a form or size that can be read and not be passed on.
+            session.release(cost)
             refusal = InvalidMessageError(
                 f"the request cannot be passed on to the leader {leader}: {error}"
             )
@@ -236,6 +247,7 @@ class Forwarder:
         for item in self._held:
             if item[2] is session:
                 self._held_size -= item[1]
+                session.release(item[1])
             else:
                 kept.append(item)
         self._held = kept
@@ -254,6 +266,7 @@ class Forwarder:
             while self._held and self._held[0][0] <= now:
                 _, cost, session, command = self._held.popleft()
                 self._held_size -= cost
+                session.release(cost)
                 if not session.closed:
                     waited = NotLeaderError(
                         f"no leader was elected for {self._hold_seconds:g} s; is a majority of the "

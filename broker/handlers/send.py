@@ -46,10 +46,6 @@ if TYPE_CHECKING:
     from dledger.remoting.server import Session
 
 
-AWAITING_SIZE_MAX = 64 * 1024 * 1024  # bytes of sends that wait for their topic
-AWAITING_COUNT_MAX = 10_000  # so many sends: they are handled in one go when it is there
-
-
 class SendHandlers:
     """The family of sends, on the serving leader."""
 
@@ -64,6 +60,8 @@ class SendHandlers:
         limits: MessageLimits,
         host: HostAddress,
         auto_create_topic: bool,
+        held_count_max: int,
+        held_size_max: int,
         default_queue_count: int,
         create_topic: Callable[[str, int, Callable[[int, LedgerError | None], None]], None],
         is_being_deleted: Callable[[str], bool],
@@ -79,6 +77,8 @@ class SendHandlers:
             limits: largest body and properties.
             host: this broker's address, part of the unique keys it gives.
             auto_create_topic: whether a send to an unknown topic creates it.
+            held_count_max: most sends that wait for topics: they are handled in one go.
+            held_size_max: most bytes of such sends; see `holding_cost`.
             default_queue_count: queues of a topic created like that.
             create_topic: proposes a new topic with so many queues.
             is_being_deleted: whether a topic is about to go: nothing is written to it any more.
@@ -90,6 +90,8 @@ class SendHandlers:
         self._clock = clock
         self._limits = limits
         self._auto_create_topic = auto_create_topic
+        self._held_count_max = held_count_max
+        self._held_size_max = held_size_max
         self._default_queue_count = default_queue_count
         self._create_topic = create_topic
         self._is_being_deleted = is_being_deleted
@@ -271,22 +273,23 @@ class SendHandlers:
                 )
             cost = holding_cost(command)
             if self._awaiting_size and (
-                self._awaiting_size + cost > AWAITING_SIZE_MAX
-                or self._awaiting_count >= AWAITING_COUNT_MAX
+                self._awaiting_size + cost > self._held_size_max
+                or self._awaiting_count >= self._held_count_max
             ):
                 raise LedgerBusyError(
-                    f"sends of {self._awaiting_size} bytes wait for topics that are being created; "
-                    "send again later"
+                    f"{self._awaiting_count} sends with {self._awaiting_size} bytes wait for "
+                    f"topics that are being created, topic {topic!r} among them; the limits are "
+                    f"requests_held_max = {self._held_count_max} and requests_held_size_max = "
+                    f"{self._held_size_max}: send again later"
                 )
+            session.charge(cost)
+            self._awaiting_count += 1
+            self._awaiting_size += cost
             waiting = self._awaiting_topic.get(topic)
             if waiting is not None:
                 waiting.append((session, command))
-                self._awaiting_count += 1
-                self._awaiting_size += cost
                 return False
             self._awaiting_topic[topic] = [(session, command)]
-            self._awaiting_count += 1
-            self._awaiting_size += cost
             try:
                 self._create_topic(
                     topic,
@@ -350,7 +353,10 @@ class SendHandlers:
     def _take_awaiting(self, topic: str) -> list[tuple[Session, Command]]:
         waiting = self._awaiting_topic.pop(topic, [])
         self._awaiting_count -= len(waiting)
-        self._awaiting_size -= sum(holding_cost(command) for _, command in waiting)
+        for session, command in waiting:
+            cost = holding_cost(command)
+            session.release(cost)
+            self._awaiting_size -= cost
         return waiting
 
     # -- answers --------------------------------------------------------------------------------
@@ -358,13 +364,18 @@ class SendHandlers:
     def _put(
         self, request: SendRequest, chunk: Chunk, *, producer_id: int, first_sequence: int
     ) -> None:
-        verdict = self._queue.put_chunk(
-            chunk,
-            request,
-            producer_id=producer_id,
-            first_sequence=first_sequence,
-            level=self._policy.to_wait_for(request.level),
-        )
+        request.charge()
+        try:
+            verdict = self._queue.put_chunk(
+                chunk,
+                request,
+                producer_id=producer_id,
+                first_sequence=first_sequence,
+                level=self._policy.to_wait_for(request.level),
+            )
+        except BaseException:
+            request.release()
+            raise
         if verdict.state is SequenceState.NEW:
             self.message_count += chunk.record_count
         else:
@@ -372,10 +383,8 @@ class SendHandlers:
 
     def lost_lead(self) -> None:
         """Give up what only the leader of the past could have answered."""
-        awaiting, self._awaiting_topic = self._awaiting_topic, {}
-        self._awaiting_count = self._awaiting_size = 0
-        for waiting in awaiting.values():
-            for session, command in waiting:
+        for topic in list(self._awaiting_topic):
+            for session, command in self._take_awaiting(topic):
                 self._answers.hold_again(session, command)
         self._answers.lost_lead()
 

@@ -40,7 +40,7 @@ class Expected(NamedTuple):
 class SendRequest:
     """One send that waits for its entry."""
 
-    __slots__ = ("_answers", "command", "expected", "level", "session", "topic")
+    __slots__ = ("_answers", "charged", "command", "expected", "level", "session", "topic")
 
     def __init__(
         self,
@@ -57,13 +57,26 @@ class SendRequest:
         self.expected = expected
         self.topic = topic
         self.level = level  # what was asked for
+        self.charged = 0
+
+    def charge(self) -> None:
+        """Count what it takes against its connection, until it is answered."""
+        self.charged = self.command.body_size
+        self.session.charge(self.charged)
+
+    def release(self) -> None:
+        """Count it no longer."""
+        self.session.release(self.charged)
+        self.charged = 0
 
     def succeeded(self, receipt: Receipt, reached: Durability) -> None:
         """See `Put`."""
+        self.release()
         self._answers.acknowledge(self, receipt, reached)
 
     def failed(self, error: LedgerError) -> None:
         """See `Put`."""
+        self.release()
         self._answers.refuse(self.session, self.command, error)
 
 
@@ -164,6 +177,7 @@ class SendAnswers:
         if verdict.state is SequenceState.DUPLICATE:
             self._answer_duplicate(request, chunk, verdict)
             return
+        request.release()
         where = f"sequence {first_sequence} for queue {chunk.queue_id} of topic {chunk.topic!r}"
         code, remark = {
             SequenceState.PENDING: (

@@ -76,6 +76,7 @@ class RunRequest:
 
     __slots__ = (
         "_answers",
+        "_charged",
         "_commands",
         "_level",
         "_record_counts",
@@ -102,9 +103,19 @@ class RunRequest:
         self._commands = commands
         self._record_counts = record_counts  # None: each send has one
         self._send_sizes = send_sizes
+        self._charged = sum(send_sizes)
+
+    def charge(self) -> None:
+        """Count what they take against their connection, until they are answered."""
+        self._session.charge(self._charged)
+
+    def release(self) -> None:
+        """Count them no longer."""
+        self._session.release(self._charged)
 
     def succeeded(self, receipt: Receipt, reached: Durability) -> None:
         """See `Put`: the records of the sends lie back to back, in their order."""
+        self.release()
         if not reached.covers(self._level):
             self._tell_each(receipt, reached)
             return
@@ -150,6 +161,7 @@ class RunRequest:
 
     def failed(self, error: LedgerError) -> None:
         """See `Put`."""
+        self.release()
         for command in self._commands:
             self._answers.refuse(self._session, command, error)
 
@@ -261,6 +273,7 @@ class SendRuns:
         )
         if verdict.state is not SequenceState.NEW:
             return False
+        request.charge()
         self._handlers.message_count += chunk.record_count
         return True
 

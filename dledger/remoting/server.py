@@ -8,14 +8,13 @@ by whoever has them.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 import trio
 
 from dledger.remoting.command import (
     CODE_SYSTEM_ERROR,
     FLAG_RESPONSE,
-    Buffer,
     Command,
     SerializeType,
 )
@@ -25,13 +24,14 @@ from dledger.remoting.errors import (
     ConnectionLostError,
     RemoteProtocolError,
 )
-from dledger.remoting.frame import FRAME_SIZE_MAX, REQUEST_HEADER_SIZE_MAX, encode_frame
+from dledger.remoting.frame import FRAME_SIZE_MAX, REQUEST_HEADER_SIZE_MAX
 from dledger.remoting.outbox import Outbox, OutboxBudget
 from dledger.remoting.rate_limited_log import RateLimitedLog
+from dledger.remoting.session import Flow, Session, SessionHandler
+
+__all__ = ["Flow", "RemotingServer", "Session", "SessionHandler"]
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from dledger.remoting.network import ByteStream, Listener, Network
 
 CONNECTIONS_MAX: Final = 10_000
@@ -55,102 +55,6 @@ _LINGER_SECONDS: Final = 1.0
 logger = logging.getLogger("dledger.remoting")
 
 
-class SessionHandler(Protocol):
-    """What the server above does with connections.  All three calls are synchronous.
-
-    An exception out of any of them is a bug, and ends `RemotingServer.serve` with it.
-    """
-
-    def on_opened(self, session: Session) -> None:
-        """A connection was accepted."""
-        ...
-
-    def on_commands(self, session: Session, commands: list[Command]) -> None:
-        """Commands have arrived, in order; answers written to *session* are flushed afterwards.
-
-        All of one receive at a time, but at most `PASS_COUNT_MAX`.
-        """
-        ...
-
-    def on_closed(self, session: Session) -> None:
-        """The connection has ended; called once, and nothing of it is called afterwards."""
-        ...
-
-
-class Session:
-    """One connection, as handlers see it.
-
-    Attributes:
-        session_id: counts up from 1 within one server; never used twice.
-        context: the handler's own, for what it knows about this client.
-    """
-
-    def __init__(
-        self, *, session_id: int, stream: ByteStream, outbox: Outbox, pending_size_max: int
-    ) -> None:
-        self.session_id = session_id
-        self.context: Any = None
-        self._outbox = outbox
-        self._pending_size_max = pending_size_max
-        self._close_reason: str | None = None
-        # Asked for often, and the same to the end.
-        self.peer_address = stream.peer_address
-        self.local_address = stream.local_address
-
-    def __repr__(self) -> str:
-        return f"<Session {self.session_id} from {self.peer_address}>"
-
-    @property
-    def closed(self) -> bool:
-        """Whether the connection has ended; what is written to it is thrown away."""
-        return self._outbox.closed
-
-    @property
-    def close_reason(self) -> str | None:
-        """Why the connection ended; None while it lives."""
-        return self._close_reason
-
-    @property
-    def pending_size(self) -> int:
-        """Bytes answered that the client has not taken yet."""
-        return self._outbox.pending_size
-
-    @property
-    def is_congested(self) -> bool:
-        """Whether the client reads so slowly that large answers should wait or be refused."""
-        return self._outbox.pending_size > self._pending_size_max
-
-    def reply(self, command: Command) -> None:
-        """Queue a response (or a request of our own); sent by the next `flush`.
-
-        Raises:
-            LocalProtocolError: *command* cannot be written, or is too large for a frame.
-        """
-        self._outbox.write(encode_frame(command))
-
-    def write(self, buffers: Iterable[Buffer]) -> None:
-        """Queue bytes that are whole frames already."""
-        self._outbox.write(buffers)
-
-    def flush(self) -> None:
-        """Send what is queued, as far as the kernel takes it.  Not needed inside `on_commands`."""
-        self._outbox.flush()
-
-    def flush_soon(self) -> None:
-        """Flush once, when all tasks that run now have had their turn."""
-        self._outbox.flush_soon()
-
-    async def wait_below(self, size: int) -> None:
-        """Wait until at most *size* bytes are unsent, or the connection has ended."""
-        await self._outbox.wait_below(size)
-
-    def close(self, reason: str) -> None:
-        """End the connection; `on_closed` follows from its own task."""
-        if self._close_reason is None:
-            self._close_reason = reason
-        self._outbox.close()
-
-
 class RemotingServer:
     """Listens on one port and serves every connection to it.
 
@@ -159,6 +63,7 @@ class RemotingServer:
         host: address to listen on.
         port: port to listen on; 0 takes any.
         handler: what is done with commands.
+        flow: how much may be under way, where the handler charges for it.
         connections_max: connections served at a time; one more is closed at once.
         pending_size_max: unsent bytes of one connection above which no more of its requests are
             read until half of them are gone.
@@ -179,6 +84,7 @@ class RemotingServer:
         host: str,
         port: int,
         handler: SessionHandler,
+        flow: Flow | None = None,
         connections_max: int = CONNECTIONS_MAX,
         pending_size_max: int = PENDING_SIZE_MAX,
         outbox_size_max: int = OUTBOX_SIZE_MAX,
@@ -198,6 +104,8 @@ class RemotingServer:
         self._frame_size_max = frame_size_max
         self._partials = _Partials(partial_size_max)
         self._budget = OutboxBudget(unread_size_max)
+        self.flow = flow or Flow()
+        self.flow.outboxes.append(self._budget)
         self._listener: Listener | None = None
         self._sessions: dict[int, Session] = {}
         self._last_session_id = 0
@@ -206,6 +114,16 @@ class RemotingServer:
         self._refused_log = RateLimitedLog(logger)
         self._full_log = RateLimitedLog(logger)
         self._partial_log = RateLimitedLog(logger)
+
+    @property
+    def unread_size(self) -> int:
+        """Bytes answered that clients have not taken yet, over all connections."""
+        return self._budget.pending_size
+
+    @property
+    def partial_size(self) -> int:
+        """Bytes kept of frames that have begun to arrive, over all connections."""
+        return self._partials.total
 
     @property
     def sessions(self) -> list[Session]:
@@ -278,6 +196,7 @@ class RemotingServer:
                 stream=stream,
                 outbox=outbox,
                 pending_size_max=self._pending_size_max,
+                flow=self.flow,
             )
             # Here and not in the task: the count must hold for the very next accept.
             self._sessions[session.session_id] = session
@@ -336,6 +255,7 @@ class RemotingServer:
                     oldest.close(reason)
                 if outbox.pending_size > self._pending_size_max:
                     await outbox.wait_below(self._pending_size_max // 2)
+                await session.wait_for_room()
                 if outbox.closed or not self._reads:
                     return
             connection.receive_eof()
@@ -409,6 +329,7 @@ class _Turns:
                 await outbox.wait_below(self._pending_size_max // 2)
             else:
                 await trio.lowlevel.checkpoint()
+            await self._session.wait_for_room()
 
 
 class _Partials:
@@ -417,20 +338,20 @@ class _Partials:
     def __init__(self, size_max: int) -> None:
         self._size_max = size_max
         self._sizes: dict[Session, int] = {}
-        self._total = 0
+        self.total = 0
 
     def note(self, session: Session, size: int, *, is_new: bool) -> None:
         """Take note that *session* keeps *size* bytes, of another frame than before if *is_new*."""
         if is_new or not size:
-            self._total -= self._sizes.pop(session, 0)
+            self.total -= self._sizes.pop(session, 0)
         if size:
-            self._total += size - self._sizes.get(session, 0)
+            self.total += size - self._sizes.get(session, 0)
             self._sizes[session] = size
 
     def take_excess(self) -> Session | None:
         """Return who is to be closed, and forget it; None while all is within the limit."""
-        if self._total <= self._size_max:
+        if self.total <= self._size_max:
             return None
         oldest = next(iter(self._sizes))
-        self._total -= self._sizes.pop(oldest)
+        self.total -= self._sizes.pop(oldest)
         return oldest

@@ -193,8 +193,8 @@ async def test_a_pull_that_is_held_keeps_nothing_of_what_it_came_with(
     assert bodies_of(waiting[0]) == [b"news"]
 
 
-async def test_what_waits_for_its_topic_is_bounded(autojump_clock, brokers, caller, monkeypatch):
-    monkeypatch.setattr("broker.handlers.send.AWAITING_SIZE_MAX", 100_000)
+async def test_what_waits_for_its_topic_is_bounded(autojump_clock, brokers, caller):
+    brokers["n1"].running.sends._held_size_max = 100_000
     fields = {"a": "g", "b": "fresh", "e": 0, "junk": "x" * 30_000}
     answers = [caller.submit(RequestCode.SEND_MESSAGE_V2, fields, b"b") for _ in range(10)]
     caller.flush()

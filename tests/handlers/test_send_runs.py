@@ -46,6 +46,13 @@ class Session:
 
     def __init__(self) -> None:
         self.replies: list[Command] = []
+        self.inflight_size = 0
+
+    def charge(self, size: int) -> None:
+        self.inflight_size += size
+
+    def release(self, size: int) -> None:
+        self.inflight_size -= size
 
     def reply(self, command: Command) -> None:
         self.replies.append(command)
@@ -154,6 +161,8 @@ class Broker:
             clock=Clock(),
             limits=MessageLimits(),
             host=HostAddress(bytes(4), 1),
+            held_count_max=10,
+            held_size_max=1_000_000,
             auto_create_topic=False,
             default_queue_count=4,
             create_topic=lambda *_: None,
