@@ -394,11 +394,11 @@ async def test_of_too_much_that_has_begun_to_arrive_the_oldest_goes(
 
     assert await is_ended(streams[0])
     assert "longest time" in caplog.text
-    assert small_server._partials._total == 80_000
+    assert small_server._partials.total == 80_000
     for stream in streams[1:]:
         stream.send_now([whole[40_000:]])
         assert len(await receive_commands(stream, 1)) == 1
-    assert small_server._partials._total == 0
+    assert small_server._partials.total == 0
 
 
 async def test_who_sends_one_frame_after_another_does_not_grow_old(
@@ -430,7 +430,7 @@ async def test_what_a_connection_kept_goes_with_it(small_server, network, handle
         stream.close()
         await trio.testing.wait_all_tasks_blocked()
 
-    assert small_server._partials._total == 0
+    assert small_server._partials.total == 0
 
 
 async def test_a_flood_of_requests_leaves_others_their_turns(
