@@ -25,6 +25,7 @@ from broker.client.admin import Admin
 from broker.client.connect import make_options
 from broker.client.consumer import Consumer, ConsumerOptions
 from broker.client.errors import ClosedError
+from broker.client.handout import SharedHandout
 from broker.client.lookup import Lookup
 from broker.client.portal import Portal, SendJob, SendPumps, call_blocking
 from broker.client.producer import CHECKPOINT_EVERY, Body, Producer, ProducerOptions
@@ -117,13 +118,30 @@ class SyncAdmin(_Mirror):
     """See `broker.Admin`."""
 
     create_topic = _blocking(Admin.create_topic)
+    alter_topic = _blocking(Admin.alter_topic)
+    delete_topic = _blocking(Admin.delete_topic)
     list_topics = _blocking(Admin.list_topics)
+    describe_topic = _blocking(Admin.describe_topic)
+    delete_group = _blocking(Admin.delete_group)
+    list_groups = _blocking(Admin.list_groups)
+    describe_group = _blocking(Admin.describe_group)
+    reset_offsets = _blocking(Admin.reset_offsets)
     group_status = _blocking(Admin.group_status)
     transfer_leadership = _blocking(Admin.transfer_leadership)
     max_offset = _blocking(Admin.max_offset)
     min_offset = _blocking(Admin.min_offset)
     committed_offset = _blocking(Admin.committed_offset)
     commit_offset = _blocking(Admin.commit_offset)
+
+    # Types of keywords that are not named cannot be passed on by `_blocking`.
+
+    def create_group(self, name: str, **settings: Any) -> None:  # noqa: ANN401 - as there
+        """See `broker.Admin.create_group`."""
+        call_blocking(self._portal, self._real.create_group, name, **settings)
+
+    def alter_group(self, name: str, **settings: Any) -> None:  # noqa: ANN401 - as there
+        """See `broker.Admin.alter_group`."""
+        call_blocking(self._portal, self._real.alter_group, name, **settings)
 
 
 class SyncLookup(_Mirror):
@@ -374,7 +392,9 @@ class SyncClient:
     ) -> SyncConsumer:
         """Return a consumer, to be opened with ``with``. See `broker.Client.consumer`."""
         portal, session = self._opened()
-        real = session.consumer(group, topic, queues, ConsumerOptions(**options))
+        real = session.consumer(
+            group, topic, queues, ConsumerOptions(**options), handout=SharedHandout()
+        )
         return SyncConsumer(portal, real)
 
     def send(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from broker.client.consumer import Consumer
 from broker.client.errors import ClosedError
+from broker.client.handout import SharedHandout
 from broker.client.portal import Portal, PortalCall, SendJob, SendPumps, call_blocking
 from broker.client.producer import CHECKPOINT_EVERY, Body, Producer
 from broker.client.send_many import ManySends, OutMessage
@@ -183,7 +184,8 @@ class AsyncioSession:
         self, group: str, topic: str, queues: Iterable[int] | None, options: ConsumerOptions
     ) -> Consumer:
         """Return a consumer that is not open yet."""
-        return AsyncioConsumer(self._portal, self._inner.consumer(group, topic, queues, options))
+        real = self._inner.consumer(group, topic, queues, options, handout=SharedHandout())
+        return AsyncioConsumer(self._portal, real)
 
     async def open(self) -> None:
         """Start the thread."""

@@ -93,6 +93,7 @@ class Consumer:
         starts: Starts,
         chance: Callable[[], float],
         options: ConsumerOptions,
+        handout: Handout | None = None,
     ) -> None:
         self.group = group
         self.topic = topic
@@ -113,7 +114,7 @@ class Consumer:
         self._scope = trio.CancelScope()
         self._is_closed = False
         self._commit_lock = trio.Lock()
-        self.handout = Handout()
+        self.handout = handout or Handout()
         self._resets = ResetFollower(
             group=group, topic=topic, offsets=offsets, queues=self._queues, seek=self.seek
         )
@@ -276,9 +277,10 @@ class Consumer:
             self._prefetched_count -= len(messages)
         if reader in self._turns:
             self._turns.remove(reader)
-        self.handout.forget(progress)
-        reader.seek(queue_offset)
-        progress.reset(queue_offset)
+        with self.handout.exclusive:
+            self.handout.forget(progress)
+            reader.seek(queue_offset)
+            progress.reset(queue_offset)
         self._make_room()
 
     async def seek_to(self, start: Start, *, queues: Iterable[int] | None = None) -> dict[int, int]:
@@ -498,9 +500,8 @@ class Consumer:
             await trio.sleep(self.options.commit_interval)
             try:
                 await self._commit_done()
-            except (
-                BrokerError
-            ) as error:  # the topic is gone, say: the readers hear of it themselves
+            except BrokerError as error:
+                # The topic is gone, say: the readers hear of it themselves.
                 _LOG.warning("commit of group %s in topic %s: %s", self.group, self.topic, error)
 
     async def _commit_done(self) -> None:

@@ -7,12 +7,15 @@ While it is being filled nobody else may touch it.
 
 from __future__ import annotations
 
+import threading
 from collections import deque
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from contextlib import AbstractContextManager
 
     from broker.client.progress import QueueProgress
     from broker.client.records import Message
@@ -33,6 +36,8 @@ class ConsumerStats:
 
 class Handout:
     """The batch being handed out, and whose it is."""
+
+    exclusive: AbstractContextManager[object] = nullcontext()  # held while something is taken away
 
     __slots__ = ("_gathered", "_taken", "at", "batch", "current", "end", "last")
 
@@ -151,6 +156,34 @@ class Handout:
             progress.hand_out(message)
             self._taken[progress] = None
         return result
+
+
+class SharedHandout(Handout):
+    """As `Handout`, for a receiver in another thread than the connections.
+
+    The group may be put elsewhere while it takes a message, and what is at hand taken away.
+    """
+
+    __slots__ = ("exclusive",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.exclusive = threading.RLock()
+
+    def next(self) -> Message | None:
+        """See `Handout.next`."""
+        with self.exclusive:
+            return super().next()
+
+    def settle_taken(self) -> None:
+        """See `Handout.settle_taken`."""
+        with self.exclusive:
+            super().settle_taken()
+
+    def take_gathered(self, count_max: int) -> list[Message]:
+        """See `Handout.take_gathered`."""
+        with self.exclusive:
+            return super().take_gathered(count_max)
 
 
 class BatchSource(Protocol):

@@ -30,6 +30,7 @@ class QueueProgress:
         "_left",
         "_lock",
         "_open",
+        "_start",
         "committed",
         "done",
         "follows",
@@ -52,6 +53,7 @@ class QueueProgress:
         # Whether nothing is open or left, so that `done` simply follows `handed_out`.
         self.follows = is_auto
         self._is_auto = is_auto
+        self._start = start  # messages before it were handed out before a seek
         self._lock = threading.Lock()  # messages may be dealt with in threads
         # By offset, where its message begins: before the messages a filter has passed over.
         self._open: dict[int, int] = {}
@@ -68,7 +70,7 @@ class QueueProgress:
     def reset(self, queue_offset: int) -> None:
         """Go on at *queue_offset* and forget what was open, left or done out of turn."""
         with self._lock:
-            self.handed_out = self.done = queue_offset
+            self.handed_out = self.done = self._start = queue_offset
             self.follows = self._is_auto
             for table in (self._open, self._left, self._acked_begins, self._acked_ends):
                 table.clear()
@@ -116,8 +118,9 @@ class QueueProgress:
     def enter(self, message: Message) -> None:
         """Its receiver deals with *message* now, and says when it has."""
         with self._lock:
-            self._open[message.queue_offset] = message.begin_or_offset
-            self.follows = False
+            if not self._is_forgotten(message):
+                self._open[message.queue_offset] = message.begin_or_offset
+                self.follows = False
 
     def ack(self, message: Message) -> None:
         """*message* is done."""
@@ -132,10 +135,16 @@ class QueueProgress:
         with self._lock:
             offset = message.queue_offset
             begin = self._open.pop(offset, message.begin_or_offset)
+            if self._is_forgotten(message):
+                return
             self.follows = False
             self._left[offset] = begin
             # It was taken for done already when its receiver came back for another one first.
             self.done = min(self.done, max(begin, self.committed))
+
+    def _is_forgotten(self, message: Message) -> bool:
+        """Whether a seek has put the queue elsewhere since *message* was handed out."""
+        return not self._start <= message.queue_offset < self.handed_out
 
     def _ack(self, begin: int, end: int) -> None:
         if begin <= self.done:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from broker.client.consumer import ConsumerOptions
+    from broker.client.handout import Handout
     from broker.client.producer import ProducerOptions
     from dledger.clock import Clock
     from dledger.remoting.network import Network
@@ -147,9 +148,15 @@ class TrioSession:
         )
 
     def consumer(
-        self, group: str, topic: str, queues: Iterable[int] | None, options: ConsumerOptions
+        self,
+        group: str,
+        topic: str,
+        queues: Iterable[int] | None,
+        options: ConsumerOptions,
+        *,
+        handout: Handout | None = None,
     ) -> Consumer:
-        """Return a consumer that is not open yet."""
+        """Return a consumer that is not open yet; *handout* is another one than usual."""
         offsets = Offsets(self._requests)
         return Consumer(
             group,
@@ -162,6 +169,7 @@ class TrioSession:
             starts=Starts(offsets, Lookup(self._requests), self._options.clock),
             chance=self._options.chance.random,
             options=options,
+            handout=handout,
         )
 
     async def _serve(self, *, task_status: trio.TaskStatus[trio.Nursery]) -> None:

@@ -234,3 +234,19 @@ def test_acks_of_many_threads_all_count():
     for thread in threads:
         thread.join()
     assert progress.done == 4000
+
+
+def test_a_message_from_before_a_seek_holds_nothing_up():
+    progress = QueueProgress(None, 0, is_auto=True)
+    messages = [FakeMessage(queue_offset=n) for n in (3, 1000)]
+    progress.reset(3)
+    progress.hand_out(messages[0])
+    progress.enter(messages[0])
+    progress.reset(1000)
+    progress.leave(messages[0])
+    progress.hand_out(messages[1])
+    progress.settle()
+    assert (progress.done, progress.left) == (1001, [])
+    progress.reset(0)
+    progress.leave(messages[1])
+    assert progress.left == []

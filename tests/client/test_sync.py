@@ -143,6 +143,21 @@ def test_what_is_under_way_when_the_client_closes_is_told(server):
     assert len(errors) == 1
 
 
+def test_a_group_that_is_put_elsewhere_while_it_reads_reads_on_there(mq):
+    """The seek comes in the connections' thread, in the middle of what this one takes."""
+    with mq.producer() as producer:
+        producer.send_many("sync-8", [OutMessage(b"%d" % n, queue=0) for n in range(20_000)])
+    with mq.consumer("g", "sync-8", queues=[0], commit_interval=0.01) as consumer:
+        found = [next(consumer).queue_offset for _ in range(5000)]
+        consumer.commit()
+        mq.admin.reset_offsets("g", "sync-8", "earliest")
+        found += [message.queue_offset for message in itertools.islice(consumer, 20_000)]
+    again = [at for at, (one, other) in enumerate(itertools.pairwise(found)) if other != one + 1]
+    assert len(again) <= 1
+    if again:
+        assert found[again[0] + 1] == 0
+
+
 INTERRUPTED = """
 import sys, broker, broker.sync
 with broker.sync.connect(sys.argv[1]) as mq:
