@@ -23,16 +23,30 @@ except ImportError:  # Windows; WebAssembly
 else:
     _resource = _resource_module
 
+_IS_POSIX = os.name == "posix"
 _PROC_STATUS = Path("/proc/self/status")
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 def check_supported() -> None:
     """Raise `ConfigError` where no node can run, before anything else fails in riddles."""
-    if os.name != "posix":
+    if not _IS_POSIX:
         raise ConfigError(
             f"a node does not run on {sys.platform}: it needs POSIX file locks and writes; use "
-            "Linux (on Windows: WSL 2 or a container). The client library runs everywhere"
+            "Linux, or macOS for development (on Windows: WSL 2, or a container)"
         )
+
+
+def open_files_limits() -> tuple[int | None, int | None]:
+    """Return how many files this process may have open, and up to what it may raise that.
+
+    None: as many as it likes, or nobody knows.
+    """
+    if _resource is None:
+        return None, None
+    soft, hard = _resource.getrlimit(_resource.RLIMIT_NOFILE)
+    unlimited = _resource.RLIM_INFINITY
+    return (None if soft == unlimited else soft, None if hard == unlimited else hard)
 
 
 def raise_open_files_limit(wanted: int) -> int | None:
@@ -41,19 +55,17 @@ def raise_open_files_limit(wanted: int) -> int | None:
     Returns:
         How many it may have open now; None: as many as it likes, or nobody knows.
     """
-    if _resource is None:
-        return None
-    soft, hard = _resource.getrlimit(_resource.RLIMIT_NOFILE)
-    if soft == _resource.RLIM_INFINITY:
-        return None
-    if soft < wanted:
-        allowed = wanted if hard == _resource.RLIM_INFINITY else min(wanted, hard)
-        try:
-            _resource.setrlimit(_resource.RLIMIT_NOFILE, (allowed, hard))
-        except (OSError, ValueError):  # macOS has a limit of its own (kern.maxfilesperproc)
-            return int(soft)
-        return int(allowed)
-    return int(soft)
+    soft, hard = open_files_limits()
+    if soft is None or soft >= wanted:
+        return soft
+    assert _resource is not None
+    allowed = wanted if hard is None else min(wanted, hard)
+    limits = allowed, _resource.RLIM_INFINITY if hard is None else hard
+    try:
+        _resource.setrlimit(_resource.RLIMIT_NOFILE, limits)
+    except (OSError, ValueError):  # macOS has a limit of its own (kern.maxfilesperproc)
+        return soft
+    return allowed
 
 
 def resident_size() -> int:
@@ -77,6 +89,6 @@ def resident_size() -> int:
 def boot_id() -> str:
     """Name this run of the machine; empty where there is no way to know."""
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return _BOOT_ID.read_text(encoding="ascii").strip()
     except OSError:
         return ""  # no Linux: the watermark then counts for nothing, the checkpoint for all

@@ -17,7 +17,6 @@ import io
 import json
 import os
 import platform
-import resource
 import sys
 import tarfile
 from typing import TYPE_CHECKING, Any
@@ -26,6 +25,7 @@ from broker.cli.doctor_host import available_memory, package_versions
 from dledger.clock import SystemClock
 from dledger.config import MIB
 from dledger.errors import ConfigError
+from dledger.machine import open_files_limits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -73,7 +73,7 @@ def write_bundle(
 
 def describe_machine() -> dict[str, Any]:
     """Return versions, system, memory and limits, fit for JSON."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    soft, hard = open_files_limits()
     return {
         "packages": package_versions(),
         "python": sys.version,

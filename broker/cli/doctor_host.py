@@ -11,7 +11,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import resource
 import shutil
 import socket
 import statistics
@@ -27,6 +26,7 @@ from broker.cli.values import format_duration
 from dledger.clock import SystemClock
 from dledger.config import MIB, FlushDiskType
 from dledger.errors import ConfigError
+from dledger.machine import open_files_limits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -289,10 +289,10 @@ def measure_syncs(folder: Path, clock: Clock) -> list[float]:
 def _open_files(config: NodeConfig) -> Check:
     from broker.running import FILES_OPEN_MAX  # numpy and the engine: only when it is needed
 
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    _, hard = open_files_limits()
     wanted = config.broker.connections_max + FILES_OPEN_MAX
-    has_enough = hard == resource.RLIM_INFINITY or hard >= wanted
-    shown = "unlimited" if hard == resource.RLIM_INFINITY else f"{hard:,}"
+    has_enough = hard is None or hard >= wanted
+    shown = "unlimited" if hard is None else f"{hard:,}"
     return Check(
         name="open files",
         subject=config.node_id,

@@ -12,6 +12,7 @@ import logging
 import os
 import socket
 import struct
+import sys
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import trio
@@ -36,8 +37,14 @@ _VECTOR_MAX: Final = 512  # buffers of one sendmsg; Linux takes 1024 (IOV_MAX)
 _BACKLOG: Final = 1024  # connections the kernel completes before accept sees them
 _ACCEPT_PAUSE_SECONDS: Final = 0.1  # out of file descriptors: let some connection end
 
+_HAS_SENDMSG: Final = hasattr(socket.socket, "sendmsg")  # all but Windows
 # A peer that vanished without a word is noticed after about two minutes, not in two hours.
-_KEEPALIVE: Final = (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4))
+_KEEPALIVE: Final = (
+    # macOS has the first of them under another name.
+    ("TCP_KEEPIDLE" if hasattr(socket, "TCP_KEEPIDLE") else "TCP_KEEPALIVE", 60),
+    ("TCP_KEEPINTVL", 15),
+    ("TCP_KEEPCNT", 4),
+)
 
 _OUT_OF_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
@@ -274,7 +281,10 @@ class TcpStream:
         for start in range(0, len(buffers), _VECTOR_MAX):
             vector = buffers[start : start + _VECTOR_MAX]
             try:
-                sent = self._socket.sendmsg(vector)
+                if _HAS_SENDMSG:
+                    sent = self._socket.sendmsg(vector)
+                else:
+                    sent = self._socket.send(b"".join(vector))
             except (BlockingIOError, InterruptedError):
                 sent = 0
             except OSError as error:
@@ -306,7 +316,7 @@ class TcpStream:
     def abort(self) -> None:
         """See `ByteStream.abort`; a reset, by closing with a linger time of zero."""
         if not self._closed:
-            linger_zero = struct.pack("ii", 1, 0)
+            linger_zero = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger_zero)
             self.close()
 

@@ -39,6 +39,8 @@ _PARTS_MAX = 512  # buffers of one pwritev; Linux allows 1024 (IOV_MAX)
 _ZEROS = bytes(4 * 1024 * 1024)
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FDATASYNC_SEES_MAP = sys.platform == "linux"
+_HAS_PWRITEV = hasattr(os, "pwritev")
+_HAS_FDATASYNC = hasattr(os, "fdatasync")  # not macOS
 _FULL_SYNC: int | None = getattr(fcntl, "F_FULLFSYNC", None)  # macOS: fsync skips the drive's cache
 
 
@@ -273,7 +275,7 @@ class OsRegion:
     def _write_some(self, offset: int, parts: Sequence[Buffer]) -> int:
         """Write up to 512 *parts* and return the offset behind them."""
         size = sum(map(len, parts))
-        written = os.pwritev(self._fd, parts, offset)
+        written = _write_parts(self._fd, parts, offset)
         if written == size:
             return offset + size
         rest = memoryview(b"".join(parts))[written:]  # a signal or a quota cut the write short
@@ -371,7 +373,7 @@ class OsDisk:
             fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
             try:
                 _reserve(fd, size, zero_size=zero_size)
-                os.fsync(fd)
+                _sync_all(fd)
                 os.rename(temporary, path)
                 self.sync_folder(os.path.dirname(path))
                 return OsRegion(path, fd, size, writable=True)
@@ -411,7 +413,7 @@ class OsDisk:
                 with open(temporary, "wb") as file:
                     file.write(data)
                     file.flush()
-                    os.fsync(file.fileno())
+                    _sync_all(file.fileno())
                 os.rename(temporary, path)
             except OSError as error:
                 with contextlib.suppress(OSError):
@@ -436,7 +438,7 @@ class OsDisk:
         with _failing(path, "sync folder"):
             fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
-                os.fsync(fd)
+                _sync_all(fd)
             finally:
                 os.close(fd)
 
@@ -457,6 +459,8 @@ class OsDisk:
 
     def lock_folder(self, path: str) -> FolderLock:
         """See `Disk.lock_folder`."""
+        if fcntl is None:
+            raise StorageFailedError(f"{path}: lock: {sys.platform} has no file locks; use Linux")
         with _failing(path, "lock"):
             fd = os.open(os.path.join(path, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
@@ -492,14 +496,36 @@ def _reserve(fd: int, size: int, *, zero_size: int) -> None:
         zero_size = size
     for offset in range(0, zero_size, len(_ZEROS)):
         os.pwrite(fd, _ZEROS[: zero_size - offset], offset)
-        os.fdatasync(fd)  # by the piece: a sync of the log never waits for all of it
+        _sync_data(fd)  # by the piece: a sync of the log never waits for all of it
+
+
+def _write_parts(fd: int, parts: Sequence[Buffer], offset: int) -> int:
+    """Write *parts* at *offset* as far as the system takes them; return how many bytes it took."""
+    if _HAS_PWRITEV:
+        return os.pwritev(fd, parts, offset)
+    return os.pwrite(fd, b"".join(parts), offset)  # macOS before 11
 
 
 def _sync_data(fd: int) -> None:
-    if _FULL_SYNC is not None:
-        fcntl.fcntl(fd, _FULL_SYNC)
-    else:
+    """Make the bytes of a file durable, and its size where that has changed."""
+    if _FULL_SYNC is None and _HAS_FDATASYNC:
         os.fdatasync(fd)
+    else:
+        _sync_all(fd)
+
+
+def _sync_all(fd: int) -> None:
+    """Make a file or folder durable: past the drive's cache where the system stops before it."""
+    if _FULL_SYNC is not None:
+        try:
+            fcntl.fcntl(fd, _FULL_SYNC)
+        except OSError as error:
+            # Network file systems and some folders do not know it, and then fsync is all there is.
+            if error.errno not in (errno.ENOTSUP, errno.EINVAL, errno.ENOTTY):
+                raise
+        else:
+            return
+    os.fsync(fd)
 
 
 @contextlib.contextmanager

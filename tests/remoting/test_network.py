@@ -10,6 +10,7 @@ import pytest
 import trio
 import trio.testing
 
+from dledger.remoting import network as network_module
 from dledger.remoting.client import open_remoting_client
 from dledger.remoting.command import Command
 from dledger.remoting.errors import (
@@ -286,3 +287,28 @@ async def test_a_peer_gone_right_after_accepting_is_a_failed_connection(tcp, mon
         pytest.raises(ConnectFailedError, match="not connected"),
     ):
         await tcp.connect("127.0.0.1", listening.getsockname()[1])
+
+
+async def test_a_system_without_sendmsg_sends_all_the_same(monkeypatch, nursery):
+    monkeypatch.setattr(network_module, "_HAS_SENDMSG", False)
+    network = TcpNetwork()
+    listener = await network.listen("127.0.0.1", 0)
+    caller = await network.connect("127.0.0.1", listener.port)
+    callee = await listener.accept()
+    sent = [b"one", memoryview(b"two"), bytes(30_000_000), b"end"]
+
+    async def send_all():
+        rest = caller.send_now(sent)
+        assert rest, "more than the kernel takes at once"
+        while rest:
+            await caller.wait_writable()
+            rest = caller.send_now(rest)
+        caller.close()
+
+    nursery.start_soon(send_all)
+    received = b""
+    while data := await callee.receive_some():
+        received += data
+    assert received == b"".join(sent)
+    callee.close()
+    listener.close()
