@@ -37,9 +37,10 @@ class BenchGroup:
         flush: FlushDiskType,
         segment_size: int,
         node_count: int = NODE_COUNT,
+        plan_class: type[GroupPlan] = GroupPlan,
     ) -> None:
         self.node_count = node_count
-        plan = GroupPlan(
+        plan = plan_class(
             node_count=node_count,
             base_port=find_base_port(node_count),
             flush_disk_type=flush,
@@ -111,6 +112,10 @@ class BenchGroup:
         leader = await self.leader()
         spent = {node.node_id: _cpu_seconds(node) for node in self._group.nodes}
         return spent.pop(leader.node_id), sum(spent.values())
+
+    def all_pids(self) -> dict[str, int]:
+        """Return the process id of each node, by its id."""
+        return {node.node_id: _mark(node).pid for node in self._group.nodes}
 
     async def pids(self) -> dict[str, int]:
         """Return the process ids of the leader and of one of the others, named by their roles."""
