@@ -93,7 +93,7 @@ class AckPolicy:
 
     def to_wait_for(self, level: Durability) -> Durability | None:
         """Return *level* where it has to be waited for, None where it comes with the commit."""
-        return None if self._queue.comes_with_commit(level) else level
+        return None if level == self._queue.commit_durability else level
 
 
 def _what_all_say(properties: Sequence[Mapping[str, str]], name: str) -> str:

@@ -121,7 +121,7 @@ class SendAnswers:
         session, command = request.session, request.command
         if session.closed:
             return
-        falls_short = not reached.covers(request.level)
+        falls_short = reached != request.level and not reached.covers(request.level)
         if command.is_grouped and request.expected is None and not falls_short:
             self.add_acks(session, ACK.pack(command.opaque, 0, *receipt), reached)
             return
@@ -203,7 +203,7 @@ class SendAnswers:
     ) -> None:
         self.duplicate_count += 1
         receipt = Receipt(chunk.queue_id, verdict.queue_offset, -1)
-        if not self._queue.comes_with_commit(request.level):
+        if request.level != self._queue.commit_durability:
 
             def reached(found: Durability | None) -> None:
                 if found is None:

@@ -140,10 +140,6 @@ class AppendQueue:
         """Return what is true of everything that is committed."""
         return self._ledger.core.engine.levels.of_commit
 
-    def comes_with_commit(self, level: Durability) -> bool:
-        """Return whether nobody need wait for *level* in particular."""
-        return self._ledger.core.engine.levels.comes_with_commit(level)
-
     def await_level(
         self, index: int, level: Durability, done: Callable[[Durability | None], None]
     ) -> None:

@@ -74,6 +74,7 @@ class Leading:
         progress.written_index = min(progress.written_index, kept)
         progress.synced_index = min(progress.synced_index, kept)
         progress.promises_synced = promises_synced
+        self._engine.levels.peer_connected()
         progress.reset_to((progress.match_index or self._engine.store.end_index) + 1)
 
     def disconnected(self, peer_id: str) -> None:

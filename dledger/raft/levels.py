@@ -29,23 +29,22 @@ class Levels:
         self.sync_wanted = 0
         self.written_wanted = 0
 
+        # What is true of every committed entry: no more than the laxest member promises.
+        self.of_commit = self._least_promise()
+
     def start(self) -> None:
         """Forget what the last leadership was asked for."""
         self.sync_wanted = self.written_wanted = 0
 
-    @property
-    def of_commit(self) -> Durability:
-        """Return what is true of every committed entry: no more than the laxest member promises."""
+    def peer_connected(self) -> None:
+        """Look again at what members promise: one of them may have other settings now."""
+        self.of_commit = self._least_promise()
+
+    def _least_promise(self) -> Durability:
         synced = self._promises_synced and all(
             progress.promises_synced for progress in self._engine.leading.progress.values()
         )
         return Durability(Copies.MAJORITY, synced)
-
-    def comes_with_commit(self, level: Durability) -> bool:
-        """Return whether an entry that is committed has reached *level*, and not before."""
-        if level.copies is not Copies.MAJORITY:
-            return False
-        return self.of_commit.synced if level.synced else not self._promises_synced
 
     def want(self, level: Durability, index: int) -> None:
         """Have followers say what is needed to know when entry *index* has reached *level*."""
@@ -64,7 +63,7 @@ class Levels:
         if level.copies is Copies.LEADER:
             return own
         committed = engine.applied_index
-        if self.comes_with_commit(level):
+        if level == self.of_commit:
             return committed
         marks = [own, *(_mark(progress, level) for progress in engine.leading.progress.values())]
         if level.copies is Copies.ALL:

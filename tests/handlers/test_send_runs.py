@@ -83,9 +83,7 @@ class Ledger:
             pending_size=0,
             engine=SimpleNamespace(
                 first_index_of_own_term=0,
-                levels=SimpleNamespace(
-                    of_commit=COMMITTED, comes_with_commit=lambda level: level == COMMITTED
-                ),
+                levels=SimpleNamespace(of_commit=COMMITTED),
             ),
         )
         self.committed_index = 1 << 30
