@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from broker.delivery.schedule import Schedule
 from broker.delivery.topic_retention import TopicRetentionService
 from broker.groups.consumers import Consumers
 from broker.handlers.ack_policy import COPIES_OF_ROLE, AckPolicy
@@ -36,6 +37,7 @@ from broker.handlers.queue_state import QueueStates
 from broker.handlers.registry import Registry
 from broker.handlers.send import SendHandlers
 from broker.handlers.send_answers import SendAnswers
+from broker.handlers.send_back import SendBackHandlers
 from broker.handlers.topic_state import TopicStateHandlers
 from broker.handlers.topics import TopicHandlers
 from broker.message.limits import MessageLimits
@@ -319,6 +321,16 @@ class Node:
             auto_create_topic=config.broker.auto_create_topic,
             default_queue_count=config.broker.default_topic_queue_count,
         )
+        limits = MessageLimits(body_size_max=config.broker.body_size_max)
+        self.schedule = Schedule(
+            queue=self.queue,
+            reader=reader,
+            topics=files.topics,
+            offsets=files.offsets,
+            clock=clock,
+            limits=limits,
+            is_serving=self._is_serving,
+        )
         self.clients = ClientHandlers(
             ledger=self.ledger,
             derived=files.derived,
@@ -345,7 +357,7 @@ class Node:
                 default=Durability(COPIES_OF_ROLE[config.broker.broker_role], synced),
             ),
             clock=clock,
-            limits=MessageLimits(body_size_max=config.broker.body_size_max),
+            limits=limits,
             host=store_host,
             held_count_max=config.broker.requests_held_max,
             held_size_max=config.broker.requests_held_size_max,
@@ -353,6 +365,18 @@ class Node:
             default_queue_count=config.broker.default_topic_queue_count,
             create_topic=self.topics.create_missing,
             is_being_deleted=self.topics.is_being_deleted,
+            schedule=self.schedule,
+        )
+        self.send_backs = SendBackHandlers(
+            log=files.store,
+            queues=files.derived.queues,
+            schedule=self.schedule,
+            topics=files.topics,
+            groups=files.groups,
+            forwarder=self.forwarder,
+            clock=clock,
+            host=store_host,
+            create_topic=self.topics.create_missing,
         )
         self.offsets = OffsetHandlers(
             ledger=self.ledger,
@@ -450,6 +474,7 @@ class Node:
             self.queries,
             self.names,
             self.clients,
+            self.send_backs,
         ):
             self.registry.register(family)
         self.rates = Rates(
@@ -515,6 +540,7 @@ class Node:
 
     def _arrived(self, topic: str, queue_id: int, max_offset: int) -> None:
         self.pulls.hold.notify_arrival((topic, queue_id), max_offset)
+        self.schedule.arrived(topic)
 
     def _applied(self, index: int, results: list[Any]) -> None:
         self.commands.applied(index, results)
@@ -528,6 +554,7 @@ class Node:
     def _began_to_serve(self) -> None:
         logger.info("serving as the leader of term %d", self.ledger.term)
         self.clients.began_to_serve()
+        self.schedule.began_to_serve()
         self.forwarder.serve_held()
 
     def _end_of_pass(self) -> None:
@@ -559,6 +586,7 @@ class Node:
             nursery.start_soon(self.pulls.hold.run)
             nursery.start_soon(self.topic_retention.run)
             nursery.start_soon(self.clients.run)
+            nursery.start_soon(self.schedule.run)
             nursery.start_soon(self.forwarder.run)
             await nursery.start(self.server.serve)
             if self.name_server is not None:

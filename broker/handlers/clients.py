@@ -75,6 +75,12 @@ class _Nobody:
     def flush_soon(self) -> None:
         """Do nothing."""
 
+    def charge(self, cost: int) -> None:
+        """Do nothing: what waits for the leader is bounded by itself."""
+
+    def release(self, cost: int) -> None:
+        """Do nothing."""
+
 
 class _Request:
     """One that is answered when all it asked to change is applied here."""

@@ -17,6 +17,7 @@ from broker.handlers.send_answers import Expected, SendAnswers, SendRequest
 from broker.handlers.send_runs import SendRuns
 from broker.message.batch import decode_batch_body, encode_sizes
 from broker.message.codec import encode_record
+from broker.message.delay import SCHEDULE_TOPIC, delay_asked_for, hide
 from broker.message.limits import RETRY_PREFIX
 from broker.message.message_id import UniqueKeyGenerator, month_start_ms
 from broker.message.properties import (
@@ -24,6 +25,7 @@ from broker.message.properties import (
     PROPERTY_SEPARATOR,
     UNIQUE_KEY,
     decode_properties,
+    encode_properties,
 )
 from broker.protocol.headers import PERM_WRITE, SendMessageRequest, SendRecordsRequest
 from broker.protocol.request_code import RequestCode
@@ -34,6 +36,7 @@ from dledger.errors import LedgerBusyError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from broker.delivery.schedule import Schedule
     from broker.handlers.ack_policy import AckPolicy
     from broker.handlers.registry import Handler
     from broker.message.limits import MessageLimits
@@ -65,6 +68,7 @@ class SendHandlers:
         default_queue_count: int,
         create_topic: Callable[[str, int, Callable[[int, LedgerError | None], None]], None],
         is_being_deleted: Callable[[str], bool],
+        schedule: Schedule,
     ) -> None:
         """Make the family.
 
@@ -82,6 +86,7 @@ class SendHandlers:
             default_queue_count: queues of a topic created like that.
             create_topic: proposes a new topic with so many queues.
             is_being_deleted: whether a topic is about to go: nothing is written to it any more.
+            schedule: where messages wait that are to be delivered later.
         """
         self._queue = queue
         self._topics = topics
@@ -95,6 +100,7 @@ class SendHandlers:
         self._default_queue_count = default_queue_count
         self._create_topic = create_topic
         self._is_being_deleted = is_being_deleted
+        self._schedule = schedule
         self._runs = SendRuns(self, queue=queue, policy=policy, answers=answers, limits=limits)
         self._awaiting_topic: dict[str, list[tuple[Session, Command]]] = {}
         self._awaiting_count = 0
@@ -175,10 +181,16 @@ class SendHandlers:
             return
         queue_id = self._pick_queue(header)
         properties, found = self._with_unique_key(header.properties.encode())
-        record = self._encode(header, queue_id, properties, _body_of(command))
         level = self._policy.level_of_plain(header, [found])
+        delay = delay_asked_for(found, now_ms=self._clock.wall_ms())
+        topic = header.topic
+        if delay is not None:
+            self._schedule.ensure_topic()
+            properties = encode_properties(hide(found, delay, topic=topic, queue_id=queue_id))
+            topic, queue_id = SCHEDULE_TOPIC, delay.queue_id
+        record = self._encode(header, topic, queue_id, properties, _body_of(command))
         expected = Expected(found[UNIQUE_KEY])
-        request = SendRequest(self._answers, session, command, expected, header.topic, level)
+        request = SendRequest(self._answers, session, command, expected, topic, level)
         self._put_encoded(request, queue_id, [record])
 
     def _send_batch_body(
@@ -202,7 +214,7 @@ class SendHandlers:
         for message in messages:
             properties, each = self._with_unique_key(bytes(message.properties))
             found.append(each)
-            records.append(self._encode(header, queue_id, properties, message.body))
+            records.append(self._encode(header, header.topic, queue_id, properties, message.body))
         level = self._policy.level_of_plain(header, found)
         expected = Expected(",".join(each[UNIQUE_KEY] for each in found))
         request = SendRequest(self._answers, session, command, expected, header.topic, level)
@@ -229,12 +241,13 @@ class SendHandlers:
     def _encode(
         self,
         header: SendMessageRequest,
+        topic: str,
         queue_id: int,
         properties: bytes,
         body: Buffer,
     ) -> bytes:
         return encode_record(
-            topic=header.topic.encode(),
+            topic=topic.encode(),
             queue_id=queue_id,
             body=body,
             properties=properties,

@@ -476,6 +476,19 @@ class UnregisterClientRequest(Header):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ConsumerSendBackRequest(Header):
+    """CONSUMER_SEND_MSG_BACK. Source: RocketMQ ``ConsumerSendMsgBackRequestHeader``."""
+
+    offset: Int64  # bytes: the message's position in the log
+    group: str
+    delay_level: Int32 = 0  # 0: the broker chooses; below: to the dead letters
+    origin_msg_id: str | None = None
+    origin_topic: str | None = None
+    unit_mode: bool = False
+    max_reconsume_times: Int32 | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ConsumerListRequest(Header):
     """GET_CONSUMER_LIST_BY_GROUP; its answer is JSON in the body.
 

@@ -29,6 +29,7 @@ class RequestCode(enum.IntEnum):
     VIEW_MESSAGE_BY_ID = 33
     HEART_BEAT = 34
     UNREGISTER_CLIENT = 35
+    CONSUMER_SEND_MSG_BACK = 36
     GET_CONSUMER_LIST_BY_GROUP = 38
     CHECK_CLIENT_CONFIG = 46
     GET_KV_CONFIG = 101  # a name server's in RocketMQ, as 105, 106, 206, 216: every node answers

@@ -51,6 +51,7 @@ REQUEST_HEADERS = {
     RequestCode.GET_KV_CONFIG: headers.KvConfigRequest,
     RequestCode.UNREGISTER_CLIENT: headers.UnregisterClientRequest,
     RequestCode.GET_CONSUMER_LIST_BY_GROUP: headers.ConsumerListRequest,
+    RequestCode.CONSUMER_SEND_MSG_BACK: headers.ConsumerSendBackRequest,
     RequestCode.CLIENT_CONNECTION_LOST: headers.ClientConnectionLostRequest,
     RequestCode.DELETE_TOPIC_IN_NAMESRV: headers.DeleteTopicInNameServerRequest,
     RequestCode.LEADERSHIP_TRANSFER: headers.LeadershipTransferRequest,

@@ -165,6 +165,7 @@ class Broker:
             default_queue_count=4,
             create_topic=lambda *_: None,
             is_being_deleted=lambda _: False,
+            schedule=None,  # type: ignore[arg-type]
         )
         self.registry = Registry(
             is_serving=lambda: self.queue.is_open,

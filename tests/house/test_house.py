@@ -22,6 +22,7 @@ from broker.handlers.pull import PullHandlers
 from broker.handlers.query import QueryHandlers
 from broker.handlers.registry import _HANDLES
 from broker.handlers.send import SendHandlers
+from broker.handlers.send_back import SendBackHandlers
 from broker.handlers.topic_state import TopicStateHandlers
 from broker.handlers.topics import TopicHandlers
 from broker.nameserver.handlers import NameHandlers
@@ -42,6 +43,7 @@ FAMILIES = [
     OffsetResetHandlers,
     PullHandlers,
     QueryHandlers,
+    SendBackHandlers,
     SendHandlers,
     TopicHandlers,
     TopicStateHandlers,
@@ -92,6 +94,7 @@ HEADERS = {
     RequestCode.GET_KV_CONFIG: headers.KvConfigRequest,
     RequestCode.UNREGISTER_CLIENT: headers.UnregisterClientRequest,
     RequestCode.GET_CONSUMER_LIST_BY_GROUP: headers.ConsumerListRequest,
+    RequestCode.CONSUMER_SEND_MSG_BACK: headers.ConsumerSendBackRequest,
     RequestCode.CLIENT_CONNECTION_LOST: headers.ClientConnectionLostRequest,
     RequestCode.DELETE_TOPIC_IN_NAMESRV: headers.DeleteTopicInNameServerRequest,
     RequestCode.LEADERSHIP_TRANSFER: headers.LeadershipTransferRequest,

@@ -29,6 +29,13 @@ async def topic(group: ProcessGroup, name: str, *, queues: int) -> None:
     await group.settled()
 
 
+async def there(group: ProcessGroup, name: str) -> None:
+    """Wait until a topic exists."""
+    async with broker.connect(group.addresses) as mq:
+        while name not in {item.topic for item in await mq.admin.list_topics()}:  # noqa: ASYNC110
+            await trio.sleep(0.05)
+
+
 async def produced(group: ProcessGroup, topic: str, bodies: Sequence[str], **kinds: Any) -> None:
     """Send *bodies* with our own client, evenly over the queues."""
     async with broker.connect(group.addresses) as mq, mq.producer() as producer:

@@ -7,7 +7,7 @@ import pytest
 import trio
 
 from tests.interop import clients as clients_module
-from tests.interop.helpers import QUEUES, produced, servers, topic
+from tests.interop.helpers import QUEUES, consumed, produced, servers, topic
 
 
 class Place:
@@ -136,6 +136,41 @@ async def test_only_the_tags_asked_for_are_consumed(kind, run, place):
         await until_bodies(names("red", 8) + names("blue", 8), consumer)
 
     assert not [body for body in consumer.bodies if body.startswith("green")]
+
+
+async def test_a_message_that_fails_comes_again_and_again(run, place):
+    await place.produced(["x"], tag="red")
+    async with run("consumer", **place.told(fails=1)) as consumer:
+        await until_bodies(["x"], consumer)
+
+    (refused,), (got,) = consumer.of("refused"), consumer.of("got")
+    assert (refused["times"], got["times"]) == (0, 1)
+    assert got["tag"] == "red"
+    assert 9 < got["at"] - refused["at"] < 14, "10 s for the first time"
+
+
+# PyPI's rocketmq has no setting for how often, and 16 times take hours.
+@pytest.mark.parametrize("kind", ["ali"], indirect=True)
+async def test_a_message_that_always_fails_ends_as_a_dead_letter(run, place):
+    await place.produced(["x"])
+    async with run("consumer", **place.told(fails=100, times=0)) as consumer:
+        await consumer.until("a refusal", lambda client: client.of("refused"))
+        (dead,) = await consumed(place.group, f"%DLQ%{place.readers}", count=1)
+
+    assert dead.body == b"x"
+
+
+async def test_a_delayed_message_comes_in_time(kind, run, place):
+    order = place.told(bodies=["x"], delay_level=2, delay_ms=5000)
+    async with run("consumer", **place.told()) as consumer:
+        await consumer.started()
+        async with run("producer", **order) as producer:
+            await producer.ended()
+            sent = trio.current_time()
+        await until_bodies(["x"], consumer)
+        waited = trio.current_time() - sent
+
+    assert 4 < waited < 9
 
 
 async def test_a_killed_leader_costs_no_message(kind, run, make_group, names_of, capsys):

@@ -1,5 +1,5 @@
 // Consume with npm's ali-ons, as told by a JSON object in argv, until stdin ends.
-// Keys as in stock_consumer.py.
+// Keys as in stock_consumer.py, and times: how often a message may fail.
 'use strict';
 const { Consumer } = require('ali-ons');
 
@@ -13,6 +13,7 @@ const consumer = new Consumer({
   nameSrv: told.servers.split(';'),
   consumerGroup: told.group,
   isBroadcast: Boolean(told.broadcasting),
+  ...('times' in told ? { maxReconsumeTimes: told.times } : {}),
   logger: quiet,
   httpclient: require('urllib'),
 });

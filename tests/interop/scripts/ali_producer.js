@@ -23,6 +23,7 @@ const quiet = { info() {}, debug() {}, warn() {}, error: text => tell('log', { w
     const message = new Message(told.topic, told.tag || '', body);
     if (told.keys) message.keys = told.keys.split(' ');
     if (told.how === 'ordered') message.shardingKey = String(told.key || 0);
+    if (told.delay_ms) message.setStartDeliverTime(Date.now() + told.delay_ms);
     const asked = Date.now();
     try {
       const result = await producer.send(message);

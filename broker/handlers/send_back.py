@@ -1,0 +1,187 @@
+"""CONSUMER_SEND_MSG_BACK: a message that could not be consumed comes again, later, or is given up.
+
+It goes to the group's retry topic after a delay that grows with each time, 10 s to 2 h; after as
+many times as the group allows it goes to the group's dead letters.
+
+Source: RocketMQ ``AbstractSendMessageProcessor.consumerSendMsgBack``.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING
+
+from broker.delivery.schedule import Outgoing
+from broker.errors import CorruptRecordError, HeaderError
+from broker.handlers.registry import answer, error_response, handles
+from broker.message.codec import RECORD_SIZE_MIN, decode_record, record_size
+from broker.message.delay import RETRY_LEVEL_FIRST, Delay, delay_by_level, delay_until
+from broker.message.limits import DLQ_PREFIX, RETRY_PREFIX, check_group, check_group_characters
+from broker.message.message_id import encode_offset_id
+from broker.message.properties import DELAY, ORIGIN_MESSAGE_ID, RETRY_TOPIC
+from broker.protocol.headers import ConsumerSendBackRequest
+from broker.protocol.request_code import RequestCode
+from broker.protocol.response_code import ResponseCode
+from broker.protocol.subscription_group import SubscriptionGroupConfig
+from dledger.errors import NotLeaderError
+from dledger.remoting.command import Command, response
+from dledger.store.entry_index import EntryNotFoundError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from broker.delivery.schedule import Schedule
+    from broker.handlers.forward import Forwarder
+    from broker.message.model import HostAddress, StoredMessage
+    from broker.metadata.subscription_groups import SubscriptionGroups
+    from broker.metadata.topics import Topics
+    from broker.store.commit_log import Receipt
+    from broker.store.consume_queues import ConsumeQueues
+    from broker.store.log_view import LogView
+    from dledger.clock import Clock
+    from dledger.durability import Durability
+    from dledger.errors import LedgerError
+    from dledger.remoting.server import Session
+
+# From this version on clients say themselves how often. Source: RocketMQ ``MQVersion.V3_4_9``.
+VERSION_WITH_TIMES_MAX = 121
+
+
+class _SentBack:
+    """One request that waits for its message to be in the log."""
+
+    __slots__ = ("_command", "_forwarder", "_session")
+
+    def __init__(self, session: Session, command: Command, forwarder: Forwarder) -> None:
+        self._session = session
+        self._command = command
+        self._forwarder = forwarder
+
+    def succeeded(self, receipt: Receipt, reached: Durability) -> None:
+        """See `Put`."""
+        self._tell(response(self._command, int(ResponseCode.SUCCESS)))
+
+    def failed(self, error: LedgerError) -> None:
+        """See `Put`."""
+        if isinstance(error, NotLeaderError):
+            if not self._session.closed:
+                self._forwarder.hold_again(self._session, self._command)
+            return
+        self._tell(error_response(self._command, error))
+
+    def _tell(self, reply: Command) -> None:
+        answer(self._session, self._command, reply)
+        if not self._session.closed:
+            self._session.flush_soon()
+
+
+class SendBackHandlers:
+    """The family of messages that come again."""
+
+    def __init__(
+        self,
+        *,
+        log: LogView,
+        queues: ConsumeQueues,
+        schedule: Schedule,
+        topics: Topics,
+        groups: SubscriptionGroups,
+        forwarder: Forwarder,
+        clock: Clock,
+        host: HostAddress,
+        create_topic: Callable[[str, int, Callable[[int, LedgerError | None], None]], None],
+    ) -> None:
+        """Make the family.
+
+        Args:
+            log: has the message that is sent back.
+            queues: prove that it is one.
+            schedule: where it waits.
+            topics: what topics there are.
+            groups: how often, and after which delays.
+            forwarder: takes what this node, no leader any more, has not written.
+            clock: the time of day.
+            host: this broker's address, part of message ids.
+            create_topic: proposes a new topic with so many queues.
+        """
+        self._log = log
+        self._queues = queues
+        self._schedule = schedule
+        self._topics = topics
+        self._groups = groups
+        self._forwarder = forwarder
+        self._clock = clock
+        self._host = host
+        self._create_topic = create_topic
+        self._next_queue = itertools.count()
+
+    @handles(RequestCode.CONSUMER_SEND_MSG_BACK, on_leader=True)
+    def send_back(self, session: Session, command: Command) -> None:
+        """Let a message come again, or give it up."""
+        header = ConsumerSendBackRequest.decode(command.ext_fields)
+        check_group(header.group)
+        check_group_characters(header.group)
+        config = self._groups.get(header.group) or SubscriptionGroupConfig(group=header.group)
+        if config.retry_queue_count <= 0:
+            answer(session, command, response(command, int(ResponseCode.SUCCESS)))
+            return
+        message = self._find(header.offset)
+        times_max = config.retry_times_max
+        if command.version >= VERSION_WITH_TIMES_MAX and header.max_reconsume_times is not None:
+            times_max = header.max_reconsume_times
+        properties = dict(message.properties)
+        properties.setdefault(RETRY_TOPIC, message.topic)
+        properties.setdefault(ORIGIN_MESSAGE_ID, encode_offset_id(self._host, message.position))
+        properties.pop(DELAY, None)
+        if message.reconsume_times >= times_max or header.delay_level < 0:
+            topic, queue_count, delay = DLQ_PREFIX + header.group, 1, None
+        else:
+            topic, queue_count = RETRY_PREFIX + header.group, config.retry_queue_count
+            delay = self._delay(config, header.delay_level, message.reconsume_times)
+        found = self._topics.get(topic)
+        if found is None:
+            self._create_topic(topic, queue_count, lambda _index, _error: None)
+        else:
+            queue_count = found.write_queue_count
+        self._schedule.put(
+            Outgoing(
+                topic,
+                next(self._next_queue) % queue_count,
+                message,
+                properties,
+                message.reconsume_times + 1,
+            ),
+            delay,
+            _SentBack(session, command, self._forwarder),
+        )
+
+    def _delay(self, config: SubscriptionGroupConfig, level: int, times: int) -> Delay | None:
+        if level > 0:
+            return delay_by_level(level)
+        if not config.retry_delays_ms:
+            return delay_by_level(RETRY_LEVEL_FIRST + times)
+        delays = config.retry_delays_ms
+        now = self._clock.wall_ms()
+        return delay_until(now + delays[min(times, len(delays) - 1)], now_ms=now)
+
+    def _find(self, position: int) -> StoredMessage:
+        """Return the message at a position of the log; that it is one, its queue says."""
+        try:
+            if position < 0:
+                raise EntryNotFoundError("it is negative")
+            size = record_size(self._log.bytes_at(position, RECORD_SIZE_MIN))
+            message = decode_record(self._log.bytes_at(position, size))
+        except (EntryNotFoundError, CorruptRecordError) as error:
+            raise self._not_there(position) from error
+        queue = self._queues.get(message.topic, message.queue_id)
+        if (
+            queue is None
+            or not queue.min_offset <= message.queue_offset < queue.max_offset
+            or queue.position_at(message.queue_offset) != position
+        ):
+            raise self._not_there(position)
+        return message
+
+    @staticmethod
+    def _not_there(position: int) -> HeaderError:
+        return HeaderError(f"no message lies at position {position} of the log", field="offset")

@@ -1,0 +1,218 @@
+"""Messages that come later, and those that come again."""
+
+import pytest
+import trio
+
+from broker.message.codec import decode_records
+from broker.message.delay import DELAY_LEVELS_MS, SCHEDULE_TOPIC
+from broker.protocol.request_code import RequestCode
+from broker.protocol.response_code import ResponseCode
+from dledger.remoting.command import Command, SerializeType
+from tests.handlers.test_stock_sends import send
+
+WAIT_MS = 9000
+
+
+async def until_there(caller, count=1, *, topic="t", queue_id=0):
+    """Wait until a queue has *count* messages; return them."""
+    with trio.fail_after(20_000):
+        while True:
+            answer = await caller.pull(topic=topic, queue_id=queue_id, wait_ms=WAIT_MS)
+            messages = decode_records(answer.body) if answer.code == ResponseCode.SUCCESS else []
+            if len(messages) >= count:
+                return messages
+            await trio.sleep(0.01)
+
+
+async def back(caller, message, *, version=63, **fields):
+    """Send a message back, as a client of that version."""
+    fields = {"offset": message.position, "group": "readers", "delayLevel": 0, **fields}
+    return await caller.client.request(
+        Command(
+            int(RequestCode.CONSUMER_SEND_MSG_BACK),
+            version=version,
+            ext_fields=fields,
+            serialization=SerializeType.JSON,
+        ),
+        timeout_seconds=20,
+    )
+
+
+# -- later --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("level", [1, 3, 5])
+async def test_a_delayed_message_comes_when_its_level_says(autojump_clock, caller, level):
+    begun = trio.current_time()
+    answer = await send(caller, b"x", queueId=1, properties=f"TAGS\x01a\x02DELAY\x01{level}\x02")
+    (message,) = await until_there(caller, queue_id=1)
+
+    assert answer.code == ResponseCode.SUCCESS
+    assert 0 <= trio.current_time() - begun - DELAY_LEVELS_MS[level - 1] / 1000 < 0.2
+    assert (message.body, message.tag) == (b"x", "a")
+    assert message.unique_key == answer.ext_fields["transactionId"]
+    assert "REAL_TOPIC" not in message.properties
+
+
+async def test_a_message_comes_at_a_time_of_its_own(autojump_clock, caller, brokers):
+    wanted = brokers.clock.wall_ms() + 67_300
+    await send(caller, b"x", properties=f"__STARTDELIVERTIME\x01{wanted}\x02")
+    (message,) = await until_there(caller)
+
+    assert 0 <= brokers.clock.wall_ms() - wanted < 1200
+    assert message.properties["__STARTDELIVERTIME"] == str(wanted)
+
+
+async def test_messages_of_one_level_keep_their_order(autojump_clock, caller):
+    for number in range(300):
+        await send(caller, b"%d" % number, properties="DELAY\x011\x02")
+    messages = await until_there(caller, 300)
+
+    assert [message.body for message in messages] == [b"%d" % number for number in range(300)]
+
+
+async def test_a_restart_and_a_failover_lose_nothing_that_waits(autojump_clock, make_brokers):
+    group = make_brokers(3)
+    await group.start()
+    leader = await group.leader()
+    async with group.caller(leader) as caller:
+        await caller.create_topic("t")
+        for number in range(20):
+            await send(caller, b"%d" % number, properties="DELAY\x014\x02")
+        await leader.kill()
+    async with group.caller(await group.leader()) as caller:
+        messages = await until_there(caller, 20)
+        await trio.sleep(40)
+        assert await until_there(caller, 20) == messages, "once"
+
+    assert [message.body for message in messages] == [b"%d" % number for number in range(20)]
+
+
+async def test_what_was_delivered_does_not_come_again_after_a_failover(
+    autojump_clock, make_brokers
+):
+    group = make_brokers(3)
+    await group.start()
+    leader = await group.leader()
+    async with group.caller(leader) as caller:
+        await caller.create_topic("t")
+        await send(caller, b"x", properties="DELAY\x011\x02")
+        await until_there(caller)
+        await trio.sleep(1)
+        await leader.kill()
+    async with group.caller(await group.leader()) as caller:
+        await trio.sleep(10)
+
+        assert len(await until_there(caller)) == 1
+
+
+async def test_a_message_whose_topic_is_gone_holds_up_nobody(autojump_clock, caller):
+    await caller.create_topic("gone")
+    await send(caller, b"x", topic="gone", properties="DELAY\x011\x02")
+    await send(caller, b"y", properties="DELAY\x011\x02")
+    await caller.ok(RequestCode.DELETE_TOPIC_IN_BROKER, {"topic": "gone"})
+
+    assert [message.body for message in await until_there(caller)] == [b"y"]
+
+
+async def test_nobody_reads_or_writes_where_messages_wait(autojump_clock, caller):
+    await send(caller, b"x", properties="DELAY\x0118\x02")
+
+    read = await caller.pull(topic=SCHEDULE_TOPIC, queue_id=17)
+    written = await send(caller, b"x", topic=SCHEDULE_TOPIC)
+
+    assert read.code == written.code == ResponseCode.NO_PERMISSION
+
+
+async def test_a_delay_that_is_none_is_refused(autojump_clock, caller):
+    answer = await send(caller, b"x", properties="DELAY\x01soon\x02")
+
+    assert answer.code == ResponseCode.MESSAGE_ILLEGAL
+    assert "DELAY" in answer.remark
+
+
+# -- again --------------------------------------------------------------------------------------
+
+
+async def test_a_message_sent_back_comes_again_after_ten_seconds(autojump_clock, caller):
+    await send(caller, b"x", properties="TAGS\x01a\x02KEYS\x01k\x02")
+    (first,) = await until_there(caller)
+    begun = trio.current_time()
+
+    assert (await back(caller, first)).code == ResponseCode.SUCCESS
+    (again,) = await until_there(caller, topic="%RETRY%readers")
+
+    assert 0 <= trio.current_time() - begun - 10 < 0.2
+    assert (again.body, again.tag, again.keys) == (b"x", "a", ("k",))
+    assert again.reconsume_times == 1
+    assert again.properties["RETRY_TOPIC"] == "t"
+    assert again.properties["ORIGIN_MESSAGE_ID"].endswith(f"{first.position:016X}")
+    assert again.unique_key == first.unique_key
+
+
+async def test_each_time_it_waits_longer_and_stays_what_it_was(autojump_clock, caller):
+    await send(caller, b"x")
+    (message,) = await until_there(caller)
+    first = message
+    waited = []
+    for times in range(1, 5):
+        begun = trio.current_time()
+        await back(caller, message)
+        message = (await until_there(caller, times, topic="%RETRY%readers"))[-1]
+        waited.append(round(trio.current_time() - begun))
+        assert message.reconsume_times == times
+
+    assert waited == [10, 30, 60, 120]
+    assert message.properties["RETRY_TOPIC"] == "t"
+    assert message.properties["ORIGIN_MESSAGE_ID"].endswith(f"{first.position:016X}")
+
+
+async def test_who_failed_too_often_goes_to_the_dead_letters(autojump_clock, caller):
+    await send(caller, b"x")
+    (message,) = await until_there(caller)
+    await back(caller, message, version=121, maxReconsumeTimes=0)
+    (dead,) = await until_there(caller, topic="%DLQ%readers")
+
+    assert dead.body == b"x"
+    assert dead.properties["RETRY_TOPIC"] == "t"
+
+
+async def test_a_level_below_zero_is_the_way_to_the_dead_letters(autojump_clock, caller):
+    await send(caller, b"x")
+    (message,) = await until_there(caller)
+    await back(caller, message, delayLevel=-1)
+
+    assert len(await until_there(caller, topic="%DLQ%readers")) == 1
+
+
+async def test_old_clients_do_not_say_how_often(autojump_clock, caller):
+    """Source: RocketMQ ``MQVersion.V3_4_9``."""
+    await send(caller, b"x")
+    (message,) = await until_there(caller)
+    await back(caller, message, version=120, maxReconsumeTimes=0)
+
+    assert len(await until_there(caller, topic="%RETRY%readers")) == 1
+
+
+@pytest.mark.parametrize("offset", [-1, 3, 1 << 40])
+async def test_what_is_no_message_cannot_come_again(autojump_clock, caller, offset):
+    await send(caller, b"x")
+    (message,) = await until_there(caller)
+    answer = await back(caller, message, offset=offset)
+
+    assert answer.code == ResponseCode.SYSTEM_ERROR
+    assert str(offset) in answer.remark
+
+
+async def test_a_record_inside_a_message_is_no_message(autojump_clock, caller):
+    """Who may send could otherwise have the broker take any bytes for a message of any topic."""
+    await send(caller, b"x")
+    (message,) = await until_there(caller)
+    whole = (await caller.pull()).body
+    await send(caller, bytes(whole))
+    outer = (await until_there(caller, 2))[1]
+
+    answer = await back(caller, outer, offset=outer.position + 88)
+
+    assert message.body == b"x"
+    assert answer.code == ResponseCode.SYSTEM_ERROR
