@@ -16,6 +16,8 @@ def told_of_group(store: StoreConfig, raft: RaftConfig) -> dict[str, object]:
         "writes": store.write_mode.value,
         "segment_size": store.segment_size,
         "log_size_max": store.log_size_max,
+        "file_reserved_hours": store.file_reserved_hours,
+        "disk_force_percent": store.disk_force_percent,
         "heartbeat_ms": raft.heartbeat_interval_ms,
         "election_timeout_min_ms": raft.election_timeout_min_ms,
         "election_timeout_max_ms": raft.election_timeout_max_ms,

@@ -71,6 +71,9 @@ class Seen:
         for event in events:
             if event.f in READS and event.type == "ok" and event.k is not None:
                 self._take(event, event.k)
+            elif event.f == "begins":
+                for queue, offset in event.v:
+                    self._dropped_below(queue, offset)
             elif event.f == "dumped" and event.node is not None:
                 self.dumps.setdefault(event.node, {})
 

@@ -18,7 +18,7 @@ from jepsen_like.history import NEMESIS
 if TYPE_CHECKING:
     from jepsen_like.history import Event
 
-HALF_ABLE = frozenset({"slow-disk", "stalled-disk", "full-disk", "scarce"})
+HALF_ABLE = frozenset({"slow-disk", "stalled-disk", "full-disk", "crowded-disk", "scarce"})
 
 _MEMBERS = re.compile(r"n\d+(,n\d+)*\Z")
 

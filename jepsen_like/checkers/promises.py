@@ -1,4 +1,7 @@
-"""What only the simulator sees, as it looks inside: `jepsen_like.sim.promises` notes it."""
+"""What only the simulator sees, as it looks inside.
+
+`jepsen_like.sim.promises` and `jepsen_like.sim.drops` note it.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +29,11 @@ KINDS = {
     "states-differ": "two members derive other states from the same entries",
     "committed-differs": "two members have other entries at one committed index",
     "incomplete-leader": "a leader lacks what was committed before its term",
+    "early-drop": "a member drops a segment that is neither too old, nor too much, nor in the way "
+    "of a disk above its watermark",
+    "early-trim": "a queue is trimmed of a message younger than its topic keeps",
+    "trims-differ": "two members trim a queue to different offsets at the same entry",
+    "hidden-drop": "who asks for an offset that is gone is not told so, or not where to go on",
 }
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from jepsen_like.faults.coup import Coup
 from jepsen_like.faults.disks import (
     BitRot,
+    CrowdedDisk,
     FailedSync,
     FullDisk,
     SlowDisk,
@@ -52,6 +53,7 @@ _ALL: tuple[type[Fault], ...] = (
     SlowDisk,
     StalledDisk,
     FullDisk,
+    CrowdedDisk,
     FailedSync,
     BitRot,
     WallClock,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, cast
 
 from dledger.errors import LedgerError, LedgerFullError, StorageFailedError
 from jepsen_like.faults.fault import Fault
+from jepsen_like.faults.group import Member
 
 if TYPE_CHECKING:
-    from jepsen_like.faults.group import FileKind, Member
+    from jepsen_like.faults.group import FileKind
 
 _ROTTING: tuple[FileKind, ...] = (
     "commitlog", "commitlog", "index", "derived", "vote", "checkpoint",
@@ -68,6 +69,35 @@ class FullDisk(Fault):
     async def heal(self) -> None:
         """See `Fault`."""
         await self._member.empty_disk()
+
+
+class Crowding(Member, Protocol):
+    """A member of the simulation, whose disk others fill."""
+
+    async def crowd_disk(self, percent: float) -> bool:
+        """Have so much of its disk in use, whoever uses it; whether it would mind."""
+
+    async def uncrowd_disk(self) -> None:
+        """Give the disk back the size it had."""
+
+
+class CrowdedDisk(Fault):
+    """Somebody else fills the disk up to some percentage: files go, or messages are refused."""
+
+    name = "crowded-disk"
+    where = "sim"
+    _member: Crowding
+
+    async def inject(self) -> str:
+        """See `Fault`."""
+        self._member = cast("Crowding", self.pick())
+        await self.watch(self._member, "full")
+        is_minded = await self._member.crowd_disk(self.chance.choice((78.0, 86.0, 88.0, 93.0)))
+        return self._member.name if is_minded else ""
+
+    async def heal(self) -> None:
+        """See `Fault`."""
+        await self._member.uncrowd_disk()
 
 
 class FailedSync(Fault):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jepsen_like.mutants import clients, durability, leadership, messages, replication
+from jepsen_like.mutants import clients, durability, keeping, leadership, messages, replication
 from jepsen_like.mutants.mutant import MUTANTS, Mutant, mutated
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "Mutant",
     "clients",
     "durability",
+    "keeping",
     "leadership",
     "messages",
     "mutated",

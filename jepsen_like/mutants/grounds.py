@@ -53,6 +53,8 @@ class Ground:
             "quiet_seconds": 1.0,
             "gap_mean": 0.6,
             "hold_max": min(drawn.hold_max, 3.0),
+            "wall_rate": 1.0,
+            "topic_retention_ms": 0,
             "load": replace(load, **{**calm, **self.load}),
             "store": replace(drawn.store, **{**_CALM_STORE, **self.store}),
             "raft": replace(drawn.raft, **self.raft),
@@ -62,6 +64,10 @@ class Ground:
 
 _CALM_STORE: Mapping[str, Any] = {
     "log_size_max": 0,
+    "file_reserved_hours": 0,
+    "disk_clean_percent": 100,
+    "disk_force_percent": 100,
+    "disk_refuse_percent": 100,
     "flush_disk_type": FlushDiskType.SYNC_FLUSH,
 }
 _QUICK: Mapping[str, Any] = {
@@ -212,4 +218,20 @@ PIECES = replace(
         "client_crash_mean": 0.5,
     },
     raft={"append_size_max": 4 * KIB, "append_window": 1},
+)
+# Messages that grow old within seconds, and disks that others fill.
+KEEPING = Ground(
+    name="keeping",
+    faults=("crowded-disk", "isolate", "kill", "transfer"),
+    changes={"wall_rate": 1200.0, "topic_retention_ms": 4000 * 1200},
+    load={"body_size_max": 2000, "send_rate": 40.0, "queue_count": 2},
+    store={
+        "segment_size": 16 * KIB,
+        "checkpoint_interval_ms": 200,
+        "file_reserved_hours": 1,
+        "delete_when": ";".join(map(str, range(0, 24, 2))),
+        "disk_clean_percent": 75,
+        "disk_force_percent": 85,
+        "disk_refuse_percent": 90,
+    },
 )

@@ -9,6 +9,7 @@ import trio
 
 import broker.client
 from dledger.errors import LedgerError
+from jepsen_like.sim.drops import Drops
 from jepsen_like.sim.member import BROKER_PORT, SimMember, address_of
 from jepsen_like.sim.promises import Promises
 from jepsen_like.sim.sim_clock import SimClock
@@ -36,8 +37,17 @@ class SimCluster:
         self.history = history
         self.trace = trace
         promises = Promises(history)
+        drops = Drops(history, mix)
         self.members = [
-            SimMember(mix, number, network=network, history=history, trace=trace, promises=promises)
+            SimMember(
+                mix,
+                number,
+                network=network,
+                history=history,
+                trace=trace,
+                promises=promises,
+                drops=drops,
+            )
             for number in range(mix.node_count)
         ]
         for member in self.members:
@@ -126,7 +136,10 @@ class SimCluster:
             member.disk.wipe()
 
     async def heal(self) -> None:
-        """End whatever faults have left behind, as the operators would."""
+        """End whatever faults have left behind, as the operators would.
+
+        From now on no message grows older, so that none goes while the queues are read.
+        """
         network = self.network
         for link in list(network.cuts):
             while link in network.cuts:
@@ -136,6 +149,8 @@ class SimCluster:
         for member in self.members:
             disk = member.disk
             disk.capacity = 1 << 40
+            disk.size = 0
+            member.clock.freeze_wall()
             disk.sync_errors = 0
             disk.die_in_steps = None
             member.speed.slowdown = 1.0

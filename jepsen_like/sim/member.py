@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from jepsen_like.faults.group import FileKind, TraceKind
     from jepsen_like.history import History
+    from jepsen_like.sim.drops import Drops
     from jepsen_like.sim.mix import Mix
     from jepsen_like.sim.promises import Promises
     from jepsen_like.sim.sim_network import SimNetwork
@@ -44,6 +45,7 @@ class SimMember:
         history: History,
         trace: Trace,
         promises: Promises,
+        drops: Drops,
     ) -> None:
         self.name = f"n{number + 1}"
         self.number = number
@@ -54,7 +56,11 @@ class SimMember:
         self.disk = SimDisk(self.name, random.Random(chance.getrandbits(64)), trace)
         self.disk.on_death = self._died_at_step
         self.speed = DiskSpeed(random.Random(chance.getrandbits(64)), mean_seconds=mix.sync_mean)
-        self.clock = SimClock(uptime_seconds=chance.uniform(1, 1e5), rate=mix.clock_rates[number])
+        self.clock = SimClock(
+            uptime_seconds=chance.uniform(1, 1e5),
+            rate=mix.clock_rates[number],
+            wall_rate=mix.wall_rate,
+        )
         self.config = NodeConfig(
             group="sim",
             node_id=self.name,
@@ -82,6 +88,8 @@ class SimMember:
         self.on_last_word: Callable[[SimMember, BaseException], None] = lambda _member, _error: None
         self.truncations = 0
         self._promises = promises
+        self._drops = drops
+        drops.add_clock(self.clock)
         self.disk.on_written = lambda path, data: promises.written(self.name, path, data)
         self.disk.on_wipe = lambda: promises.lose_disk(self.name)
         self.tracebacks: list[str] = []
@@ -212,6 +220,18 @@ class SimMember:
     async def empty_disk(self) -> None:
         """See `Member`."""
         self.disk.capacity = 1 << 40
+
+    async def crowd_disk(self, percent: float) -> bool:
+        """See `Crowding`."""
+        if self.config.store.disk_force_percent == 100:
+            return False
+        self.disk.size = int(self.disk.used * 100 / percent)
+        self._leave_trace("full", f"{percent:g} % are used of {self.disk.size} bytes")
+        return True
+
+    async def uncrowd_disk(self) -> None:
+        """See `Crowding`."""
+        self.disk.size = 0
 
     async def fail_next_sync(self) -> None:
         """See `Member`."""
@@ -348,6 +368,7 @@ class SimMember:
         )
         node.ledger.watch_role(self._role_changed)
         self._promises.begin_life(self.name, node.ledger, mount)
+        self._drops.begin_life(self.name, node, files, mount, self.clock)
         await nursery.start(node.run)
         self.node = node
         self.history.note("start", node=self.name)

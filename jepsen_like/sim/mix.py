@@ -7,10 +7,12 @@ with all of them never reaches.
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from dledger.config import KIB, FlushDiskType, RaftConfig, StoreConfig, WriteMode
 from jepsen_like.faults.catalogue import offered
+from jepsen_like.faults.disks import CrowdedDisk
 from jepsen_like.keeping import by_size_only
 from jepsen_like.workloads.load import Load
 
@@ -37,6 +39,8 @@ class Mix:
     fault_seconds: float = FAULT_SECONDS
     quiet_seconds: float = QUIET_SECONDS
     only: tuple[str, ...] = field(default=())
+    wall_rate: float = 1.0  # seconds of all wall clocks in a virtual second
+    topic_retention_ms: int = 0  # what the topic keeps of its own; 0: as the log has it
 
     @property
     def is_async(self) -> bool:
@@ -45,8 +49,14 @@ class Mix:
 
     @property
     def has_retention(self) -> bool:
-        """Whether old segments are dropped."""
-        return self.store.log_size_max > 0
+        """Whether old messages are dropped."""
+        store = self.store
+        return bool(
+            store.log_size_max
+            or store.file_reserved_hours
+            or store.disk_force_percent < 100
+            or self.topic_retention_ms
+        )
 
 
 def draw(seed: int, *, fault_seconds: float = FAULT_SECONDS, only: tuple[str, ...] = ()) -> Mix:
@@ -91,10 +101,11 @@ def draw(seed: int, *, fault_seconds: float = FAULT_SECONDS, only: tuple[str, ..
     fitting = [
         name
         for name, fault in offered("sim").items()
-        if fault.fits(node_count=node_count, is_async=is_async) and (not only or name in only)
+        if fault.fits(node_count=node_count, is_async=is_async)
+        and (name in only if only else name != CrowdedDisk.name)
     ]
     wanted = fitting if only else [name for name in fitting if chance.random() < 0.45]
-    return Mix(
+    mix = Mix(
         seed=seed,
         node_count=node_count,
         store=by_size_only(store),
@@ -123,3 +134,26 @@ def draw(seed: int, *, fault_seconds: float = FAULT_SECONDS, only: tuple[str, ..
         quiet_seconds=min(QUIET_SECONDS, fault_seconds / 5),  # a short run is short altogether
         only=only,
     )
+    return _with_retention(mix, random.Random(f"retention {seed}")) if has_retention else mix
+
+
+def _with_retention(mix: Mix, chance: random.Random) -> Mix:
+    """Have messages go for other reasons than the size of the log, too, or instead."""
+    changes: dict[str, Any] = {}
+    store: dict[str, Any] = {}
+    if chance.random() < 0.4:
+        changes["wall_rate"] = chance.choice((600.0, 1200.0))  # an hour is 6 or 3 seconds
+        store["file_reserved_hours"] = 1
+        store["delete_when"] = chance.choice(
+            (";".join(map(str, range(24))), ";".join(map(str, range(0, 24, 2))))
+        )
+    if chance.random() < 0.5:
+        rate = changes.get("wall_rate", 1.0)
+        changes["topic_retention_ms"] = int(1000 * rate * chance.uniform(2, 8))
+    if chance.random() < 0.4:
+        store |= {"disk_clean_percent": 75, "disk_force_percent": 85, "disk_refuse_percent": 90}
+        if not mix.only:
+            changes["faults"] = (*mix.faults, CrowdedDisk.name)
+    if (changes or store) and chance.random() < 0.5:
+        store["log_size_max"] = 0
+    return replace(mix, store=replace(mix.store, **store), **changes)

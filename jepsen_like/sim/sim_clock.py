@@ -10,15 +10,20 @@ EPOCH_MS = 1_700_000_000_000  # any fixed moment: a run must not depend on today
 class SimClock:
     """A `dledger.clock.Clock` over virtual time."""
 
-    def __init__(self, *, uptime_seconds: float = 0.0, rate: float = 1.0) -> None:
+    def __init__(
+        self, *, uptime_seconds: float = 0.0, rate: float = 1.0, wall_rate: float = 1.0
+    ) -> None:
         """Make a clock.
 
         Args:
             uptime_seconds: where the monotonic clock stands at first; its zero means nothing.
             rate: its seconds in one virtual second; crystals differ.
+            wall_rate: the same of its wall clock: with hours in a second messages grow old.
         """
         self._uptime_seconds = uptime_seconds
         self._rate = rate
+        self._wall_rate = wall_rate
+        self._frozen_at: float | None = None
         self._time = current_sim_time()
         self.wall_offset_ms = 0  # what an operator or NTP has moved it by
 
@@ -28,7 +33,12 @@ class SimClock:
 
     def wall_ms(self) -> int:
         """Return milliseconds since 1970 UTC, as this machine believes."""
-        return EPOCH_MS + int(self._time.seconds * 1000) + self.wall_offset_ms
+        seconds = self._time.seconds if self._frozen_at is None else self._frozen_at
+        return EPOCH_MS + int(seconds * 1000 * self._wall_rate) + self.wall_offset_ms
+
+    def freeze_wall(self) -> None:
+        """Let no message grow older from now on."""
+        self._frozen_at = self._time.seconds
 
     def local_hour(self) -> int:
         """Return the hour of the day, which is UTC's."""

@@ -27,7 +27,7 @@ from jepsen_like.sim.sim_time import SimTime
 from jepsen_like.sim.trace import Trace
 from jepsen_like.verdict import judge
 from jepsen_like.workloads.appends import TOPIC, Appends
-from jepsen_like.workloads.final import drain, dump
+from jepsen_like.workloads.final import begins_of, drain, dump
 from jepsen_like.workloads.questions import Questions
 from jepsen_like.workloads.readers import Readers
 
@@ -166,6 +166,8 @@ def setup_of(mix: Mix) -> dict[str, object]:
         "faults": list(mix.faults),
         "group": {
             **told_of_group(mix.store, mix.raft),
+            "topic_retention_ms": mix.topic_retention_ms,
+            "wall_rate": mix.wall_rate,
             "network_delay_ms": mix.delay_mean * 1000,
             "disk_sync_ms": mix.sync_mean * 1000,
         },
@@ -235,7 +237,9 @@ class _World:
             return
         try:
             async with cluster.client("operator", random.Random(mix.seed)) as client:
-                await client.admin.create_topic(TOPIC, mix.load.queue_count)
+                await client.admin.create_topic(
+                    TOPIC, mix.load.queue_count, retention_ms=mix.topic_retention_ms or None
+                )
         except (ClientError, BrokerError) as error:
             history.note("never-began", err=f"{type(error).__name__}: {error}")
             return
@@ -269,6 +273,7 @@ class _World:
             if member.is_up:
                 assert member.files is not None
                 dump(member.name, member.files.store, history)
+                history.note("begins", node=member.name, v=begins_of(member.files.derived.queues))
                 history.note("dumped", node=member.name)
 
     async def _attack(self, cluster: SimCluster) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import random
 
     from broker.client.connect import Client
+    from broker.store.consume_queues import ConsumeQueues
     from dledger.store.ledger_store import LedgerStore
     from jepsen_like.history import History
     from jepsen_like.workloads.load import Clients
@@ -75,6 +76,15 @@ def dump(node: str, store: LedgerStore, history: History) -> None:
             history.new_process(), "ok", "dump", k=queue, v=found, o=store.base.index,
             node=node,
         )  # fmt: skip
+
+
+def begins_of(queues: ConsumeQueues) -> list[list[int]]:
+    """Return where each queue of the topic begins on one node."""
+    return [
+        [queue_id, queue.min_offset]
+        for topic, queue_id, _ in queues.snapshot()
+        if topic == TOPIC and (queue := queues.get(topic, queue_id)) is not None
+    ]
 
 
 def _read_records(body: memoryview, values: Values) -> None:

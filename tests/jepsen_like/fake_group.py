@@ -72,6 +72,13 @@ class FakeMember:
     async def empty_disk(self):
         self._done("empty", "-")
 
+    async def crowd_disk(self, percent):
+        self._done(f"crowd {percent:g}", "full")
+        return True
+
+    async def uncrowd_disk(self):
+        self._done("uncrowd", "-")
+
     async def fail_next_sync(self):
         self._done("fail sync", "failed-sync")
 

@@ -62,6 +62,9 @@ def naive(events: list[Event], *, has_retention: bool) -> Found:
     for event in events:
         if event.f == "dump" and event.v:
             everywhere[event.k] = max(everywhere.get(event.k, 0), event.v[0][0])
+        elif event.f == "begins":
+            for queue, offset in event.v:
+                everywhere[queue] = max(everywhere.get(queue, 0), offset)
     found |= polls(events, everywhere, has_retention=has_retention)
     found |= groups(events, everywhere, has_retention=has_retention)
     return found
