@@ -147,6 +147,10 @@ class SyncAdmin(_Mirror):
 class SyncLookup(_Mirror):
     """See `broker.Lookup`."""
 
+    at = _blocking(Lookup.at)
+    by_id = _blocking(Lookup.by_id)
+    by_key = _blocking(Lookup.by_key)
+    by_unique_key = _blocking(Lookup.by_unique_key)
     offset_at = _blocking(Lookup.offset_at)
     earliest_store_time = _blocking(Lookup.earliest_store_time)
 

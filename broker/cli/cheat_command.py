@@ -33,6 +33,8 @@ SHEET: dict[str, list[tuple[str, str]]] = {
         ("the last five minutes with a word", "dledger tail orders --from -5m --grep chair"),
         ("ten for a group, and commit", "dledger consume orders -g billing -n 10"),
         ("look at them and commit nothing", "dledger consume orders -g billing -n 10 --no-ack"),
+        ("one message, all about it", "dledger message get orders:3:128"),
+        ("those with a key", "dledger message by-key orders order-17 --from -1h"),
         (
             "copy a topic",
             "dledger tail orders --from earliest --no-follow --json | dledger produce copy --jsonl",

@@ -51,6 +51,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
             "tail_command",
             "Print messages of TOPIC as they are stored, for no group.",
         ),
+        "message": ("message_commands", "Find messages by id, place or key."),
         "topic": ("topic_commands", "Create, alter, delete, list and describe topics."),
         "group": (
             "consumer_group_commands",

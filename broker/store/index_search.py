@@ -72,6 +72,7 @@ class IndexSearch:
                 files.append(_FileToSearch(growing.path, header, number))
         self._found = np.concatenate(in_memory)  # oldest first, newer than all that files hold
         self._files = [file for file in files if self._may_hold(file.header)]
+        self._go_on_before(self._found)
 
     @property
     def has_more(self) -> bool:
@@ -92,10 +93,16 @@ class IndexSearch:
             files_left -= 1
             older = self._search(self._files.pop(), count_max - len(self._found))
             self._found = np.concatenate((older, self._found))
+            self._go_on_before(older)
         found: list[int] = self._found[-count_max:].tolist()
         self._found = self._found[:-count_max]
         found.reverse()
         return found
+
+    def _go_on_before(self, found: IntArray) -> None:
+        """Take note that what comes next lies before *found*: a record may have a key twice."""
+        if len(found):
+            self._wanted = self._wanted._replace(before_position=int(found[0]))
 
     def _may_hold(self, header: IndexHeader) -> bool:
         wanted = self._wanted
