@@ -148,9 +148,11 @@ def _flush(statuses: list[GroupStatus]) -> Check:
             "flush_disk_type alike on every node",
         )
     mode = modes.pop()
-    means = "disks" if mode == "SYNC_FLUSH" else "memory"
+    means = "on their disks" if mode == "SYNC_FLUSH" else "in their memory"
     return Check(
-        name="flush", level=Level.OK, text=f"{mode}: acknowledged is what is in the {means}"
+        name="flush",
+        level=Level.OK,
+        text=f"{mode}: nodes have {means} what they acknowledge, unless a topic says otherwise",
     )
 
 

@@ -225,7 +225,7 @@ def _space(config: NodeConfig, folder: Path) -> Check:
     if config.store.log_size_max > usage.free + usage.used:
         level = max(level, Level.WARN, key=list(Level).index)
         text += f"; log_size_max is {format_bytes(config.store.log_size_max)}"
-    return Check(name="disk", subject=config.node_id, level=level, text=text, remedy=remedy)
+    return Check(name="data disk", subject=config.node_id, level=level, text=text, remedy=remedy)
 
 
 def _file_system(node: str, folder: Path) -> Check:

@@ -251,7 +251,7 @@ def test_a_disk_that_fills_up(node, monkeypatch, used, free, level):
     usage = shutil._ntuple_diskusage((used + free) * unit, used * unit, free * unit)
     monkeypatch.setattr(doctor_host.shutil, "disk_usage", lambda _: usage)
 
-    assert found(check_host(node.config, runs=True), "disk", "n1").level is level
+    assert found(check_host(node.config, runs=True), "data disk", "n1").level is level
 
 
 def test_the_deepest_mount_that_holds_a_folder_counts(tmp_path):
@@ -281,7 +281,7 @@ def test_a_node_is_checked_before_its_start(node):
 
     told = json.loads(done.stdout)
     assert done.exit_code in (exits.OK, exits.UNHEALTHY), told
-    assert {"config", "broker port", "peer port", "sync", "disk"} <= {
+    assert {"config", "broker port", "peer port", "sync", "data disk"} <= {
         item["name"] for item in told["checks"]
     }
     assert "nodes" not in {item["name"] for item in told["checks"]}
