@@ -67,7 +67,12 @@ def kept_lines(view: GroupView) -> list[str]:
         text = f"the log from entry {status.begin_index:,} on{when}"
         kept.setdefault(text, []).append(status.node_id)
         if status.write_refusal:
-            refusing.append(f"{status.node_id} takes no messages: {status.write_refusal}")
+            takes = (
+                "takes no messages"
+                if status.role.upper() == LEADER
+                else "would take no messages as the leader"
+            )
+            refusing.append(f"{status.node_id} {takes}: {status.write_refusal}")
     return [f"{join_words(nodes)}: {text}" for text, nodes in kept.items()] + refusing
 
 

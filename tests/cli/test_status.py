@@ -181,6 +181,8 @@ def test_what_is_kept_and_how_full_the_disks_are_is_told(capsys):
     assert lines[0].startswith("n1: the log from entry 5,000 on, the oldest message is of 2023-11-")
     assert lines[1] == "n2 and n3: the log from entry 1 on"
     assert lines[2] == "n2 takes no messages: 92.0 % of the disk are used"
+    follower = GroupView(answers=(answer_of("n1", write_refusal="91.0 %"),))
+    assert kept_lines(follower)[1] == "n1 would take no messages as the leader: 91.0 %"
 
 
 def test_a_status_of_an_older_node_says_nothing_of_its_disk():
