@@ -36,4 +36,5 @@ def told_of_load(load: Load) -> dict[str, object]:
         "send_timeout_s": load.send_timeout,
         "groups": load.group_count,
         "client_life_s": load.client_crash_mean,
+        "side_topics": load.side_topic_count,
     }

@@ -19,6 +19,7 @@ from broker.protocol.descriptions import (
     decode_body,
 )
 from broker.protocol.headers import (
+    CreateGroupRequest,
     CreateTopicRequest,
     DeleteGroupRequest,
     DeleteTopicRequest,
@@ -123,6 +124,7 @@ class Admin:
             order=order,
             attributes=_attributes(retention_ms, retention_bytes, acks, flush),
             only_if_there=True,
+            request_id=self._requests.new_id(),
         )
         await self._change(RequestCode.UPDATE_AND_CREATE_TOPIC, header, f"alter topic {name}")
         self._routes.forget(name)
@@ -133,7 +135,7 @@ class Admin:
         A topic created again by that name goes on at the offsets where its queues ended. There need
         be no such topic.
         """
-        header = DeleteTopicRequest(topic=name)
+        header = DeleteTopicRequest(topic=name, request_id=self._requests.new_id())
         await self._change(RequestCode.DELETE_TOPIC_IN_BROKER, header, f"delete topic {name}")
         self._routes.forget(name)
 
@@ -231,7 +233,7 @@ class Admin:
 
         A consumer of it that still runs makes it again.
         """
-        header = DeleteGroupRequest(group_name=name)
+        header = DeleteGroupRequest(group_name=name, request_id=self._requests.new_id())
         await self._change(RequestCode.DELETE_SUBSCRIPTIONGROUP, header, f"delete group {name}")
 
     async def reset_offsets(
@@ -267,12 +269,12 @@ class Admin:
             topic=topic,
             queue_id=-1 if queue is None else queue,
             dry_run=dry_run,
+            request_id=self._requests.new_id(),
             **_place(to, shift),
         )
         answer = await self._requests.ask_leader(
             lambda: Command(RequestCode.RESET_CONSUMER_OFFSETS.value, ext_fields=header.encode()),
             f"reset of group {group} in topic {topic}",
-            is_repeatable=dry_run or shift is None,
         )
         return decode_body(_body(answer), OffsetReset)
 
@@ -319,9 +321,12 @@ class Admin:
         )
 
     async def _put_group(self, config: SubscriptionGroupConfig) -> None:
+        header = CreateGroupRequest(request_id=self._requests.new_id())
         await self._requests.ask_leader(
             lambda: Command(
-                RequestCode.UPDATE_AND_CREATE_SUBSCRIPTIONGROUP.value, body=encode_group(config)
+                RequestCode.UPDATE_AND_CREATE_SUBSCRIPTIONGROUP.value,
+                ext_fields=header.encode(),
+                body=encode_group(config),
             ),
             f"create group {config.group}",
         )
@@ -338,9 +343,26 @@ class Admin:
         """Return the offset *group* goes on at, or None when it has committed none."""
         return await self._offsets.committed(group, topic, queue)
 
-    async def commit_offset(self, group: str, topic: str, queue: int, queue_offset: int) -> None:
-        """Have *group* go on at *queue_offset*; a lower offset than it has is ignored."""
-        await self._offsets.commit(group, topic, queue, queue_offset)
+    async def group_progress(self, group: str, topic: str, queue: int) -> tuple[int | None, int]:
+        """Return the offset *group* goes on at, or None, and the epoch its last reset began."""
+        return await self._offsets.progress(group, topic, queue)
+
+    async def commit_offset(
+        self, group: str, topic: str, queue: int, queue_offset: int, *, epoch: int | None = None
+    ) -> bool:
+        """Have *group* go on at *queue_offset*; a lower offset than it has is ignored.
+
+        Args:
+            group: who consumed.
+            topic: what.
+            queue: of *topic*.
+            queue_offset: of the next message to consume.
+            epoch: what `group_progress` said when the consumer began; None: it does not matter.
+
+        Returns:
+            False when nothing was committed, as the group was put elsewhere since *epoch* began.
+        """
+        return await self._offsets.commit(group, topic, queue, queue_offset, epoch=epoch)
 
 
 def sum_rates(rates: Iterable[Rate]) -> Rate:

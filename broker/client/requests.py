@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from broker.client.links import Links
     from dledger.remoting.command import Command
 
+REQUEST_ID_BITS = 53  # as many as a float from 0 to 1 has
 RETRY_DELAY_MIN = 0.005  # seconds
 RETRY_DELAY_MAX = 0.200
 NODE_RETRY_DELAY = 0.020  # seconds before the next node is asked, when any of them will do
@@ -100,6 +101,10 @@ class Requests:
         self.request_timeout = request_timeout
         self.group_timeout = group_timeout
         self._chance = chance
+
+    def new_id(self) -> int:
+        """Return a number for one request, the same for all attempts at it: it is done once."""
+        return int(self._chance() * (1 << REQUEST_ID_BITS))
 
     async def ask_leader(
         self,

@@ -107,6 +107,7 @@ class RouteCache:
             write_queue_nums=queue_count,
             attributes=attributes,
             only_if_missing=only_if_missing,
+            request_id=self._requests.new_id(),
         )
         await self._requests.ask_leader(
             lambda: Command(RequestCode.UPDATE_AND_CREATE_TOPIC, ext_fields=header.encode()),

@@ -85,6 +85,7 @@ class ConsumerGroupHandlers:
         wanted = create_group(config) if header.only_if_missing else put_group(config)
         if not self._gate.exists(config.group):
             self._gate.check_room(config.group)
+        wanted = wanted.only_once(header.request_id)
         self._commands.propose(session, command, wanted, _succeeds(command))
 
     @handles(RequestCode.DELETE_SUBSCRIPTIONGROUP, on_leader=True)
@@ -92,9 +93,8 @@ class ConsumerGroupHandlers:
         """Delete a group with all it has committed; a success also when there is none."""
         header = DeleteGroupRequest.decode(command.ext_fields)
         check_group(header.group_name)
-        self._commands.propose(
-            session, command, delete_group(header.group_name), _succeeds(command)
-        )
+        wanted = delete_group(header.group_name).only_once(header.request_id)
+        self._commands.propose(session, command, wanted, _succeeds(command))
 
     @handles(RequestCode.GET_ALL_SUBSCRIPTIONGROUP_CONFIG)
     def list_groups(self, session: Session, command: Command) -> None:

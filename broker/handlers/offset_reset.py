@@ -102,7 +102,7 @@ class OffsetResetHandlers:
                 return
             self._propose(
                 session, command, group, topic, changes,
-                lambda epoch: made(changes, epoch, is_dry_run=False),
+                lambda epoch: made(changes, epoch, is_dry_run=False), header.request_id,
             )  # fmt: skip
 
         self._when_known(session, command, current)
@@ -162,6 +162,7 @@ class OffsetResetHandlers:
         topic: str,
         changes: list[QueueReset],
         finish: Callable[[int], Command],
+        request_id: int | None = None,
     ) -> None:
         wanted = reset_offsets(
             group,
@@ -174,7 +175,7 @@ class OffsetResetHandlers:
             self._heard(epoch, topic)
             return finish(epoch)
 
-        self._commands.propose(session, command, wanted, heard)
+        self._commands.propose(session, command, wanted.only_once(request_id), heard)
 
     @staticmethod
     def _heard(epoch: int, topic: str) -> None:

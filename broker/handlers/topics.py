@@ -94,7 +94,7 @@ class TopicHandlers:
                 raise self._not_there(header.topic)
             return response(command, int(ResponseCode.SUCCESS))
 
-        self._commands.propose(session, command, wanted, finish)
+        self._commands.propose(session, command, wanted.only_once(header.request_id), finish)
 
     @handles(RequestCode.DELETE_TOPIC_IN_BROKER, on_leader=True)
     def delete(self, session: Session, command: Command) -> None:
@@ -117,7 +117,8 @@ class TopicHandlers:
             over()
             return response(command, int(ResponseCode.SUCCESS))
 
-        self._commands.propose(session, command, delete_topic(topic), finish, over)
+        wanted = delete_topic(topic).only_once(header.request_id)
+        self._commands.propose(session, command, wanted, finish, over)
         # What is sent from now on would stand behind the deletion in the log.
         self._deleting[topic] = self._deleting.get(topic, 0) + 1
 

@@ -5,6 +5,11 @@ The body of an entry of channel 1 is one msgpack array of commands, each ``[kind
 sense is checked before it is proposed; once it is in the log it is applied by every node, and comes
 to a result: applying never fails for what a user asked.
 
+A client that does not hear of an outcome asks again, and its first request may still be on its way,
+for seconds: applied a second time, behind somebody else's change, it would undo that.  So a command
+may carry the number of its request, *once*; the results of the last `ONCE_MAX` of them are part of
+the state, and one that comes again comes to the same result and changes nothing.
+
 A kind nobody knows was written by a newer version.  A node that skipped it would from then on
 differ from the others, so it stops instead.
 """
@@ -23,11 +28,21 @@ if TYPE_CHECKING:
     Buffer = bytes | bytearray | memoryview
 
 
+ONCE = "once"
+ONCE_MAX = 1000  # requests remembered: topics, groups, resets; not the commits of consumers
+
+
 class MetadataCommand(NamedTuple):
     """One change to be made on every node."""
 
     kind: str
     args: dict[str, Any]
+
+    def only_once(self, request_id: int | None) -> MetadataCommand:
+        """Return the command with the number of its request, if it has one."""
+        if request_id is None:
+            return self
+        return self._replace(args=self.args | {ONCE: request_id})
 
 
 class StatePart(Protocol):
@@ -121,6 +136,7 @@ class StateMachine:
         for _, part in sorted(self._parts.items()):
             for kind, follow in part.followers.items():
                 self._followers.setdefault(kind, []).append(follow)
+        self._once: dict[int, Any] = {}  # request -> result, the oldest first
         self._deleting = [part for part in self._parts.values() if isinstance(part, DeletesTopics)]
         self._trimming = [part for part in self._parts.values() if isinstance(part, TrimsQueues)]
 
@@ -136,14 +152,27 @@ class StateMachine:
             if apply is None:
                 raise PoisonEntryError(f"metadata command {kind!r} is unknown")
             try:
+                request_id = args.pop(ONCE, None)
+                if request_id is not None and request_id in self._once:
+                    results.append(self._once[request_id])
+                    continue
                 results.append(apply(args))
                 for follow in self._followers.get(kind, ()):
                     follow(args)
+                if request_id is not None:
+                    self._remember(request_id, results[-1])
             except (KeyError, TypeError, ValueError) as error:
                 raise PoisonEntryError(
                     f"metadata command {kind!r} has unknown args: {error!r}"
                 ) from error
         return results
+
+    def _remember(self, request_id: int, result: Any) -> None:  # noqa: ANN401
+        if type(request_id) is not int:
+            raise ValueError(f"{request_id!r:.80} is no number of a request")
+        self._once[request_id] = result
+        if len(self._once) > ONCE_MAX:
+            del self._once[next(iter(self._once))]
 
     def take_deleted_topics(self) -> list[str]:
         """Return the topics deleted since the last call, whose messages are to go."""
@@ -154,9 +183,10 @@ class StateMachine:
         return [trimmed for part in self._trimming for trimmed in part.take_trimmed()]
 
     def snapshot(self) -> dict[str, Any]:
-        """Return every part's piece by its name, sorted."""
-        pieces = {name: self._parts[name].snapshot() for name in sorted(self._parts)}
-        return {name: piece for name, piece in pieces.items() if piece is not None}
+        """Return every part's piece by its name, sorted, and what was done once, if anything."""
+        pieces = {name: part.snapshot() for name, part in self._parts.items()}
+        pieces[ONCE] = [list(item) for item in self._once.items()] or None
+        return {name: piece for name, piece in sorted(pieces.items()) if piece is not None}
 
     def restore(self, snapshot: dict[str, Any] | None) -> None:
         """Become what `snapshot` was taken of; None: as before the first command.
@@ -170,8 +200,14 @@ class StateMachine:
         pieces = snapshot or {}
         if not isinstance(pieces, dict):
             raise ValueError(f"a {type(pieces).__name__} where the parts of a state belong")
-        unknown = pieces.keys() - self._parts.keys()
+        unknown = pieces.keys() - self._parts.keys() - {ONCE}
         if unknown:
             raise ValueError(f"parts {sorted(unknown)} are unknown")
+        once = {}
+        for request_id, result in pieces.get(ONCE, ()):
+            if type(request_id) is not int or type(result) not in (int, str, bool):
+                raise ValueError(f"{(request_id, result)!r:.80} is no request and its result")
+            once[request_id] = result
+        self._once = once
         for name, part in self._parts.items():
             part.restore(pieces.get(name))

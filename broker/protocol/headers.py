@@ -354,6 +354,7 @@ class ResetOffsetsRequest(Header):
     value: Int64 = 0  # milliseconds since 1970, an offset, or by how many messages
     queue_id: Int32 = -1  # -1: all of them
     dry_run: bool = False  # say where that would be, and change nothing
+    request_id: UInt64 | None = None  # ours: a request that comes again is done once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -385,6 +386,7 @@ class CreateTopicRequest(Header):
     attributes: str = ""  # "+retention.ms=...,-acks"; what it does not name stays as it is
     only_if_missing: bool = False  # ours: leave a topic that exists as it is
     only_if_there: bool = False  # ours: change what is given and nothing else, make no topic
+    request_id: UInt64 | None = None  # ours: a request that comes again is done once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -392,6 +394,7 @@ class DeleteTopicRequest(Header):
     """DELETE_TOPIC_IN_BROKER. Source: RocketMQ ``DeleteTopicRequestHeader``."""
 
     topic: str
+    request_id: UInt64 | None = None  # ours: a request that comes again is done once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -417,6 +420,7 @@ class CreateGroupRequest(Header):
     """UPDATE_AND_CREATE_SUBSCRIPTIONGROUP; the group is in the body."""
 
     only_if_missing: bool = False  # ours: leave a group that exists as it is
+    request_id: UInt64 | None = None  # ours: a request that comes again is done once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -426,6 +430,7 @@ class DeleteGroupRequest(Header):
     group_name: str
     clean_offset: bool = True  # what it committed goes in any case
     remove_offset: bool = True  # the same, as RocketMQ 4.8 names it
+    request_id: UInt64 | None = None  # ours: a request that comes again is done once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from jepsen_like.checkers import appends, cluster, ends, groups, polls, progress, promises
+from jepsen_like.checkers import (
+    administration,
+    appends,
+    cluster,
+    ends,
+    groups,
+    polls,
+    progress,
+    promises,
+)
 from jepsen_like.checkers.anomaly import Anomaly
 
 if TYPE_CHECKING:
@@ -17,7 +26,7 @@ __all__ = ["CHECKERS", "KINDS", "Anomaly", "check"]
 # Every anomaly that can be raised, and what it is.
 KINDS = (
     cluster.KINDS | appends.KINDS | polls.KINDS | ends.KINDS | groups.KINDS | progress.KINDS
-    | promises.KINDS
+    | promises.KINDS | administration.KINDS
 )  # fmt: skip
 
 
@@ -28,6 +37,9 @@ CHECKERS: dict[str, Callable[[list[Event], bool], Iterable[Anomaly]]] = {
     "ends": lambda events, _: ends.check_ends(events),
     "groups": lambda events, kept: groups.check_groups(events, has_retention=kept),
     "progress": lambda events, _: progress.check_progress(events),
+    "administration": lambda events, kept: administration.check_administration(
+        events, has_retention=kept
+    ),
     "promises": lambda events, _: promises.check_promises(events),
 }
 

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from jepsen_like.mutants import clients, durability, keeping, leadership, messages, replication
+from jepsen_like.mutants import (
+    administration,
+    clients,
+    durability,
+    keeping,
+    leadership,
+    messages,
+    replication,
+)
 from jepsen_like.mutants.mutant import MUTANTS, Mutant, mutated
 
 __all__ = [
     "MUTANTS",
     "Mutant",
+    "administration",
     "clients",
     "durability",
     "keeping",

@@ -45,6 +45,7 @@ class Ground:
             "send_timeout": min(load.send_timeout, 2.0),
             "client_crash_mean": min(load.client_crash_mean, 15.0),
             "group_count": 1,
+            "side_topic_count": 0,
         }
         thick: dict[str, Any] = {
             "node_count": self.node_count,
@@ -108,6 +109,12 @@ STALE = Ground(
     changes={"hold_max": 4.0, "gap_mean": 1.5, "delay_mean": 0.001},
     load={"send_rate": 40.0, "queue_count": 1, "producer_count": 3, "client_crash_mean": 1.0},
     raft=_QUICK,
+)
+# Topics that come and go, and groups that are put elsewhere.
+SIDE_TOPICS = Ground(
+    name="side-topics",
+    faults=("isolate", "transfer", "kill", "restart"),
+    load={"send_rate": 8.0, "queue_count": 1, "producer_count": 1, "side_topic_count": 2},
 )
 CLIENTS = Ground(
     name="clients",

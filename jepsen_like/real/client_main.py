@@ -23,6 +23,7 @@ import trio
 
 import broker.client
 from jepsen_like.history import History
+from jepsen_like.workloads.administration import Administration
 from jepsen_like.workloads.appends import Appends
 from jepsen_like.workloads.load import Load
 from jepsen_like.workloads.questions import Questions
@@ -31,11 +32,12 @@ from jepsen_like.workloads.readers import Readers
 if TYPE_CHECKING:
     from broker.client.connect import Client
 
-Workload = Appends | Readers | Questions
+Workload = Appends | Readers | Questions | Administration
 WORKLOADS: dict[str, type[Workload]] = {
     "appends": Appends,
     "readers": Readers,
     "questions": Questions,
+    "administration": Administration,
 }
 END_SECONDS = 1.0  # on top of what a send may take
 

@@ -126,6 +126,7 @@ def draw(seed: int, *, fault_seconds: float = FAULT_SECONDS, only: tuple[str, ..
             prefetch_bytes=chance.choice((64 * KIB, 1024 * KIB)),
             group_count=chance.randint(1, 2),
             client_crash_mean=chance.choice((5.0, 15.0, 60.0)),
+            side_topic_count=random.Random(f"side topics {seed}").choice((0, 0, 1, 2)),
         ),
         faults=tuple(wanted) or ((chance.choice(fitting),) if fitting else ()),
         gap_mean=chance.choice((0.7, 2.0, 5.0)),

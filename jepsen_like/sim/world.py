@@ -26,6 +26,7 @@ from jepsen_like.sim.sim_network import SimNetwork
 from jepsen_like.sim.sim_time import SimTime
 from jepsen_like.sim.trace import Trace
 from jepsen_like.verdict import judge
+from jepsen_like.workloads.administration import Administration
 from jepsen_like.workloads.appends import TOPIC, Appends
 from jepsen_like.workloads.final import begins_of, drain, dump
 from jepsen_like.workloads.questions import Questions
@@ -247,6 +248,7 @@ class _World:
         async with trio.open_nursery() as nursery:
             for workload in (Readers(cluster, history), Questions(cluster, history)):
                 nursery.start_soon(workload.run)
+            nursery.start_soon(Administration(cluster, history).run)
             async with trio.open_nursery() as producers:
                 producers.start_soon(appends.run)
                 await trio.sleep(mix.quiet_seconds)
@@ -273,6 +275,8 @@ class _World:
             if member.is_up:
                 assert member.files is not None
                 dump(member.name, member.files.store, history)
+                topics = {config.topic: config.retention_ms for config in member.files.topics}
+                history.note("listed", node=member.name, v=topics)
                 history.note("begins", node=member.name, v=begins_of(member.files.derived.queues))
                 history.note("dumped", node=member.name)
 

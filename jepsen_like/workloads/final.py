@@ -94,7 +94,9 @@ def _read_records(body: memoryview, values: Values) -> None:
             at += MARK_SIZE
             continue
         message = decode_record(body, at)
+        at += message.size
+        if message.topic != TOPIC:
+            continue
         values.setdefault(message.queue_id, []).append(
             [message.queue_offset, value_of(message.body)]
         )
-        at += message.size

@@ -27,6 +27,7 @@ class Load:
     prefetch_bytes: int
     group_count: int
     client_crash_mean: float  # seconds
+    side_topic_count: int = 0  # topics that come and go, with groups that are put elsewhere
 
 
 class Clients(Protocol):

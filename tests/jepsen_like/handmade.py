@@ -57,6 +57,7 @@ def whole() -> Lines:
     lines.add(4, "ok", "poll", k=0, v=[[2, "c-2"], [3, "c-4"]], g="g1")
     lines.add(5, "invoke", "committed", k=0, g="g1")
     lines.add(5, "ok", "committed", k=0, g="g1", o=2)
+    administrate(lines)
     lines.note("healed")
     lines.note("recovered")
     everything = [[0, "c-0"], [1, "c-1"], [2, "c-2"], [3, "c-4"]]
@@ -65,7 +66,32 @@ def whole() -> Lines:
     for node in ("n1", "n2"):
         lines.add(7, "ok", "dump", k=0, v=list(everything), o=0, node=node)
         lines.note("dumped", node=node)
+        lines.note("listed", node=node, v={"t": 0, "s0": 3})
     return lines
+
+
+def administrate(lines: Lines) -> None:
+    """A topic that is made, filled, deleted and made again; a group that is put elsewhere."""
+
+    def ask(p, f, *, asked=None, **fields) -> None:
+        lines.add(p, "invoke", f, **({"v": fields["v"]} if asked is None else asked))
+        lines.add(p, "ok", f, **fields)
+
+    ask(10, "topic", v=["s0", "create", 1])
+    ask(10, "put", v=["s0", "side-1"])
+    ask(10, "look", v=["s0", ["side-1"]], asked={"v": ["s0", []]})
+    ask(10, "topic", v=["s0", "delete", None])
+    ask(10, "topic", v=["s0", "create", 2])
+    ask(10, "put", v=["s0", "side-2"])
+    ask(10, "look", v=["s0", ["side-2"]], asked={"v": ["s0", []]})
+    ask(10, "topic", v=["s0", "alter", 3])
+    group = {"g": "marked", "k": 0}
+    ask(11, "reset", v=5, o=1, **group, asked={**group, "v": 5})
+    ask(12, "place", v=1, o=5, **group, asked=group)
+    ask(12, "mark", v=[40, 1], **group, asked={**group, "v": [40, 1]})
+    ask(12, "place", v=1, o=40, **group, asked=group)
+    ask(11, "reset", v=2, o=2, **group, asked={**group, "v": 2})
+    ask(12, "place", v=2, o=2, **group, asked=group)
 
 
 def cut_short() -> Lines:
@@ -146,6 +172,12 @@ def one_edit(kind: str) -> Lines:
             lines.note("exit", node="n1", v="crashed", err="KeyError: 7")
         case "no-recovery":
             find("recovered", "info").err = "no leader"
+        case "topic-lost":
+            find("listed", "info").v.pop("s0")
+        case "deleted-back":
+            find("look", nth=1).v[1].append("side-1")
+        case "reset-undone":
+            find("place", nth=2).o = 40
         case "unreadable":
             lines.note("unreadable", node="n1", err="damage at position 7")
         case _ if kind in promises.KINDS:

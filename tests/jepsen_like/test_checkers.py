@@ -221,3 +221,44 @@ def test_a_send_without_an_answer_may_be_written_or_not() -> None:
     assert kinds_of(lines) == set()
     (last,) = [op for op in operations(lines.events, "send") if op.v == "c-30"]
     assert last.type == "info"
+
+
+# -- topics that come and go ----------------------------------------------------------------------
+
+
+def test_what_nobody_heard_the_end_of_may_still_happen_to_a_topic() -> None:
+    lines = whole()
+    lines.find("listed", "info").v["s0"] = 2
+    assert kinds_of(lines) == {"topic-lost"}
+
+    lines.find("topic", nth=2).type = "info"
+
+    assert kinds_of(lines) == set()
+
+
+def test_a_message_sent_while_its_topic_was_deleted_may_be_on_either_side() -> None:
+    lines = whole()
+    lines.find("look", nth=1).v[1].append("side-1")
+    lines.find("put").type = "info"
+
+    assert kinds_of(lines) == set()
+
+
+def test_a_commit_refused_or_of_an_older_epoch_moves_nothing() -> None:
+    lines = whole()
+    lines.find("place", nth=1).o = 40
+    lines.find("mark").v = [40, 0]
+    assert kinds_of(lines) == {"reset-undone"}
+    lines.find("mark").v = [40, 1]
+    lines.find("mark").type = "fail"
+    assert kinds_of(lines) == {"reset-undone"}
+
+
+def test_a_reset_of_unknown_outcome_may_still_come() -> None:
+    lines = whole()
+    lines.find("place", nth=2).o = 5
+    assert kinds_of(lines) == {"reset-undone"}
+
+    lines.find("reset").type = "info"
+
+    assert kinds_of(lines) == set()

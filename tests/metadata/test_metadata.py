@@ -13,6 +13,7 @@ from broker.errors import InvalidMessageError, InvalidTopicError
 from broker.metadata.consumer_offsets import ConsumerOffsets, commit_offsets, reset_offsets
 from broker.metadata.queue_trims import QueueTrims, trim_queues
 from broker.metadata.state_machine import (
+    ONCE_MAX,
     MetadataCommand,
     StateMachine,
     decode_commands,
@@ -310,6 +311,7 @@ def test_a_part_an_older_snapshot_does_not_have_begins_empty(machine, topics):
         msgpack.packb([["group.put", {"group": "g", "colour": 1}]]),
         msgpack.packb([["group.put", {"group": "g", "retry_delays_ms": ["1"]}]]),
         msgpack.packb([["group.delete", {"group": 1}]]),
+        msgpack.packb([["group.delete", {"group": "g", "once": "7"}]]),
     ],
 )
 def test_commands_this_version_does_not_know_are_poison(machine, body):
@@ -358,6 +360,9 @@ def test_a_topic_never_loses_a_queue_that_can_be_read(machine, topics):
         {"subscription_groups": [1, [["g"]]]},
         {"subscription_groups": [1, [["g", {"colour": 1}]]]},
         {"subscription_groups": [1, [[1, {}]]]},
+        {"once": [["7", 1]]},
+        {"once": [[7, [1]]]},
+        {"once": [7]},
     ],
 )
 def test_a_snapshot_with_what_nobody_writes_is_refused(snapshot):
@@ -512,3 +517,37 @@ def test_trims_are_handed_on_once_and_leave_no_piece_of_the_snapshot(machine):
 def test_a_trim_of_another_form_stops_the_node(machine, args):
     with pytest.raises(PoisonEntryError, match=r"queue\.trim"):
         apply(machine, MetadataCommand("queue.trim", args))
+
+
+# -- requests that come again ----------------------------------------------------------------------
+
+
+def test_a_request_that_comes_again_changes_nothing_and_comes_to_the_same(machine, offsets):
+    """Resets that were sent again took a group back to where an earlier one had put it."""
+    first = reset_offsets("g", "t", {0: 14}).only_once(7)
+    assert apply(machine, first, reset_offsets("g", "t", {0: 1}).only_once(8)) == [1, 2]
+
+    assert apply(machine, first) == [1]
+    assert (offsets.get("g", "t", 0), offsets.epoch("g", "t")) == (1, 2)
+    machine.restore(msgpack.unpackb(msgpack.packb(machine.snapshot())))
+    assert apply(machine, first) == [1]
+    assert offsets.get("g", "t", 0) == 1
+
+
+def test_a_deletion_that_comes_again_leaves_a_topic_created_since():
+    machine = new_machine()
+    topic = put_topic(TopicConfig(topic="t"))
+    delete = delete_topic("t").only_once(7)
+    assert apply(machine, topic, delete, topic, delete) == ["created", "deleted"] * 2
+
+    assert machine.take_deleted_topics() == ["t"]
+    assert machine.snapshot()["topics"][1] == [["t", 4, 4, 6]]
+
+
+def test_so_many_requests_are_remembered_and_no_more(machine):
+    for number in range(ONCE_MAX + 1):
+        apply(machine, reset_offsets("g", "t", {0: 1}).only_once(number))
+
+    assert apply(machine, reset_offsets("g", "t", {0: 1}).only_once(1)) == [2]
+    assert apply(machine, reset_offsets("g", "t", {0: 1}).only_once(0)) == [ONCE_MAX + 2]
+    assert len(machine.snapshot()["once"]) == ONCE_MAX
