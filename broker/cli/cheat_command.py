@@ -40,6 +40,11 @@ SHEET: dict[str, list[tuple[str, str]]] = {
             "dledger tail orders --from earliest --no-follow --json | dledger produce copy --jsonl",
         ),
     ],
+    "find": [
+        ("by key", "dledger message by-key orders order-17"),
+        ("by key, of the last hour", "dledger message by-key orders order-17 --from -1h"),
+        ("by id or place", "dledger message get orders:3:128"),
+    ],
     "topics": [
         ("make one that keeps three days", "dledger topic create orders -q 8 --retention 3d"),
         ("which there are", "dledger topic list"),

@@ -11,7 +11,7 @@ import trio
 from broker.cli.ask import ask_group, ask_node
 from broker.cli.checks import Check, Level, checks_table, describe, exit_code, summary
 from broker.cli.doctor_group import check_group
-from broker.cli.doctor_host import check_host, check_program
+from broker.cli.doctor_host import check_host, check_program, check_same_group
 from broker.cli.local_group import LocalGroup
 from broker.cli.output import format_bytes, json_option, print_json, remark
 from broker.cli.servers import DEFAULT_FOLDER, add_group_options, choose_group
@@ -66,7 +66,8 @@ def doctor(
         checks += check_group(view)
         if choice.is_local:
             paths += _local_paths(data)
-    nodes = []
+    nodes: list[tuple[str, Path, Path]] = []
+    configs: list[NodeConfig] = []
     for path in paths:
         try:
             config = load_config(path)
@@ -74,7 +75,10 @@ def doctor(
             checks.append(_broken(path, error))
             continue
         nodes.append((config.node_id, path, Path(config.data_folder)))
+        configs.append(config)
         checks += check_host(config, runs=_runs(config))
+    if configs:
+        checks += check_same_group(configs)
     if bundle is not None:
         status = None if view is None else status_json(view)
         size = write(bundle, checks, status, nodes)

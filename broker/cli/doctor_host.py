@@ -23,13 +23,14 @@ from broker.cli.checks import Check, Level
 from broker.cli.output import format_bytes
 from broker.cli.processes import check_port_free
 from broker.cli.values import format_duration
+from broker.config import differing_keys
 from dledger.clock import SystemClock
 from dledger.config import MIB, FlushDiskType
 from dledger.errors import ConfigError
 from dledger.machine import open_files_limits
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from broker.config import NodeConfig
     from dledger.clock import Clock
@@ -40,6 +41,7 @@ SYNC_COUNT = 20
 SYNC_SECONDS_WARN = 0.02
 SYNC_SIZE = 4096
 PACKAGES = ("dledger", "pysyncobj", "trio", "numpy", "msgpack", "msgspec", "click", "rich")
+_SAME_ON_ALL = ("group:", "members:", "store.segment_size:")
 
 # File systems on which a promise about disks means less than it says.
 _IN_MEMORY = {"tmpfs", "ramfs"}
@@ -105,6 +107,29 @@ def check_host(config: NodeConfig, *, runs: bool, clock: Clock | None = None) ->
     return found
 
 
+def check_same_group(configs: Sequence[NodeConfig]) -> list[Check]:
+    """Return whether *configs*, of nodes of one group, agree on what all have to have alike."""
+    first = configs[0]
+    found = []
+    for other in configs[1:]:
+        differing = [text for text in differing_keys(first, other) if text.startswith(_SAME_ON_ALL)]
+        if differing:
+            text = f"otherwise than {first.node_id}: {'; '.join(differing)}"
+            found.append(
+                Check(
+                    name="group config",
+                    subject=other.node_id,
+                    level=Level.FAIL,
+                    text=text,
+                    remedy="make them the same: members refuse each other otherwise",
+                )
+            )
+    if not found and len(configs) > 1:
+        text = "group, members and segment_size are the same in all node.toml"
+        found.append(Check(name="group config", level=Level.OK, text=text))
+    return found
+
+
 def package_versions() -> dict[str, str | None]:
     """Return the versions of what the program is made of; None for what is not installed."""
     found: dict[str, str | None] = {}
@@ -128,13 +153,17 @@ def _config(config: NodeConfig) -> Check:
 
 
 def _ports(config: NodeConfig) -> Iterator[Check]:
-    for use, port in (
-        ("broker port", config.listen_broker_port),
-        ("peer port", config.listen_peer_port),
+    for use, host, port in (
+        ("broker port", config.listen_host, config.listen_broker_port),
+        ("peer port", config.listen_host, config.listen_peer_port),
+        ("metrics port", config.metrics.host or config.listen_host, config.metrics.port),
+        ("nameserver port", config.listen_host, config.nameserver.port),
     ):
+        if not port:  # switched off
+            continue
         remedy = "stop it, or give the node another port"
         try:
-            check_port_free(config.listen_host, port, use=use, remedy=remedy)
+            check_port_free(host, port, use=use, remedy=remedy)
         except ConfigError as error:
             text = str(error).removesuffix(f"; {remedy}")
             yield Check(

@@ -15,7 +15,7 @@ from broker.cli import exits
 from broker.cli.output import Table, console, json_option
 from broker.cli.servers import group_options
 from broker.cli.top_view import moment_json, moment_parts, take_moment
-from broker.cli.values import DURATION
+from broker.cli.values import INTERVAL
 from broker.cli.watching import show_frame
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from broker.cli.top_view import Moment
 
-INTERVAL = "2s"
+EVERY = "2s"
 
 _LINES_BESIDE = 9  # of a screen: the first line, heads of three tables, blanks, the last line
 _KEYS = "q quits"
@@ -33,7 +33,7 @@ _KEYS = "q quits"
 
 @click.command()
 @click.option(
-    "--every", "seconds", type=DURATION, default=INTERVAL, show_default=True, metavar="DURATION",
+    "--every", "seconds", type=INTERVAL, default=EVERY, show_default=True, metavar="DURATION",
     help="How often to ask.",
 )  # fmt: skip
 @click.option("--once", is_flag=True, help="Print one frame and end.")

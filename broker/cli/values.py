@@ -33,6 +33,8 @@ _NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?\Z")
 _MILLISECONDS_MIN = 100_000_000_000  # 1973; a smaller number is seconds or a slip
 _SHORT_UNITS = {"k": "KiB", "m": "MiB", "g": "GiB"}
 
+INTERVAL_SECONDS_MIN = 0.1  # between two questions to a group, which costs all its nodes a look
+
 EARLIEST_WORDS = ("earliest", "first", "beginning")
 LATEST_WORDS = ("latest", "last", "end")
 
@@ -190,7 +192,15 @@ def _now_ms() -> int:
     return SystemClock().wall_ms()
 
 
+def _interval(text: str) -> float:
+    seconds = parse_duration(text)
+    if seconds < INTERVAL_SECONDS_MIN:
+        raise ConfigError(f"{text!r} is too short; at least {INTERVAL_SECONDS_MIN:g}")
+    return seconds
+
+
 DURATION = _ReadType("duration", parse_duration)  # gives seconds, a float
+INTERVAL = _ReadType("duration", _interval)  # the same, between two questions to a group
 TIME = _ReadType("time", lambda text: parse_time(text, now_ms=_now_ms()))  # gives ms since 1970
 SIZE = _ReadType("size", parse_byte_size)  # gives bytes, an int
 PLACE = _ReadType("place", lambda text: parse_place(text, now_ms=_now_ms()))  # gives a `Place`

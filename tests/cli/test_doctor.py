@@ -13,7 +13,7 @@ from broker.cli import doctor_host, exits
 from broker.cli.ask import GroupView, NodeAnswer
 from broker.cli.checks import Check, Level, checks_table, describe, exit_code, summary, worst
 from broker.cli.doctor_group import check_group
-from broker.cli.doctor_host import check_host, file_system_of, measure_syncs
+from broker.cli.doctor_host import check_host, check_same_group, file_system_of, measure_syncs
 from broker.cli.local_group import GroupPlan, LocalGroup, find_base_port
 from broker.cli.main import cli
 from broker.config import load_config
@@ -213,6 +213,19 @@ def test_a_port_that_is_taken_fails_with_its_owner(node):
     assert "is taken by" in one.text
     assert "stop it" in one.remedy
     assert "peer port" not in levels(check_host(node.config, runs=True))
+
+
+def test_nodes_of_a_group_that_disagree_fail(tmp_path):
+    group = LocalGroup.find_or_create(tmp_path, GroupPlan(node_count=3, base_port=21_000))
+    one, two, three = [node.config for node in group.nodes]
+    store = dataclasses.replace(three.store, segment_size=1 << 21)
+    other = dataclasses.replace(three, store=store)
+
+    assert [item.level for item in check_same_group([one, two, three])] == [Level.OK]
+    (wrong,) = check_same_group([one, two, other])
+    assert (wrong.level, wrong.subject) == (Level.FAIL, "n3")
+    assert "segment_size" in wrong.text
+    assert check_same_group([one]) == []
 
 
 def test_a_folder_that_cannot_be_written_fails(node, tmp_path):

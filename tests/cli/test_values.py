@@ -7,6 +7,7 @@ import pytest
 
 from broker.cli.values import (
     DURATION,
+    INTERVAL,
     PLACE,
     SIZE,
     Place,
@@ -99,6 +100,12 @@ def test_sizes_are_powers_of_1024(text, size):
 def test_a_wrong_value_is_wrong_usage(kind):
     with pytest.raises(click.BadParameter):
         kind.convert("nonsense", None, None)
+
+
+@pytest.mark.parametrize("text", ["0", "50ms"])
+def test_a_group_is_not_asked_without_a_pause(text):
+    with pytest.raises(click.BadParameter, match="too short"):
+        INTERVAL.convert(text, None, None)
 
 
 @pytest.mark.parametrize(
