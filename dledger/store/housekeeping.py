@@ -311,8 +311,9 @@ class Housekeeping:
             told = "with messages of unknown age"
         elif newest is not None:
             told = f"messages up to {datetime.fromtimestamp(newest / 1000, UTC):%Y-%m-%d %H:%M:%S}Z"
+        count = (position - first) // segment_size
         return (
-            f"dropped {(position - first) // segment_size} segments ({files}, "
+            f"dropped {count} segment{'s' if count > 1 else ''} ({files}, "
             f"{format_bytes(position - base.position)}), entries {base.index + 1} to {index}, "
             f"{told}: {reason.value}; {usage.percent:.1f} % of the disk were used"
         )

@@ -34,6 +34,7 @@ class RealMix:
     gap_mean: float = GAP_MEAN
     hold_max: float = HOLD_MAX
     disk_size: int = _DISK_SIZE_MIN
+    topic_retention_ms: int = 0  # what the topic keeps of its own; 0: as the log has it
 
     @property
     def has_retention(self) -> bool:
@@ -109,4 +110,5 @@ def draw(
         gap_mean=gap_mean,
         hold_max=min(HOLD_MAX, seconds / 5, max(2.0, 3 * gap_mean)),
         disk_size=max(_DISK_SIZE_MIN, 2 * written // MIB * MIB),
+        topic_retention_ms=chance.choice((0, 3_000, 8_000)) if retention else 0,
     )

@@ -158,7 +158,11 @@ class RealRun:
             history.note("never-began", err=missing)
             return
         async with group.client("operator", random.Random(self.mix.seed)) as client:
-            await client.admin.create_topic(TOPIC, self.mix.load.queue_count)
+            await client.admin.create_topic(
+                TOPIC,
+                self.mix.load.queue_count,
+                retention_ms=self.mix.topic_retention_ms or None,
+            )
         clients = self._start_clients(lab, group)
         await trio.sleep(QUIET_SECONDS)
         await self._attack(group)
@@ -166,6 +170,8 @@ class RealRun:
         history.note("healed")
         missing = await group.await_recovery(RECOVERY_SECONDS)
         history.note("recovered", err=missing or None)
+        if not missing:
+            await self._keep_the_rest(group)
         await trio.sleep(LOAD_AFTER_SECONDS)
         await self._stop_clients(clients)
         missing = await group.await_recovery(RECOVERY_SECONDS)
@@ -177,6 +183,13 @@ class RealRun:
             history.note("drained")
         except (ClientError, BrokerError, trio.TooSlowError) as error:
             history.note("drain-failed", err=f"{type(error).__name__}: {error}")
+
+    async def _keep_the_rest(self, group: RealGroup) -> None:
+        """Have no message go for its age from now on, so that none does while they are read."""
+        mix = self.mix
+        if mix.topic_retention_ms:
+            async with group.client("operator", random.Random(mix.seed)) as client:
+                await client.admin.create_topic(TOPIC, mix.load.queue_count, retention_ms=0)
 
     async def _attack(self, group: RealGroup) -> None:
         mix = self.mix
