@@ -130,10 +130,11 @@ class History:
         self.events.append(event)
         self.on_event(event)
 
-    def note(self, f: str, *, node: str | None = None, v: object = None, o: int | None = None,
+    def note(self, f: str, *, node: str | None = None, k: int | None = None,
+             v: object = None, o: int | None = None,
              err: str | None = None) -> None:  # fmt: skip
         """Write down something of the world."""
-        self.add(NEMESIS, "info", f, node=node, v=v, o=o, err=err)
+        self.add(NEMESIS, "info", f, node=node, k=k, v=v, o=o, err=err)
 
     def finish(self, counts: dict[str, int]) -> None:
         """Write down what was counted, at the time of the last line: the clock may be gone."""

@@ -37,4 +37,5 @@ def told_of_load(load: Load) -> dict[str, object]:
         "groups": load.group_count,
         "client_life_s": load.client_crash_mean,
         "side_topics": load.side_topic_count,
+        "level_share": load.level_share,
     }

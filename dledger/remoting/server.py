@@ -236,6 +236,8 @@ class RemotingServer:
         )
         try:
             while data := await stream.receive_some():
+                # Meanwhile what had been handled may have come back, to wait for a leader.
+                await session.wait_for_room()
                 connection.receive_data(data)
                 is_new = False
                 while not outbox.closed and (commands := connection.commands()):

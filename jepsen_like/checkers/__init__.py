@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from jepsen_like.checkers import (
+    acks,
     administration,
     appends,
     cluster,
@@ -26,13 +27,14 @@ __all__ = ["CHECKERS", "KINDS", "Anomaly", "check"]
 # Every anomaly that can be raised, and what it is.
 KINDS = (
     cluster.KINDS | appends.KINDS | polls.KINDS | ends.KINDS | groups.KINDS | progress.KINDS
-    | promises.KINDS | administration.KINDS
+    | promises.KINDS | administration.KINDS | acks.KINDS
 )  # fmt: skip
 
 
 CHECKERS: dict[str, Callable[[list[Event], bool], Iterable[Anomaly]]] = {
     "cluster": lambda events, _: cluster.check_cluster(events),
     "appends": lambda events, kept: appends.check_appends(events, has_retention=kept),
+    "acks": lambda events, kept: acks.check_acks(events, has_retention=kept),
     "polls": lambda events, kept: polls.check_polls(events, has_retention=kept),
     "ends": lambda events, _: ends.check_ends(events),
     "groups": lambda events, kept: groups.check_groups(events, has_retention=kept),

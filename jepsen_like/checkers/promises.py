@@ -34,6 +34,10 @@ KINDS = {
     "early-trim": "a queue is trimmed of a message younger than its topic keeps",
     "trims-differ": "two members trim a queue to different offsets at the same entry",
     "hidden-drop": "who asks for an offset that is gone is not told so, or not where to go on",
+    "overstated-ack": "a send is told that more members have its message, or have it on their "
+    "disks, than do",
+    "over-limit": "a node takes another request of a connection that has more unanswered than "
+    "connection_inflight_size_max",
 }
 
 

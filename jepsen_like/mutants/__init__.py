@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from jepsen_like.mutants import (
+    acks,
     administration,
     clients,
     durability,
@@ -16,6 +17,7 @@ from jepsen_like.mutants.mutant import MUTANTS, Mutant, mutated
 __all__ = [
     "MUTANTS",
     "Mutant",
+    "acks",
     "administration",
     "clients",
     "durability",

@@ -13,6 +13,7 @@ import random
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from broker.config import BrokerConfig
 from dledger.config import KIB, FlushDiskType
 from jepsen_like.sim.mix import draw
 
@@ -46,6 +47,7 @@ class Ground:
             "client_crash_mean": min(load.client_crash_mean, 15.0),
             "group_count": 1,
             "side_topic_count": 0,
+            "level_share": 0.0,
         }
         thick: dict[str, Any] = {
             "node_count": self.node_count,
@@ -189,6 +191,29 @@ LOST_DISKS = Ground(
     # So that it takes its time to fill a new disk again.
     load={"body_size_max": 3000, "send_rate": 40.0},
     raft={"append_size_max": 4 * KIB, "append_window": 1},
+)
+# Sends that ask for every level, on disks so slow that it makes a difference.
+LEVELS = Ground(
+    name="levels",
+    faults=("isolate", "slow-disk", "kill"),
+    fault_seconds=5.0,
+    changes={"sync_mean": 0.02, "hold_max": 1.0},
+    load={"level_share": 0.8},
+)
+# The same where a commit stands on page caches.
+MEMORY_LEVELS = replace(
+    LEVELS, name="memory-levels", store={"flush_disk_type": FlushDiskType.ASYNC_FLUSH}
+)
+# Connections that may have no more than a few requests under way, and a group that answers late.
+FLOW = Ground(
+    name="flow",
+    faults=("slow-disk", "isolate"),
+    fault_seconds=5.0,
+    changes={
+        "sync_mean": 0.03,
+        "broker": BrokerConfig(connection_inflight_size_max=4 * KIB),
+    },
+    load={"body_size_max": 4000, "send_rate": 60.0, "lane_count": 5, "batch_count_max": 1},
 )
 ROT = Ground(name="rot", faults=("bit-rot", "kill", "restart"), fault_seconds=15.0)
 # Members that fall behind what the others keep.

@@ -14,6 +14,7 @@ from broker.node import Node, OpenFiles, Surroundings, open_files
 from dledger.core import Role
 from dledger.errors import LedgerError, StorageFailedError
 from dledger.remoting.errors import RemotingError
+from jepsen_like.sim.flow import watch_flow
 from jepsen_like.sim.scheduling import PROCESS, SimProcess
 from jepsen_like.sim.sim_clock import SimClock
 from jepsen_like.sim.sim_disk import ProcessGoneError, SimDisk, SimMount
@@ -77,6 +78,7 @@ class SimMember:
             listen_host=self.address,
             store=mix.store,
             raft=mix.raft,
+            broker=mix.broker,
         )
         self.life = 0  # counts processes
         self.node: Node | None = None  # while it serves
@@ -369,6 +371,7 @@ class SimMember:
         node.ledger.watch_role(self._role_changed)
         self._promises.begin_life(self.name, node.ledger, mount)
         self._drops.begin_life(self.name, node, files, mount, self.clock)
+        watch_flow(self.name, node, self._promises)
         await nursery.start(node.run)
         self.node = node
         self.history.note("start", node=self.name)

@@ -10,6 +10,7 @@ import random
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from broker.config import BrokerConfig
 from dledger.config import KIB, FlushDiskType, RaftConfig, StoreConfig, WriteMode
 from jepsen_like.faults.catalogue import offered
 from jepsen_like.faults.disks import CrowdedDisk
@@ -38,6 +39,7 @@ class Mix:
     hold_max: float
     fault_seconds: float = FAULT_SECONDS
     quiet_seconds: float = QUIET_SECONDS
+    broker: BrokerConfig = field(default_factory=BrokerConfig)
     only: tuple[str, ...] = field(default=())
     wall_rate: float = 1.0  # seconds of all wall clocks in a virtual second
     topic_retention_ms: int = 0  # what the topic keeps of its own; 0: as the log has it
@@ -104,6 +106,10 @@ def draw(seed: int, *, fault_seconds: float = FAULT_SECONDS, only: tuple[str, ..
         if fault.fits(node_count=node_count, is_async=is_async)
         and (name in only if only else name != CrowdedDisk.name)
     ]
+    # Drawn apart: what was drawn for a seed before stays as it was.
+    apart = random.Random(f"levels {seed}")
+    level_share = apart.choice((0.0, 0.0, 0.3))
+    inflight_size_max = apart.choice((4, 16, 16 * KIB)) * KIB
     wanted = fitting if only else [name for name in fitting if chance.random() < 0.45]
     mix = Mix(
         seed=seed,
@@ -127,12 +133,14 @@ def draw(seed: int, *, fault_seconds: float = FAULT_SECONDS, only: tuple[str, ..
             group_count=chance.randint(1, 2),
             client_crash_mean=chance.choice((5.0, 15.0, 60.0)),
             side_topic_count=random.Random(f"side topics {seed}").choice((0, 0, 1, 2)),
+            level_share=level_share,
         ),
         faults=tuple(wanted) or ((chance.choice(fitting),) if fitting else ()),
         gap_mean=chance.choice((0.7, 2.0, 5.0)),
         hold_max=chance.choice((1.0, 4.0, 10.0)),
         fault_seconds=fault_seconds,
         quiet_seconds=min(QUIET_SECONDS, fault_seconds / 5),  # a short run is short altogether
+        broker=BrokerConfig(ack_timeout_ms=300, connection_inflight_size_max=inflight_size_max),
         only=only,
     )
     return _with_retention(mix, random.Random(f"retention {seed}")) if has_retention else mix

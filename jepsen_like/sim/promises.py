@@ -18,6 +18,8 @@ what it finds on its disk; and of the disk what of that would outlive a power lo
     states-differ       two members derive other states from the same entries
     committed-differs   two members have other entries at one committed index
     incomplete-leader   a leader lacks what was committed before its term
+    overstated-ack      a send is told that more members have its message, or have it on their
+                        disks, than do
 
 Source: Raft paper, figures 2, 3 and 8.
 """
@@ -31,6 +33,7 @@ from typing import TYPE_CHECKING, Any
 from broker.store.state_file import FILE_PREFIX
 from dledger.config import FlushDiskType
 from dledger.core import Role
+from dledger.durability import Copies
 from dledger.errors import CorruptStoreError, LedgerError
 from dledger.store.slot_file import SlotFile
 from dledger.store.vote_file import VoteFile
@@ -38,6 +41,8 @@ from dledger.store.vote_file import VoteFile
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from dledger.core import LedgerCore
+    from dledger.durability import Durability
     from dledger.server import LedgerServer
     from dledger.store.ledger_store import LedgerStore
     from jepsen_like.history import History
@@ -45,6 +50,9 @@ if TYPE_CHECKING:
 
 # Messages that only whoever has its term on disk may send; others tell a term and promise nothing.
 _RESTS_ON_TERM = frozenset({"request_vote", "response_vote", "append_entries", "install"})
+
+
+Members = dict[str, tuple["_Ear", "_Word"]]
 
 
 @dataclass(slots=True)
@@ -173,6 +181,36 @@ class Promises:
         elif index and _crc_at(store, index) not in (None, self._committed.get(index)):
             self.tell(name, "incomplete-leader", f"of term {term}: has another entry {index}")
 
+    def members_now(self) -> Members:
+        """Return who is who at the moment, to be compared with later."""
+        return {name: (ear, self._words[name]) for name, ear in self._ears.items()}
+
+    def level_told(
+        self, name: str, store: LedgerStore, *, index: int, reached: Durability, then: Members
+    ) -> None:
+        """Hear that *name*, the leader, tells a send that its entry *index* has *reached* a level.
+
+        A member whose disk was lost since then counts: it did have the entry when it said so.  So
+        does one that has died, where only its memory was promised.
+        """
+        crc = _crc_at(store, index)
+        if crc is None:
+            return
+        having = []
+        for other, (ear, word) in self.members_now().items():
+            ear_then, word_then = then.get(other, (ear, word))
+            is_excused = word is not word_then or (not reached.synced and ear is not ear_then)
+            if is_excused or ear.has(index, crc, on_platter=reached.synced):
+                having.append(other)
+        count = len(self._ears)
+        wanted = {Copies.LEADER: 1, Copies.MAJORITY: count // 2 + 1, Copies.ALL: count}
+        if len(having) < wanted[reached.copies]:
+            self.tell(
+                name,
+                "overstated-ack",
+                f"entry {index} as {reached}: {', '.join(having) or 'nobody'} of {count} has it so",
+            )
+
     def tell(self, name: str, kind: str, what: str) -> None:
         """Note what is wrong."""
         self._history.note(kind, node=name, err=what)
@@ -205,6 +243,7 @@ class _Ear:
         ledger.watch_commits(self._on_committed)
         ledger.watch_role(self._on_role)
         _tap(ledger.core, "take_outbox", self._on_outbox)
+        self._hear_levels(ledger.core)
         _tap(
             self._store,
             "truncate_from",
@@ -217,6 +256,39 @@ class _Ear:
             lambda _: self._on_cut(),
             before=lambda base: promises.cut(name, self.store, base.index + 1),
         )
+
+    def _hear_levels(self, core: LedgerCore) -> None:
+        """Hear what those are told who wait for another level than that of a commit."""
+        await_level = core.await_level
+
+        def awaited(
+            index: int,
+            level: Durability,
+            *,
+            deadline: float,
+            done: Callable[[Durability | None], None],
+        ) -> None:
+            then = self._promises.members_now()
+
+            def told(reached: Durability | None) -> None:
+                if reached is not None and self._is_alive():
+                    self._promises.level_told(
+                        self._name, self.store, index=index, reached=reached, then=then
+                    )
+                done(reached)
+
+            await_level(index, level, deadline=deadline, done=told)
+
+        core.await_level = awaited  # type: ignore[method-assign]
+
+    def has(self, index: int, crc: int, *, on_platter: bool) -> bool:
+        """Whether this member has that very entry, and where a power loss would leave it."""
+        store = self.store
+        if index <= store.base.index:
+            return True  # it was committed and has been dropped since
+        if _crc_at(store, index) != crc:
+            return False
+        return not on_platter or self._unsynced_path(index) is None
 
     def is_leader_of(self, term: int) -> bool:
         """Whether it leads in *term*, as far as it knows."""
@@ -302,25 +374,34 @@ class _Ear:
             self._word.index, self._word.chain_crc = index, crc
 
     def _look_at_platter(self, index: int) -> None:
+        path = self._unsynced_path(index)
+        if path is not None:
+            self._promises.tell(
+                self._name, "early-promise", f"entry {index}: {path} is not all on the platter"
+            )
+
+    def _unsynced_path(self, index: int) -> str | None:
+        """Return the first file that does not have all up to entry *index* on the platter."""
         store, size = self._store, self._segment_size
         if not store.base.index < index <= store.end_index:
-            return
+            return None
         try:
             end = store.point_at(index).position
         except LedgerError:
-            return
+            return None
+        found = None
         start = max(self._on_platter, store.base.position)
         while start < end:
             segment = start - start % size
             stop = min(end, segment + size)
             path = f"{self._folder}/commitlog/{segment:020d}"
             if not self._mount.disk.on_platter(path, start - segment, stop - segment):
-                self._promises.tell(
-                    self._name, "early-promise", f"entry {index}: {path} is not all on the platter"
-                )
+                found = path
                 break
             start = stop
-        self._on_platter = max(self._on_platter, end)
+        if found is None:
+            self._on_platter = max(self._on_platter, end)
+        return found
 
     def _on_cut(self) -> None:
         """Take back what was promised about entries that a later leader has replaced."""

@@ -1,4 +1,8 @@
-"""W1 and W5: idempotent sends of unique values to several queues, over every change of lead."""
+"""W1 and W5: idempotent sends of unique values to several queues, over every change of lead.
+
+Some ask for a level of durability of their own.  One that is acknowledged with less than a majority
+has by default may be lost: its outcome is unknown, and the note ``early`` says what it was told.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +11,23 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from broker.client.errors import ClientError, NotWrittenError, OutcomeUnknownError
+from broker.client.errors import (
+    ClientError,
+    LessDurableError,
+    NotWrittenError,
+    OutcomeUnknownError,
+)
 from broker.errors import BrokerError
 
 if TYPE_CHECKING:
+    from broker.client.acks import Acks, Flush
     from broker.client.producer import Producer
     from jepsen_like.history import History
     from jepsen_like.workloads.load import Clients
 
 TOPIC = "t"
+ACKS: tuple[Acks | None, ...] = (None, "leader", "majority", "all")
+FLUSHES: tuple[Flush | None, ...] = (None, "sync", "async")
 
 
 class Appends:
@@ -85,10 +97,17 @@ class Appends:
         value = f"c-{self._values}"
         queue = chance.randrange(self.clients.load.queue_count)
         size = chance.randrange(self.clients.load.body_size_max + 1)
+        share = self.clients.load.level_share
+        acks: Acks | None = None
+        flush: Flush | None = None
+        if share and chance.random() < share:
+            acks, flush = chance.choice(ACKS), chance.choice(FLUSHES)
         history.add(p, "invoke", "send", k=queue, v=value)
         try:
             body = f"{value} ".encode().ljust(size, b"x")
-            result = await producer.send(TOPIC, body, queue=queue)
+            result = await producer.send(TOPIC, body, queue=queue, acks=acks, flush=flush)
+        except LessDurableError as error:
+            result = error.result
         except trio.Cancelled:
             history.add(p, "info", "send", k=queue, v=value, err="client crashed")
             raise
@@ -104,8 +123,19 @@ class Appends:
             return True
         # A duplicate whose place is forgotten is acknowledged without one.
         offset = result.queue_offset if result.queue_offset >= 0 else None
+        if (acks or flush) and not _holds(result.durability, flush):
+            told = result.durability
+            history.note("early", k=queue, v=value, o=offset, err=told)
+            history.add(p, "info", "send", k=queue, v=value, err=f"acknowledged as {told}")
+            return False
         history.add(p, "ok", "send", k=queue, v=value, o=offset)
         return True
+
+
+def _holds(durability: str, flush: str | None) -> bool:
+    """Return whether an ack promises as much as one that nobody asks anything else of."""
+    copies, _, disks = durability.partition("/")
+    return copies in ("majority", "all") and (disks == "sync" or flush != "async")
 
 
 def value_of(body: bytes | memoryview) -> str:

@@ -182,6 +182,11 @@ def one_edit(kind: str) -> Lines:
             lines.note("unreadable", node="n1", err="damage at position 7")
         case _ if kind in promises.KINDS:
             lines.note(kind, node="n1", err="as the simulator saw")
+        case "early-loss":
+            lines.events = [event for event in lines.events if event.f != "leader"]
+            lines.add(33, "invoke", "send", k=0, v="c-8")
+            lines.note("early", k=0, v="c-8", o=9, err="leader/sync")
+            lines.add(33, "info", "send", k=0, v="c-8")
         case "no-progress":
             lines.events.insert(0, Event(0, 0, NEMESIS, "info", "healed"))
             lines.events.insert(1, Event(0, 0, NEMESIS, "info", "recovered"))

@@ -7,6 +7,7 @@ import pytest
 from jepsen_like.checkers import KINDS, Anomaly
 from jepsen_like.faults.catalogue import offered
 from jepsen_like.mutants import MUTANTS, hunt, mutated
+from jepsen_like.mutants.grounds import MEMORY_LEVELS
 from jepsen_like.mutants.hunt import Hunt, HuntOptions, read_hints, write_hints
 from jepsen_like.mutants.left_out import LEFT_OUT
 from jepsen_like.mutants.nemesis import NEMESIS_MUTANTS, UNKNOWN, suite_code
@@ -126,7 +127,7 @@ def test_a_mutant_says_what_it_is_and_where_it_is_hunted(name: str) -> None:
     assert set(mutant.faults) <= set(offered("sim"))
     mix = mutant.ground.mix(1)
     assert mix.faults == mutant.faults
-    assert not mix.is_async
+    assert mix.is_async == (mutant.ground is MEMORY_LEVELS)
 
 
 def test_a_mutant_is_taken_out_again_whatever_happens() -> None:

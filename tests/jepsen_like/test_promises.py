@@ -8,6 +8,7 @@ import pytest
 
 from dledger.config import StoreConfig
 from dledger.core import Role
+from dledger.durability import Copies, Durability
 from dledger.store.vote_file import VoteFile
 from jepsen_like.history import History
 from jepsen_like.sim.promises import Promises
@@ -63,7 +64,21 @@ class Ledger:
         self.commit = self.become = None
         self.outbox: list[tuple[str, dict[str, object]]] = []
         self.engine = SimpleNamespace(is_leader=False)
-        self.core = SimpleNamespace(take_outbox=lambda: self.outbox, engine=self.engine)
+        self.core = SimpleNamespace(
+            take_outbox=lambda: self.outbox, engine=self.engine, await_level=self._await_level
+        )
+        self.told = []
+
+    def _await_level(self, index, level, *, deadline, done) -> None:
+        self.told.append(done)
+
+    def tell_level(self, index: int, level: str, before=lambda: None) -> None:
+        """Have somebody wait for *level*, let *before* happen, and tell that it is reached."""
+        copies, flush = level.split("/")
+        wanted = Durability(Copies[copies.upper()], synced=flush == "sync")
+        self.core.await_level(index, wanted, deadline=1.0, done=lambda _: None)
+        before()
+        self.told.pop()(wanted)
 
     def watch_commits(self, watcher) -> None:
         self.commit = watcher
@@ -374,3 +389,49 @@ def test_states_of_the_same_entries_are_the_same(promises, history) -> None:
     promises.written("n2", "/data/derived/state-00000000000000000007", b"other")
 
     assert kinds(history) == ["states-differ"]
+
+
+# -- levels of durability -------------------------------------------------------------------------
+
+
+def group_of(promises, *logs: tuple[int, ...]) -> list[Ledger]:
+    return [begin(promises, f"n{n + 1}", Ledger(*crcs)) for n, crcs in enumerate(logs)]
+
+
+@pytest.mark.parametrize(
+    ("level", "logs", "told"),
+    [
+        ("all/sync", ((11,), (11,), (11,)), 0),
+        ("all/sync", ((11,), (11,), ()), 1),
+        ("all/async", ((11,), (11,), (12,)), 1),
+        ("majority/sync", ((11,), (11,), ()), 0),
+        ("majority/sync", ((11,), (), ()), 1),
+        ("leader/async", ((11,), (), ()), 0),
+    ],
+)
+def test_no_more_members_may_be_told_than_have_it(promises, history, level, logs, told) -> None:
+    leader, *_ = group_of(promises, *logs)
+    leader.tell_level(1, level)
+    assert kinds(history) == ["overstated-ack"] * told
+
+
+def test_what_a_power_loss_would_take_is_not_synced(promises, history) -> None:
+    leader, second, _ = group_of(promises, (11,), (11,), ())
+    second.disk.log_size = 50
+    leader.tell_level(1, "majority/async")
+    assert kinds(history) == []
+    leader.tell_level(1, "majority/sync")
+    assert kinds(history) == ["overstated-ack"]
+
+
+def test_a_disk_that_was_lost_since_did_have_it(promises, history) -> None:
+    leader, *_ = group_of(promises, (11,), (11,), (11,))
+
+    def lose_a_disk() -> None:
+        promises.lose_disk("n3")
+        begin(promises, "n3", Ledger())
+
+    leader.tell_level(1, "all/sync", lose_a_disk)
+    assert kinds(history) == []
+    leader.tell_level(1, "all/sync")
+    assert kinds(history) == ["overstated-ack"]
