@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+TOLD_SECONDS = 60.0  # between two lines about one topic; a busy one is trimmed all the time
+
 
 class TopicRetentionService:
     """Looks at every topic with a bound of its own, time and again."""
@@ -55,6 +57,7 @@ class TopicRetentionService:
         self._append = append
         self._clock = clock
         self._interval_seconds = interval_seconds
+        self._tell_at: dict[str, float] = {}
 
     async def run(self) -> None:
         """Trim until cancelled.
@@ -70,6 +73,7 @@ class TopicRetentionService:
                 if config.retention_ms or config.retention_bytes
             }
             self._planner.forget(bounded)
+            self._tell_at = {name: at for name, at in self._tell_at.items() if name in bounded}
             for bounds in bounded.values():
                 if not self._append.is_open:
                     break
@@ -82,7 +86,9 @@ class TopicRetentionService:
             return
 
         def done(_index: int, error: LedgerError | None) -> None:
-            if error is None:
+            now = self._clock.now()
+            if error is None and now >= self._tell_at.get(bounds.topic, now):
+                self._tell_at[bounds.topic] = now + TOLD_SECONDS
                 logger.info(
                     "trimmed topic %s (%s): queues %s begin at offset %s now",
                     bounds.topic,

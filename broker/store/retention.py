@@ -104,6 +104,9 @@ class TopicRetention:
         self._log = log
         self._queues = queues
         self._counts: dict[QueueKey, _Count] = {}
+        # First offset of a queue, and when that message was stored: it lies in a file that nobody
+        # has read for long, and is asked for every few seconds.
+        self._oldest: dict[QueueKey, tuple[int, int]] = {}
 
     def plan(self, bounds: TopicBounds, now_ms: int) -> dict[int, int]:
         """Return where queues of a topic should begin that begin earlier now, by queue id.
@@ -119,8 +122,11 @@ class TopicRetention:
         }
         begins = {queue_id: queue.min_offset for queue_id, queue in queues.items()}
         if bounds.retention_ms:
+            kept_from_ms = now_ms - bounds.retention_ms
             for queue_id, queue in queues.items():
-                begins[queue_id] = self._first_younger(queue, now_ms - bounds.retention_ms)
+                begins[queue_id] = self._first_younger(
+                    (bounds.topic, queue_id), queue, kept_from_ms
+                )
         if bounds.retention_bytes:
             for queue_id, offset in self._within_size(bounds, queues).items():
                 begins[queue_id] = max(begins[queue_id], offset)
@@ -132,13 +138,18 @@ class TopicRetention:
 
     def forget(self, topics: Mapping[str, TopicBounds]) -> None:
         """Drop the counts of all but *topics*: of topics that are gone, or no longer bounded."""
-        for key in [key for key in self._counts if key[0] not in topics]:
-            del self._counts[key]
+        for known in (self._counts, self._oldest):
+            for key in [key for key in known if key[0] not in topics]:
+                del known[key]
 
-    def _first_younger(self, queue: ConsumeQueue, kept_from_ms: int) -> int:
+    def _first_younger(self, key: QueueKey, queue: ConsumeQueue, kept_from_ms: int) -> int:
         """Return the offset of the first message stored at *kept_from_ms* or later."""
         begin = queue.min_offset
-        if store_timestamp_ms(self._log, queue.position_at(begin)) >= kept_from_ms:
+        known_begin, oldest_ms = self._oldest.get(key, (-1, 0))
+        if known_begin != begin:
+            oldest_ms = store_timestamp_ms(self._log, queue.position_at(begin))
+            self._oldest[key] = begin, oldest_ms
+        if oldest_ms >= kept_from_ms:
             return begin
         offset = offset_by_time(self._log, queue, kept_from_ms)
         if offset > begin:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import threading
 
 import pytest
@@ -206,3 +207,12 @@ def test_a_store_on_real_files_lives_through_it_all(disk, tmp_path):
     check_agreement(store)
     store.close()
     folder.close()
+
+
+def test_how_full_the_disk_is_is_what_the_system_says(tmp_path):
+    usage = OsDisk().disk_usage(str(tmp_path))
+    total, _, free = shutil.disk_usage(tmp_path)
+
+    assert 0 < usage.used <= total
+    assert abs(usage.available - free) < 1 << 30, "others write meanwhile"
+    assert 0 < usage.percent < 100
