@@ -59,5 +59,5 @@ async def check_any_listens(addresses: Sequence[str]) -> None:
         others = f" (and {len(addresses) - 1} more)" if len(addresses) > 1 else ""
         raise NoBrokerError(
             f"no node of the group can be reached: {why}{others}; `dledger up` starts a group on "
-            "this machine, --servers names another"
+            "this machine, --server or --context names another"
         )

@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from broker.cli.output import Cell
     from broker.protocol.bodies import GroupStatus
 
-_NUMBERS = ("term", "committed", "end", "lag", "memory", "disk")
+_NUMBERS = ("term", "commit", "end", "lag", "memory", "disk")
 
 
 def status_table(view: GroupView) -> Table:
     """Return one row for each node; it fits a terminal of 90 columns."""
     table = Table(
-        "node", "role", "term", "address", "committed", "end", "lag", "flush", "memory", "disk",
+        "node", "role", "term", "address", "commit", "end", "lag", "flush", "memory", "disk",
         right=_NUMBERS,
     )  # fmt: skip
     for answer in view.answers:

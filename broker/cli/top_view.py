@@ -245,7 +245,7 @@ def _progress(answer: NodeAnswer) -> int:
 
 def nodes_table(view: GroupView) -> Table:
     """Return one row for each node."""
-    numbers = ("term", "commit", "applied", "lag", "sync", "disk", "memory", "clients", "held")
+    numbers = ("term", "commit", "applied", "lag", "sync", "disk", "memory", "conns", "held")
     table = Table("node", "role", *numbers, right=numbers)
     for answer in view.answers:
         status = answer.status

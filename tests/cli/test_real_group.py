@@ -127,6 +127,7 @@ def test_a_topic_is_tailed_without_a_trace(run):
     for tag in ("A", "B"):
         run("produce", "tailed", "-t", tag, stdin="".join(f"{tag}{n}\n" for n in range(20)))
 
+    groups = run("group", "list", "--json").stdout
     every = run("tail", "tailed", "--no-follow", "--json").stdout.splitlines()
     some = run("tail", "tailed", "--no-follow", "--filter", "B", "--grep", "[3-5]$").stdout
     first = run("tail", "tailed", "--from", "-1h", "-n", "1", "--format", "%T %v").stdout
@@ -139,6 +140,7 @@ def test_a_topic_is_tailed_without_a_trace(run):
     assert len(some.splitlines()) == 6
     assert re.fullmatch(r"A A\d+\n", first)
     assert none == ""
+    assert run("group", "list", "--json").stdout == groups
     left = run("consume", "tailed", "-g", "g", "-n", "40", "--timeout", "20", "--no-ack").stdout
     again = run("consume", "tailed", "-g", "g", "-n", "40", "--timeout", "20").stdout
     assert sorted(left.splitlines()) == sorted(again.splitlines())
