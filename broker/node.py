@@ -19,6 +19,7 @@ import trio
 from broker.delivery.schedule import Schedule
 from broker.delivery.topic_retention import TopicRetentionService
 from broker.groups.consumers import Consumers
+from broker.groups.locks import QueueLocks
 from broker.handlers.ack_policy import COPIES_OF_ROLE, AckPolicy
 from broker.handlers.broker_info import BrokerInfoHandlers
 from broker.handlers.caught_up import CaughtUp
@@ -28,6 +29,7 @@ from broker.handlers.consumer_groups import ConsumerGroupHandlers
 from broker.handlers.forward import Forwarder
 from broker.handlers.group import GroupHandlers
 from broker.handlers.group_gate import GroupGate
+from broker.handlers.locks import LockHandlers
 from broker.handlers.lookup import LookupHandlers
 from broker.handlers.offset_reset import OffsetResetHandlers
 from broker.handlers.offsets import OffsetHandlers
@@ -116,6 +118,7 @@ class OpenFiles:
     traffic: Traffic
     topic_rates: TopicRates
     consumers: Consumers
+    locks: QueueLocks
 
 
 def open_files(config: NodeConfig, disk: Disk) -> OpenFiles:
@@ -136,7 +139,7 @@ def open_files(config: NodeConfig, disk: Disk) -> OpenFiles:
     try:
         store = LedgerStore.open(disk, config.store, config.data_folder)
         topics, groups = Topics(), SubscriptionGroups()
-        offsets, consumers = ConsumerOffsets(topics), Consumers()
+        offsets, consumers, locks = ConsumerOffsets(topics), Consumers(), QueueLocks()
         traffic, topic_rates = Traffic(), TopicRates()
         derived = DerivedState.open(
             disk,
@@ -144,7 +147,7 @@ def open_files(config: NodeConfig, disk: Disk) -> OpenFiles:
             store,
             commit_index=store.checkpoint_commit_index,
             segment_size=config.store.segment_size,
-            metadata=StateMachine([topics, groups, offsets, consumers, QueueTrims()]),
+            metadata=StateMachine([topics, groups, offsets, consumers, locks, QueueTrims()]),
             dispatchers=[traffic, topic_rates],
             index_shape=shape_for(
                 config.store.segment_size,
@@ -167,6 +170,7 @@ def open_files(config: NodeConfig, disk: Disk) -> OpenFiles:
         traffic=traffic,
         topic_rates=topic_rates,
         consumers=consumers,
+        locks=locks,
     )
 
 
@@ -393,6 +397,13 @@ class Node:
                 YOUNG_LOG_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
             ),
         )
+        self.locks = LockHandlers(
+            commands=self.commands,
+            locks=files.locks,
+            topics=files.topics,
+            clock=clock,
+            when_current=self.offsets.when_current,
+        )
         self.resets = OffsetResetHandlers(
             commands=self.commands,
             gate=gate,
@@ -475,6 +486,7 @@ class Node:
             self.names,
             self.clients,
             self.send_backs,
+            self.locks,
         ):
             self.registry.register(family)
         self.rates = Rates(
@@ -555,6 +567,7 @@ class Node:
         logger.info("serving as the leader of term %d", self.ledger.term)
         self.clients.began_to_serve()
         self.schedule.began_to_serve()
+        self.locks.began_to_serve()
         self.forwarder.serve_held()
 
     def _end_of_pass(self) -> None:

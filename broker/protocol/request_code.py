@@ -31,6 +31,8 @@ class RequestCode(enum.IntEnum):
     UNREGISTER_CLIENT = 35
     CONSUMER_SEND_MSG_BACK = 36
     GET_CONSUMER_LIST_BY_GROUP = 38
+    LOCK_BATCH_MQ = 41
+    UNLOCK_BATCH_MQ = 42
     CHECK_CLIENT_CONFIG = 46
     GET_KV_CONFIG = 101  # a name server's in RocketMQ, as 105, 106, 206, 216: every node answers
     GET_ROUTEINFO_BY_TOPIC = 105

@@ -15,6 +15,7 @@ from broker.handlers.clients import ClientHandlers
 from broker.handlers.consumer_groups import ConsumerGroupHandlers
 from broker.handlers.forward import FORWARDED
 from broker.handlers.group import GroupHandlers
+from broker.handlers.locks import LockHandlers
 from broker.handlers.lookup import LookupHandlers
 from broker.handlers.offset_reset import OffsetResetHandlers
 from broker.handlers.offsets import OffsetHandlers
@@ -36,6 +37,7 @@ FAMILIES = [
     BrokerInfoHandlers,
     ClientHandlers,
     GroupHandlers,
+    LockHandlers,
     LookupHandlers,
     ConsumerGroupHandlers,
     NameHandlers,
@@ -62,6 +64,8 @@ WITHOUT_HEADER = {
     RequestCode.GET_BROKER_RUNTIME_INFO,
     RequestCode.GET_ALL_SUBSCRIPTIONGROUP_CONFIG,
     RequestCode.HEART_BEAT,
+    RequestCode.LOCK_BATCH_MQ,
+    RequestCode.UNLOCK_BATCH_MQ,
     RequestCode.CHECK_CLIENT_CONFIG,
 }
 

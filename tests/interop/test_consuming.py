@@ -173,6 +173,44 @@ async def test_a_delayed_message_comes_in_time(kind, run, place):
     assert 4 < waited < 9
 
 
+# ali-ons has no ordered consumption.
+@pytest.mark.parametrize("kind", ["stock"], indirect=True)
+async def test_ordered_consumers_share_the_queues_and_keep_their_order(run, place):
+    numbers = itertools.count()
+
+    async def send(count, *consumers):
+        bodies = [f"{next(numbers):04d}" for _ in range(count)]
+        await place.produced(bodies)
+        await until_bodies(bodies, *consumers)
+        return [len(set(bodies) & set(consumer.bodies)) for consumer in consumers]
+
+    async with contextlib.AsyncExitStack() as stack:
+        one = await stack.enter_async_context(run("consumer", **place.told("one", ordered=True)))
+        await send(20, one)
+        other = await stack.enter_async_context(
+            run("consumer", **place.told("other", ordered=True))
+        )
+        await other.started()
+        with trio.fail_after(clients_module.SECONDS):
+            while await send(20, one, other) != [10, 10]:  # noqa: ASYNC110
+                await trio.sleep(0.1)
+
+    # What the first has read and not committed when it gives a queue away the other reads, too.
+    shared = 0
+    for queue in range(QUEUES):
+        first, second = (
+            [event for event in consumer.of("got") if event["queue"] == queue]
+            for consumer in (one, other)
+        )
+        for events in (first, second):
+            bodies = [event["body"] for event in events]
+            assert bodies == sorted(set(bodies)), "each once, in order"
+        if second:
+            shared += 1
+            assert first[-1]["seen"] <= second[0]["seen"], "one at a time"
+    assert shared == 2
+
+
 async def test_a_killed_leader_costs_no_message(kind, run, make_group, names_of, capsys):
     """A stock consumer reads from a follower: it notices nothing of it."""
     async with make_group() as group:

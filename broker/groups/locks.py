@@ -1,0 +1,129 @@
+"""Which consumer of a group reads a queue in order, alone; the same on every node.
+
+lock.take  {group, client, queues: [[topic, queue id, holder before], ...]}
+lock.free  {group, client, queues: [[topic, queue id], ...]}
+
+A queue is taken only from whom the command names ("" for nobody): of two that want a lock that is
+free or has run out the first in the log gets it, and the other is told so.  How long a lock holds
+is a matter of time, and time is the leader's: see `broker.handlers.locks`.
+
+Source: RocketMQ ``RebalanceLockManager``, which keeps this in the memory of each broker.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from broker.metadata.state_machine import MetadataCommand
+from broker.metadata.subscription_groups import GROUP_DELETE
+from broker.metadata.topics import TOPIC_DELETE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+LOCK_TAKE = "lock.take"
+LOCK_FREE = "lock.free"
+
+NOBODY = ""
+
+
+class QueueLock(NamedTuple):
+    """What is locked: one queue, for one group."""
+
+    group: str
+    topic: str
+    queue_id: int
+
+
+def take_locks(client_id: str, group: str, wanted: Mapping[QueueLock, str]) -> MetadataCommand:
+    """Return the command that gives a client queues of its group, by whom each is taken from."""
+    queues = [[lock.topic, lock.queue_id, holder] for lock, holder in sorted(wanted.items())]
+    return MetadataCommand(LOCK_TAKE, {"group": group, "client": client_id, "queues": queues})
+
+
+def free_locks(client_id: str, group: str, locks: Iterable[QueueLock]) -> MetadataCommand:
+    """Return the command that takes queues back from a client."""
+    queues = [[lock.topic, lock.queue_id] for lock in sorted(locks)]
+    return MetadataCommand(LOCK_FREE, {"group": group, "client": client_id, "queues": queues})
+
+
+class QueueLocks:
+    """All locks, on this node."""
+
+    name = "queue_locks"
+
+    def __init__(self) -> None:
+        self._holders: dict[QueueLock, str] = {}
+
+    def __len__(self) -> int:
+        return len(self._holders)
+
+    def all(self) -> list[QueueLock]:
+        """Return what is locked, sorted."""
+        return sorted(self._holders)
+
+    def holder(self, lock: QueueLock) -> str:
+        """Return the client that has a lock; `NOBODY` when none has."""
+        return self._holders.get(lock, NOBODY)
+
+    @property
+    def appliers(self) -> Mapping[str, Callable[[Mapping[str, Any]], int]]:
+        """What applies each kind of command; the result is how many locks changed hands."""
+        return {LOCK_TAKE: self._take, LOCK_FREE: self._free}
+
+    @property
+    def followers(self) -> Mapping[str, Callable[[Mapping[str, Any]], None]]:
+        """See `StatePart`: what is gone needs no locks."""
+        return {
+            TOPIC_DELETE: lambda args: self._drop(lambda lock: lock.topic == args["topic"]),
+            GROUP_DELETE: lambda args: self._drop(lambda lock: lock.group == args["group"]),
+        }
+
+    def snapshot(self) -> list[Any]:
+        """Return a row for each lock, sorted."""
+        return [[*lock, self._holders[lock]] for lock in sorted(self._holders)]
+
+    def restore(self, snapshot: list[Any] | None) -> None:
+        """Become what `snapshot` was taken of; None: no locks.
+
+        Raises:
+            ValueError, TypeError: *snapshot* is none.
+        """
+        holders = {}
+        for group, topic, queue_id, client_id in snapshot or []:
+            _check(group, client_id, topic, queue_id)
+            holders[QueueLock(group, topic, queue_id)] = client_id
+        self._holders = holders
+
+    def _take(self, args: Mapping[str, Any]) -> int:
+        group, client_id = args["group"], args["client"]
+        taken = 0
+        for topic, queue_id, before in args["queues"]:
+            _check(group, client_id, topic, queue_id)
+            lock = QueueLock(group, topic, queue_id)
+            if self.holder(lock) == before:
+                self._holders[lock] = client_id
+                taken += 1
+        return taken
+
+    def _free(self, args: Mapping[str, Any]) -> int:
+        group, client_id = args["group"], args["client"]
+        freed = 0
+        for topic, queue_id in args["queues"]:
+            _check(group, client_id, topic, queue_id)
+            lock = QueueLock(group, topic, queue_id)
+            if self.holder(lock) == client_id:
+                del self._holders[lock]
+                freed += 1
+        return freed
+
+    def _drop(self, is_gone: Callable[[QueueLock], bool]) -> None:
+        self._holders = {
+            lock: client_id for lock, client_id in self._holders.items() if not is_gone(lock)
+        }
+
+
+def _check(group: object, client_id: object, topic: object, queue_id: object) -> None:
+    """Raise `ValueError` unless these are names and a number."""
+    if {type(group), type(client_id), type(topic)} != {str} or type(queue_id) is not int:
+        raise ValueError(f"{(group, client_id, topic, queue_id)!r:.200} is no lock")

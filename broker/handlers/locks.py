@@ -1,0 +1,152 @@
+"""LOCK_BATCH_MQ and UNLOCK_BATCH_MQ: queues that one consumer of a group reads alone, in order.
+
+A lock holds for a minute after it was last asked for, by the leader's clock; clients ask each 20 s
+and believe in theirs for 30 s.  A new leader gives each lock a full minute, and an old one has to
+prove that it still leads before it says that a lock holds: two never hold one.
+
+Source: RocketMQ ``RebalanceLockManager``, ``AdminBrokerProcessor.lockBatchMQ``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from broker.groups.locks import NOBODY, QueueLock, free_locks, take_locks
+from broker.handlers.registry import answer, handles
+from broker.message.limits import check_group, check_group_characters
+from broker.protocol.locks import LockedQueue, decode_lock_request, encode_locked
+from broker.protocol.request_code import RequestCode
+from broker.protocol.response_code import ResponseCode
+from dledger.remoting.command import Command, response
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from broker.groups.locks import QueueLocks
+    from broker.handlers.commands import Commands
+    from broker.metadata.topics import Topics
+    from broker.protocol.locks import LockRequest
+    from dledger.clock import Clock
+    from dledger.remoting.server import Session
+
+LOCK_SECONDS = 60.0  # Source: RocketMQ ``REBALANCE_LOCK_MAX_LIVE_TIME`` of the broker
+
+
+class LockHandlers:
+    """The family of queue locks, on the serving leader."""
+
+    def __init__(
+        self,
+        *,
+        commands: Commands,
+        locks: QueueLocks,
+        topics: Topics,
+        clock: Clock,
+        when_current: Callable[[Session, Command, Callable[[], None]], None],
+    ) -> None:
+        """Make the family.
+
+        Args:
+            commands: proposes what is asked for and answers.
+            locks: who holds what.
+            topics: what queues there are.
+            clock: measures how long a lock was not asked for.
+            when_current: calls back once this node has proved that it leads.
+        """
+        self._commands = commands
+        self._locks = locks
+        self._topics = topics
+        self._clock = clock
+        self._when_current = when_current
+        self._deadlines: dict[QueueLock, float] = {}
+        self._changing: set[QueueLock] = set()  # on their way to another holder
+
+    def began_to_serve(self) -> None:
+        """Give every lock its full time: when it was last asked for only the last leader knew."""
+        self._changing.clear()
+        deadline = self._clock.now() + LOCK_SECONDS
+        self._deadlines = dict.fromkeys(self._locks.all(), deadline)
+
+    @handles(RequestCode.LOCK_BATCH_MQ, on_leader=True)
+    def lock(self, session: Session, command: Command) -> None:
+        """Lock the queues that are free, and answer which of those asked for the client has."""
+        request = decode_lock_request(cast("bytes", command.body))
+        self._check(request)
+        now = self._clock.now()
+        wanted = {}
+        for queue in request.queues:
+            lock = self._lock_of(request, queue)
+            holder = self._locks.holder(lock)
+            if lock in self._changing:
+                continue  # who had it is too late, and so is who comes now
+            if holder == request.client_id:
+                self._deadlines[lock] = now + LOCK_SECONDS
+            elif self._is_there(queue) and (
+                holder == NOBODY or self._deadlines.get(lock, 0.0) < now
+            ):
+                wanted[lock] = holder
+
+        def reply() -> Command:
+            held = []
+            for queue in request.queues:
+                lock = self._lock_of(request, queue)
+                if self._locks.holder(lock) == request.client_id and lock not in self._changing:
+                    held.append(queue)
+                    if lock in wanted:
+                        self._deadlines[lock] = self._clock.now() + LOCK_SECONDS
+            return response(command, int(ResponseCode.SUCCESS), body=encode_locked(held))
+
+        def tell() -> None:
+            answer(session, command, reply())
+            if not session.closed:
+                session.flush_soon()
+
+        if wanted:
+            change = take_locks(request.client_id, request.group, wanted)
+
+            def ended() -> None:
+                self._changing.difference_update(wanted)
+
+            def finish(_: object) -> Command:
+                ended()
+                return reply()
+
+            self._commands.propose(session, command, change, finish, ended)
+            self._changing.update(wanted)
+        else:
+            self._when_current(session, command, tell)
+
+    @handles(RequestCode.UNLOCK_BATCH_MQ, on_leader=True)
+    def unlock(self, session: Session, command: Command) -> None:
+        """Free the queues that the client holds."""
+        request = decode_lock_request(cast("bytes", command.body))
+        self._check(request)
+        held = {
+            lock
+            for lock in (self._lock_of(request, queue) for queue in request.queues)
+            if self._locks.holder(lock) == request.client_id
+        }
+
+        def reply(_: object = None) -> Command:
+            for lock in held:
+                self._deadlines.pop(lock, None)
+            return response(command, int(ResponseCode.SUCCESS))
+
+        if held:
+            change = free_locks(request.client_id, request.group, held)
+            self._commands.propose(session, command, change, reply)
+        else:
+            answer(session, command, reply())
+
+    def _is_there(self, queue: LockedQueue) -> bool:
+        config = self._topics.get(queue.topic)
+        return config is not None and 0 <= queue.queue_id < config.read_queue_count
+
+    @staticmethod
+    def _check(request: LockRequest) -> None:
+        check_group(request.group)
+        check_group_characters(request.group)
+
+    @staticmethod
+    def _lock_of(request: LockRequest, queue: LockedQueue) -> QueueLock:
+        return QueueLock(request.group, queue.topic, queue.queue_id)

@@ -1,0 +1,87 @@
+"""Who holds a queue: commands in order, what goes with a topic, snapshots."""
+
+import pytest
+
+from broker.groups.locks import NOBODY, QueueLock, QueueLocks, free_locks, take_locks
+from broker.metadata.state_machine import StateMachine, encode_commands
+from broker.metadata.subscription_groups import SubscriptionGroups, delete_group
+from broker.metadata.topics import Topics, delete_topic
+from dledger.errors import PoisonEntryError
+
+ONE, TWO = QueueLock("g", "t", 0), QueueLock("g", "t", 1)
+
+
+def apply(locks, *commands):
+    machine = StateMachine([locks, Topics(), SubscriptionGroups()])
+    return machine.apply_entry(encode_commands(commands))
+
+
+def test_the_first_in_the_log_gets_it():
+    locks = QueueLocks()
+
+    results = apply(
+        locks,
+        take_locks("a", "g", {ONE: NOBODY, TWO: NOBODY}),
+        take_locks("b", "g", {ONE: NOBODY}),
+    )
+
+    assert results == [2, 0]
+    assert locks.holder(ONE) == "a"
+
+
+def test_a_lock_that_has_run_out_is_taken_from_whom_it_was():
+    locks = QueueLocks()
+    apply(locks, take_locks("a", "g", {ONE: NOBODY}))
+
+    assert apply(locks, take_locks("b", "g", {ONE: "a"}), take_locks("c", "g", {ONE: "a"})) == [
+        1,
+        0,
+    ]
+    assert locks.holder(ONE) == "b"
+
+
+def test_only_its_holder_frees_it():
+    locks = QueueLocks()
+    apply(locks, take_locks("a", "g", {ONE: NOBODY}))
+
+    assert apply(locks, free_locks("b", "g", [ONE]), free_locks("a", "g", [ONE])) == [0, 1]
+    assert locks.holder(ONE) == NOBODY
+
+
+def test_groups_lock_the_same_queue_each_for_itself():
+    locks = QueueLocks()
+    apply(locks, take_locks("a", "g", {ONE: NOBODY}))
+    other = QueueLock("h", "t", 0)
+    apply(locks, take_locks("b", "h", {other: NOBODY}))
+
+    assert (locks.holder(ONE), locks.holder(other)) == ("a", "b")
+
+
+@pytest.mark.parametrize("gone", [delete_topic("t"), delete_group("g")])
+def test_what_is_gone_needs_no_lock(gone):
+    locks = QueueLocks()
+    apply(locks, take_locks("a", "g", {ONE: NOBODY}))
+    apply(locks, gone)
+
+    assert locks.all() == []
+
+
+def test_a_snapshot_brings_back_the_same():
+    locks, again = QueueLocks(), QueueLocks()
+    apply(locks, take_locks("b", "g", {TWO: NOBODY}), take_locks("a", "g", {ONE: NOBODY}))
+    again.restore(locks.snapshot())
+
+    assert again.snapshot() == locks.snapshot()
+    assert again.holder(TWO) == "b"
+
+
+@pytest.mark.parametrize("row", [["g", "t", 0], ["g", "t", "0", "c"], [1, "t", 0, "c"]])
+def test_a_snapshot_of_another_form_is_none(row):
+    with pytest.raises(ValueError):  # noqa: PT011 - of several kinds
+        QueueLocks().restore([row])
+
+
+def test_a_command_of_another_form_is_none():
+    command = take_locks("a", "g", {ONE: NOBODY})
+    with pytest.raises(PoisonEntryError):
+        apply(QueueLocks(), command._replace(args={**command.args, "client": 5}))

@@ -1,0 +1,171 @@
+"""Queues that one consumer of a group reads alone."""
+
+import json
+
+import pytest
+import trio
+
+from broker.handlers.locks import LOCK_SECONDS
+from broker.protocol.request_code import RequestCode
+from broker.protocol.response_code import ResponseCode
+from dledger.remoting.command import SerializeType
+from tests.fakes.nodes import until
+
+
+def body(client, *queues, topic="t", group="g", broker="b"):
+    return json.dumps(
+        {
+            "clientId": client,
+            "consumerGroup": group,
+            "mqSet": [{"brokerName": broker, "queueId": queue, "topic": topic} for queue in queues],
+        }
+    ).encode()
+
+
+async def ask(caller, code, *args, **kinds):
+    answer = await caller.ask(code, {}, body(*args, **kinds), serialization=SerializeType.JSON)
+    assert answer.code == ResponseCode.SUCCESS, answer.remark
+    return answer
+
+
+async def lock(caller, *args, **kinds):
+    answer = await ask(caller, RequestCode.LOCK_BATCH_MQ, *args, **kinds)
+    return [queue["queueId"] for queue in json.loads(bytes(answer.body))["lockOKMQSet"]]
+
+
+async def held_of(answers):
+    await until("all are answered", lambda: all(answers))
+    return [bool(json.loads(bytes(answer.body))["lockOKMQSet"]) for (answer,) in answers]
+
+
+async def unlock(caller, *args, **kinds):
+    await ask(caller, RequestCode.UNLOCK_BATCH_MQ, *args, **kinds)
+
+
+async def test_one_has_it_and_the_other_has_not(autojump_clock, caller):
+    assert await lock(caller, "a", 0) == [0]
+    assert await lock(caller, "b", 0, 1) == [1]
+    assert await lock(caller, "a", 0, 1) == [0]
+
+    await unlock(caller, "b", 0, 1)
+    assert await lock(caller, "a", 0, 1) == [0, 1]
+
+
+async def test_the_broker_s_name_goes_back_as_it_came(autojump_clock, caller):
+    answer = await ask(caller, RequestCode.LOCK_BATCH_MQ, "a", 0, broker="g-n1")
+
+    assert bytes(answer.body) == (
+        b'{"lockOKMQSet":[{"brokerName":"g-n1","queueId":0,"topic":"t"}]}'
+    )
+
+
+async def test_a_lock_that_is_not_asked_for_runs_out(autojump_clock, caller):
+    await lock(caller, "a", 0)
+    await trio.sleep(LOCK_SECONDS - 1)
+    assert await lock(caller, "b", 0) == []
+    await trio.sleep(2)
+
+    assert await lock(caller, "b", 0) == [0]
+    assert await lock(caller, "a", 0) == []
+
+
+async def test_a_lock_that_is_asked_for_holds(autojump_clock, caller):
+    await lock(caller, "a", 0)
+    for _ in range(9):
+        await trio.sleep(LOCK_SECONDS / 3)
+        assert await lock(caller, "a", 0) == [0]
+        assert await lock(caller, "b", 0) == []
+
+
+async def test_asking_again_writes_nothing(autojump_clock, caller, brokers):
+    await lock(caller, "a", 0)
+    end = brokers["n1"].running.ledger.core.store.end_index
+    await lock(caller, "a", 0)
+    await lock(caller, "b", 0)
+
+    assert brokers["n1"].running.ledger.core.store.end_index == end
+
+
+async def test_a_failover_leaves_each_lock_with_its_holder(autojump_clock, make_brokers):
+    group = make_brokers(3)
+    await group.start()
+    leader = await group.leader()
+    async with group.caller(leader) as caller:
+        await caller.create_topic("t")
+        assert await lock(caller, "a", 0) == [0]
+        await trio.sleep(LOCK_SECONDS - 5)
+    await leader.kill()
+    async with group.caller(await group.leader()) as caller:
+        await trio.sleep(10)
+        assert await lock(caller, "b", 0) == [], "when it was last asked for nobody knows"
+        assert await lock(caller, "a", 0) == [0]
+        await trio.sleep(LOCK_SECONDS + 1)
+        assert await lock(caller, "b", 0) == [0]
+
+
+async def test_a_leader_of_the_past_grants_nothing(autojump_clock, make_brokers):
+    """Its word alone would let two hold a lock: one by it, and one by who leads now."""
+    group = make_brokers(3)
+    await group.start()
+    leader = await group.leader()
+    async with group.caller(leader) as caller:
+        await caller.create_topic("t")
+        await lock(caller, "a", 0)
+        group.wires.isolate(leader.name)
+
+        answers = [
+            await caller.ask(RequestCode.LOCK_BATCH_MQ, {}, body(client, queue))
+            for client, queue in (("a", 0), ("b", 1))
+        ]
+
+    assert all(answer.code != ResponseCode.SUCCESS for answer in answers)
+
+
+async def test_of_many_that_want_a_lock_one_gets_it(autojump_clock, caller):
+    answers = [
+        caller.submit(RequestCode.LOCK_BATCH_MQ, {}, body(f"c{number}", 0)) for number in range(20)
+    ]
+    caller.flush()
+    held = await held_of(answers)
+
+    assert held == [True] + [False] * 19
+
+
+async def test_who_had_a_lock_does_not_keep_it_while_another_takes_it(autojump_clock, caller):
+    await lock(caller, "a", 0)
+    await trio.sleep(LOCK_SECONDS + 1)
+    answers = [
+        caller.submit(RequestCode.LOCK_BATCH_MQ, {}, body(client, 0)) for client in ("b", "a", "c")
+    ]
+    caller.flush()
+
+    assert await held_of(answers) == [True, False, False]
+
+
+async def test_a_queue_that_is_not_there_is_not_locked(autojump_clock, caller):
+    assert await lock(caller, "a", 0, 7) == [0]
+    assert await lock(caller, "a", 0, topic="nowhere") == []
+
+
+@pytest.mark.parametrize(
+    ("sent", "said"),
+    [
+        (b"", "body"),
+        (b"{}", "clientId"),
+        (body("", 0), "clientId"),
+        (body("a", group="a b"), "a b"),
+    ],
+)
+async def test_a_request_that_is_none_is_refused(autojump_clock, caller, sent, said):
+    answer = await caller.ask(RequestCode.LOCK_BATCH_MQ, {}, sent)
+
+    assert answer.code in (ResponseCode.SYSTEM_ERROR, ResponseCode.MESSAGE_ILLEGAL)
+    assert said in answer.remark
+
+
+async def test_numbers_may_be_written_as_strings(autojump_clock, caller):
+    sent = body("a", 0).replace(b'"queueId": 0', b'"queueId": "0"')
+    answer = await caller.ask(RequestCode.LOCK_BATCH_MQ, {}, sent)
+
+    assert answer.code == ResponseCode.SUCCESS
+    assert b'"queueId":0' in bytes(answer.body)
