@@ -206,6 +206,7 @@ class NodeConfig:
     node_id: str
     members: tuple[MemberConfig, ...]
     data_folder: str
+    cluster: str = ""  # several groups that clients are told together; "": as the group
     listen_host: str = "127.0.0.1"  # "" listens on every interface, IPv4 and IPv6
     broker_port: int = 0  # to listen on; 0: the one of this node's member entry
     peer_port: int = 0  # to listen on; 0: the one of this node's member entry
@@ -222,6 +223,8 @@ class NodeConfig:
             raise ConfigError(
                 f"data_folder = {self.data_folder!r}: no folder can have a zero byte in its name"
             )
+        if self.cluster:
+            check_name("cluster", self.cluster)
         if self.listen_host:
             check_host("listen_host", self.listen_host)
         if self.broker_port:
@@ -246,6 +249,11 @@ class NodeConfig:
                 f"[metrics] port = {self.metrics.port} is taken by this node already; take another "
                 "one, or 0 for none"
             )
+
+    @property
+    def cluster_name(self) -> str:
+        """The name that clients are told for all groups of one cluster."""
+        return self.cluster or self.group
 
     @property
     def member(self) -> MemberConfig:
@@ -569,7 +577,9 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-_NODE_KEYS = ("group", "node_id", "data_folder", "listen_host", "broker_port", "peer_port")
+_NODE_KEYS = (
+    "group", "node_id", "data_folder", "cluster", "listen_host", "broker_port", "peer_port",
+)  # fmt: skip
 _SECTIONS = ("store", "raft", "broker", "nameserver", "metrics")
 _TABLES = ("node", "member", *_SECTIONS)
 _ALL_KEYS: dict[str, tuple[str, ...]] = {

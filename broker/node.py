@@ -321,6 +321,7 @@ class Node:
             forwarder=self.forwarder,
             advertised=advertised,
             is_serving=self._is_serving,
+            cluster=config.cluster_name,
             mode=config.nameserver.route,
             auto_create_topic=config.broker.auto_create_topic,
             default_queue_count=config.broker.default_topic_queue_count,
@@ -521,6 +522,7 @@ class Node:
             connection_count=lambda: self.registry.session_count,
             held_pull_count=lambda: self.pulls.hold.count,
             store_time_of=self.lookups.store_time_of,
+            cluster=config.cluster_name,
         )
 
     # -- what happens, and who has to know ------------------------------------------------------

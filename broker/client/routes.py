@@ -16,6 +16,8 @@ from broker.protocol.request_code import RequestCode
 from dledger.remoting.command import Command
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from broker.client.requests import Requests
 
 ROUTE_AGE_MAX = 30.0  # seconds. Source: RocketMQ ``ClientConfig.pollNameServerInterval``.
@@ -23,13 +25,27 @@ AUTO_CREATED_QUEUE_COUNT = 4  # Source: RocketMQ ``DefaultMQProducer.defaultTopi
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RouteBroker:
+    """One broker group that has queues of a topic. Source: RocketMQ ``BrokerData``."""
+
+    name: str  # of the group
+    cluster: str
+    addresses: Mapping[int, str]  # host:port; 0 is the leader, absent while none is known
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """How many queues a topic has, and what may be done with them."""
+    """How many queues a topic has, and what may be done with them.
+
+    The counts are those of the group that this client is connected to, the first of *brokers*.
+    A topic may have queues on other groups of the cluster, too; this client leaves those alone.
+    """
 
     topic: str
     read_queue_count: int
     write_queue_count: int
     perm: int  # PERM_READ and PERM_WRITE
+    brokers: tuple[RouteBroker, ...] = ()
 
     @property
     def is_writable(self) -> bool:
@@ -128,14 +144,10 @@ class RouteCache:
             f"route of topic {topic}",
         )
         try:
-            data = json.loads(bytes(answer.body))["queueDatas"][0]  # type: ignore[arg-type]
-            route = Route(
-                topic=topic,
-                read_queue_count=int(data["readQueueNums"]),
-                write_queue_count=int(data["writeQueueNums"]),
-                perm=int(data["perm"]),
-            )
-        except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
+            route = decode_route(topic, bytes(answer.body))  # type: ignore[arg-type]
+        except (
+            ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError,
+        ) as error:  # fmt: skip
             raise RequestFailedError(
                 f"route of topic {topic}, asked of {node}: the answer is no route: "
                 f"{type(error).__name__}: {error}",
@@ -153,3 +165,33 @@ class RouteCache:
                 except TopicNotFoundError:
                     await trio.sleep(0.005)
         return await self.refresh(topic)
+
+
+def decode_route(topic: str, body: bytes) -> Route:
+    """Return the route of *topic* that *body* holds, of however many brokers it tells.
+
+    Raises:
+        ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError: it holds none.
+
+    Source: RocketMQ ``TopicRouteData``.
+    """
+    data = json.loads(body)
+    brokers = tuple(
+        RouteBroker(
+            name=str(broker["brokerName"]),
+            cluster=str(broker["cluster"]),
+            addresses={int(n): str(address) for n, address in broker["brokerAddrs"].items()},
+        )
+        for broker in data["brokerDatas"]
+    )
+    queues = {str(queue.get("brokerName", "")): queue for queue in data["queueDatas"]}
+    own = queues.get(brokers[0].name) if brokers else None
+    if own is None:
+        own = data["queueDatas"][0]
+    return Route(
+        topic=topic,
+        read_queue_count=int(own["readQueueNums"]),
+        write_queue_count=int(own["writeQueueNums"]),
+        perm=int(own["perm"]),
+        brokers=brokers,
+    )

@@ -111,7 +111,7 @@ class BrokerInfoHandlers:
         config = self._config
         leads = self._ledger.core.role is Role.LEADER
         found = {
-            "brokerClusterName": config.group,
+            "brokerClusterName": config.cluster_name,
             "brokerName": config.group,
             "brokerId": "0" if leads else "1",
             "brokerIP1": config.member.advertised_host or config.member.host,

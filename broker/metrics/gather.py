@@ -50,6 +50,7 @@ class Gatherer:
         connection_count: Callable[[], int],
         held_pull_count: Callable[[], int],
         store_time_of: Callable[[str, int, int], int],
+        cluster: str = "",
     ) -> None:
         """Make one.
 
@@ -64,7 +65,9 @@ class Gatherer:
             connection_count: connections of clients.
             held_pull_count: pulls that wait.
             store_time_of: when the message of (topic, queue id, offset) was stored, milliseconds.
+            cluster: the label of every row; "": the group.
         """
+        self._cluster = cluster or ledger.config.group
         self._ledger = ledger
         self._derived = derived
         self._topics = topics
@@ -77,9 +80,9 @@ class Gatherer:
         self._store_time_of = store_time_of
 
     def common_labels(self) -> dict[str, str]:
-        """Return the labels of every row: as RocketMQ's, the cluster being the group."""
+        """Return the labels of every row, as RocketMQ's."""
         config = self._ledger.config
-        return {"cluster": config.group, "node_type": "broker", "node_id": config.node_id}
+        return {"cluster": self._cluster, "node_type": "broker", "node_id": config.node_id}
 
     async def families(self) -> list[Family]:
         """Return all that is to be told; gives way to others in between."""

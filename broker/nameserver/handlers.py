@@ -40,6 +40,7 @@ class NameHandlers:
         forwarder: Forwarder,
         advertised: Mapping[str, str],
         is_serving: Callable[[], bool],
+        cluster: str,
         mode: RouteMode,
         auto_create_topic: bool,
         default_queue_count: int,
@@ -52,6 +53,7 @@ class NameHandlers:
             forwarder: asks the leader about a topic this node may merely not know yet.
             advertised: ``host:port`` of every member for clients.
             is_serving: whether this node is the leader and lags behind nobody.
+            cluster: name of the cluster the group belongs to.
             mode: the form of route that RocketMQ's clients are told.
             auto_create_topic: whether TBW102 has a route.
             default_queue_count: queues of a topic created by a first send.
@@ -61,6 +63,7 @@ class NameHandlers:
         self._forwarder = forwarder
         self._advertised = advertised
         self._is_serving = is_serving
+        self._cluster = cluster
         self._mode = mode
         self._auto_create_topic = auto_create_topic
         self._default_queue_count = default_queue_count
@@ -148,4 +151,5 @@ class NameHandlers:
             leader_id=self._ledger.leader_id,
             reachable=self._ledger.core.connected_peers | {config.node_id},
             node_id=config.node_id,
+            cluster=self._cluster,
         )

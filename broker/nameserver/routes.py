@@ -44,6 +44,7 @@ class Group(NamedTuple):
     leader_id: str | None
     reachable: frozenset[str]  # members this node is in touch with, itself included
     node_id: str  # who answers
+    cluster: str = ""  # what it belongs to; "": a cluster of its own, named as it is
 
     def stand_in(self, node_id: str) -> str:
         """Return the address at which requests for *node_id* are taken just now."""
@@ -112,7 +113,7 @@ def cluster_info(group: Group, mode: RouteMode) -> bytes:
     return _compact(
         {
             "brokerAddrTable": {group.name: _broker(group, group.name, addresses)},
-            "clusterAddrTable": {group.name: [group.name]},
+            "clusterAddrTable": {group.cluster or group.name: [group.name]},
         }
     )
 
@@ -136,7 +137,8 @@ def _per_node_brokers(group: Group, client_host: str) -> list[dict[str, Any]]:
 
 
 def _broker(group: Group, name: str, addresses: Mapping[str, str]) -> dict[str, Any]:
-    return {"brokerAddrs": dict(addresses), "brokerName": name, "cluster": group.name}
+    cluster = group.cluster or group.name
+    return {"brokerAddrs": dict(addresses), "brokerName": name, "cluster": cluster}
 
 
 def _queues(broker_name: str, topic: Topic) -> dict[str, Any]:

@@ -16,6 +16,16 @@ def group(*, leader="n2", reachable=ALL, node="n1"):
     return routes.Group("orders", ADDRESSES, leader, reachable, node)
 
 
+def test_a_group_names_the_cluster_it_belongs_to():
+    found = json.loads(routes.own_route(group()._replace(cluster="shop"), TOPIC))
+    assert [(broker["brokerName"], broker["cluster"]) for broker in found["brokerDatas"]] == [
+        ("orders", "shop")
+    ]
+    assert json.loads(routes.own_route(group(), TOPIC))["brokerDatas"][0]["cluster"] == "orders"
+    table = json.loads(routes.cluster_info(group()._replace(cluster="shop"), RouteMode.SINGLE))
+    assert table["clusterAddrTable"] == {"shop": ["orders"]}
+
+
 def stock(found, mode=RouteMode.PER_NODE, topic=TOPIC, client="10.0.0.1"):
     return json.loads(routes.stock_route(found, topic, mode, client_host=client))
 
