@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
 from broker.cli.output import json_option, print_json
@@ -91,11 +93,12 @@ def cheat(task: str | None, *, as_json: bool) -> None:
             }
         )
         return
+    color = False if os.environ.get("NO_COLOR") else None  # None: where it is a terminal
     for number, (name, rows) in enumerate(sections.items()):
         if number:
             click.echo()
-        click.secho(name, bold=True)
+        click.secho(name, bold=True, color=color)
         for what, command in rows:
             if what:
-                click.secho(f"  # {what}", dim=True)
+                click.secho(f"  # {what}", dim=True, color=color)
             click.echo(f"  {command}")

@@ -11,6 +11,7 @@ a line in docs/cli.md.
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import os
 import sys
@@ -142,6 +143,18 @@ class _LazyGroup(click.Group):
         command = getattr(module, cmd_name.replace("-", "_"))
         assert isinstance(command, click.Command)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            close = difflib.get_close_matches(args[0], command_names(), n=1)
+            if not close:
+                raise
+            text = f"{error.message} Did you mean {close[0]}?"
+            raise click.UsageError(text, ctx) from None
 
     def shell_complete(
         self, ctx: click.Context, incomplete: str

@@ -81,7 +81,7 @@ def add_group_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="Or the group of that name; see `dledger context`.",
         ),
         click.option(
-            "-s", "--server", "--servers", "server", metavar="HOST:PORT,...",
+            "-s", "--server", metavar="HOST:PORT,...",
             help="Nodes of the group; one that answers is enough.",
         ),
     ):  # fmt: skip

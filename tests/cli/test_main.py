@@ -5,6 +5,7 @@ import sys
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from broker.cli.main import HIDDEN, SECTIONS, cli, command_names, main
 from broker.client.errors import NoBrokerError
@@ -72,6 +73,27 @@ def test_wrong_usage_is_two(capsys, arguments):
 
     assert ended.value.code == 2
     assert "Usage: dledger" in capsys.readouterr().err
+
+
+def test_a_slip_of_the_finger_is_answered_with_what_was_meant(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["statsu"])
+
+    assert ended.value.code == 2
+    assert "No such command 'statsu'. Did you mean status?" in capsys.readouterr().err
+
+
+def test_the_cheat_sheet_shows_a_task_and_heeds_no_color(monkeypatch):
+    colourful = CliRunner().invoke(cli, ["cheat", "find"], color=True).stdout
+    monkeypatch.setenv("NO_COLOR", "1")
+    plain = CliRunner().invoke(cli, ["cheat", "find"], color=True).stdout
+
+    assert "\x1b[" in colourful
+    assert "\x1b[" not in plain
+    assert plain.splitlines()[:3] == [
+        "find", "  # by key", "  dledger message by-key orders order-17",
+    ]  # fmt: skip
+    assert "dledger produce" in CliRunner().invoke(cli, ["cheat"]).stdout
 
 
 def test_every_command_can_be_loaded_and_explains_itself(capsys):

@@ -250,7 +250,7 @@ def test_the_last_state_is_that_of_the_last_entry(data):
     assert 40 + 4 * key_index[5] + 20 * (key_index[2] + 1) == size
     assert struct.pack(">qq", *key_index[3:5]) == files[-1].read_bytes()[:16]
     assert set(metadata) == {
-        "consumer_offsets", "consumers", "queue_locks", "subscription_groups", "topics"
+        "consumer_offsets", "consumers", "once", "queue_locks", "subscription_groups", "topics"
     }  # fmt: skip
     boundaries = {
         before[0] for before, after in itertools.pairwise(entries) if after[2] % SEGMENT_SIZE == 0
