@@ -125,6 +125,7 @@ class SyncAdmin(_Mirror):
     delete_group = _blocking(Admin.delete_group)
     list_groups = _blocking(Admin.list_groups)
     describe_group = _blocking(Admin.describe_group)
+    group_progress = _blocking(Admin.group_progress)
     reset_offsets = _blocking(Admin.reset_offsets)
     group_status = _blocking(Admin.group_status)
     transfer_leadership = _blocking(Admin.transfer_leadership)

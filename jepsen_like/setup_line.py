@@ -38,4 +38,5 @@ def told_of_load(load: Load) -> dict[str, object]:
         "client_life_s": load.client_crash_mean,
         "side_topics": load.side_topic_count,
         "level_share": load.level_share,
+        "handles": load.handles,
     }

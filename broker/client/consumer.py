@@ -116,7 +116,7 @@ class Consumer:
         self._commit_lock = trio.Lock()
         self.handout = handout or Handout()
         self._resets = ResetFollower(
-            group=group, topic=topic, offsets=offsets, queues=self._queues, seek=self.seek
+            group=group, topic=topic, offsets=offsets, queues=self._queues, seek=self._put_elsewhere
         )
 
     @property
@@ -265,12 +265,15 @@ class Consumer:
         """Hand out *queue* from *queue_offset* on; what was read ahead is forgotten.
 
         A committed offset never goes back but by a reset: after a seek backwards the group's stays
-        where it was until this consumer passes it.  Messages of *queue* that were left are
-        forgotten as well: seek to one to have it again, or behind it to give it up.
+        where it was until this consumer passes it.  A message that was left is handed out again
+        if it lies behind *queue_offset*; otherwise it still keeps those behind it from being
+        committed, until its `Message.ack` gives it up.
         """
         if queue_offset < 0:
             raise ValueError(f"queue_offset = {queue_offset}: must be at least 0")
-        progress = self._queue(queue)
+        self._go_to(self._queue(queue), queue_offset, forget=False)
+
+    def _go_to(self, progress: QueueProgress, queue_offset: int, *, forget: bool) -> None:
         reader = progress.reader
         for messages, size, _ in reader.batches:
             self._prefetched -= size
@@ -280,7 +283,10 @@ class Consumer:
         with self.handout.exclusive:
             self.handout.forget(progress)
             reader.seek(queue_offset)
-            progress.reset(queue_offset)
+            if forget:
+                progress.reset(queue_offset)
+            else:
+                progress.seek(queue_offset)
         self._make_room()
 
     async def seek_to(self, start: Start, *, queues: Iterable[int] | None = None) -> dict[int, int]:
@@ -433,6 +439,10 @@ class Consumer:
             _LOG.warning("last commit of group %s in topic %s: %s", self.group, self.topic, failure)
 
     # --- inside -------------------------------------------------------------------------------
+
+    def _put_elsewhere(self, queue: int, queue_offset: int) -> None:
+        """Follow a reset of the group."""
+        self._go_to(self._queues[queue], queue_offset, forget=True)
 
     async def _run(self, *, task_status: trio.TaskStatus[None]) -> None:
         finder = self._requests.leader

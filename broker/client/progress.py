@@ -7,7 +7,8 @@ has dealt with it; everything below `done` may be committed.  There are two ways
 *   by ``async with message:`` or `Message.ack`, in any order and from any task or thread.
 
 A message that is *open* (inside its block) or *left* (its block ended with an error) keeps itself
-and everything behind it from being committed.  After a seek it is forgotten.
+and everything behind it from being committed, until it is done after all.  A seek passes over what
+lies before its goal, but for such messages; those behind the goal are handed out once more.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class QueueProgress:
         # Whether nothing is open or left, so that `done` simply follows `handed_out`.
         self.follows = is_auto
         self._is_auto = is_auto
-        self._start = start  # messages before it were handed out before a seek
+        self._start = start  # messages before it that are not open were passed over by a seek
         self._lock = threading.Lock()  # messages may be dealt with in threads
         # By offset, where its message begins: before the messages a filter has passed over.
         self._open: dict[int, int] = {}
@@ -68,12 +69,30 @@ class QueueProgress:
         return sorted(self._left)
 
     def reset(self, queue_offset: int) -> None:
-        """Go on at *queue_offset* and forget what was open, left or done out of turn."""
+        """Go on at *queue_offset* and forget everything: the group was put there."""
         with self._lock:
-            self.handed_out = self.done = self._start = queue_offset
-            self.follows = self._is_auto
             for table in (self._open, self._left, self._acked_begins, self._acked_ends):
                 table.clear()
+            self.handed_out = self.done = self._start = queue_offset
+            self.follows = self._is_auto
+
+    def seek(self, queue_offset: int) -> None:
+        """Go on at *queue_offset*; what is open or left before it still waits to be done."""
+        with self._lock:
+            for table in (self._open, self._left):
+                for offset in [offset for offset in table if offset >= queue_offset]:
+                    del table[offset]
+            self._acked_begins.clear()
+            self._acked_ends.clear()
+            waiting = sorted((begin, offset) for offset, begin in self._waiting())
+            self.handed_out = self._start = queue_offset
+            self.follows = self._is_auto and not waiting
+            self.done = waiting[0][0] if waiting else queue_offset
+            ends = [*(begin for begin, _ in waiting[1:]), queue_offset]
+            for (_, offset), end in zip(waiting, ends, strict=False):
+                if offset + 1 < end:
+                    self._acked_begins[offset + 1] = end
+                    self._acked_ends[end] = offset + 1
 
     def hand_out(self, message: Message) -> None:
         """Take note that *message* is handed out now."""
@@ -105,7 +124,7 @@ class QueueProgress:
     def settle_all(self) -> None:
         """All that was handed out is done, but for what is open or left and what lies behind it."""
         with self._lock:
-            blocked = min((*self._open.values(), *self._left.values()), default=self.handed_out)
+            blocked = min((begin for _, begin in self._waiting()), default=self.handed_out)
             if blocked > self.done:
                 self.done = blocked
                 for begin in [begin for begin in self._acked_begins if begin < blocked]:
@@ -118,7 +137,7 @@ class QueueProgress:
     def enter(self, message: Message) -> None:
         """Its receiver deals with *message* now, and says when it has."""
         with self._lock:
-            if not self._is_forgotten(message):
+            if not self._is_passed(message):
                 self._open[message.queue_offset] = message.begin_or_offset
                 self.follows = False
 
@@ -134,15 +153,20 @@ class QueueProgress:
         """*message* is not done: neither it nor what lies behind it is to be committed."""
         with self._lock:
             offset = message.queue_offset
-            begin = self._open.pop(offset, message.begin_or_offset)
-            if self._is_forgotten(message):
-                return
+            begin = self._open.pop(offset, None)
+            if begin is None:
+                if self._is_passed(message):
+                    return
+                begin = message.begin_or_offset
             self.follows = False
             self._left[offset] = begin
             # It was taken for done already when its receiver came back for another one first.
             self.done = min(self.done, max(begin, self.committed))
 
-    def _is_forgotten(self, message: Message) -> bool:
+    def _waiting(self) -> list[tuple[int, int]]:
+        return [*self._open.items(), *self._left.items()]
+
+    def _is_passed(self, message: Message) -> bool:
         """Whether a seek has put the queue elsewhere since *message* was handed out."""
         return not self._start <= message.queue_offset < self.handed_out
 

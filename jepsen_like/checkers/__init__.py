@@ -11,6 +11,7 @@ from jepsen_like.checkers import (
     cluster,
     ends,
     groups,
+    handling,
     polls,
     progress,
     promises,
@@ -27,7 +28,7 @@ __all__ = ["CHECKERS", "KINDS", "Anomaly", "check"]
 # Every anomaly that can be raised, and what it is.
 KINDS = (
     cluster.KINDS | appends.KINDS | polls.KINDS | ends.KINDS | groups.KINDS | progress.KINDS
-    | promises.KINDS | administration.KINDS | acks.KINDS
+    | promises.KINDS | administration.KINDS | acks.KINDS | handling.KINDS
 )  # fmt: skip
 
 
@@ -42,6 +43,7 @@ CHECKERS: dict[str, Callable[[list[Event], bool], Iterable[Anomaly]]] = {
     "administration": lambda events, kept: administration.check_administration(
         events, has_retention=kept
     ),
+    "handling": lambda events, kept: handling.check_handling(events, has_retention=kept),
     "promises": lambda events, _: promises.check_promises(events),
 }
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from broker.client import records
 from broker.client.consumer import Consumer
 from broker.client.errors import NotWrittenError
+from broker.client.progress import QueueProgress
 from broker.client.queue_sender import Failure, QueueSender
-from jepsen_like.mutants.grounds import CLIENTS, CUTS, KILLS
+from jepsen_like.mutants.grounds import CLIENTS, CUTS, HANDLING, KILLS
 from jepsen_like.mutants.mutant import Patch, mutant
 
 if TYPE_CHECKING:
@@ -68,3 +70,50 @@ def commit_before_processing() -> Sequence[Patch]:
         await stock(self)
 
     return [(Consumer, "_commit_done", commit_done)]
+
+
+@mutant(on=HANDLING)
+def left_counts_as_done() -> Sequence[Patch]:
+    """A message whose block ends with an error is acked as if it had ended well."""
+    return [(QueueProgress, "leave", QueueProgress.ack)]
+
+
+@mutant(on=HANDLING)
+def pause_forgets_what_is_at_hand() -> Sequence[Patch]:
+    """A paused queue pulls no more, and what was pulled before is handed out all the same."""
+
+    def pause(self: Any, *queues: int) -> None:
+        for progress in self._named(queues):
+            progress.reader.is_paused = True
+
+    return [(Consumer, "pause", pause)]
+
+
+@mutant(on=HANDLING)
+def close_waits_for_no_commit() -> Sequence[Patch]:
+    """A consumer that is closed in peace does not commit what was done since the last time."""
+    stock = Consumer._commit_done
+
+    async def commit_done(self: Any) -> None:
+        if not self._is_closed:
+            await stock(self)
+
+    return [(Consumer, "_commit_done", commit_done)]
+
+
+@mutant(on=HANDLING)
+def newest_batch_first() -> Sequence[Patch]:
+    """Of several batches of a queue that wait, the last one is sent first."""
+    stock = QueueSender.seal
+
+    def seal(self: Any) -> Any:
+        self.pending.rotate(1)
+        return stock(self)
+
+    return [(QueueSender, "seal", seal)]
+
+
+@mutant(on=HANDLING)
+def bodies_stay_compressed() -> Sequence[Patch]:
+    """A consumer hands out a compressed body as it is stored."""
+    return [(records, "unpack", lambda body, _system_flag, *, what: body)]

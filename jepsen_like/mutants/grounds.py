@@ -48,6 +48,7 @@ class Ground:
             "group_count": 1,
             "side_topic_count": 0,
             "level_share": 0.0,
+            "handles": False,
         }
         thick: dict[str, Any] = {
             "node_count": self.node_count,
@@ -122,6 +123,13 @@ CLIENTS = Ground(
     name="clients",
     faults=("client-cut", "isolate", "transfer", "kill", "wire"),
     load={"send_timeout": 8.0},
+)
+# Messages dealt with one by one; members of their group come and go.
+HANDLING = Ground(
+    name="handling",
+    faults=("transfer", "client-cut"),
+    node_count=1,
+    load={"handles": True, "send_timeout": 8.0, "queue_count": 2, "client_crash_mean": 4.0},
 )
 # Logs that part while they are being synced.
 SLOW_CUTS = Ground(

@@ -25,6 +25,7 @@ import broker.client
 from jepsen_like.history import History
 from jepsen_like.workloads.administration import Administration
 from jepsen_like.workloads.appends import Appends
+from jepsen_like.workloads.handling import Handling, Ordered
 from jepsen_like.workloads.load import Load
 from jepsen_like.workloads.questions import Questions
 from jepsen_like.workloads.readers import Readers
@@ -32,12 +33,14 @@ from jepsen_like.workloads.readers import Readers
 if TYPE_CHECKING:
     from broker.client.connect import Client
 
-Workload = Appends | Readers | Questions | Administration
+Workload = Appends | Readers | Questions | Administration | Handling | Ordered
 WORKLOADS: dict[str, type[Workload]] = {
     "appends": Appends,
     "readers": Readers,
     "questions": Questions,
     "administration": Administration,
+    "handling": Handling,
+    "ordered": Ordered,
 }
 END_SECONDS = 1.0  # on top of what a send may take
 

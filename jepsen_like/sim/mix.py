@@ -19,6 +19,7 @@ from jepsen_like.workloads.load import Load
 
 QUIET_SECONDS = 3.0
 FAULT_SECONDS = 40.0
+HANDLES_SHARE = 0.35  # of seeds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,6 +135,8 @@ def draw(seed: int, *, fault_seconds: float = FAULT_SECONDS, only: tuple[str, ..
             client_crash_mean=chance.choice((5.0, 15.0, 60.0)),
             side_topic_count=random.Random(f"side topics {seed}").choice((0, 0, 1, 2)),
             level_share=level_share,
+            # By a chance of its own, so that the seeds of before are what they were.
+            handles=random.Random(f"handles {seed}").random() < HANDLES_SHARE,
         ),
         faults=tuple(wanted) or ((chance.choice(fitting),) if fitting else ()),
         gap_mean=chance.choice((0.7, 2.0, 5.0)),

@@ -29,6 +29,7 @@ from jepsen_like.verdict import judge
 from jepsen_like.workloads.administration import Administration
 from jepsen_like.workloads.appends import TOPIC, Appends
 from jepsen_like.workloads.final import begins_of, drain, dump
+from jepsen_like.workloads.handling import Handling, Ordered
 from jepsen_like.workloads.questions import Questions
 from jepsen_like.workloads.readers import Readers
 
@@ -245,12 +246,16 @@ class _World:
             history.note("never-began", err=f"{type(error).__name__}: {error}")
             return
         appends = Appends(cluster, history)
+        ordered = Ordered(cluster, history)
         async with trio.open_nursery() as nursery:
             for workload in (Readers(cluster, history), Questions(cluster, history)):
                 nursery.start_soon(workload.run)
             nursery.start_soon(Administration(cluster, history).run)
             async with trio.open_nursery() as producers:
                 producers.start_soon(appends.run)
+                if mix.load.handles:
+                    nursery.start_soon(Handling(cluster, history).run)
+                    producers.start_soon(ordered.run)
                 await trio.sleep(mix.quiet_seconds)
                 await self._attack(cluster)
                 history.note("healed")
@@ -259,6 +264,7 @@ class _World:
                 history.note("recovered", err=missing or None)
                 await trio.sleep(1.0)  # some load on the healed group
                 appends.finish()
+                ordered.is_over = True
                 producers.cancel_scope.deadline = trio.current_time() + END_SECONDS
             nursery.cancel_scope.cancel()  # a crash of all that still read
         self.counts["retried"] = appends.retried

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from broker.client.compression import unpack
 from broker.errors import CorruptRecordError
 from broker.message.batch import MARK_MAGIC, MARK_SIZE
-from broker.message.codec import decode_record
+from broker.message.codec import FLAG_COMPRESSED, decode_record
 from broker.store.log_view import CHANNEL_RECORDS
 from dledger.entry import EntryKind
 from dledger.errors import LedgerError
@@ -97,6 +98,8 @@ def _read_records(body: memoryview, values: Values) -> None:
         at += message.size
         if message.topic != TOPIC:
             continue
-        values.setdefault(message.queue_id, []).append(
-            [message.queue_offset, value_of(message.body)]
-        )
+        content = bytes(message.body)
+        if message.system_flag & FLAG_COMPRESSED:
+            what = f"the record at {message.position}"
+            content = unpack(content, message.system_flag, what=what)
+        values.setdefault(message.queue_id, []).append([message.queue_offset, value_of(content)])

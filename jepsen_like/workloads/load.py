@@ -29,6 +29,7 @@ class Load:
     client_crash_mean: float  # seconds
     side_topic_count: int = 0  # topics that come and go, with groups that are put elsewhere
     level_share: float = 0.0  # of the sends: so many ask for a level of durability by chance
+    handles: bool = False  # whether W6 runs as well
 
 
 class Clients(Protocol):

@@ -66,9 +66,7 @@ async def test_an_explicit_commit_passes_no_message_that_was_left(group, connect
         assert consumer.left == {0: [0, 1]}
 
 
-async def test_seeking_behind_a_message_gives_it_up_and_to_it_brings_it_again(
-    group, connect, autojump_clock
-):
+async def test_seeking_to_a_message_that_was_left_brings_it_again(group, connect, autojump_clock):
     group.put("orders", 0, numbered(5))
     async with connect() as mq, mq.consumer("b", "orders", queues=[0]) as consumer:
         message = await anext(consumer)
@@ -81,11 +79,39 @@ async def test_seeking_behind_a_message_gives_it_up_and_to_it_brings_it_again(
         with pytest.raises(KeyError):
             async with again:
                 raise KeyError
-        consumer.seek(message.queue_id, message.queue_offset + 1)
-        assert consumer.left == {}
-        await take(consumer, 2)
+        await take(consumer, 3)
         await consumer.commit()
-        assert group.offsets["b", "orders", 0] == 3
+        assert ("b", "orders", 0) not in group.offsets
+        again.ack()  # given up
+        assert consumer.left == {}
+        await consumer.commit()
+        assert group.offsets["b", "orders", 0] == 4
+
+
+@pytest.mark.parametrize("auto_commit", [True, False])
+async def test_seeking_elsewhere_gives_up_no_message_that_was_left(
+    group, connect, autojump_clock, auto_commit
+):
+    """Found by the simulator: asking for the second one again had the first one committed."""
+    group.put("orders", 0, numbered(10))
+    async with (
+        connect() as mq,
+        mq.consumer("b", "orders", queues=[0], auto_commit=auto_commit) as consumer,
+    ):
+        found = await take(consumer, 8)
+        for number in (2, 5):
+            with pytest.raises(KeyError):
+                async with found[number]:
+                    raise KeyError
+        consumer.seek(0, 5)
+        assert consumer.left == {0: [2]}
+        (again,) = await take(consumer, 1)
+        again.ack()
+        await consumer.commit()
+        assert group.offsets.get(("b", "orders", 0), 0) <= 2
+        found[2].ack()
+        await consumer.commit()
+        assert group.offsets["b", "orders", 0] == 6
 
 
 async def test_a_cancelled_block_leaves_its_message(group, connect, autojump_clock):
@@ -237,16 +263,39 @@ def test_acks_of_many_threads_all_count():
 
 
 def test_a_message_from_before_a_seek_holds_nothing_up():
-    progress = QueueProgress(None, 0, is_auto=True)
+    progress = QueueProgress(None, 3, is_auto=True)
     messages = [FakeMessage(queue_offset=n) for n in (3, 1000)]
-    progress.reset(3)
     progress.hand_out(messages[0])
+    progress.seek(1000)
     progress.enter(messages[0])
-    progress.reset(1000)
     progress.leave(messages[0])
     progress.hand_out(messages[1])
     progress.settle()
     assert (progress.done, progress.left) == (1001, [])
-    progress.reset(0)
+    progress.seek(0)
     progress.leave(messages[1])
     assert progress.left == []
+
+
+def test_a_message_that_is_open_while_its_queue_goes_elsewhere_is_waited_for():
+    progress = QueueProgress(None, 3, is_auto=False)
+    messages = [FakeMessage(queue_offset=n) for n in (3, 4, 5)]
+    for message in messages:
+        progress.hand_out(message)
+    progress.enter(messages[0])
+    progress.leave(messages[2])
+    progress.seek(100)
+    assert (progress.done, progress.left) == (3, [5])
+    progress.ack(messages[0])
+    assert progress.done == 5
+    progress.ack(messages[2])
+    assert progress.done == 100
+
+
+def test_a_group_that_is_put_elsewhere_forgets_what_was_left():
+    progress = QueueProgress(None, 3, is_auto=True)
+    message = FakeMessage(queue_offset=3)
+    progress.hand_out(message)
+    progress.leave(message)
+    progress.reset(100)
+    assert (progress.done, progress.left, progress.follows) == (100, [], True)

@@ -58,6 +58,15 @@ def whole() -> Lines:
     lines.add(5, "invoke", "committed", k=0, g="g1")
     lines.add(5, "ok", "committed", k=0, g="g1", o=2)
     administrate(lines)
+    lines.add(4, "ok", "left", k=0, o=2, g="g1")
+    lines.add(4, "ok", "pause", k=0)
+    lines.add(4, "ok", "resume", k=0)
+    lines.add(4, "ok", "assign", v=[[0, 2]])
+    lines.add(4, "ok", "poll", k=0, v=[[2, "c-2"], [3, "c-4"]], g="g1")
+    lines.add(4, "ok", "left", k=0, o=2, g="g1")
+    lines.add(4, "invoke", "commit", v=[[0, 2]], g="g1")
+    lines.add(4, "ok", "commit", v=[[0, 2]], g="g1")
+    lines.add(41, "ok", "assign", v=[[0, 2]], g="g1")
     lines.note("healed")
     lines.note("recovered")
     everything = [[0, "c-0"], [1, "c-1"], [2, "c-2"], [3, "c-4"]]
@@ -166,6 +175,22 @@ def one_edit(kind: str) -> Lines:
             find("committed").o = 5
         case "group-loss":
             find("poll").g = None
+        case "left-lost":
+            find("assign", nth=2).v = [[0, 3]]
+        case "came-again":
+            find("assign", nth=2).v = [[0, 1]]
+        case "paused-poll":
+            lines.events.remove(find("resume"))
+        case "key-order":
+            # Of two processes at the same time, which is all right for messages without a key.
+            lines.events.insert(0, Event(0, 0, 71, "invoke", "send", k=1, v="o-a-1"))
+            lines.events.insert(1, Event(0, 0, 72, "invoke", "send", k=1, v="o-a-2"))
+            lines.events.insert(2, Event(0, 0, 71, "ok", "send", k=1, v="o-a-1", o=1))
+            lines.events.insert(3, Event(0, 0, 72, "ok", "send", k=1, v="o-a-2", o=0))
+            everything = [[0, "o-a-2"], [1, "o-a-1"]]
+            lines.add(6, "ok", "drain", k=1, v=list(everything), o=0)
+            for node in ("n1", "n2"):
+                lines.add(7, "ok", "dump", k=1, v=list(everything), o=0, node=node)
         case "two-leaders":
             find("leader", "info", nth=1).o = 1
         case "crash":
