@@ -198,6 +198,23 @@ class GrowingIndexFile:
         number = int(in_slot["previous"][0]) if len(in_slot) else int(self._slots[slot])
         return in_slot[in_slot["hash"] == wanted_hash], number
 
+    def content(self, written_entries: bytes) -> bytes:
+        """Return the bytes the file has when all is written.
+
+        Args:
+            written_entries: those that the file holds already, from number 1 on.
+        """
+        assert len(written_entries) == ENTRY_SIZE * self._written
+        slots = self._slots.astype(_SLOT).tobytes()
+        return b"".join(
+            (self.header.encode(), slots, bytes(ENTRY_SIZE), written_entries, self._tail)
+        )
+
+    @property
+    def written_count(self) -> int:
+        """Entries the file holds."""
+        return self._written
+
     def begin_flush(self) -> list[Piece]:
         """Return what is to be written so that the file is as it is here; the order is kept."""
         pieces: list[Piece] = []

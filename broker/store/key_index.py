@@ -59,7 +59,7 @@ class KeyIndex:
 
     def __init__(self, disk: Disk, folder: str, shape: IndexShape, *, segment_size: int) -> None:
         self.shape = shape
-        self._segment_size = segment_size
+        self.segment_size = segment_size
         self._folder = IndexFolder(disk, folder, shape)
         self.files = GrowingFiles(disk, folder)
         self._sealed: list[IndexFileInfo] = []  # in the order of the log
@@ -124,7 +124,7 @@ class KeyIndex:
         times = np.concatenate([batch[2] for batch in self._batches])
         self._batches.clear()
         self._unsettled = 0
-        segments = positions // self._segment_size
+        segments = positions // self.segment_size
         begins = [0, *(np.flatnonzero(np.diff(segments)) + 1).tolist(), len(hashes)]
         for begin, end in pairwise(begins):
             segment = int(segments[begin])
@@ -215,7 +215,7 @@ class KeyIndex:
         if loaded.growing is not None:
             header = loaded.growing.header
             self._growing = [loaded.growing]
-            self._segment = header.begin_position // self._segment_size
+            self._segment = header.begin_position // self.segment_size
             self.last_position = header.end_position
             self.last_timestamp_ms = header.end_timestamp
         return True

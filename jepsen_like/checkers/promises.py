@@ -1,6 +1,6 @@
 """What only the simulator sees, as it looks inside.
 
-`jepsen_like.sim.promises` and `jepsen_like.sim.drops` note it.
+`jepsen_like.sim.promises`, `jepsen_like.sim.drops` and `jepsen_like.sim.keys` note it.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ KINDS = {
     "of a disk above its watermark",
     "early-trim": "a queue is trimmed of a message younger than its topic keeps",
     "trims-differ": "two members trim a queue to different offsets at the same entry",
+    "unfound-key": "a message that a healed member holds is not found there by its unique id",
+    "index-differs": "the key index of a healed member is not what is derived from its log again",
     "hidden-drop": "who asks for an offset that is gone is not told so, or not where to go on",
     "overstated-ack": "a send is told that more members have its message, or have it on their "
     "disks, than do",

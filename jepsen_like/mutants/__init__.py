@@ -9,6 +9,7 @@ from jepsen_like.mutants import (
     durability,
     keeping,
     leadership,
+    lookups,
     messages,
     replication,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "durability",
     "keeping",
     "leadership",
+    "lookups",
     "messages",
     "mutated",
     "replication",

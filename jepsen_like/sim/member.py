@@ -105,6 +105,11 @@ class SimMember:
         self._chance = random.Random(chance.getrandbits(64))
 
     @property
+    def mount(self) -> SimMount | None:
+        """The disk as the process sees it; None while there is none."""
+        return self._mount
+
+    @property
     def is_up(self) -> bool:
         """Whether a node runs here and takes connections."""
         return self.node is not None and not self.is_stopped

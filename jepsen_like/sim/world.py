@@ -20,6 +20,7 @@ from jepsen_like.faults.nemesis import Nemesis
 from jepsen_like.history import History
 from jepsen_like.setup_line import told_of_group, told_of_load
 from jepsen_like.sim.cluster import SimCluster
+from jepsen_like.sim.keys import check_keys
 from jepsen_like.sim.mix import Mix, draw
 from jepsen_like.sim.scheduling import PROCESS, deterministic
 from jepsen_like.sim.sim_network import SimNetwork
@@ -283,6 +284,8 @@ class _World:
                 dump(member.name, member.files.store, history)
                 topics = {config.topic: config.retention_ms for config in member.files.topics}
                 history.note("listed", node=member.name, v=topics)
+                assert member.mount is not None
+                check_keys(member.name, member.files, member.mount, history)
                 history.note("begins", node=member.name, v=begins_of(member.files.derived.queues))
                 history.note("dumped", node=member.name)
 
