@@ -282,7 +282,10 @@ class SimMember:
             return
         token = PROCESS.set(self.process)
         try:
-            await node.step_back()
+            # A stop that has begun is not taken back when its fault is healed: what is left would
+            # be a node that runs and takes no clients.
+            with trio.CancelScope(shield=True):
+                await node.step_back()
         finally:
             PROCESS.reset(token)
         if self.life == life and self._mount is not None and not self._mount.is_dead:
