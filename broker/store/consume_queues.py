@@ -88,7 +88,11 @@ class ConsumeQueues:
         # Trimmed since the last state that was asked for; and what that state knew of.
         self._trimmed: dict[QueueKey, int] = {}
         self._trimmed_before: dict[QueueKey, int] = {}
-        self._deleted: list[QueueKey] = []  # their files are still there
+        # Queues of deleted topics, their files still there: no state has been begun that knows;
+        # one has been since; and the one before that.
+        self._deleted: list[QueueKey] = []
+        self._doomed: dict[QueueKey, None] = {}
+        self._doomed_before: dict[QueueKey, None] = {}
 
     def __len__(self) -> int:
         return len(self._queues)
@@ -129,7 +133,7 @@ class ConsumeQueues:
 
     @property
     def has_deleted(self) -> bool:
-        """Whether there are files that `begin_unlink` has not been asked to remove."""
+        """Whether a topic was deleted of which no state knows yet; see `doom_deleted`."""
         return bool(self._deleted)
 
     def delete_topic(self, topic: str) -> None:
@@ -168,15 +172,34 @@ class ConsumeQueues:
         self._trimmed_before, self._trimmed = self._trimmed, {}
         return ready
 
-    def begin_unlink(self) -> DeletedFiles:
-        """Return the job that removes the files of deleted topics.
+    def doom_deleted(self) -> None:
+        """Take note that a state has been begun that knows of all deletions so far."""
+        self._doomed.update(dict.fromkeys(self._deleted))
+        self._deleted.clear()
 
-        It may run only when a state that knows of the deletion is durable: a start from one before
-        needs the files, and would build everything anew without them.  And it must run before any
-        flush begun later, as that may write to the same files again.
+    def begin_unlink(self, *, with_state: bool) -> DeletedFiles | None:
+        """Return the job that removes files of deleted topics whose time has come; None: of none.
+
+        Until the log's checkpoint has passed a deletion, a start begins with a state before it, and
+        without the files would build everything anew: they stay for as long as those of what was
+        trimmed (`take_trimmed`).  But they go before any flush to a queue that has messages again,
+        as that may write to the same files: call it before each flush.
+
+        Args:
+            with_state: also with each state that is begun, or that would be if anything had
+                changed: what was doomed before the one before goes.
         """
-        deleted, self._deleted = self._deleted, []
-        return DeletedFiles(self._files, deleted)
+        going = [
+            key
+            for key in (*self._doomed_before, *self._doomed)
+            if key in self._grown or (with_state and key in self._doomed_before)
+        ]
+        for key in going:
+            self._doomed.pop(key, None)
+            self._doomed_before.pop(key, None)
+        if with_state:
+            self._doomed_before, self._doomed = self._doomed, {}
+        return DeletedFiles(self._files, going) if going else None
 
     def begin_flush(self) -> QueueFlush:
         """Return the job that brings every unit so far to the files; jobs run in order."""
@@ -311,6 +334,8 @@ class ConsumeQueues:
         self._trimmed = {}
         self._trimmed_before = {}
         self._deleted.clear()
+        self._doomed = {}
+        self._doomed_before = {}
 
     def _begin_at(self, key: QueueKey, offset: int) -> None:
         self._queues[key] = ConsumeQueue(self._files, key, min_offset=offset, max_offset=offset)

@@ -221,7 +221,9 @@ class DerivedState:
         if with_state and self._point.index != self._state_index and self._point.index > 0:
             self._add_state_job(is_boundary=False)
         elif self._unflushed_size >= FLUSH_SIZE:
-            self._jobs += [self.queues.begin_flush(), self.key_index.begin_flush()]
+            self._jobs += self._begin_flushes(with_state=with_state)
+        elif with_state and (unlink := self.queues.begin_unlink(with_state=True)) is not None:
+            self._jobs.append(unlink)
         jobs, self._jobs = self._jobs, []
         return jobs
 
@@ -391,15 +393,20 @@ class DerivedState:
             self.on_applied(entry.index, results)
 
     def _settle_deletions(self) -> None:
-        """Have the files of deleted topics removed, and before that a state that knows of it.
+        """Have a state written that knows of deleted topics, so that their files may go.
 
         Before the next message is taken in: it may belong to a topic created again, whose units go
-        where the files were.
+        where the files are.
         """
         if self.queues.has_deleted:
             if self._point.index != self._state_index:
                 self._add_state_job(is_boundary=False)
-            self._jobs.append(self.queues.begin_unlink())
+            self.queues.doom_deleted()
+
+    def _begin_flushes(self, *, with_state: bool) -> list[Job]:
+        unlink = self.queues.begin_unlink(with_state=with_state)
+        flushes: list[Job] = [] if unlink is None else [unlink]
+        return [*flushes, self.queues.begin_flush(), self.key_index.begin_flush()]
 
     def _add_state_job(self, *, is_boundary: bool) -> None:
         data = encode_state(
@@ -412,7 +419,7 @@ class DerivedState:
         )
         index = self._point.index
         self._state_index = index
-        flushes: list[Job] = [self.queues.begin_flush(), self.key_index.begin_flush()]
+        flushes = self._begin_flushes(with_state=True)
         self._jobs.append(
             StateJob(
                 flushes,

@@ -685,6 +685,10 @@ def test_a_deleted_topic_leaves_its_ends_and_no_file(deleted):
     assert heard == ["a"]
     assert deleted.derived.needs_flush
     deleted.run_jobs()
+    # A start may yet begin before the deletion: the log's checkpoint comes from time to time only.
+    assert files_of(deleted)
+    for _ in range(2):
+        deleted.run_jobs(with_state=True)  # nothing has changed, and time goes by
 
     assert files_of(deleted) == []
     assert len(files_of(deleted, "b")) == 1
@@ -704,6 +708,20 @@ def test_a_topic_created_again_goes_on_at_its_old_end(deleted):
         assert deleted.derived.dispatched_index == deleted.log.end_index
         assert queue_of(deleted) == (120, 123)
         assert deleted.everything() == found
+
+
+def test_a_start_from_before_a_deletion_builds_nothing_anew(deleted):
+    """The files were gone at once: a crash in the next seconds cost a walk through all the log."""
+    before = deleted.log.end_index - 1
+    deleted.catch_up()
+    deleted.run_jobs(with_state=True)
+
+    derived = deleted.start(commit_index=before)
+
+    assert derived.dispatched_index == before
+    assert queue_of(deleted) == (0, 120)
+    deleted.catch_up()
+    assert queue_of(deleted) == (120, 120)
 
 
 def test_units_that_no_job_had_been_given_go_too(tmp_path):
