@@ -251,6 +251,7 @@ class Node:
             forward=self.forwarder.take,
             end_of_pass=self._end_of_pass,
             session_gone=self._session_gone,
+            node_id=config.node_id,
         )
         self.forwarder.connect_to(self.registry.dispatch, self._end_of_pass)
         self.commands = Commands(queue=self.queue, derived=derived, forwarder=self.forwarder)

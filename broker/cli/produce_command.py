@@ -24,12 +24,14 @@ from broker.cli.produce_input import (
 )
 from broker.cli.produce_progress import Progress, open_progress
 from broker.cli.servers import group_options
+from broker.client.acks import ACKS, FLUSHES
 from broker.errors import BrokerError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
 
     import broker
+    from broker.client.acks import Acks, Flush
     from broker.client.compression import Compression
 
 # Messages on their way at once: enough for a batch of each queue while the last one travels.
@@ -61,6 +63,11 @@ _ERRORS_SHOWN = 10
     "--compress", type=click.Choice(["zlib", "lz4", "zstd"]), help="Compress bodies from 4 KiB on."
 )
 @click.option(
+    "--acks", type=click.Choice(ACKS),
+    help="Who has a copy before a message counts as sent; else as the topic has it.",
+)  # fmt: skip
+@click.option("--flush", type=click.Choice(FLUSHES), help="On their disks, or in memory.")
+@click.option(
     "--errors-max", type=click.IntRange(min=0), default=ERRORS_MAX, show_default=True,
     help="Give up after more failed messages than that.",
 )  # fmt: skip
@@ -79,6 +86,8 @@ def produce(
     ordering_key: str | None,
     ordered: bool,
     compress: Compression | None,
+    acks: Acks | None,
+    flush: Flush | None,
     errors_max: int,
     as_json: bool,
     servers: list[str],
@@ -108,6 +117,7 @@ def produce(
         ordering_key=ordering_key,
     )
     run = _Run(topic, ordered=ordered, errors_max=errors_max, as_json=as_json)
+    run.acks, run.flush = acks, flush
     if body is not None:
         trio.run(run.send_one, servers, compress, pattern)
         return
@@ -126,6 +136,8 @@ class _Run:
         self.ordered = ordered
         self.errors_max = errors_max
         self.as_json = as_json
+        self.acks: Acks | None = None
+        self.flush: Flush | None = None
         self.acknowledged = 0
         self.failed = 0
 
@@ -143,7 +155,7 @@ class _Run:
             return
         print(
             f"sent to {self.topic}, queue {result.queue_id}, offset {result.queue_offset} "
-            f"({result.message_id})"
+            f"({result.message_id})" + (f", kept as {result.durability}" if self._asks else "")
         )
 
     async def send_many(
@@ -217,7 +229,13 @@ class _Run:
             properties=message.properties,
             queue=message.queue,
             ordering_key=ordering_key,
+            acks=self.acks,
+            flush=self.flush,
         )
+
+    @property
+    def _asks(self) -> bool:
+        return self.acks is not None or self.flush is not None
 
     def _counts(self) -> str:
         return f"{plural(self.acknowledged, 'message')} acknowledged, {self.failed:,} failed"
@@ -289,4 +307,5 @@ def _describe(result: broker.SendResult) -> dict[str, Any]:
         "queue_offset": result.queue_offset,
         "message_id": result.message_id,
         "unique_id": result.unique_id,
+        "durability": result.durability,
     }

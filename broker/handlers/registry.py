@@ -53,6 +53,18 @@ STOCK_CLIENT_HOST = "stockClientHost"
 _HANDLES = "_handles_request_code"
 _CODE = attrgetter("code")
 _HANDLES_RUNS = "_handles_runs_of_request_code"
+# Remarks of these say how it is, not what went wrong.
+_NO_FAILURES = frozenset(
+    {
+        int(ResponseCode.SUCCESS),
+        int(ResponseCode.PULL_NOT_FOUND),
+        int(ResponseCode.PULL_RETRY_IMMEDIATELY),
+        int(ResponseCode.PULL_OFFSET_MOVED),
+        int(ResponseCode.QUERY_NOT_FOUND),
+    }
+)
+# Requests whose fields are named a to n.
+_SHORT_NAMED = frozenset({int(RequestCode.SEND_MESSAGE_V2), int(RequestCode.SEND_BATCH_MESSAGE)})
 REMARK_SIZE_MAX = 2000  # characters: an error may quote what the request said, and that be anything
 _KEEPING_COST = 1024  # bytes: a command by itself, and the table it waits in
 _FIELD_COST = 200  # bytes: two small objects and their place in a dict
@@ -126,6 +138,7 @@ class Registry:
         forward: Handler,
         end_of_pass: Callable[[], None],
         session_gone: Callable[[Session], None],
+        node_id: str = "",
     ) -> None:
         """Make an empty table.
 
@@ -134,7 +147,9 @@ class Registry:
             forward: takes a request that only the leader can answer.
             end_of_pass: called after all requests of one receive have been handled.
             session_gone: called when a connection has ended.
+            node_id: named in what RocketMQ's clients are told of failures.
         """
+        self._node_id = node_id
         self._handlers: dict[int, Handler] = {}
         self._run_handlers: dict[int, RunHandler] = {}
         self._leader_only: set[int] = set()
@@ -165,6 +180,7 @@ class Registry:
 
     def on_opened(self, session: Session) -> None:
         """Count a connection."""
+        session.context = self._node_id
         self.session_count += 1
 
     def on_closed(self, session: Session) -> None:
@@ -238,8 +254,11 @@ def answer(session: Session, request: Command, reply: Command) -> None:
     """Queue *reply* unless nobody waits for it; one that cannot be written is told instead."""
     if request.is_oneway or session.closed:
         return
-    if reply.code in STOCK_CODES and request.serialization is not SerializeType.MSGPACK:
-        reply.code = int(STOCK_CODES[ResponseCode(reply.code)])
+    if request.serialization is not SerializeType.MSGPACK:
+        if reply.code in STOCK_CODES:
+            reply.code = int(STOCK_CODES[ResponseCode(reply.code)])
+        if reply.remark and reply.code not in _NO_FAILURES:
+            reply.remark = _with_place(reply.remark, session, request)
     try:
         session.reply(reply)
     except LocalProtocolError as error:
@@ -253,6 +272,24 @@ def answer(session: Session, request: Command, reply: Command) -> None:
                 shorten(f"the answer cannot be sent: {error}", REMARK_SIZE_MAX),
             )
         )
+
+
+def _with_place(remark: str, session: Session, request: Command) -> str:
+    """Return *remark* with the node, topic and queue it does not name.
+
+    RocketMQ's clients show nothing else; ours knows what it asked of whom, and says so itself.
+    """
+    fields = request.ext_fields or {}
+    short = request.code in _SHORT_NAMED and "topic" not in fields
+    topic, queue = fields.get("b" if short else "topic"), fields.get("e" if short else "queueId")
+    place = []
+    if (node := getattr(session, "context", None)) and f"node {node}" not in remark:
+        place.append(f"node {node}")
+    if isinstance(topic, str) and topic and topic[:40] not in remark:
+        place.append(f"topic {topic[:127]}")
+    if queue is not None and "queue " not in remark:
+        place.append(f"queue {str(queue)[:20]}")
+    return f"{remark} ({', '.join(place)})" if place else remark
 
 
 def stock_client_host(session: Session, command: Command) -> str | None:

@@ -21,7 +21,7 @@ class FakeProducer:
         self.asked.append((topic, body, options))
         if body == b"refuse":
             raise InvalidMessageError("refused")
-        return SendResult(topic, 1, len(self.asked), 100, "127.0.0.1:9876", "AB")
+        return SendResult(topic, 1, len(self.asked), 100, "127.0.0.1:9876", "AB", "majority/sync")
 
 
 def make_run(**options):
@@ -75,6 +75,7 @@ async def test_json_says_of_each_line_where_it_is_or_why_not(capsys):
         "queue_offset": 1,
         "message_id": "7F000001000026940000000000000064",
         "unique_id": "AB",
+        "durability": "majority/sync",
     }
     assert failed == {"line": 8, "error": "refused"}
 

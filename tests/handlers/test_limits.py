@@ -10,7 +10,7 @@ import trio
 from broker.protocol.request_code import RequestCode
 from broker.protocol.response_code import ResponseCode
 from dledger.config import MIB
-from dledger.remoting.command import FLAG_GROUPED
+from dledger.remoting.command import FLAG_GROUPED, SerializeType
 from tests.fakes.brokers import records
 from tests.fakes.nodes import until
 
@@ -149,3 +149,30 @@ async def test_nothing_stays_charged(autojump_clock, make_brokers, is_grouped, w
     await trio.sleep(5.0)
     for member in group.alive:
         assert member.running.flow.inflight_size == 0
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"b": "gone", "e": "3"}, ["node n1", "'gone'", "queue 3"]),
+        ({"b": "t", "e": "99"}, ["node n1", "'t'", "queue 99"]),
+        ({"b": "t", "e": "x"}, ["node n1", "topic t", "queue x"]),
+    ],
+)
+async def test_a_failure_names_node_topic_and_queue_to_rocketmq_s_clients(
+    autojump_clock, make_brokers, fields, words
+):
+    """They show their user the remark and nothing else."""
+    group = make_brokers(broker={"auto_create_topic": False})
+    await group.start()
+    async with group.caller(await group.leader()) as caller:
+        await caller.create_topic("t")
+        answer = await caller.ask(
+            RequestCode.SEND_MESSAGE_V2,
+            {"a": "writers", "g": "1", "i": ""} | fields,
+            b"body",
+            serialization=SerializeType.JSON,
+        )
+    assert answer.code != ResponseCode.SUCCESS
+    for word in words:
+        assert word in (answer.remark or "")
