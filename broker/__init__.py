@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     )
     from broker.errors import (
         BrokerError,
+        GroupNotFoundError,
         InvalidFilterError,
         InvalidMessageError,
         InvalidTopicError,
@@ -59,6 +60,7 @@ __all__ = [
     "Consumer",
     "CorruptAnswerError",
     "CorruptBodyError",
+    "GroupNotFoundError",
     "InvalidFilterError",
     "InvalidMessageError",
     "InvalidTopicError",
@@ -84,6 +86,7 @@ __all__ = [
 _FROM_ERRORS = frozenset(
     {
         "BrokerError",
+        "GroupNotFoundError",
         "InvalidFilterError",
         "InvalidMessageError",
         "InvalidTopicError",

@@ -127,3 +127,20 @@ async def test_what_is_not_found_is_none(autojump_clock, client):
         await client.messages.by_key("nowhere", "k")
     with pytest.raises(broker.InvalidMessageError, match="empty"):
         await client.messages.by_key("t", "")
+
+
+async def test_messages_of_a_deleted_topic_are_not_found_any_more(autojump_clock, client):
+    async with client.producer() as producer:
+        sent = await producer.send("t", b"gone", key="k1", queue=0)
+    await client.admin.delete_topic("t")
+    assert await client.messages.by_id(sent.message_id) is None
+
+    await client.admin.create_topic("t", queue_count=2)
+
+    assert await client.messages.by_id(sent.message_id) is None
+    assert [message.body for message in await client.messages.by_key("t", "k1")] == []
+    assert await client.messages.by_unique_key("t", sent.unique_id) is None
+    assert await client.messages.at("t", 0, sent.queue_offset) is None
+    async with client.producer() as producer:
+        await producer.send("t", b"new", key="k1", queue=0)
+    assert [message.body for message in await client.messages.by_key("t", "k1")] == [b"new"]
