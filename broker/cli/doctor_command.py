@@ -21,6 +21,7 @@ from dledger.errors import ConfigError
 
 if TYPE_CHECKING:
     from broker.cli.ask import GroupView
+    from broker.cli.local_group import LocalNode
     from broker.config import NodeConfig
 
 ANSWER_SECONDS = 3.0  # a node with trouble may be slow to answer, and is worth waiting for
@@ -64,8 +65,10 @@ def doctor(
         choice = choose_group(server=server, context=context, data=data)
         view = trio.run(lambda: ask_group(choice.servers, seconds=ANSWER_SECONDS))
         checks += check_group(view)
-        if choice.is_local:
-            paths += _local_paths(data)
+        local = LocalGroup.find(data or DEFAULT_FOLDER) if choice.is_local else None
+        if local is not None:
+            paths += tuple(node.folder / "node.toml" for node in local.nodes)
+            checks += [_ended(node) for node in local.nodes if node.process is None]
     nodes: list[tuple[str, Path, Path]] = []
     configs: list[NodeConfig] = []
     for path in paths:
@@ -103,9 +106,15 @@ def write(
     return write_bundle(path, doctor=describe(checks), status=status, nodes=nodes)
 
 
-def _local_paths(data: Path | None) -> tuple[Path, ...]:
-    group = LocalGroup.find(data or DEFAULT_FOLDER)
-    return () if group is None else tuple(node.folder / "node.toml" for node in group.nodes)
+def _ended(node: LocalNode) -> Check:
+    return Check(
+        name="process",
+        subject=node.node_id,
+        level=Level.WARN,
+        text=f"it does not run; its log ends: {node.last_words()}",
+        remedy="docs/operations.md explains last words; `dledger up --detach` starts what is "
+        "missing",
+    )
 
 
 def _runs(config: NodeConfig) -> bool:

@@ -314,7 +314,7 @@ def test_a_bundle_holds_no_message(node, tmp_path):
     data = tmp_path / "group" / "n1" / "data"
     (data / "commitlog").mkdir(parents=True)
     (data / "commitlog" / "00000000000000000000").write_text("a secret message")
-    node.log_path.write_text("x" * 3_000_000 + "last words")
+    node.log_path.write_text("x" * 3_000_000 + "\nxx last words")
     bundle = tmp_path / "bundle.tar.gz"
 
     done = CliRunner().invoke(
@@ -322,6 +322,7 @@ def test_a_bundle_holds_no_message(node, tmp_path):
     )
 
     assert done.exit_code == exits.FAILURE  # it does not run
+    assert "it does not run; its log ends: x" in done.stdout
     with tarfile.open(bundle) as opened:
         contents = {item.name: opened.extractfile(item).read() for item in opened}
     names = {name.removeprefix("dledger-bundle/") for name in contents}
