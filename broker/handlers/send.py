@@ -183,13 +183,13 @@ class SendHandlers:
         properties, found = self._with_unique_key(header.properties.encode())
         level = self._policy.level_of_plain(header, [found])
         delay = delay_asked_for(found, now_ms=self._clock.wall_ms())
-        topic = header.topic
+        topic, asked_queue_id = header.topic, queue_id
         if delay is not None:
             self._schedule.ensure_topic()
             properties = encode_properties(hide(found, delay, topic=topic, queue_id=queue_id))
             topic, queue_id = SCHEDULE_TOPIC, delay.queue_id
         record = self._encode(header, topic, queue_id, properties, _body_of(command))
-        expected = Expected(found[UNIQUE_KEY])
+        expected = Expected(found[UNIQUE_KEY], queue_id=asked_queue_id)
         request = SendRequest(self._answers, session, command, expected, topic, level)
         self._put_encoded(request, queue_id, [record])
 
@@ -216,7 +216,12 @@ class SendHandlers:
             found.append(each)
             records.append(self._encode(header, header.topic, queue_id, properties, message.body))
         level = self._policy.level_of_plain(header, found)
-        expected = Expected(",".join(each[UNIQUE_KEY] for each in found))
+        # By code 10 RocketMQ takes the batch for one message, and its client expects one id.
+        is_one = command.code == RequestCode.SEND_MESSAGE
+        expected = Expected(
+            ",".join(each[UNIQUE_KEY] for each in found),
+            sizes=() if is_one else tuple(map(len, records)),
+        )
         request = SendRequest(self._answers, session, command, expected, header.topic, level)
         self._put_encoded(request, queue_id, records)
 

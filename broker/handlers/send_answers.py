@@ -35,6 +35,8 @@ class Expected(NamedTuple):
     """How a plain (not record-format) send wants its answer."""
 
     unique_key: str  # joined by commas for a batch; empty where the sender gave none
+    sizes: tuple[int, ...] = ()  # bytes of each record, where each is to be named by an id
+    queue_id: int | None = None  # named in the answer in the place of where a message waits
 
 
 class SendRequest:
@@ -134,8 +136,12 @@ class SendAnswers:
             ).encode()
         else:
             ext_fields = SendMessageResponse(
-                msg_id=encode_offset_id(self._host, receipt.position),
-                queue_id=receipt.queue_id,
+                msg_id=self._offset_ids(receipt.position, request.expected.sizes),
+                queue_id=(
+                    receipt.queue_id
+                    if request.expected.queue_id is None
+                    else request.expected.queue_id
+                ),
                 queue_offset=receipt.queue_offset,
                 transaction_id=request.expected.unique_key or None,
                 durability=str(reached),
@@ -219,6 +225,11 @@ class SendAnswers:
             # The first try is in the log and not committed: neither is the second, then.
             item = (verdict.entry_index, next(self._order), request, receipt)
             heapq.heappush(self._duplicates, item)
+
+    def _offset_ids(self, position: int, sizes: tuple[int, ...]) -> str:
+        """Return the ids of records that lie back to back, the first at *position*."""
+        places = itertools.accumulate(sizes[:-1], initial=position)
+        return ",".join(encode_offset_id(self._host, place) for place in places)
 
     def add_acks(self, session: Session, rows: bytes, reached: Durability) -> None:
         """Queue rows of grouped acks for a connection."""
