@@ -12,6 +12,7 @@ Source: RocketMQ ``IndexService.queryOffset``, ``IndexFile.selectPhyOffset``.
 
 from __future__ import annotations
 
+import struct
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -36,6 +37,7 @@ FILES_PER_GO = 64  # opened before the thread is free for others
 LINKS_MAX = 2048  # of one chain; from there on the file is read through
 _BLOCK_ENTRIES = 204  # read together along a chain: 4 KiB
 _SCAN_ENTRIES = 52_000  # read together through a file: 1 MiB
+_ENTRY = struct.Struct(">iqii")
 _NONE: IntArray = np.empty(0, np.int64)
 
 
@@ -124,8 +126,7 @@ class IndexSearch:
             & (times > wanted.begin_ms - 1000)
             & (positions < wanted.before_position)
         ]
-        once: IntArray = found[np.flatnonzero(np.diff(found, prepend=-1))]
-        return once
+        return _each_once(found)
 
     def _search(self, file: _FileToSearch, count: int) -> IntArray:
         """Return places in one file, oldest first; none when retention took it meanwhile.
@@ -150,29 +151,45 @@ class IndexSearch:
             data = opened.read_at(HEADER_SIZE + SLOT_SIZE * slot, SLOT_SIZE)
             number = int.from_bytes(data, "big")
         reader = _EntryReader(opened, self._shape, file)
-        chain: list[EntryArray] = [np.empty(0, ENTRY)]
-        same = 0  # entries with the hash wanted
-        while number and same < count and len(chain) <= LINKS_MAX:
-            entry = reader.entry(number)
-            previous = int(entry["previous"][0])
+        found: list[int] = []  # newest first
+        links = 0
+        while number and len(found) < count and links < LINKS_MAX:
+            hashed, position, seconds, previous = reader.entry(number)
             if not 0 <= previous < number:
                 raise reader.damaged(f"entry {number} is said to come behind entry {previous}")
-            same += int(entry["hash"][0]) == self._wanted.wanted_hash
-            chain.append(entry)
+            if (
+                hashed == self._wanted.wanted_hash
+                and (not found or position != found[-1])
+                and self._is_within(file.header, position, seconds)
+            ):
+                found.append(position)
             number = previous
-        found = self._matching(file.header, np.concatenate(chain[::-1]))
+            links += 1
+        ascending = np.array(found[::-1], np.int64)
         if not number:
-            return found
-        if same >= count:
+            return ascending
+        if len(found) >= count:
             self._files.append(file._replace(first_number=number))
-            return found
+            return ascending
         older = [
             self._matching(
                 file.header, reader.entries(first, min(_SCAN_ENTRIES, number + 1 - first))
             )
             for first in range(1, number + 1, _SCAN_ENTRIES)
         ]
-        return np.concatenate((*older, found))
+        return _each_once(np.concatenate((*older, ascending)))
+
+    def _is_within(self, header: IndexHeader, position: int, seconds: int) -> bool:
+        """As `_matching`, of one entry with the right hash."""
+        wanted = self._wanted
+        time = header.begin_timestamp + seconds * 1000
+        return wanted.begin_ms - 1000 < time <= wanted.end_ms and position < wanted.before_position
+
+
+def _each_once(positions: IntArray) -> IntArray:
+    """Return *positions*, which ascend, without those that repeat the one before."""
+    once: IntArray = positions[np.flatnonzero(np.diff(positions, prepend=-1))]
+    return once
 
 
 class _EntryReader:
@@ -182,27 +199,31 @@ class _EntryReader:
         self._opened = opened
         self._shape = shape
         self._file = file
-        self._block: EntryArray = np.empty(0, ENTRY)
-        self._block_first = 0
+        self._block = b""
+        self._block_first = 0  # number of its first entry
 
-    def entry(self, number: int) -> EntryArray:
-        """Return entry *number*, as an array of one."""
-        at = number - self._block_first
+    def entry(self, number: int) -> tuple[int, int, int, int]:
+        """Return hash, position, seconds and previous of entry *number*."""
+        at = ENTRY_SIZE * (number - self._block_first)
         if not 0 <= at < len(self._block):
             # Chains lead back: what comes next lies before this one, if it lies near at all.
             self._block_first = max(1, number - _BLOCK_ENTRIES + 1)
-            self._block = self.entries(self._block_first, number + 1 - self._block_first)
-            at = number - self._block_first
-        return self._block[at : at + 1]
+            self._block = self._read(self._block_first, number + 1 - self._block_first)
+            at = ENTRY_SIZE * (number - self._block_first)
+        found: tuple[int, int, int, int] = _ENTRY.unpack_from(self._block, at)
+        return found
 
     def entries(self, first: int, count: int) -> EntryArray:
         """Return *count* entries from number *first* on."""
+        return np.frombuffer(self._read(first, count), ENTRY)
+
+    def _read(self, first: int, count: int) -> bytes:
         if first + count > self._file.header.next_number:
             raise self.damaged(f"entry {first + count - 1} is beyond its end")
         data = self._opened.read_at(self._shape.entry_at(first), ENTRY_SIZE * count)
         if len(data) != ENTRY_SIZE * count:
             raise self.damaged(f"it ends before entry {first + count - 1}")
-        return np.frombuffer(data, ENTRY)
+        return data
 
     def damaged(self, what: str) -> CorruptStoreError:
         """Return the error for a file that does not hang together."""

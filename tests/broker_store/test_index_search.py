@@ -262,3 +262,27 @@ def dispatched(log):
     )
     derived.dispatch_up_to(log.end_index)
     return derived.queues
+
+
+def test_old_messages_of_a_frequent_key_are_found_without_walking_all_newer_ones(node, monkeypatch):
+    """Links with the hash and of another time counted as found, and the walk began anew each time.
+
+    Of a file with 200,000 newer ones that took seconds.
+    """
+    opened = []
+    stock = OsDisk.open_file
+
+    def open_file(self, path):
+        opened.append(path)
+        return stock(self, path)
+
+    monkeypatch.setattr(OsDisk, "open_file", open_file)
+    node.catch_up()
+    node.run_jobs(with_state=True)
+    (topic, key), messages = max(by_topic_and_key(node).items(), key=lambda item: len(item[1]))
+    opened.clear()
+
+    found = search(node, topic, key, end=messages[0].store_timestamp_ms, count=1)
+
+    assert messages[0].position in found
+    assert len(opened) <= len(node.derived.key_index.paths) + len(found)
