@@ -93,6 +93,7 @@ def draw(
         prefetch_bytes=chance.choice((64 * KIB, 1024 * KIB)),
         group_count=2,
         client_crash_mean=30.0,
+        side_topic_count=1,
     )
     # Every fault should come a few times.
     gap_mean = min(GAP_MEAN, seconds / 8, seconds / (3 * max(1, len(faults))))

@@ -45,7 +45,7 @@ RECOVERY_SECONDS = 15.0
 DRAIN_SECONDS = 60.0
 LOAD_AFTER_SECONDS = 2.0  # some load on the healed group
 # What each client process does: sends and questions do not wait for readers that fall behind.
-_CLIENTS = {"c1": "appends,questions", "c2": "readers"}
+_CLIENTS = {"c1": "appends,questions,administration", "c2": "readers"}
 
 
 @dataclass(slots=True)
