@@ -157,6 +157,7 @@ class Client:
         Raises:
             ValueError: an option makes no sense.
             InvalidFilterError: *tags* names none.
+            InvalidMessageError, InvalidTopicError: no group or topic can have that name.
         """
         return self._opened().consumer(
             group,

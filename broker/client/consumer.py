@@ -21,6 +21,7 @@ from broker.client.queue_reader import QueueReader
 from broker.client.resets import ResetFollower
 from broker.client.starts import Start, check_start
 from broker.errors import BrokerError, InvalidMessageError, NoPermissionError
+from broker.message.limits import check_group, check_topic
 from broker.message.tags import parse_tag_expression
 
 if TYPE_CHECKING:
@@ -95,6 +96,8 @@ class Consumer:
         options: ConsumerOptions,
         handout: Handout | None = None,
     ) -> None:
+        check_group(group)
+        check_topic(topic)
         self.group = group
         self.topic = topic
         self.options = options
@@ -383,7 +386,7 @@ class Consumer:
             if not 0 <= queue_id < route.read_queue_count:
                 raise InvalidMessageError(
                     f"topic {self.topic} has no queue {queue_id}: it has 0 to "
-                    f"{route.read_queue_count - 1}"
+                    f"{route.read_queue_count - 1}; name others, or none to read all"
                 )
         options = self.options
         share = 2 * max(len(wanted), 1)

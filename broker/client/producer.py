@@ -392,7 +392,7 @@ class Producer:
             body = _as_bytes(body)
         body_size = len(body)
         if body_size > BODY_SIZE_MAX:
-            check_body_size(body_size)
+            _refuse_size(queues.topic, body_size)
         if ordering_key is not None:
             if queue is not None:
                 raise ValueError("give either queue or ordering_key: the key chooses the queue")
@@ -403,7 +403,10 @@ class Producer:
             sender = queues.sticky
         extra = b""
         if key is not None or tag is not None or properties is not None:
-            extra = encode_named_properties(key, tag, properties)
+            try:
+                extra = encode_named_properties(key, tag, properties)
+            except InvalidMessageError as error:
+                raise InvalidMessageError(f"topic {queues.topic}: {error}") from None
         system_flag = 0
         if body_size >= self._compression_threshold:
             assert self._compress is not None
@@ -561,7 +564,8 @@ class Producer:
     def _sender_of(self, queues: TopicQueues, queue: int) -> QueueSender:
         if not 0 <= queue < queues.queue_count:
             raise InvalidMessageError(
-                f"topic {queues.topic} has no queue {queue}: it has 0 to {queues.queue_count - 1}"
+                f"topic {queues.topic} has no queue {queue}: it has 0 to {queues.queue_count - 1}; "
+                "leave the choice to the producer, or give the topic more queues"
             )
         return queues.senders[queue]
 
@@ -612,6 +616,13 @@ def _stop_waiting(task: trio.lowlevel.Task, _: object) -> trio.lowlevel.Abort:
     """Leave the message in its batch, and wake nobody for it."""
     task.custom_sleep_data.forget(task)
     return trio.lowlevel.Abort.SUCCEEDED
+
+
+def _refuse_size(topic: str, size: int) -> None:
+    try:
+        check_body_size(size)
+    except InvalidMessageError as error:
+        raise InvalidMessageError(f"topic {topic}: {error}") from None
 
 
 def _as_bytes(body: object) -> bytes:

@@ -89,6 +89,7 @@ class QueueReader:
         self.next_offset = -1  # of the next message to pull
         self.error: Exception | None = None
         self.is_paused = False
+        self._warned_at = -1  # an offset beyond the queue's end that was warned of
         self._group = group
         self._requests = requests
         self._pull_size_max = pull_size_max
@@ -271,6 +272,18 @@ class QueueReader:
             return True
         if header.next_begin_offset == self.next_offset:
             return True
+        if node == self._requests.leader.leader and self._warned_at != self.next_offset:
+            # Once: a node that has just become the leader may say so as well, and be right soon.
+            self._warned_at = self.next_offset
+            _LOG.warning(
+                "topic %s queue %d ends at offset %d, and %s wants to go on at %d: nothing comes "
+                "before the queue has grown so far; seek to be elsewhere",
+                self.topic,
+                self.queue_id,
+                header.max_offset,
+                self._group,
+                self.next_offset,
+            )
         self._requests.leader.last_failure = (
             f"{node} has topic {self.topic} queue {self.queue_id} up to {header.max_offset} only"
         )

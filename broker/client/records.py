@@ -268,6 +268,7 @@ def encode_named_properties(
     Raises:
         InvalidMessageError: a name is reserved or empty, a key holds a blank, anything holds a
             separator, or the whole is too long.
+        TypeError: a key, the tag, a name or a value is no string.
     """
     if not own and type(key) is str and tag is None and not _SEPARATOR.search(key) and key:
         encoded = b"\x02KEYS\x01" + key.encode()  # by far the most common case
@@ -275,7 +276,9 @@ def encode_named_properties(
             return encoded
     fields: dict[str, str] = {}
     if own:
-        for name in own:
+        for name, value in own.items():
+            _check_text(f"property {name!r}", name)
+            _check_text(f"the value of property {name!r}", value)
             if name in names.RESERVED:
                 raise InvalidMessageError(
                     f"property {name}: the name is the broker's own; use key= or tag=, or rename it"
@@ -283,12 +286,21 @@ def encode_named_properties(
         fields.update(own)
     if key is not None:
         keys = (key,) if isinstance(key, str) else tuple(key)
+        for each in keys:
+            _check_text("a key", each)
         if keys:
             fields[names.KEYS] = names.join_keys(keys)
-    if tag:
-        fields[names.TAGS] = tag
+    if tag is not None:
+        _check_text("the tag", tag)
+        if tag:
+            fields[names.TAGS] = tag
     encoded = names.encode_properties(fields, _NAMED_LIMITS)
     return b"\x02" + encoded if encoded else b""
+
+
+def _check_text(what: str, value: object) -> None:
+    if not isinstance(value, str):
+        raise TypeError(f"{what} is a {type(value).__name__}; write it as a string")
 
 
 def decode_messages(

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import doctest
 import subprocess
 import sys
 
@@ -24,12 +23,6 @@ from dledger.remoting.command import response
 )
 def test_addresses_are_a_list_or_separated_by_commas(text, found):
     assert parse_addresses(text) == found
-
-
-def test_the_examples_in_the_docstrings_run():
-    result = doctest.testmod(sys.modules["broker.client.connect"])
-    assert result.attempted >= 2
-    assert result.failed == 0
 
 
 @pytest.mark.parametrize(

@@ -347,3 +347,20 @@ async def test_an_empty_batch_is_not_asked_for(group, connect, autojump_clock):
     async with connect() as mq, mq.consumer("b", "orders") as consumer:
         with pytest.raises(ValueError, match="count_max"):
             consumer.batches(0)
+
+
+async def test_an_offset_beyond_the_end_is_warned_of_once(group, connect, autojump_clock, caplog):
+    group.put("orders", 0, numbered(3))
+    async with connect() as mq, mq.consumer("b", "orders", queues=[0], start=9) as consumer:
+        assert await consumer.get(5) is None
+        assert caplog.text.count("topic orders queue 0 ends at offset 3") == 1
+        group.put("orders", 0, numbered(10, first=3))
+        assert (await anext(consumer)).queue_offset == 9
+
+
+async def test_names_that_are_none_are_refused_at_once(group, connect, autojump_clock):
+    async with connect() as mq:
+        with pytest.raises(broker.InvalidMessageError, match="consumer group"):
+            mq.consumer("", "orders")
+        with pytest.raises(broker.InvalidTopicError, match="no topic"):
+            mq.consumer("b", "no topic")

@@ -388,3 +388,35 @@ async def test_a_topic_without_write_permission_says_so(group, connect, autojump
         group.refuse = lambda node, command: None
         await producer.send("orders", b"y", queue=0)
     assert group.all_bodies("orders") == [b"y"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"properties": {"a": 5}}, "the value of property 'a' is a int; write it as a string"),
+        ({"properties": {5: "a"}}, "property 5 is a int"),
+        ({"tag": 5}, "the tag is a int"),
+        ({"key": [5]}, "a key is a int"),
+    ],
+)
+async def test_what_is_no_string_is_named(group, connect, autojump_clock, options, words):
+    async with connect() as mq, mq.producer() as producer:
+        with pytest.raises(TypeError, match=words):
+            await producer.send("orders", b"x", **options)
+
+
+@pytest.mark.parametrize(
+    ("body", "options"),
+    [(b"x" * (4 << 20 | 1), {}), (b"x", {"key": "a b"}), (b"x", {"properties": {"DELAY": "3"}})],
+)
+async def test_what_is_refused_here_names_its_topic(group, connect, autojump_clock, body, options):
+    async with connect() as mq, mq.producer() as producer:
+        with pytest.raises(broker.InvalidMessageError, match="topic orders: "):
+            await producer.send("orders", body, **options)
+
+
+async def test_there_is_no_delay_to_be_taken_for_a_property(group, connect, autojump_clock):
+    async with connect() as mq, mq.producer() as producer:
+        for options in ({"delay": 3}, {"at": None}):
+            with pytest.raises(TypeError, match="unexpected keyword argument"):
+                await producer.send("orders", b"x", **options)
