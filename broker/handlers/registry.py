@@ -279,6 +279,8 @@ def _with_place(remark: str, session: Session, request: Command) -> str:
 
     RocketMQ's clients show nothing else; ours knows what it asked of whom, and says so itself.
     """
+    if len(remark) > REMARK_SIZE_MAX // 2:
+        return remark  # it quotes what was asked, and that is long
     fields = request.ext_fields or {}
     short = request.code in _SHORT_NAMED and "topic" not in fields
     topic, queue = fields.get("b" if short else "topic"), fields.get("e" if short else "queueId")
@@ -286,9 +288,9 @@ def _with_place(remark: str, session: Session, request: Command) -> str:
     if (node := getattr(session, "context", None)) and f"node {node}" not in remark:
         place.append(f"node {node}")
     if isinstance(topic, str) and topic and topic[:40] not in remark:
-        place.append(f"topic {topic[:127]}")
+        place.append(f"topic {shorten(topic, 127)}")
     if queue is not None and "queue " not in remark:
-        place.append(f"queue {str(queue)[:20]}")
+        place.append(f"queue {shorten(str(queue), 20)}")
     return f"{remark} ({', '.join(place)})" if place else remark
 
 
