@@ -1,7 +1,8 @@
 """When the newest record of a segment was stored, as retention wants to know it.
 
-All records of an entry have one store time (`broker.store.commit_log`), so the last entry with
-records tells; behind it there may be metadata and no-ops.
+The newest is the last one: an earlier record with a later time was stored by a leader whose clock
+was ahead.  All records of an entry have one store time (`broker.store.commit_log`), so the last
+entry with records tells; behind it there may be metadata and no-ops.
 """
 
 from __future__ import annotations
