@@ -255,6 +255,10 @@ class Node:
         )
         self.forwarder.connect_to(self.registry.dispatch, self._end_of_pass)
         self.commands = Commands(queue=self.queue, derived=derived, forwarder=self.forwarder)
+        self.flow = Flow(
+            connection_size_max=config.broker.connection_inflight_size_max,
+            size_max=config.broker.inflight_size_max,
+        )
         self._make_families(advertised, store_host)
         self.topic_retention = TopicRetentionService(
             log=files.store,
@@ -263,10 +267,6 @@ class Node:
             append=self.queue,
             clock=clock,
             interval_seconds=config.store.checkpoint_interval_ms / 1000,
-        )
-        self.flow = Flow(
-            connection_size_max=config.broker.connection_inflight_size_max,
-            size_max=config.broker.inflight_size_max,
         )
         self.server = self._make_server(config.listen_broker_port)
         # RocketMQ's clients may be given an address of their own for what a name server answers.
@@ -524,6 +524,7 @@ class Node:
             held_pull_count=lambda: self.pulls.hold.count,
             store_time_of=self.lookups.store_time_of,
             cluster=config.cluster_name,
+            flow=self.flow,
         )
 
     # -- what happens, and who has to know ------------------------------------------------------

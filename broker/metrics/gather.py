@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from broker.metrics.traffic import Traffic
     from broker.store.derived import DerivedState
     from dledger.clock import Clock
+    from dledger.remoting.server import Flow
     from dledger.server import LedgerServer
 
 QUEUES_MAX = 20_000  # queues of groups looked at for one page
@@ -51,6 +52,7 @@ class Gatherer:
         held_pull_count: Callable[[], int],
         store_time_of: Callable[[str, int, int], int],
         cluster: str = "",
+        flow: Flow | None = None,
     ) -> None:
         """Make one.
 
@@ -66,8 +68,10 @@ class Gatherer:
             held_pull_count: pulls that wait.
             store_time_of: when the message of (topic, queue id, offset) was stored, milliseconds.
             cluster: the label of every row; "": the group.
+            flow: how much of all connections is under way.
         """
         self._cluster = cluster or ledger.config.group
+        self._flow = flow
         self._ledger = ledger
         self._derived = derived
         self._topics = topics
@@ -207,7 +211,23 @@ class Gatherer:
         serving.add(self._is_serving())
         permission = gauge("rocketmq_broker_permission", "4 read, 2 write.")
         permission.add(PERMISSION)
-        return [connections, held, serving, permission]
+        return [connections, held, serving, permission, *self._flow_control()]
+
+    def _flow_control(self) -> list[Family]:
+        if (flow := self._flow) is None:
+            return []
+        inflight = gauge(
+            "dledger_inflight_bytes", "Requests that are taken and not answered, bytes."
+        )
+        inflight.add(flow.inflight_size)
+        unread = gauge("dledger_unread_bytes", "Answers that clients have not taken, bytes.")
+        unread.add(flow.unread_size)
+        pauses = counter(
+            "dledger_connection_pauses_total",
+            "How often a connection was read no further, as it had too much under way.",
+        )
+        pauses.add(flow.pause_count)
+        return [inflight, unread, pauses]
 
     async def _groups(self) -> list[Family]:
         topics = gauge("rocketmq_topic_number", "Topics.")

@@ -42,12 +42,17 @@ class Flow:
         self.pause_count = 0  # how often a connection was read no further
 
     @property
-    def is_exceeded(self) -> bool:
-        """Whether more is under way than may be."""
-        size = self.inflight_size
+    def unread_size(self) -> int:
+        """Bytes of answers that clients have not taken."""
+        size = 0
         for outboxes in self.outboxes:
             size += outboxes.pending_size
-        return size > self.size_max
+        return size
+
+    @property
+    def is_exceeded(self) -> bool:
+        """Whether more is under way than may be."""
+        return self.inflight_size + self.unread_size > self.size_max
 
 
 class SessionHandler(Protocol):
