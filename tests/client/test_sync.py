@@ -65,7 +65,7 @@ def test_producers_and_consumers_of_ones_own(mq, server):
         assert consumer.get(0.05) is None
         assert consumer.paused == consumer.queues == (0, 1)
         consumer.resume()
-        sizes = [len(batch) for batch in itertools.islice(consumer.batches(100, linger=1), 3)]
+        sizes = [len(batch) for batch in itertools.islice(consumer.batches(100, linger=30), 3)]
         assert sizes == [100, 100, 100]
         assert consumer.lag() == {0: 0, 1: 0}
         consumer.commit()
