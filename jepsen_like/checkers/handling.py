@@ -83,11 +83,11 @@ def _assigned(
             queue,
             event.p,
         )
-    # A group whose place retention has dropped goes on with the first that is left.
-    if has_retention and (queue not in first or offset <= first[queue]):
-        return
+    if has_retention and queue not in first:
+        return  # nothing tells what was dropped
+    # What retention has dropped since it was left can come no more.
     waiting = left.get(key, {})
-    passed = sorted(at for at in waiting if at < offset)
+    passed = sorted(at for at in waiting if first.get(queue, 0) <= at < offset)
     for at in passed:
         yield Anomaly(
             "left-lost",

@@ -99,6 +99,17 @@ def test_a_reader_of_a_node_that_dropped_more_is_not_accused() -> None:
     assert kinds_of(lines, has_retention=True) == set()
 
 
+def test_a_message_that_retention_took_after_it_was_left_comes_no_more() -> None:
+    """Seed 200012 of 10 s: left, sought again, and gone when it was asked for."""
+    lines = one_edit("left-lost")
+    for event in lines.events:
+        if event.f in ("drain", "dump"):
+            event.v = event.v[3:]
+    lines.find("drain").o = 3
+
+    assert kinds_of(lines, has_retention=True) == set()
+
+
 # -- progress -----------------------------------------------------------------------------------
 
 
