@@ -460,6 +460,8 @@ class Consumer:
                     await self._commit_regularly()
         finally:
             finder.unlisten(self._on_leader)
+            self._is_closed = True
+            self._arrival.set()  # whoever waits hears that nothing comes any more
 
     def _take_turn(self) -> None:
         if not self._turns:  # paused meanwhile

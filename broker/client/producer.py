@@ -494,11 +494,17 @@ class Producer:
         return True
 
     async def _run(self, *, task_status: trio.TaskStatus[None]) -> None:
-        with self._scope:
-            async with trio.open_nursery() as nursery:
-                await nursery.start(self._loop.run)
-                task_status.started()
-                await self._refresh_routes()
+        try:
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    await nursery.start(self._loop.run)
+                    task_status.started()
+                    await self._refresh_routes()
+        finally:
+            # Also when the whole client is closed first: whoever waits shall hear of it.
+            self._is_closed = True
+            self._room.unpark_all()
+            self._loop.close("the client was closed")
 
     async def _refresh_routes(self) -> None:
         """Hear of queues added to the topics in use."""

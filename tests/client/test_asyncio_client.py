@@ -313,6 +313,21 @@ def test_without_an_event_loop_the_way_is_told(address):
         client.__aenter__().send(None)
 
 
+def test_a_send_that_outlives_its_client_is_told(address):
+    async def main():
+        async with broker.connect(address) as mq:
+            producer = await mq.producer(linger=10).__aenter__()
+            sending = asyncio.create_task(producer.send("aio-10", b"x"))
+            while not producer.buffered_size:  # noqa: ASYNC110 - nothing tells of it
+                await asyncio.sleep(0.001)
+        with pytest.raises(broker.NotWrittenError, match="the client was closed"):
+            await asyncio.wait_for(sending, 30)
+        with pytest.raises(broker.ClosedError):
+            await producer.send("aio-10", b"y")
+
+    asyncio.run(main())
+
+
 FORGOTTEN = """
 import asyncio, sys, broker
 async def main():

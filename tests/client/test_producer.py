@@ -420,3 +420,28 @@ async def test_there_is_no_delay_to_be_taken_for_a_property(group, connect, auto
         for options in ({"delay": 3}, {"at": None}):
             with pytest.raises(TypeError, match="unexpected keyword argument"):
                 await producer.send("orders", b"x", **options)
+
+
+async def test_whoever_waits_hears_that_the_client_was_closed(
+    group, connect, autojump_clock, nursery
+):
+    """Tasks of their own may outlive the client; under asyncio they often do."""
+    errors = []
+
+    async def expect(error, function, *arguments):
+        with pytest.raises(error) as caught:
+            await function(*arguments)
+        errors.append(str(caught.value))
+
+    async with connect() as mq:
+        producer = await mq.producer(linger=10).__aenter__()
+        await mq.admin.create_topic("orders", 4)
+        consumer = await mq.consumer("b", "orders").__aenter__()
+        nursery.start_soon(expect, broker.NotWrittenError, producer.send, "orders", b"x")
+        nursery.start_soon(expect, broker.ClosedError, consumer.__anext__)
+        await trio.sleep(1)
+    await trio.sleep(1)
+    assert len(errors) == 2
+    assert "the client was closed" in "".join(errors)
+    with pytest.raises(broker.ClosedError):
+        await producer.send("orders", b"y")
