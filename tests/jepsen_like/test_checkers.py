@@ -102,6 +102,7 @@ def test_a_reader_of_a_node_that_dropped_more_is_not_accused() -> None:
 def test_a_message_that_retention_took_after_it_was_left_comes_no_more() -> None:
     """Seed 200012 of 10 s: left, sought again, and gone when it was asked for."""
     lines = one_edit("left-lost")
+    lines.find("assign", nth=2).v = [[0, 4]]
     for event in lines.events:
         if event.f in ("drain", "dump"):
             event.v = event.v[3:]
