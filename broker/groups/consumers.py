@@ -65,6 +65,7 @@ class Consumers:
 
     def __init__(self) -> None:
         self._groups: dict[str, dict[str, ConsumerData]] = {}
+        self._by_client: dict[str, set[str]] = {}  # the groups of each
         self._count = 0
         self._changed: set[str] = set()
 
@@ -79,6 +80,14 @@ class Consumers:
     def get(self, group: str, client_id: str) -> ConsumerData | None:
         """Return what a consumer reads; None when it is none."""
         return self._groups.get(group, {}).get(client_id)
+
+    def groups_of(self, client_id: str) -> list[str]:
+        """Return the groups that a client consumes for, sorted."""
+        return sorted(self._by_client.get(client_id, ()))
+
+    def client_ids(self) -> list[str]:
+        """Return all clients that consume, sorted."""
+        return sorted(self._by_client)
 
     def groups(self) -> list[str]:
         """Return the groups that have consumers, sorted."""
@@ -120,6 +129,10 @@ class Consumers:
             groups.setdefault(data.group, {})[row[1]] = data
         self._changed |= self._groups.keys() | groups.keys()
         self._groups = groups
+        self._by_client = {}
+        for group, consumers in groups.items():
+            for client_id in consumers:
+                self._by_client.setdefault(client_id, set()).add(group)
         self._count = sum(map(len, groups.values()))
 
     def _join(self, args: Mapping[str, Any]) -> bool:
@@ -138,6 +151,7 @@ class Consumers:
         if known == data:
             return False
         consumers[args["client"]] = data
+        self._by_client.setdefault(args["client"], set()).add(data.group)
         self._count += known is None
         self._changed.add(data.group)
         return True
@@ -149,6 +163,10 @@ class Consumers:
             return False
         if not consumers:
             del self._groups[group]
+        groups = self._by_client[client_id]
+        groups.discard(group)
+        if not groups:
+            del self._by_client[client_id]
         self._count -= 1
         self._changed.add(group)
         return True

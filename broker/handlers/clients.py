@@ -137,6 +137,7 @@ class ClientHandlers:
         self._create_topic = create_topic
         self._presence = Presence(clock)
         self._clients: dict[Session, _Client] = {}
+        self._sessions_of: dict[str, set[Session]] = {}  # by client id
         self._listeners: dict[str, dict[Session, None]] = {}  # by group
         self._waiting: list[_Request] = []
         self._opaque = itertools.count(1)
@@ -304,21 +305,14 @@ class ClientHandlers:
             self._leave_all(client_id)
 
     def _leave_all(self, client_id: str) -> None:
-        for group in self._consumers.groups():
-            if self._consumers.get(group, client_id) is not None:
-                self._queue.put_command(leave_group(client_id, group), lambda _index, _error: None)
+        for group in self._consumers.groups_of(client_id):
+            self._queue.put_command(leave_group(client_id, group), lambda _index, _error: None)
 
     # -- what happens ---------------------------------------------------------------------------
 
     def began_to_serve(self) -> None:
         """Give every consumer the time to be heard by this leader."""
-        self._presence.begin(
-            {
-                client_id
-                for group in self._consumers.groups()
-                for client_id in self._consumers.of(group)
-            }
-        )
+        self._presence.begin(self._consumers.client_ids())
 
     def dispatched(self) -> None:
         """Tell connected clients of the groups that have changed, and answer who waited for it."""
@@ -335,9 +329,10 @@ class ClientHandlers:
             return
         for group in client.groups:
             self._forget_listener(group, session)
+        self._forget_session(client.client_id, session)
         if self.is_stopping or not client.groups:
             return
-        if any(other.client_id == client.client_id for other in self._clients.values()):
+        if client.client_id in self._sessions_of:
             return  # it has come again already
         node_id = self._ledger.config.node_id
         if self._is_serving():
@@ -376,7 +371,12 @@ class ClientHandlers:
     ) -> None:
         client = self._clients.get(session)
         if client is None or client.client_id != client_id:
+            if client is not None:
+                self._forget_session(client.client_id, session)
+                for group in client.groups:
+                    self._forget_listener(group, session)
             client = self._clients[session] = _Client(client_id, command.serialization)
+            self._sessions_of.setdefault(client_id, set()).add(session)
         for data in consumers:
             if data.group in client.groups:
                 continue
@@ -406,6 +406,12 @@ class ClientHandlers:
         if client is not None and group in client.groups:
             client.groups.discard(group)
             self._forget_listener(group, session)
+
+    def _forget_session(self, client_id: str, session: Session) -> None:
+        sessions = self._sessions_of[client_id]
+        sessions.discard(session)
+        if not sessions:
+            del self._sessions_of[client_id]
 
     def _forget_listener(self, group: str, session: Session) -> None:
         listeners = self._listeners.get(group)

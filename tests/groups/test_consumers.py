@@ -29,6 +29,19 @@ def test_members_come_and_go():
     assert len(members) == 2
 
 
+def test_the_groups_of_a_client_are_known():
+    consumers, again = Consumers(), Consumers()
+    apply(consumers, join_group("c1", DATA), join_group("c1", OTHER), join_group("c2", DATA))
+    again.restore(consumers.snapshot())
+
+    for found in (consumers, again):
+        assert found.client_ids() == ["c1", "c2"]
+        assert found.groups_of("c1") == ["g", "h"]
+        apply(found, leave_group("c1", "g"), leave_group("c2", "g"))
+        assert found.client_ids() == ["c1"]
+        assert found.groups_of("c1") == ["h"]
+
+
 def test_a_group_without_members_is_forgotten():
     members = Consumers()
     apply(members, join_group("c1", DATA), leave_group("c1", "g"))

@@ -255,3 +255,21 @@ async def test_a_new_group_of_stock_clients_begins_with_the_first_message(autoju
 
     assert (stock.code, stock.ext_fields["offset"]) == (ResponseCode.SUCCESS, "0")
     assert ours.code == ResponseCode.QUERY_NOT_FOUND
+
+
+async def test_a_connection_that_takes_another_name_is_the_other(autojump_clock, brokers):
+    async with readers(brokers, ("c1", brokers["n1"])) as (one,):
+        await one.beat()
+        one.client_id, one.group = "c2", "others"
+        await one.beat()
+        one.told.clear()
+        one.client_id, one.group = "c3", "readers"
+        async with readers(brokers, ("c4", brokers["n1"])) as (other,):
+            await other.beat()
+            await trio.sleep(1)
+            assert not one.told, "it listens no longer for the first group"
+    await trio.sleep(1)
+
+    assert not brokers["n1"].running.clients._clients
+    assert not brokers["n1"].running.clients._sessions_of
+    assert not brokers["n1"].running.clients._listeners
