@@ -159,7 +159,8 @@ class Schedule:
             self._offsets.get(PROGRESS_GROUP, SCHEDULE_TOPIC, level) or 0
             for level in range(len(DELAY_LEVELS_MS))
         ]
-        self._wake.set()
+        if self._topics.get(SCHEDULE_TOPIC) is not None:
+            self._wake.set()
 
     def arrived(self, topic: str) -> None:
         """Look again when something new waits."""

@@ -40,6 +40,11 @@ class Presence:
         self._clock = clock
         self._clients: dict[str, _Client] = {}
 
+    @property
+    def is_anybody_there(self) -> bool:
+        """Return whether any client may become silent."""
+        return bool(self._clients)
+
     def begin(self, client_ids: Iterable[str]) -> None:
         """Forget what was known, and give every client the time to be heard."""
         deadline = self._clock.now() + SILENT_SECONDS_MAX

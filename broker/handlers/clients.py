@@ -141,6 +141,7 @@ class ClientHandlers:
         self._listeners: dict[str, dict[Session, None]] = {}  # by group
         self._waiting: list[_Request] = []
         self._opaque = itertools.count(1)
+        self._heard = trio.Event()
         self.is_stopping = False  # connections that end now say nothing of their clients
 
     # -- requests -------------------------------------------------------------------------------
@@ -163,6 +164,7 @@ class ClientHandlers:
             if not is_here:
                 node_id = str(command.ext_fields[FORWARDED])
             self._presence.heard(heartbeat.client_id, node_id)
+            self._heard.set()
         wanted: list[MetadataCommand] = []
         topics: list[tuple[str, int]] = []
         for data in heartbeat.consumers:
@@ -312,7 +314,10 @@ class ClientHandlers:
 
     def began_to_serve(self) -> None:
         """Give every consumer the time to be heard by this leader."""
-        self._presence.begin(self._consumers.client_ids())
+        client_ids = self._consumers.client_ids()
+        self._presence.begin(client_ids)
+        if client_ids:
+            self._heard.set()
 
     def dispatched(self) -> None:
         """Tell connected clients of the groups that have changed, and answer who waited for it."""
@@ -350,6 +355,10 @@ class ClientHandlers:
     async def run(self) -> None:
         """Let clients go that are silent for too long, until cancelled."""
         while True:
+            self._heard = trio.Event()
+            if not self._presence.is_anybody_there or not self._is_serving():
+                await self._heard.wait()  # a node without such clients is not woken for them
+                continue
             await trio.sleep(SCAN_SECONDS)
             if not self._is_serving():
                 continue
