@@ -254,8 +254,8 @@ class Admin:
         Args:
             group: whose offsets; it need not exist.
             topic: in which they are.
-            to: "earliest", "latest", a queue offset, or a time: the first message stored then or
-                later. Beyond the ends of a queue its ends are meant.
+            to: "earliest" or "first", "latest" or "last", a queue offset, or a time: the first
+                message stored then or later. Beyond the ends of a queue its ends are meant.
             shift: instead of *to*, how many messages on, or back where it is below 0.
             queue: the only queue meant; None: all.
             dry_run: say what would be, and change nothing.
@@ -383,6 +383,7 @@ def _place(to: str | int | datetime.datetime | None, shift: int | None) -> dict[
         return {"to": "time", "value": round(to.timestamp() * 1000)}
     if isinstance(to, int):
         return {"to": "offset", "value": to}
+    to = {"first": "earliest", "last": "latest"}.get(str(to), to)  # as consumers say it
     if to not in ("earliest", "latest"):
         raise ValueError(f'to = {to!r}: use "earliest", "latest", a queue offset or a datetime')
     return {"to": to}
