@@ -86,6 +86,7 @@ HOLD_SECONDS = 3.0  # longest time a request waits for a leader: RocketMQ's defa
 # Longest time a graceful stop spends before it closes its files, which takes a sync or two: two
 # seconds in all.
 STOP_SECONDS = 1.5
+FOLLOW_SECONDS = 0.1  # of it: for clients to go over to the new leader
 SETTLE_SECONDS = 0.5  # of it: for answers that are due, once the lead is handed over
 READ_SECONDS = 0.25  # of it: for clients to read their answers
 _SETTLE_POLL_SECONDS = 0.005
@@ -613,8 +614,9 @@ class Node:
     async def step_back(self) -> None:
         """Leave the group in good order, within `STOP_SECONDS`: no client is to see a failure.
 
-        The lead is handed over.  Then nothing more is read from clients, what was read is answered
-        (by the new leader, where it is for the leader to answer), and the answers are sent.
+        The lead is handed over, and clients have a moment to follow it: answers say who leads.
+        Then no more requests are taken, those taken are answered (by the new leader, where it is
+        for the leader to answer), and the answers are sent.  What is not answered was not done.
         """
         self.health.is_stopping = True
         self.clients.is_stopping = True
@@ -626,6 +628,8 @@ class Node:
                         logger.info("handed the leadership to %s", leader)
                     except LedgerError as error:
                         logger.warning("could not hand the leadership over: %s", error)
+                    else:
+                        await trio.sleep(FOLLOW_SECONDS)
                 if handing.cancelled_caught:
                     logger.warning("could not hand the leadership over in time")
             servers = [self.server, *([self.name_server] if self.name_server else [])]

@@ -173,12 +173,16 @@ class MemoryStream:
                 return
             await self._outbound.changed.park()
 
-    def close(self) -> None:
-        if not self.closed:
-            self.closed = True
-            pipe = self._outbound
+    def end_sending(self) -> None:
+        pipe = self._outbound
+        if not self.closed and pipe.ended is None:
             pipe.ended = trio.current_time() + pipe.network.latency_seconds
             pipe.changed.unpark_all()
+
+    def close(self) -> None:
+        if not self.closed:
+            self.end_sending()
+            self.closed = True
             # As a kernel does: bytes left unread turn the close into a reset.
             if self._inbound.chunks:
                 self._outbound.break_()

@@ -7,6 +7,7 @@ the rest.  That is what lets one synchronous pass answer a whole receive with on
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -88,6 +89,13 @@ class ByteStream(Protocol):
 
         Raises:
             ConnectionLostError: as `receive_some`.
+        """
+        ...
+
+    def end_sending(self) -> None:
+        """Let the other end know, behind all that was sent, that nothing more comes.
+
+        What it sends is still received, so that none of it turns `close` into a reset.
         """
         ...
 
@@ -305,6 +313,12 @@ class TcpStream:
             await trio.lowlevel.wait_writable(self._socket)
         except (OSError, trio.ClosedResourceError) as error:
             raise self._lost(error) from error
+
+    def end_sending(self) -> None:
+        """See `ByteStream.end_sending`."""
+        if not self._closed:
+            with contextlib.suppress(OSError):  # the other end is gone: then it needs no telling
+                self._socket.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
         """See `ByteStream.close`."""

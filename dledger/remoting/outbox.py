@@ -72,6 +72,7 @@ class Outbox:
         self._is_blocked = False  # the kernel is full; `run` waits for room
         self._flush_wanted = False
         self._closed = False
+        self._ended = False
         self._overflowed = False
         self._error: ConnectionLostError | None = None
         self._runner = trio.lowlevel.ParkingLot()
@@ -99,7 +100,7 @@ class Outbox:
 
     def write(self, buffers: Iterable[Buffer]) -> None:
         """Append *buffers*; nothing is sent before a `flush`.  Thrown away once closed."""
-        if self._closed:
+        if self._closed or self._ended:
             return
         queue = self._queue
         size = 0
@@ -167,6 +168,14 @@ class Outbox:
         """Wait until nothing will be sent any more."""
         while not self._closed:
             await self._waiters.park()
+
+    def end(self) -> None:
+        """Send no more than what was sent, and let the other end know; it may still send."""
+        if not self._closed and not self._ended:
+            self._ended = True
+            self._queue = []
+            self._set_pending(0)
+            self._stream.end_sending()
 
     def close(self) -> None:
         """Close the stream; what is unsent is thrown away.  Does nothing the second time."""

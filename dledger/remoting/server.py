@@ -51,6 +51,7 @@ _PASS_SECONDS: Final = 0.010
 # After a refusal: how long we read on and throw away, so that the answer is not lost to the reset
 # a kernel sends when a socket is closed with bytes unread.
 _LINGER_SECONDS: Final = 1.0
+_CLOSE_POLL_SECONDS: Final = 0.005
 
 logger = logging.getLogger("dledger.remoting")
 
@@ -110,6 +111,7 @@ class RemotingServer:
         self._sessions: dict[int, Session] = {}
         self._last_session_id = 0
         self._reads = True
+        self._is_ending = False
         self._readings: dict[Session, tuple[trio.CancelScope, _Turns]] = {}
         self._refused_log = RateLimitedLog(logger)
         self._full_log = RateLimitedLog(logger)
@@ -150,7 +152,7 @@ class RemotingServer:
         return any(turns.is_busy for _, turns in self._readings.values())
 
     def stop_reading(self) -> None:
-        """Take no more connections and no more requests; what was read is still answered."""
+        """Take no more connections and no more requests; what was taken is still answered."""
         if self._listener is not None:
             self._listener.close()
         self._reads = False
@@ -161,8 +163,11 @@ class RemotingServer:
     async def close(self, *, grace_seconds: float = 1.0) -> None:
         """Take no more connections, send what is answered, close all; `serve` then returns.
 
+        A client that reads to the end and then closes has had all its answers: a connection closed
+        from here while it still sends is reset, and what is on its way to it may be lost.
+
         Args:
-            grace_seconds: longest time to wait for clients to read their answers.
+            grace_seconds: longest time to wait for clients to do so.
         """
         if self._listener is not None:
             self._listener.close()
@@ -171,6 +176,11 @@ class RemotingServer:
             for session in sessions:
                 session.flush()
                 await session.wait_below(0)
+                session.end()
+            self._is_ending = True
+            while self._sessions:  # noqa: ASYNC110 - once in a server's life
+                await trio.sleep(_CLOSE_POLL_SECONDS)
+        self._is_ending = True
         for session in self.sessions:
             session.close("the server closed")
 
@@ -214,7 +224,9 @@ class RemotingServer:
                     self._readings[session] = reading, turns
                     await self._receive(session, stream, outbox, turns)
                 if not self._reads:
-                    await outbox.wait_closed()  # what was read may still be answered
+                    await _discard(stream)
+                    if not self._is_ending:
+                        await outbox.wait_closed()  # what was read may still be answered
                 nursery.cancel_scope.cancel()
         finally:
             if outbox.overflowed:
@@ -292,6 +304,18 @@ class RemotingServer:
         except ConnectionLostError:
             pass  # gone: there is nobody left to wait for
         session.close(str(error))
+
+
+async def _discard(stream: ByteStream) -> None:
+    """Throw away what arrives until the connection ends.
+
+    A socket closed with bytes unread is reset, and the last answers may be lost with it.
+    """
+    try:
+        while await stream.receive_some():
+            pass
+    except ConnectionLostError:
+        pass
 
 
 class _Turns:

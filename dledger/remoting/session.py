@@ -190,6 +190,10 @@ class Session:
         """Wait until at most *size* bytes are unsent, or the connection has ended."""
         await self._outbox.wait_below(size)
 
+    def end(self) -> None:
+        """Answer nothing more, and let the client know that it has had everything."""
+        self._outbox.end()
+
     def close(self, reason: str) -> None:
         """End the connection; `on_closed` follows from its own task."""
         if self._close_reason is None:

@@ -15,6 +15,7 @@ from jepsen_like.checkers import (
     polls,
     progress,
     promises,
+    stops,
 )
 from jepsen_like.checkers.anomaly import Anomaly
 
@@ -28,7 +29,7 @@ __all__ = ["CHECKERS", "KINDS", "Anomaly", "check"]
 # Every anomaly that can be raised, and what it is.
 KINDS = (
     cluster.KINDS | appends.KINDS | polls.KINDS | ends.KINDS | groups.KINDS | progress.KINDS
-    | promises.KINDS | administration.KINDS | acks.KINDS | handling.KINDS
+    | promises.KINDS | administration.KINDS | acks.KINDS | handling.KINDS | stops.KINDS
 )  # fmt: skip
 
 
@@ -45,6 +46,7 @@ CHECKERS: dict[str, Callable[[list[Event], bool], Iterable[Anomaly]]] = {
     ),
     "handling": lambda events, kept: handling.check_handling(events, has_retention=kept),
     "promises": lambda events, _: promises.check_promises(events),
+    "stops": lambda events, _: stops.check_stops(events),
 }
 
 

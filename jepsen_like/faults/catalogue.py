@@ -25,6 +25,7 @@ from jepsen_like.faults.processes import (
     Pause,
     PowerLossAtStep,
     Restart,
+    Rolling,
     Transfer,
 )
 
@@ -39,6 +40,7 @@ _ALL: tuple[type[Fault], ...] = (
     PowerLossAtStep,
     Pause,
     Restart,
+    Rolling,
     Transfer,
     Coup,
     PowerLoss,

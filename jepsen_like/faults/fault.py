@@ -29,6 +29,7 @@ class Fault:
     nodes_min: ClassVar[int] = 1
     allows_async: ClassVar[bool] = True  # whether ASYNC_FLUSH promises to survive it
     weight: ClassVar[float] = 1.0
+    is_drawn: ClassVar[bool] = True  # or happens only where it is asked for by name
     needs_whole: ClassVar[bool] = False  # happens only while every other member is whole
 
     def __init__(self, group: Group, chance: random.Random, *, target: Target = "") -> None:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import trio
+
 from jepsen_like.faults.fault import Fault
 
 if TYPE_CHECKING:
     from jepsen_like.faults.group import Member
+
+_LOOK_SECONDS = 0.01
+_ROLLING: set[trio.Nursery] = set()  # of the groups whose members are being restarted
 
 
 class Kill(Fault):
@@ -105,6 +110,43 @@ class Restart(Fault):
         pause_seconds = self.chance.uniform(0.1, 1.5)
         self.in_turn(pause_seconds, members, lambda member: member.stop_gracefully())
         return ",".join(member.name for member in members)
+
+
+class Rolling(Fault):
+    """All members stopped well and started again, the next when all others are whole.
+
+    Nobody is to notice, so it comes alone, and is asked for by name: `--only rolling`.
+    """
+
+    name = "rolling"
+    where = "sim"
+    nodes_min = 3
+    is_drawn = False
+
+    async def inject(self) -> str:
+        """See `Fault`."""
+        nursery = self.group.nursery
+        assert nursery is not None
+        if nursery in _ROLLING:
+            return ""  # one at a time
+        _ROLLING.add(nursery)
+        members = self.chance.sample(list(self.group.members), len(self.group.members))
+        for member in members:
+            await self.watch(member, "stop")
+        nursery.start_soon(self._roll, members, nursery)
+        return "one by one"
+
+    async def _roll(self, members: list[Member], nursery: trio.Nursery) -> None:
+        try:
+            for member in members:
+                while not (member.is_up and await self.group.may_harm(member)):  # noqa: ASYNC110
+                    await trio.sleep(_LOOK_SECONDS)
+                await trio.sleep(self.chance.uniform(0, 1.0))
+                await member.stop_gracefully()
+                while member.is_running:  # noqa: ASYNC110 - nothing tells of its end
+                    await trio.sleep(_LOOK_SECONDS)
+        finally:
+            _ROLLING.discard(nursery)
 
 
 class Transfer(Fault):

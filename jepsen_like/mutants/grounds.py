@@ -168,6 +168,14 @@ RESTARTS = Ground(
     load={"send_timeout": 8.0, "queue_count": 2},
     store={"checkpoint_interval_ms": 200},
 )
+# Members stopped well, one at a time, under clients that wait for nobody.
+ROLLING = Ground(
+    name="rolling",
+    faults=("rolling",),
+    fault_seconds=8.0,
+    changes={"gap_mean": 0.3},
+    load={"send_timeout": 0.5, "client_crash_mean": 60.0},
+)
 # Queues whose units fill several pages.
 UNITS = Ground(
     name="units",

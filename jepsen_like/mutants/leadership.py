@@ -10,7 +10,7 @@ from dledger.raft.engine import RaftEngine
 from dledger.raft.leading import Leading
 from dledger.server import LedgerServer
 from dledger.store.vote_file import VoteFile
-from jepsen_like.mutants.grounds import CONTESTED, CUTS, KILLS, LOST_DISKS, STALE
+from jepsen_like.mutants.grounds import CONTESTED, CUTS, KILLS, LOST_DISKS, ROLLING, STALE
 from jepsen_like.mutants.mutant import Patch, mutant
 from jepsen_like.mutants.opening import opens_at_once
 
@@ -188,3 +188,16 @@ def followers_count_as_latest() -> Sequence[Patch]:
 
 
 # -- the lead --------------------------------------------------------------------------------------
+
+
+# -- handing over ----------------------------------------------------------------------------------
+
+
+@mutant(on=ROLLING)
+def hands_over_to_nobody() -> Sequence[Patch]:
+    """A hand-over holds up all that is sent and asks nobody to take over."""
+
+    def ask_to_take_over(self: Any, peer_id: str) -> None:
+        pass
+
+    return [(RaftEngine, "ask_to_take_over", ask_to_take_over)]

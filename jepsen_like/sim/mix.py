@@ -105,7 +105,7 @@ def draw(seed: int, *, fault_seconds: float = FAULT_SECONDS, only: tuple[str, ..
         name
         for name, fault in offered("sim").items()
         if fault.fits(node_count=node_count, is_async=is_async)
-        and (name in only if only else name != CrowdedDisk.name)
+        and (name in only if only else fault.is_drawn and name != CrowdedDisk.name)
     ]
     # Drawn apart: what was drawn for a seed before stays as it was.
     apart = random.Random(f"levels {seed}")

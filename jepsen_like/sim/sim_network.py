@@ -351,6 +351,11 @@ class SimStream:
                 return
             await pipe.changed.park()
 
+    def end_sending(self) -> None:
+        """See `ByteStream.end_sending`."""
+        if not self._is_closed and not self._outbound.is_ending:
+            self._outbound.end()
+
     def close(self) -> None:
         """See `ByteStream.close`."""
         if self._is_closed:
@@ -362,7 +367,8 @@ class SimStream:
         if self._inbound.chunks:  # as a kernel does: bytes left unread make it a reset
             self._reset(silently=False)
         else:
-            self._outbound.end()
+            if not self._outbound.is_ending:
+                self._outbound.end()
             self._inbound.break_at(0.0)
 
     def abort(self) -> None:

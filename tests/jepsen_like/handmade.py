@@ -212,6 +212,9 @@ def one_edit(kind: str) -> Lines:
             lines.add(33, "invoke", "send", k=0, v="c-8")
             lines.note("early", k=0, v="c-8", o=9, err="leader/sync")
             lines.add(33, "info", "send", k=0, v="c-8")
+        case "stop-failed-send":
+            lines.events.insert(0, Event(0, 0, NEMESIS, "info", "fault", v="rolling one by one"))
+            lines.note("heal", v="rolling one by one")
         case "no-progress":
             lines.events.insert(0, Event(0, 0, NEMESIS, "info", "healed"))
             lines.events.insert(1, Event(0, 0, NEMESIS, "info", "recovered"))

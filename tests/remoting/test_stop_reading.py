@@ -5,6 +5,7 @@ import trio
 from dledger.remoting.command import Command, response
 from dledger.remoting.connection import Connection
 from dledger.remoting.frame import encode_frame
+from dledger.remoting.network import TcpNetwork
 from dledger.remoting.server import PASS_COUNT_MAX, RemotingServer
 from tests.fakes.network import MemoryNetwork
 
@@ -104,3 +105,59 @@ async def test_nobody_gets_in_any_more(autojump_clock, nursery):
 
     assert port not in network._listeners
     await server.close()
+
+
+async def test_a_client_that_keeps_sending_loses_no_answer_to_the_close(autojump_clock, nursery):
+    """A socket closed while its other end sends is reset, and takes answers on the way with it."""
+    network, handler = MemoryNetwork(latency_seconds=0.010), Slow()
+    server = RemotingServer(network, host="", port=0, handler=handler)
+    port = await nursery.start(server.serve)
+    stream = await network.connect("here", port)
+    stream.send_now([frames(range(3))])
+    await trio.sleep(0.1)
+    found = []
+
+    async def keep_sending():
+        number = 100
+        while not stream.closed:
+            stream.send_now([frames([number])])
+            number += 1
+            await trio.sleep(0.003)
+
+    async def read_to_the_end():
+        found.extend(await opaques(stream))
+        stream.close()
+
+    nursery.start_soon(keep_sending)
+    nursery.start_soon(read_to_the_end)
+    server.stop_reading()
+    handler.answer_all()
+    began = trio.current_time()
+
+    await server.close(grace_seconds=1)
+
+    assert found[:3] == [0, 1, 2]
+    assert trio.current_time() - began < 0.1, "it closes when the client has"
+
+
+async def test_real_sockets_end_in_order(nursery):
+    handler = Slow()
+    server = RemotingServer(TcpNetwork(), host="127.0.0.1", port=0, handler=handler)
+    port = await nursery.start(server.serve)
+    stream = await TcpNetwork().connect("127.0.0.1", port)
+    stream.send_now([frames(range(3))])
+    while len(handler.waiting) < 3:
+        await trio.sleep(0.001)
+    server.stop_reading()
+    stream.send_now([frames(range(3, 1000))])
+    handler.answer_all()
+    found = []
+
+    async def read_to_the_end():
+        found.extend(await opaques(stream))
+        stream.close()
+
+    nursery.start_soon(read_to_the_end)
+    await server.close(grace_seconds=10)
+
+    assert found == [0, 1, 2]
