@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from jepsen_like.faults.group import Member
 
 _LOOK_SECONDS = 0.01
+_WHOLE_SECONDS = 10.0  # for a member to stop, and for a group to be whole again
 _ROLLING: set[trio.Nursery] = set()  # of the groups whose members are being restarted
 
 
@@ -139,12 +140,16 @@ class Rolling(Fault):
     async def _roll(self, members: list[Member], nursery: trio.Nursery) -> None:
         try:
             for member in members:
-                while not (member.is_up and await self.group.may_harm(member)):  # noqa: ASYNC110
-                    await trio.sleep(_LOOK_SECONDS)
+                with trio.move_on_after(_WHOLE_SECONDS) as patience:
+                    while not (member.is_up and await self.group.may_harm(member)):  # noqa: ASYNC110
+                        await trio.sleep(_LOOK_SECONDS)
+                if patience.cancelled_caught:
+                    return
                 await trio.sleep(self.chance.uniform(0, 1.0))
                 await member.stop_gracefully()
-                while member.is_running:  # noqa: ASYNC110 - nothing tells of its end
-                    await trio.sleep(_LOOK_SECONDS)
+                with trio.move_on_after(_WHOLE_SECONDS):
+                    while member.is_running:  # noqa: ASYNC110 - nothing tells of its end
+                        await trio.sleep(_LOOK_SECONDS)
         finally:
             _ROLLING.discard(nursery)
 
