@@ -9,11 +9,13 @@ import pytest
 
 from broker.message.codec import decode_record
 from broker.store.append_state import AppendState
+from broker.store.derived import DerivedState
 from broker.store.index_keys import key_hash, keys_of
 from broker.store.index_search import IndexSearch, SearchRange
 from broker.store.record_finder import record_at
 from dledger.errors import CorruptStoreError
 from dledger.store.disk import OsDisk
+from tests.broker_store.growing_disk import GrowingDisk
 from tests.broker_store.helpers import (
     FixedClock,
     MemoryLog,
@@ -22,7 +24,13 @@ from tests.broker_store.helpers import (
     make_chunk,
     new_group,
 )
-from tests.broker_store.test_derived import SEGMENT, Node, drop_first_segments, fill
+from tests.broker_store.test_derived import (
+    SEGMENT,
+    CountingMachine,
+    Node,
+    drop_first_segments,
+    fill,
+)
 
 EVER = 1 << 62
 
@@ -253,22 +261,27 @@ def put(log, state, bodies, topic):
 
 
 def dispatched(log):
-    from broker.store.derived import DerivedState
-    from tests.broker_store.growing_disk import GrowingDisk
-    from tests.broker_store.test_derived import CountingMachine
-
-    derived = DerivedState.open(
-        GrowingDisk(), "/d", log, commit_index=0, segment_size=1 << 20, metadata=CountingMachine()
-    )
-    derived.dispatch_up_to(log.end_index)
-    return derived.queues
+    return open_derived(GrowingDisk(), "/d", log).queues
 
 
-def test_old_messages_of_a_frequent_key_are_found_without_walking_all_newer_ones(node, monkeypatch):
+def test_old_messages_of_a_frequent_key_are_found_without_walking_all_newer_ones(
+    tmp_path, monkeypatch
+):
     """Links with the hash and of another time counted as found, and the walk began anew each time.
 
     Of a file with 200,000 newer ones that took seconds.
     """
+    log = MemoryLog(segment_size=1 << 20)
+    state, clock = AppendState(NothingDispatched(), log), FixedClock()
+    for _ in range(300):
+        clock.ms += 2000
+        group = new_group(state, clock)
+        group.add_chunk(make_chunk([b"x"], properties={"KEYS": "k"}))
+        append_group(log, group)
+    derived = open_derived(OsDisk(), str(tmp_path), log)
+    for job in derived.begin_jobs(with_state=True):
+        job.run()
+        job.finish()
     opened = []
     stock = OsDisk.open_file
 
@@ -277,12 +290,19 @@ def test_old_messages_of_a_frequent_key_are_found_without_walking_all_newer_ones
         return stock(self, path)
 
     monkeypatch.setattr(OsDisk, "open_file", open_file)
-    node.catch_up()
-    node.run_jobs(with_state=True)
-    (topic, key), messages = max(by_topic_and_key(node).items(), key=lambda item: len(item[1]))
-    opened.clear()
+    wanted = SearchRange(key_hash("orders", "k"), 0, clock.ms - 299 * 2000, EVER)
 
-    found = search(node, topic, key, end=messages[0].store_timestamp_ms, count=1)
+    found = IndexSearch(OsDisk(), derived.key_index, wanted).next_positions(1)
 
-    assert messages[0].position in found
-    assert len(opened) <= len(node.derived.key_index.paths) + len(found)
+    assert found == [48]
+    assert len(opened) == 1
+    derived.close()
+
+
+def open_derived(disk, folder, log):
+    derived = DerivedState.open(
+        disk, folder, log, commit_index=0, segment_size=1 << 20, metadata=CountingMachine()
+    )
+    while derived.dispatched_index < log.end_index:
+        derived.dispatch_up_to(log.end_index)
+    return derived
