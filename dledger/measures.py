@@ -41,6 +41,12 @@ class Histogram:
         self._counts[bisect_left(self.bounds, value)] += times
         self.sum += value * times
 
+    def add(self, counts: Sequence[int], total: float) -> None:
+        """Take many values in: how many lie at each bound and above the last, and their sum."""
+        for place, count in enumerate(counts):
+            self._counts[place] += count
+        self.sum += total
+
     def cumulative(self) -> list[int]:
         """Return how many values are at or below each bound, and at the end how many there are."""
         return list(accumulate(self._counts))

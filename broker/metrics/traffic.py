@@ -10,7 +10,6 @@ group; all beyond go by `OTHER`.
 
 from __future__ import annotations
 
-import struct
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -30,7 +29,6 @@ KIB: Final = 1024
 # RocketMQ's own buckets of rocketmq_message_size, bytes.
 SIZE_BOUNDS: Final = (KIB, 4 * KIB, 512 * KIB, 1024 * KIB, 2048 * KIB, 4096 * KIB)
 
-_SIZE = struct.Struct(">8xi8x")  # of a consume-queue unit: position, size of the record, tags code
 _UNIT = np.dtype([("position", ">i8"), ("size", ">i4"), ("tags_code", ">i8")])
 
 
@@ -66,22 +64,16 @@ class Traffic:
             return
         count = run.record_count
         if count == 1:
-            size = _SIZE.unpack(run.units)[0]
-            self.sizes.observe(size)
+            self.sizes.observe(run.size)
         else:
             sizes = np.frombuffer(run.units, _UNIT)["size"]
-            size = int(sizes.sum(dtype=np.int64))
-            least = int(sizes.min())
-            if least == int(sizes.max()):
-                self.sizes.observe(least, times=count)
-            else:
-                for value in sizes.tolist():
-                    self.sizes.observe(value)
+            places = np.searchsorted(SIZE_BOUNDS, sizes)
+            self.sizes.add(np.bincount(places, minlength=len(SIZE_BOUNDS) + 1).tolist(), run.size)
         flow = self.arrived.get(run.topic)
         if flow is None:
             topic = run.topic if len(self.arrived) < TOPICS_MAX else OTHER
             flow = self.arrived.setdefault(topic, Flow())
-        flow.add(count, size)
+        flow.add(count, run.size)
 
     def shared_name(self, group: str) -> str:
         """Return *group* as one string for all who wait under it; `OTHER` beyond the bound.
