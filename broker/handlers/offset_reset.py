@@ -8,6 +8,7 @@ hear of it at their next pull or commit, and nothing they commit counts any more
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from broker.errors import HeaderError, TopicNotFoundError
@@ -173,6 +174,13 @@ class OffsetResetHandlers:
 
         def heard(epoch: int) -> Command:
             self._heard(epoch, topic)
+            if self._offsets.epoch(group, topic) == epoch:
+                # An earlier attempt at the same request may have been applied in its stead, and
+                # have found a queue shorter: what is told is where the group is.
+                changes[:] = [
+                    replace(item, after=self._offsets.get(group, topic, item.queue_id) or 0)
+                    for item in changes
+                ]
             return finish(epoch)
 
         self._commands.propose(session, command, wanted.only_once(request_id), heard)

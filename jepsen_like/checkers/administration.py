@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 KINDS = {
-    "topic-lost": "a member lists a topic otherwise than what was acknowledged last of it, or not "
-    "at all",
+    "topic-lost": "a member lists a topic otherwise than what was acknowledged last of it, or the "
+    "leader says that there is none",
     "deleted-back": "a message is read that was acknowledged before its topic was deleted",
     "reset-undone": "a group stands neither where it was put last, nor where anybody committed for "
     "it that began afterwards",
@@ -28,6 +28,7 @@ GONE = 0  # what a deleted topic keeps its messages for
 def check_administration(events: list[Event], *, has_retention: bool) -> Iterator[Anomaly]:
     """Yield what is wrong with topics and resets."""
     yield from _topics(events)
+    yield from _missing(events)
     yield from _deleted(events)
     yield from _resets(events, has_retention=has_retention)
 
@@ -51,6 +52,31 @@ def _topics(events: list[Event]) -> Iterator[Anomaly]:
                     f"{event.node} lists topic {name} with {found}, and {last.v} was the last "
                     "that was acknowledged",
                     (*last.lines, event.i),
+                )
+
+
+def _missing(events: list[Event]) -> Iterator[Anomaly]:
+    """Yield where the leader said that there is no topic, and there has to be one."""
+    made: dict[str, Operation] = {}  # the last change of each topic, if it is surely there
+    maybe_deleted: set[str] = set()  # for ever: a deletion may come late
+    asked = [item for f in ("topic", "put", "look") for item in operations(events, f)]
+    for item in sorted(asked, key=lambda item: item.i):
+        name = item.v[0]
+        if item.f == "topic" and item.type != "fail":
+            if item.v[1] != "delete":
+                if item.type == "ok":
+                    made[name] = item
+            else:
+                made.pop(name, None)
+                if item.type == "info":
+                    maybe_deleted.add(name)
+        elif item.type == "fail" and item.end is not None and name in made:
+            why = events[item.end].err or ""
+            if why.startswith("TopicNotFoundError") and name not in maybe_deleted:
+                yield Anomaly(
+                    "topic-lost",
+                    f"topic {name} does not exist, and {made[name].v} was acknowledged",
+                    (*made[name].lines, *item.lines),
                 )
 
 

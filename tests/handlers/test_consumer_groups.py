@@ -229,6 +229,19 @@ async def test_a_group_is_put_elsewhere_in_all_queues_at_once(
     assert await committed(caller, queueId=1) == (after[1], 1)
 
 
+async def test_a_reset_asked_for_again_is_done_once_and_told_as_it_was_done(autojump_clock, caller):
+    """The second attempt was answered with the end of the queue as it was by then."""
+    await caller.sent(b"a")
+    first = await reset(caller, "latest", requestId=7)
+    await caller.sent(b"b", b"c")
+
+    again = await reset(caller, "latest", requestId=7)
+
+    assert [item.after for item in first.queues] == [item.after for item in again.queues] == [1, 0]
+    assert (first.epoch, again.epoch) == (1, 1)
+    assert await committed(caller) == (1, 1)
+
+
 async def test_a_reset_of_one_queue_leaves_the_others(autojump_clock, caller):
     await caller.sent(b"a")
     await caller.sent(b"b", queue_id=1)

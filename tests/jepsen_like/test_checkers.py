@@ -248,6 +248,17 @@ def test_what_nobody_heard_the_end_of_may_still_happen_to_a_topic() -> None:
     assert kinds_of(lines) == set()
 
 
+def test_a_topic_that_was_acknowledged_is_there_for_the_leader() -> None:
+    lines = whole()
+    put = lines.find("put", nth=1)
+    put.type, put.err = "fail", "TopicNotFoundError: there is none"
+    assert kinds_of(lines) == {"topic-lost"}
+
+    lines.find("topic", nth=1).type = "info"  # the deletion may still have come
+
+    assert kinds_of(lines) == set()
+
+
 def test_a_message_sent_while_its_topic_was_deleted_may_be_on_either_side() -> None:
     lines = whole()
     lines.find("look", nth=1).v[1].append("side-1")
