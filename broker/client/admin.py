@@ -360,7 +360,7 @@ class Admin:
             epoch: what `group_progress` said when the consumer began; None: it does not matter.
 
         Returns:
-            False when nothing was committed, as the group was put elsewhere since *epoch* began.
+            False when it does not count, as the group was put elsewhere since *epoch* began.
         """
         return await self._offsets.commit(group, topic, queue, queue_offset, epoch=epoch)
 

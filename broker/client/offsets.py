@@ -67,7 +67,7 @@ class Offsets:
         """Have *group* go on at *queue_offset*; a lower offset than it has is ignored.
 
         Returns:
-            False when nothing was committed, as the group was put elsewhere after *epoch* began.
+            False when it does not count, as the group was put elsewhere after *epoch* began.
         """
         header = UpdateConsumerOffsetRequest(
             consumer_group=group,

@@ -174,13 +174,12 @@ class OffsetResetHandlers:
 
         def heard(epoch: int) -> Command:
             self._heard(epoch, topic)
-            if self._offsets.epoch(group, topic) == epoch:
-                # An earlier attempt at the same request may have been applied in its stead, and
-                # have found a queue shorter: what is told is where the group is.
-                changes[:] = [
-                    replace(item, after=self._offsets.get(group, topic, item.queue_id) or 0)
-                    for item in changes
-                ]
+            # An earlier attempt at the same request may have been applied in its stead, and have
+            # found a queue shorter.
+            put_at = self._offsets.put_at(group, topic, epoch)
+            changes[:] = [
+                replace(item, after=put_at.get(item.queue_id, item.after)) for item in changes
+            ]
             return finish(epoch)
 
         self._commands.propose(session, command, wanted.only_once(request_id), heard)

@@ -60,7 +60,7 @@ def reset_offsets(
 class _Progress:
     """What one group has committed in one topic."""
 
-    __slots__ = ("committed_ms", "epoch", "queues")
+    __slots__ = ("committed_ms", "epoch", "put_at", "queues")
 
     def __init__(
         self, queues: dict[int, int] | None = None, epoch: int = 0, committed_ms: int = 0
@@ -68,6 +68,8 @@ class _Progress:
         self.queues = queues if queues is not None else {}
         self.epoch = epoch
         self.committed_ms = committed_ms  # the leader's clock at the last commit or reset
+        # Where the last reset led, as far as this process has applied it: to be told, no state.
+        self.put_at: dict[int, int] = {}
 
 
 class ConsumerOffsets:
@@ -101,6 +103,11 @@ class ConsumerOffsets:
         """Return the epoch that the last reset began; 0 when there was none."""
         progress = self._progress.get((group, topic))
         return 0 if progress is None else progress.epoch
+
+    def put_at(self, group: str, topic: str, epoch: int) -> dict[int, int]:
+        """Return where the reset that began *epoch* led, by queue id; {} when it is not known."""
+        progress = self._progress.get((group, topic))
+        return {} if progress is None or progress.epoch != epoch else dict(progress.put_at)
 
     def committed_ms(self, group: str, topic: str) -> int:
         """Return when a group last committed, in milliseconds since 1970; 0: nobody knows."""
@@ -212,7 +219,8 @@ class ConsumerOffsets:
         self._epoch_last += 1
         progress.epoch = self._epoch_last
         progress.committed_ms = max(progress.committed_ms, at_ms)
-        progress.queues.update(args["queues"])
+        progress.put_at = dict(args["queues"])
+        progress.queues.update(progress.put_at)
         self._reset_topics.append(topic)
         return progress.epoch
 

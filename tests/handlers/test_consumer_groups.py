@@ -234,12 +234,13 @@ async def test_a_reset_asked_for_again_is_done_once_and_told_as_it_was_done(auto
     await caller.sent(b"a")
     first = await reset(caller, "latest", requestId=7)
     await caller.sent(b"b", b"c")
+    await commit(caller, 2)
 
     again = await reset(caller, "latest", requestId=7)
 
     assert [item.after for item in first.queues] == [item.after for item in again.queues] == [1, 0]
     assert (first.epoch, again.epoch) == (1, 1)
-    assert await committed(caller) == (1, 1)
+    assert await committed(caller) == (2, 1)
 
 
 async def test_a_reset_of_one_queue_leaves_the_others(autojump_clock, caller):
