@@ -43,7 +43,8 @@ class Drops:
         self._history = history
         self._clocks: list[SimClock] = []
         self._latest_ms = 0  # the latest time that any clock has shown
-        self._floors: dict[tuple[int, str, int], int] = {}  # entry, topic, queue -> offset
+        # Entry, topic, queue, which command of the entry -> offset.
+        self._floors: dict[tuple[int, str, int, int], int] = {}
 
     def add_clock(self, clock: SimClock) -> None:
         """Take note of a member's clock: messages are as old as a leader's clock says."""
@@ -60,9 +61,11 @@ class Drops:
         self._latest_ms = max(self._latest_ms, *(clock.wall_ms() for clock in self._clocks))
         return self._latest_ms
 
-    def trimmed(self, name: str, index: int, topic: str, queue_id: int, floor: int) -> None:
-        """Hear what *name* trimmed a queue to at entry *index*."""
-        first = self._floors.setdefault((index, topic, queue_id), floor)
+    def trimmed(
+        self, name: str, index: int, topic: str, queue_id: int, nth: int, floor: int
+    ) -> None:
+        """Hear what *name* trimmed a queue to by the *nth* command for it in entry *index*."""
+        first = self._floors.setdefault((index, topic, queue_id, nth), floor)
         if first != floor:
             self.tell(
                 name,
@@ -94,6 +97,7 @@ class _Watch:
         self._mount = mount
         self._clock = clock
         self._usage: DiskUsage | None = None  # as the product measured it last
+        self._trims: dict[tuple[int, str, int], int] = {}
         _around(self._store, "measure_disk", self._measure)
         _around(self._store, "begin_drop", self._begin_drop)
         _around(self._derived.queues, "trim", self._trim)
@@ -170,7 +174,9 @@ class _Watch:
             return
         floors = {(name, number): at for name, number, at in self._derived.queues.floors()}
         floor = floors.get((topic, queue_id), 0)
-        self._drops.trimmed(self._name, self._derived.dispatched_index + 1, topic, queue_id, floor)
+        key = self._derived.dispatched_index + 1, topic, queue_id
+        nth = self._trims[key] = self._trims.get(key, -1) + 1  # one entry may have several commands
+        self._drops.trimmed(self._name, *key, nth, floor)
         keeps = self._drops.mix.topic_retention_ms
         now = self._drops.latest_ms()
         if newest >= now - keeps or not keeps:
