@@ -138,7 +138,8 @@ class Client:
 
         Args:
             group: whose offsets are kept; several consumers of one group each read all they are
-                told to, so give each its own *queues*.
+                told to, so give each its own *queues*. "" keeps none, for who only wants to look:
+                with ``auto_commit=False`` and a *start* other than "committed".
             topic: what to read.
             queues: numbers of the queues to read; None reads all there are when it is opened.
             start: "committed" goes on where the group stopped, and begins with the oldest message

@@ -96,7 +96,13 @@ class Consumer:
         options: ConsumerOptions,
         handout: Handout | None = None,
     ) -> None:
-        check_group(group)
+        if group:
+            check_group(group)
+        elif options.auto_commit or options.start == "committed":
+            raise InvalidMessageError(
+                "a consumer without a group has nothing to commit to: give it a group, or "
+                'auto_commit=False and a start other than "committed"'
+            )
         check_topic(topic)
         self.group = group
         self.topic = topic
@@ -365,7 +371,10 @@ class Consumer:
 
         Raises:
             NoBrokerError: nobody took it in time; the automatic commit goes on trying.
+            ValueError: the consumer has no group.
         """
+        if not self.group:
+            raise ValueError(f"a consumer of topic {self.topic} without a group commits nothing")
         for progress in self._queues.values():
             progress.settle_all()
         await self._commit_done()
@@ -391,7 +400,7 @@ class Consumer:
         options = self.options
         share = 2 * max(len(wanted), 1)
         pull_size = min(max(options.prefetch_bytes // share, PULL_SIZE_MIN), PULL_SIZE_MAX)
-        if wanted:
+        if wanted and self.group:
             await self._resets.begin(wanted[0])
         starts = await self._starts.find(self.group, self.topic, wanted, options.start)
         for queue_id in wanted:
@@ -520,6 +529,8 @@ class Consumer:
                 _LOG.warning("commit of group %s in topic %s: %s", self.group, self.topic, error)
 
     async def _commit_done(self) -> None:
+        if not self.group:
+            return
         async with self._commit_lock:
             for queue_id, progress in self._queues.items():
                 done = progress.done

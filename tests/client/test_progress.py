@@ -10,6 +10,7 @@ import pytest
 import trio
 
 from broker.client.progress import QueueProgress
+from broker.errors import InvalidMessageError
 from tests.client.test_consumer import numbered, take
 from tests.client.test_consumer_choices import put_tagged
 
@@ -299,3 +300,27 @@ def test_a_group_that_is_put_elsewhere_forgets_what_was_left():
     progress.leave(message)
     progress.reset(100)
     assert (progress.done, progress.left, progress.follows) == (100, [], True)
+
+
+async def test_a_consumer_without_a_group_leaves_no_trace(group, connect, autojump_clock):
+    group.put("orders", 0, numbered(3))
+    async with (
+        connect() as mq,
+        mq.consumer(
+            "", "orders", queues=[0], start="first", auto_commit=False, commit_interval=0.1
+        ) as consumer,
+    ):
+        for message in await take(consumer, 3):
+            async with message:
+                pass
+        await trio.sleep(1)
+        with pytest.raises(ValueError, match="without a group"):
+            await consumer.commit()
+    assert group.offsets == {}
+
+
+@pytest.mark.parametrize("choices", [{"start": "first"}, {"auto_commit": False}])
+async def test_a_consumer_without_a_group_has_to_say_so(group, connect, autojump_clock, choices):
+    async with connect() as mq:
+        with pytest.raises(InvalidMessageError, match="give it a group, or auto_commit=False"):
+            mq.consumer("", "orders", **choices)
