@@ -13,7 +13,7 @@ from broker.cli.backup_copy import Manifest, members_of, take_backup
 from broker.cli.backup_copy import restore as restore_folder
 from broker.cli.local_group import GroupPlan, LocalGroup
 from broker.cli.output import json_option, plural, print_json
-from broker.config import load_config
+from broker.config_file import load_config
 from dledger.clock import SystemClock
 from dledger.errors import ConfigError, FolderInUseError
 from dledger.store.disk import OsDisk

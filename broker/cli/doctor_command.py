@@ -16,7 +16,7 @@ from broker.cli.local_group import LocalGroup
 from broker.cli.output import format_bytes, json_option, print_json, remark
 from broker.cli.servers import DEFAULT_FOLDER, add_group_options, choose_group
 from broker.cli.status_table import status_json
-from broker.config import load_config
+from broker.config_file import load_config
 from dledger.errors import ConfigError
 
 if TYPE_CHECKING:

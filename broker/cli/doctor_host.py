@@ -23,7 +23,7 @@ from broker.cli.checks import Check, Level
 from broker.cli.output import format_bytes
 from broker.cli.processes import check_port_free
 from broker.cli.values import format_duration
-from broker.config import differing_keys
+from broker.config_file import differing_keys
 from dledger.clock import SystemClock
 from dledger.config import MIB, FlushDiskType
 from dledger.errors import ConfigError

@@ -22,7 +22,7 @@ from broker.cli.servers import DEFAULT_BASE_PORT, SERVER_VARIABLE, data_option, 
 from broker.cli.status_table import kept_lines, problems, status_json, status_table, verdict
 from broker.cli.values import SIZE
 from broker.cli.watching import show_frame, show_repeatedly, watch_option
-from broker.config import format_size
+from broker.config_file import format_size
 from dledger.config import MIB, FlushDiskType
 from dledger.errors import ConfigError
 from dledger.machine import check_supported

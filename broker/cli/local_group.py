@@ -28,14 +28,8 @@ from broker.cli.processes import (
     write_pid_file,
 )
 from broker.cli.servers import DEFAULT_BASE_PORT
-from broker.config import (
-    MemberConfig,
-    MetricsConfig,
-    NodeConfig,
-    differing_keys,
-    dump_config,
-    load_config,
-)
+from broker.config import MemberConfig, MetricsConfig, NodeConfig
+from broker.config_file import differing_keys, dump_config, load_config
 from dledger.config import MIB, FlushDiskType, StoreConfig
 from dledger.errors import ConfigError
 

@@ -15,7 +15,8 @@ from broker.cli.output import Table, json_option, print_json
 from broker.cli.servers import group_options
 from broker.cli.status_table import problems
 from broker.cli.values import format_duration
-from broker.config import LOG_LEVELS, load_config
+from broker.config import LOG_LEVELS
+from broker.config_file import load_config
 from dledger.config import format_address
 from dledger.errors import ConfigError
 from dledger.machine import check_supported

@@ -133,7 +133,7 @@ def parse_byte_size(text: str) -> int:
     Raises:
         ConfigError: it is no size.
     """
-    from broker.config import parse_size  # msgspec and tomllib, which few commands need
+    from broker.config_file import parse_size  # msgspec and tomllib, which few commands need
 
     text = text.strip()
     short = _SHORT_UNITS.get(text[-1:].lower())

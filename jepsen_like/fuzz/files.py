@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from broker.config import dump_config, load_config, parse_config
+from broker.config_file import dump_config, load_config, parse_config
 from broker.store.state_file import CorruptStateError, decode_state
 from dledger.errors import ConfigError, CorruptStoreError
 from dledger.store.checkpoint import CheckpointFile, WatermarkFile

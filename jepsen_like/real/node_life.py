@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from broker.config import dump_config
+from broker.config_file import dump_config
 from dledger.errors import StorageFailedError
 from jepsen_like.real.endings import end_of, speaks_of
 from jepsen_like.real.node_log import NodeLog

@@ -11,7 +11,8 @@ from broker.cli.backup_copy import MANIFEST, Manifest, clear, restore, take_back
 from broker.cli.log_check import StoredLog
 from broker.cli.log_commands import verify_logs
 from broker.cli.main import main
-from broker.config import MemberConfig, NodeConfig, dump_config
+from broker.config import MemberConfig, NodeConfig
+from broker.config_file import dump_config
 from broker.store.state_file import encode_state, file_name
 from dledger.config import StoreConfig
 from dledger.errors import ConfigError, CorruptStoreError, FolderMismatchError

@@ -7,13 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from broker.config import (
+from broker.config import BrokerConfig, MemberConfig, MetricsConfig, NameserverConfig, NodeConfig
+from broker.config_file import (
     SIZE_KEYS,
-    BrokerConfig,
-    MemberConfig,
-    MetricsConfig,
-    NameserverConfig,
-    NodeConfig,
     differing_keys,
     dump_config,
     format_size,

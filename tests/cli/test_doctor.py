@@ -16,7 +16,7 @@ from broker.cli.doctor_group import check_group
 from broker.cli.doctor_host import check_host, check_same_group, file_system_of, measure_syncs
 from broker.cli.local_group import GroupPlan, LocalGroup, find_base_port
 from broker.cli.main import cli
-from broker.config import load_config
+from broker.config_file import load_config
 from broker.protocol.bodies import GroupStatus, MemberStatus
 from dledger.clock import SystemClock
 

@@ -13,7 +13,7 @@ import pytest
 import trio
 
 from broker.cli.main import cli
-from broker.config import load_config
+from broker.config_file import load_config
 from tests.process.kit import ProcessGroup
 
 ROOT = Path(__file__).parents[2]

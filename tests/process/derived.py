@@ -7,7 +7,7 @@ import struct
 from typing import TYPE_CHECKING
 
 from broker.cli.log_check import StoredLog
-from broker.config import load_config
+from broker.config_file import load_config
 from broker.node import open_files
 from dledger.store.disk import OsDisk
 

@@ -19,14 +19,8 @@ from typing import TYPE_CHECKING
 import trio
 
 from broker.cli.ask import ask_group, ask_node
-from broker.config import (
-    BrokerConfig,
-    MemberConfig,
-    MetricsConfig,
-    NameserverConfig,
-    NodeConfig,
-    dump_config,
-)
+from broker.config import BrokerConfig, MemberConfig, MetricsConfig, NameserverConfig, NodeConfig
+from broker.config_file import dump_config
 from dledger.config import KIB, StoreConfig
 
 if TYPE_CHECKING:
