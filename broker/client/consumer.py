@@ -100,8 +100,8 @@ class Consumer:
             check_group(group)
         elif options.auto_commit or options.start == "committed":
             raise InvalidMessageError(
-                "a consumer without a group has nothing to commit to: give it a group, or "
-                'auto_commit=False and a start other than "committed"'
+                "consumer group '': a consumer without one has nothing to commit to; name one, or "
+                'give auto_commit=False and a start other than "committed"'
             )
         check_topic(topic)
         self.group = group

@@ -322,5 +322,5 @@ async def test_a_consumer_without_a_group_leaves_no_trace(group, connect, autoju
 @pytest.mark.parametrize("choices", [{"start": "first"}, {"auto_commit": False}])
 async def test_a_consumer_without_a_group_has_to_say_so(group, connect, autojump_clock, choices):
     async with connect() as mq:
-        with pytest.raises(InvalidMessageError, match="give it a group, or auto_commit=False"):
+        with pytest.raises(InvalidMessageError, match="name one, or give auto_commit=False"):
             mq.consumer("", "orders", **choices)
