@@ -159,7 +159,8 @@ def test_a_group_that_is_put_elsewhere_while_it_reads_reads_on_there(mq):
 
 
 INTERRUPTED = """
-import sys, broker, broker.sync
+import signal, sys, broker, broker.sync
+signal.signal(signal.SIGINT, signal.default_int_handler)  # tests may run where it is ignored
 with broker.sync.connect(sys.argv[1]) as mq:
     with mq.consumer("g", "sync-6") as consumer:
         try:
