@@ -32,7 +32,7 @@ from broker.store.growing_files import Piece
 
 if TYPE_CHECKING:
     from broker.store.columns import IntArray
-    from broker.store.index_keys import HashArray
+    from broker.store.hashing import HashArray
 
 HEADER_SIZE = 40
 SLOT_SIZE = 4

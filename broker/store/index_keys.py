@@ -19,14 +19,15 @@ import numpy as np
 
 from broker.message import properties as names
 from broker.message.properties import find_property
-from broker.message.tags import java_string_hash
 from broker.store.columns import COLUMN_MIN, UNIT, gather
+from broker.store.hashing import powers, string_hash
 from broker.store.runs import UNIT_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from broker.store.columns import IntArray
+    from broker.store.hashing import HashArray
     from broker.store.runs import RecordRun
 
 KEYS_MAX = 64  # of one message; 32 KiB of properties could hold 16,000, each 20 bytes of index
@@ -42,7 +43,6 @@ _UNIQUE_END = len(_UNIQUE_NAME) + 32  # of a unique id of our client's, which ha
 _KEYS_START = b"\x02" + _KEYS_NAME
 _COLUMN_SIZE_MAX = 256  # bytes of properties; longer ones are looked at record by record
 
-HashArray = np.ndarray[Any, np.dtype[np.uint32]]
 _ByteTable = np.ndarray[Any, np.dtype[np.uint8]]
 _BoolTable = np.ndarray[Any, np.dtype[np.bool_]]
 
@@ -62,6 +62,7 @@ class RawKeys:
     """Keys of short runs, gathered until they are worth hashing by column."""
 
     def __init__(self) -> None:
+        self.size = 0  # bytes of all keys
         self._keys: list[bytes] = []
         self._topics: list[str] = []
         self._positions: list[int] = []
@@ -73,6 +74,7 @@ class RawKeys:
     def add(self, topic: str, keys: list[bytes], position: int, store_timestamp_ms: int) -> None:
         """Add the keys of one record."""
         count = len(keys)
+        self.size += sum(map(len, keys))
         self._keys += keys
         self._topics += [topic] * count
         self._positions += [position] * count
@@ -84,12 +86,13 @@ class RawKeys:
         positions = np.array(self._positions, np.int64)
         times = np.array(self._times, np.int64)
         self._keys, self._topics, self._positions, self._times = [], [], [], []
+        self.size = 0
         return hashes, positions, times
 
 
 def key_hash(topic: str, key: str) -> int:
     """Return the hash under which a record of *topic* with *key* stands in the index."""
-    return _without_sign(java_string_hash(f"{topic}#{key}"))
+    return _without_sign(string_hash(f"{topic}#{key}"))
 
 
 def keys_of(encoded_properties: bytes) -> list[bytes]:
@@ -217,34 +220,20 @@ def _is_plain(table: _ByteTable) -> bool:
 
 def _seed(topic: str) -> int:
     """Return the hash of ``topic#``, which is how every string of that topic begins."""
-    return java_string_hash(f"{topic}#") & 0xFFFFFFFF
-
-
-def _powers(count: int) -> HashArray:
-    """Return 31 to the power of 0, 1, ... *count* in 32 bits."""
-    global _known_powers
-    if len(_known_powers) <= count:
-        powers = [1]
-        for _ in range(max(count, 256)):
-            powers.append(powers[-1] * 31 & 0xFFFFFFFF)
-        _known_powers = np.array(powers, np.uint32)
-    return _known_powers
-
-
-_known_powers: HashArray = np.array([1], np.uint32)
+    return string_hash(f"{topic}#") & 0xFFFFFFFF
 
 
 def _column_hashes(table: _ByteTable, lengths: IntArray, seed: np.uint32) -> HashArray:
     """Return the hashes of the first *lengths* bytes of each row, which are ASCII."""
     width = table.shape[1]
-    powers = _powers(width)
+    known = powers(width)
     if (lengths == width).all():
-        weights = powers[width - 1 :: -1] if width else powers[:0]
+        weights = known[width - 1 :: -1] if width else known[:0]
     else:
         exponents = lengths[:, None] - 1 - np.arange(width)
-        weights = np.where(exponents >= 0, powers[np.maximum(exponents, 0)], np.uint32(0))
+        weights = np.where(exponents >= 0, known[np.maximum(exponents, 0)], np.uint32(0))
     sums = (table * weights).sum(axis=1, dtype=np.uint32)
-    return _without_signs(sums + powers[lengths] * seed)
+    return _without_signs(sums + known[lengths] * seed)
 
 
 def hashes_of(topics: Sequence[str], keys: Sequence[bytes]) -> HashArray:
@@ -260,13 +249,13 @@ def hashes_of(topics: Sequence[str], keys: Sequence[bytes]) -> HashArray:
         )
     seeds = {topic: _seed(topic) for topic in set(topics)}
     lengths = np.fromiter(map(len, keys), np.int64, len(keys))
-    powers = _powers(int(lengths.max()))
+    known = powers(int(lengths.max()))
     ends = np.cumsum(lengths)
-    weights = powers[np.repeat(ends, lengths) - 1 - np.arange(len(flat))]
+    weights = known[np.repeat(ends, lengths) - 1 - np.arange(len(flat))]
     products = np.frombuffer(flat, np.uint8) * weights
     sums = np.add.reduceat(products, ends - lengths, dtype=np.uint32)
     seed = np.fromiter(map(seeds.__getitem__, topics), np.uint32, len(keys))
-    return _without_signs(sums + powers[lengths] * seed)
+    return _without_signs(sums + known[lengths] * seed)
 
 
 def _without_sign(value: int) -> int:

@@ -29,7 +29,7 @@ from broker.store.index_keys import RawKeys, take_keys
 if TYPE_CHECKING:
     from broker.store.columns import IntArray
     from broker.store.growing_files import Piece
-    from broker.store.index_keys import HashArray
+    from broker.store.hashing import HashArray
     from broker.store.runs import RecordRun
     from dledger.entry import Entry
     from dledger.store.disk import Disk
@@ -42,6 +42,7 @@ _LOG_PER_SLOT = 512
 _LOG_PER_ENTRY = 128
 _NAME_MS_LATEST = NAME_MS_MAX - 1_000_000_000  # of a time taken as it is: names have room to ascend
 _SETTLE_COUNT = 4096  # keys that wait to be put into their slots together
+_SETTLE_SIZE = 256 * 1024  # bytes of them: a client may write keys of 32 KB
 
 
 def shape_for(
@@ -111,8 +112,11 @@ class KeyIndex:
             self._unflushed_size += ENTRY_SIZE * added
             self.last_position = run.first_position
             self.last_timestamp_ms = run.store_timestamp_ms
-            if self._unsettled >= _SETTLE_COUNT:
-                self.settle()
+            self._settle_if_due()
+
+    def _settle_if_due(self) -> None:
+        if self._unsettled >= _SETTLE_COUNT or self._raw.size >= _SETTLE_SIZE:
+            self.settle()
 
     def settle(self) -> None:
         """Put what has gathered into its files."""

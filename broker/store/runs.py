@@ -16,8 +16,8 @@ from broker.errors import CorruptRecordError
 from broker.message import codec
 from broker.message.batch import MARK_MAGIC, MARK_SIZE, ProducerMark, decode_mark
 from broker.message.properties import find_property
-from broker.message.tags import java_string_hash
 from broker.store.columns import COLUMN_MIN, UNIT, gather_heads, tails_match, uniform_places
+from broker.store.hashing import string_hash
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -232,7 +232,7 @@ class RunReader:
         if code is None:
             if len(self._tags_codes) >= _TAGS_CACHED_MAX:
                 self._tags_codes.clear()
-            code = self._tags_codes[tag] = java_string_hash(tag.decode("utf-8", "replace"))
+            code = self._tags_codes[tag] = string_hash(tag.decode("utf-8", "replace"))
         return code
 
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from dledger.raft.levels import Levels
 
+_ENDED_MAX = 64  # ended waits that are not worth looking for
+
 
 class _Wait:
     __slots__ = ("deadline", "done", "index", "is_over", "level")
@@ -97,6 +99,14 @@ class LevelWaits:
             wait = heapq.heappop(self._overdue)[2]
             if not wait.is_over:
                 self._end(wait, self._levels.best_of(wait.index))
+        self._forget_ended()
+
+    def _forget_ended(self) -> None:
+        """Drop what is over and still stands in a heap: its level may not be reached for days."""
+        for heap in self._by_level.values():
+            if len(heap) > 2 * self._count + _ENDED_MAX:
+                heap[:] = [item for item in heap if not item[2].is_over]
+                heapq.heapify(heap)
 
     def _told(self, wait: _Wait, committed_index: int) -> Durability:
         """Return what a wait whose level is reached hears: more, where more is known anyway."""
@@ -124,4 +134,10 @@ class LevelWaits:
         if not wait.is_over:
             wait.is_over = True
             self._count -= 1
-            wait.done(reached)
+            # Ended waits stay in their heaps for a while; what they answered with need not.
+            done, wait.done = wait.done, _ended
+            done(reached)
+
+
+def _ended(_: Durability | None) -> None:
+    raise AssertionError("a wait ends once")

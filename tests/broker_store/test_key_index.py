@@ -214,7 +214,7 @@ def test_a_hash_is_java_s_without_its_sign(topic, key, expected):
 
 
 def test_the_one_number_without_an_absolute_value_is_0(monkeypatch):
-    monkeypatch.setattr("broker.store.index_keys.java_string_hash", lambda _: -(1 << 31))
+    monkeypatch.setattr("broker.store.index_keys.string_hash", lambda _: -(1 << 31))
     assert key_hash("t", "k") == 0
 
 
