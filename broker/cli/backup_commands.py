@@ -172,6 +172,12 @@ def _check_group(manifest: Manifest, config: NodeConfig, into: str, *, count: in
         )
     if into == _LIVING and count > 1:
         raise ConfigError("one member of a living group at a time: say which with --node")
+    if into == _LIVING and not manifest.is_hot:
+        raise ConfigError(
+            "the backup is of a node that was stopped: the group may have other entries in the "
+            "place of its last ones. Take one from a node that runs, or start the member with an "
+            "empty folder: the leader fills it"
+        )
     if into == _LIVING and len(config.members) == 1:
         raise ConfigError(f"{config.node_id} is its only member: say --into {_OLD}")
 

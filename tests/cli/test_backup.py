@@ -265,7 +265,7 @@ def test_the_manifest_reads_back(tmp_path, source):
 def test_a_backup_goes_only_where_it_is_said_to_go(
     tmp_path, source, capsys, group, port, into, words
 ):
-    backup_of(source, tmp_path / "backup")
+    backup_of(source, tmp_path / "backup", end_index=41)
     path = tmp_path / "other" / "node.toml"
     path.parent.mkdir()
     path.write_text(dump_config(config_of("data", group=group, port=port)))
@@ -277,6 +277,21 @@ def test_a_backup_goes_only_where_it_is_said_to_go(
     assert ended.value.code == (1 if words else 0), told.err
     assert words in told.err
     assert (tmp_path / "other" / "data" / "identity.json").exists() == (not words)
+
+
+def test_the_tail_of_a_stopped_node_goes_into_no_living_group(tmp_path, source, capsys):
+    """Its last entries may never have been committed: the group may have others there."""
+    backup_of(source, tmp_path / "backup")
+    path = tmp_path / "other" / "node.toml"
+    path.parent.mkdir()
+    path.write_text(dump_config(config_of("data")))
+
+    with pytest.raises(SystemExit) as ended:
+        main(["restore", str(tmp_path / "backup"), "-c", str(path), "--into", "living-group"])
+
+    assert ended.value.code == 1
+    assert "the backup is of a node that was stopped" in capsys.readouterr().err
+    assert not (tmp_path / "other" / "data").exists()
 
 
 def test_a_node_that_does_not_run_is_copied_as_it_is(tmp_path, source, capsys):
