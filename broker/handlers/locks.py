@@ -59,7 +59,7 @@ class LockHandlers:
         self._clock = clock
         self._when_current = when_current
         self._deadlines: dict[QueueLock, float] = {}
-        self._changing: set[QueueLock] = set()  # on their way to another holder
+        self._changing: set[QueueLock] = set()  # on their way to another holder, or to none
 
     def began_to_serve(self) -> None:
         """Give every lock its full time: when it was last asked for only the last leader knew."""
@@ -121,22 +121,27 @@ class LockHandlers:
         """Free the queues that the client holds."""
         request = decode_lock_request(cast("bytes", command.body))
         self._check(request)
+        locks = {self._lock_of(request, queue) for queue in request.queues}
+        # What is on its way already needs nothing: somebody else takes it, or this is asked again.
         held = {
-            lock
-            for lock in (self._lock_of(request, queue) for queue in request.queues)
-            if self._locks.holder(lock) == request.client_id
+            lock for lock in locks - self._changing if self._locks.holder(lock) == request.client_id
         }
 
-        def reply(_: object = None) -> Command:
+        def ended() -> None:
+            self._changing.difference_update(held)
+
+        def finish(_: object) -> Command:
+            ended()
             for lock in held:
                 self._deadlines.pop(lock, None)
             return response(command, int(ResponseCode.SUCCESS))
 
         if held:
             change = free_locks(request.client_id, request.group, held)
-            self._commands.propose(session, command, change, reply)
+            self._commands.propose(session, command, change, finish, ended)
+            self._changing.update(held)  # until then a lock that is asked for is not there
         else:
-            answer(session, command, reply())
+            answer(session, command, response(command, int(ResponseCode.SUCCESS)))
 
     def _is_there(self, queue: LockedQueue) -> bool:
         config = self._topics.get(queue.topic)

@@ -142,6 +142,20 @@ async def test_who_had_a_lock_does_not_keep_it_while_another_takes_it(autojump_c
     assert await held_of(answers) == [True, False, False]
 
 
+async def test_who_asks_for_a_lock_behind_its_own_unlock_is_not_told_it_has_it(
+    autojump_clock, caller
+):
+    await lock(caller, "a", 0)
+    freed = caller.submit(RequestCode.UNLOCK_BATCH_MQ, {}, body("a", 0))
+    again = caller.submit(RequestCode.LOCK_BATCH_MQ, {}, body("a", 0))
+    caller.flush()
+    held = await held_of([again])
+    await until("it is free", lambda: freed)
+
+    assert await lock(caller, "b", 0) == [0]
+    assert held == [False], "both would read the queue"
+
+
 async def test_a_queue_that_is_not_there_is_not_locked(autojump_clock, caller):
     assert await lock(caller, "a", 0, 7) == [0]
     assert await lock(caller, "a", 0, topic="nowhere") == []
