@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import secrets
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import sniffio
@@ -17,7 +18,6 @@ from dledger.clock import Clock, SystemClock
 from dledger.remoting.network import Network, TcpNetwork
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from types import TracebackType
 
     from broker.client.acks import Acks, Flush
@@ -303,7 +303,12 @@ def parse_addresses(addresses: str | Iterable[str]) -> list[str]:
 
     Raises:
         ValueError: there is none, or one of them is no address.
+        TypeError: they are no text.
     """
+    if not isinstance(addresses, Iterable):
+        raise TypeError(
+            f"the address is a {type(addresses).__name__}; write host:port, such as 127.0.0.1:9876"
+        )
     texts = addresses.split(",") if isinstance(addresses, str) else list(addresses)
     result: list[str] = []
     for text in filter(None, (text.strip() for text in texts)):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import struct
 import zlib
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from broker.client.compression import unpack
@@ -31,7 +32,7 @@ from broker.message.message_id import encode_offset_id
 from broker.message.model import HostAddress
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
     from types import TracebackType
 
     from broker.client.progress import QueueProgress
@@ -285,6 +286,8 @@ def encode_named_properties(
                 )
         fields.update(own)
     if key is not None:
+        if not isinstance(key, Iterable):
+            raise TypeError(f"key is a {type(key).__name__}; give a str, or several")
         keys = (key,) if isinstance(key, str) else tuple(key)
         for each in keys:
             _check_text("a key", each)

@@ -62,7 +62,8 @@ def error_of(answer: Command, what: str, node: str) -> Exception:
     """Return the error for an answer that is final; *what* names the request."""
     text = f"{what}, asked of {node}: {failure_text(answer)}"
     if answer.code == ResponseCode.TOPIC_NOT_EXIST:
-        advice = "" if "create it" in text else "; create the topic first"
+        # A topic that is there may lack the queue that was asked for.
+        advice = "" if "create it" in text or "queue " in text else "; create the topic first"
         return TopicNotFoundError(f"{text}{advice}")
     if answer.code == ResponseCode.SUBSCRIPTION_GROUP_NOT_EXIST:
         return GroupNotFoundError(text)

@@ -397,6 +397,7 @@ async def test_a_topic_without_write_permission_says_so(group, connect, autojump
         ({"properties": {5: "a"}}, "property 5 is a int"),
         ({"tag": 5}, "the tag is a int"),
         ({"key": [5]}, "a key is a int"),
+        ({"key": 5}, "key is a int; give a str"),
     ],
 )
 async def test_what_is_no_string_is_named(group, connect, autojump_clock, options, words):
