@@ -27,7 +27,7 @@ from broker.client.consumer import Consumer, ConsumerOptions
 from broker.client.errors import ClosedError
 from broker.client.handout import SharedHandout
 from broker.client.lookup import Lookup
-from broker.client.portal import Portal, SendJob, SendPumps, call_blocking
+from broker.client.portal import Portal, SendJob, SendPumps, call_blocking, close_blocking
 from broker.client.producer import CHECKPOINT_EVERY, Body, Producer, ProducerOptions
 from broker.client.send_many import ManySends, OutMessage
 from broker.client.session import ClientOptions, TrioSession
@@ -245,7 +245,10 @@ class SyncProducer:
         return results
 
     flush = _blocking(Producer.flush)
-    close = _blocking(Producer.close)
+
+    def close(self) -> None:
+        """See `broker.Producer.close`."""
+        close_blocking(self._portal, self._real.close)
 
     def __enter__(self) -> SyncProducer:
         call_blocking(self._portal, self._real.__aenter__)
@@ -345,7 +348,7 @@ class SyncConsumer:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        call_blocking(self._portal, self._real.__aexit__, kind, error, traceback)
+        close_blocking(self._portal, self._real.__aexit__, kind, error, traceback)
 
 
 class SyncClient:
@@ -442,6 +445,10 @@ class SyncClient:
         **options: Unpack[ConsumerKeywords],
     ) -> Iterator[Message]:
         """Yield messages for ever; whoever breaks off has dealt with the last one, too.
+
+        An error in the body of ``for message in client.consume(...)`` looks like a ``break`` from
+        here, so that the message that failed is committed: deal with each in a ``with message:``,
+        which leaves it to be handed out again.
 
         The consumer is closed, and commits, when the generator is: at the latest when nobody has it
         any more. Open a `consumer` yourself to have a say in that.

@@ -243,6 +243,7 @@ class Portal:
             job.give_up(ClosedError("the client is closed: open another one"))
 
     def _run(self) -> None:
+        _HERE.is_portal = True
         try:
             trio.run(self._main)
         except BaseException as error:  # noqa: BLE001 - a thread has nobody to raise it to
@@ -307,11 +308,42 @@ class BlockingCall(PortalCall):
 
 def call_blocking(portal: Portal, function: Callable[..., Any], *args: Any, **options: Any) -> Any:  # noqa: ANN401 - any function
     """Call *function* in the portal's thread and return its result, awaited if need be."""
+    if is_in_portal():
+        raise RuntimeError("this thread has the connections in it: who waits here waits for ever")
     call = BlockingCall(functools.partial(function, *args, **options))
     portal.submit(call)
     return call.wait(portal)
 
 
+class LeftCall(PortalCall):
+    """A call nobody waits for."""
+
+    __slots__ = ()
+
+    def finish(self, result: object, error: BaseException | None) -> None:
+        """See `PortalCall`."""
+        if error is not None:
+            _LOG.warning("closing what was collected as garbage: %s", error)
+
+
+def close_blocking(portal: Portal, function: Callable[..., Any], *args: object) -> None:
+    """As `call_blocking`, for what closes something.
+
+    The garbage collector closes generators, and runs in any thread, a portal's too: that one has
+    it done and does not wait, as it would wait for itself.
+    """
+    if is_in_portal():
+        portal.submit(LeftCall(functools.partial(function, *args)))
+    else:
+        call_blocking(portal, function, *args)
+
+
+def is_in_portal() -> bool:
+    """Whether this thread is a portal's, of whichever client."""
+    return getattr(_HERE, "is_portal", False)
+
+
+_HERE = threading.local()
 _PORTALS: weakref.WeakSet[Portal] = weakref.WeakSet()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import itertools
 import os
@@ -18,6 +19,7 @@ from broker import OutMessage, sync
 from broker.client.admin import Admin
 from broker.client.consumer import ConsumerOptions
 from broker.client.lookup import Lookup
+from broker.client.portal import call_blocking
 from broker.client.producer import Producer, ProducerOptions
 from broker.testing import BrokerServer
 
@@ -156,6 +158,59 @@ def test_a_group_that_is_put_elsewhere_while_it_reads_reads_on_there(mq):
     assert len(again) <= 1
     if again:
         assert found[again[0] + 1] == 0
+
+
+def test_a_loop_that_is_collected_in_the_connections_thread_closes_there(mq):
+    """Nothing refers to the generator but itself, and the collector runs in any thread."""
+    for number in range(3):
+        mq.send("sync-9", b"%d" % number, queue=0)
+
+    def begin():
+        messages = mq.consume("g", "sync-9", queues=[0])
+        cycle = [messages]
+        cycle.append(cycle)
+        next(messages)
+
+    done = []
+
+    def collect():
+        begin()
+        call_blocking(mq._portal, gc.collect)
+        done.append(None)
+
+    gc.disable()  # nor in another thread, before
+    try:
+        thread = threading.Thread(target=collect, daemon=True)
+        thread.start()
+        thread.join(10)
+    finally:
+        gc.enable()
+    if not done:
+        mq._portal = None  # whoever closes it would wait, too
+        mq._session = None
+        pytest.fail("the connections' thread waits for itself")
+    deadline = 2000
+    while mq.admin.committed_offset("g", "sync-9", 0) != 1 and deadline:
+        deadline -= 1
+    assert deadline
+    with pytest.raises(RuntimeError, match="waits for ever"):
+        call_blocking(mq._portal, call_blocking, mq._portal, list)
+
+
+def test_an_error_in_a_loop_leaves_the_message_that_was_in_a_with(mq):
+    """Without the ``with`` it looks like a break, as the docs say."""
+    for number in range(3):
+        mq.send("sync-10", b"%d" % number, queue=0)
+
+    def fail_at_second():
+        for message in mq.consume("g", "sync-10", queues=[0]):
+            with message:
+                if message.queue_offset == 1:
+                    raise KeyError
+
+    with pytest.raises(KeyError):
+        fail_at_second()
+    assert mq.admin.committed_offset("g", "sync-10", 0) == 1
 
 
 INTERRUPTED = """
