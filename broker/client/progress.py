@@ -68,6 +68,13 @@ class QueueProgress:
         """Offsets of messages whose blocks ended with an error, ascending."""
         return sorted(self._left)
 
+    def is_just_at(self, queue_offset: int) -> bool:
+        """Whether *queue_offset* comes next, and nothing before it waits to be done."""
+        with self._lock:
+            return queue_offset == self.handed_out and (
+                self.follows or (self.done == queue_offset and not self._waiting())
+            )
+
     def reset(self, queue_offset: int) -> None:
         """Go on at *queue_offset* and forget everything: the group was put there."""
         with self._lock:

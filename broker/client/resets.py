@@ -93,10 +93,12 @@ class ResetFollower:
         moved = {}
         for queue, offset in places.items():
             progress = self._queues[queue]
-            if offset != progress.committed:
+            # Also back to where the group stood: its operator wants that done again. Which queues
+            # were reset is not told, so the others, too, go on at what they have committed.
+            if not progress.is_just_at(offset):
                 moved[queue] = offset
                 self._seek(queue, offset)
-                progress.committed = offset
+            progress.committed = offset
         _LOG.warning(
             "group %s was put elsewhere in topic %s: reading on at %s",
             self._group,

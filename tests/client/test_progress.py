@@ -302,6 +302,22 @@ def test_a_group_that_is_put_elsewhere_forgets_what_was_left():
     assert (progress.done, progress.left, progress.follows) == (100, [], True)
 
 
+def test_a_queue_is_just_where_it_is_when_nothing_before_waits():
+    auto, manual = (QueueProgress(None, 3, is_auto=is_auto) for is_auto in (True, False))
+    messages = [FakeMessage(queue_offset=offset) for offset in (3, 4)]
+    for progress in (auto, manual):
+        for message in messages:
+            progress.hand_out(message)
+        assert not progress.is_just_at(3)
+    assert auto.is_just_at(5)
+    assert not manual.is_just_at(5)  # nobody has said that they are done
+    auto.leave(messages[0])
+    assert not auto.is_just_at(5)
+    for message in messages:
+        manual.ack(message)
+    assert manual.is_just_at(5)
+
+
 async def test_a_consumer_without_a_group_leaves_no_trace(group, connect, autojump_clock):
     group.put("orders", 0, numbered(3))
     async with (

@@ -1,5 +1,6 @@
 """What an operator does with the client, against a group of three."""
 
+import contextlib
 import datetime
 
 import pytest
@@ -124,6 +125,50 @@ async def test_a_consumer_that_runs_goes_on_where_its_group_is_put(autojump_cloc
 
     assert seen == bodies + bodies[7:]
     assert await client.admin.committed_offset("readers", "t", 0) == 10
+
+
+async def test_a_reset_to_where_the_group_stands_hands_out_again_what_was_left(
+    autojump_clock, client
+):
+    await send(client, *[b"%d" % number for number in range(10)])
+
+    async def work(message):
+        async with message:
+            if message.queue_offset == 3 and len(seen) == 10:
+                raise KeyError
+
+    async with client.consumer(
+        "readers", "t", queues=[0], auto_commit=False, commit_interval=0.2
+    ) as consumer:
+        seen = [await consumer.get() for _ in range(10)]
+        for message in seen:
+            with contextlib.suppress(KeyError):
+                await work(message)
+        await consumer.commit()
+        assert await client.admin.committed_offset("readers", "t", 0) == 3
+        await client.admin.reset_offsets("readers", "t", 3, queue=0)
+        with trio.fail_after(30):
+            while len(seen) < 17:
+                seen.append(await consumer.get())
+                await work(seen[-1])
+        assert await consumer.get(wait=1) is None
+        assert consumer.left == {}
+
+    assert [m.queue_offset for m in seen] == [*range(10), *range(3, 10)]
+    assert await client.admin.committed_offset("readers", "t", 0) == 10
+
+
+async def test_a_reset_to_the_last_commit_hands_out_again_what_came_since(autojump_clock, client):
+    await send(client, b"a", b"b", b"c")
+    async with client.consumer("readers", "t", queues=[0], commit_interval=1000) as consumer:
+        await consumer.get()
+        await consumer.commit()
+        seen = [(await consumer.get()).body for _ in range(2)]
+        await client.admin.reset_offsets("readers", "t", 1, queue=0)
+        with trio.fail_after(60):
+            seen += [(await consumer.get()).body for _ in range(2)]
+
+    assert seen == [b"b", b"c"] * 2
 
 
 async def test_a_consumer_that_closes_does_not_undo_a_reset(autojump_clock, client):
