@@ -18,7 +18,12 @@ from broker.groups.consumers import CONSUMERS_MAX, join_group, leave_group
 from broker.groups.presence import Presence
 from broker.handlers.forward import FORWARDED
 from broker.handlers.registry import answer, error_response, handles
-from broker.message.limits import RETRY_PREFIX, check_group, check_group_characters
+from broker.message.limits import (
+    RETRY_PREFIX,
+    check_group,
+    check_group_characters,
+    check_group_not_reserved,
+)
 from broker.metadata.subscription_groups import create_group
 from broker.protocol.headers import (
     ClientConnectionLostRequest,
@@ -153,6 +158,7 @@ class ClientHandlers:
         for data in heartbeat.consumers:
             check_group(data.group)
             check_group_characters(data.group)
+            check_group_not_reserved(data.group)
         is_here = FORWARDED not in command.ext_fields
         if is_here:
             self._note(session, command, heartbeat.client_id, heartbeat.consumers)

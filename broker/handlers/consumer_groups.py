@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from broker.errors import TopicNotFoundError
 from broker.handlers.registry import answer, handles
-from broker.message.limits import check_group
+from broker.message.limits import check_group, check_group_not_reserved, is_reserved_group
 from broker.metadata.subscription_groups import create_group, delete_group, put_group
 from broker.protocol.descriptions import (
     GroupDescription,
@@ -82,6 +82,7 @@ class ConsumerGroupHandlers:
         body = command.body
         assert not isinstance(body, list), "a received body is one piece"
         config = decode_group(body)
+        check_group_not_reserved(config.group)
         wanted = create_group(config) if header.only_if_missing else put_group(config)
         if not self._gate.exists(config.group):
             self._gate.check_room(config.group)
@@ -93,6 +94,7 @@ class ConsumerGroupHandlers:
         """Delete a group with all it has committed; a success also when there is none."""
         header = DeleteGroupRequest.decode(command.ext_fields)
         check_group(header.group_name)
+        check_group_not_reserved(header.group_name)
         wanted = delete_group(header.group_name).only_once(header.request_id)
         self._commands.propose(session, command, wanted, _succeeds(command))
 
@@ -107,7 +109,11 @@ class ConsumerGroupHandlers:
     def readers_of(self, session: Session, command: Command) -> None:
         """Answer the groups that have committed something in a topic."""
         header = TopicRequest.decode(command.ext_fields)
-        groups = [group for group, topic in self._offsets.groups() if topic == header.topic]
+        groups = [
+            group
+            for group, topic in self._offsets.groups()
+            if topic == header.topic and not is_reserved_group(group)
+        ]
         body = json.dumps({"groupList": groups}, separators=(",", ":")).encode()
         answer(session, command, response(command, int(ResponseCode.SUCCESS), body=body))
 

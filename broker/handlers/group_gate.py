@@ -13,6 +13,7 @@ from broker.errors import (
     InvalidMessageError,
     NoPermissionError,
 )
+from broker.message.limits import check_group_not_reserved, is_reserved_group
 from broker.metadata.subscription_groups import create_group
 from broker.protocol.request_code import RequestCode
 from broker.protocol.subscription_group import SubscriptionGroupConfig, encode_group
@@ -61,7 +62,12 @@ class GroupGate:
         self._asked: set[str] = set()
 
     def exists(self, group: str) -> bool:
-        """Return whether *group* was made by a command or has committed something."""
+        """Return whether *group* was made by a command or has committed something.
+
+        The broker's own groups are nobody else's business: for clients there are none.
+        """
+        if is_reserved_group(group):
+            return False
         return group in self._groups or self._offsets.has_group(group)
 
     def known_name(self, group: str) -> str:
@@ -76,7 +82,7 @@ class GroupGate:
 
     def names(self) -> list[str]:
         """Return all groups, sorted."""
-        return sorted(self._offsets.names() | {config.group for config in self._groups})
+        return sorted(self._names())
 
     def config_of(self, group: str) -> SubscriptionGroupConfig:
         """Return what *group* has; the defaults when it has only committed something.
@@ -84,14 +90,11 @@ class GroupGate:
         Raises:
             GroupNotFoundError: there is no such group.
         """
-        config = self._groups.get(group)
-        if config is not None:
-            return config
-        if not self._offsets.has_group(group):
+        if not self.exists(group):
             raise GroupNotFoundError(
                 f"consumer group {group!r} does not exist; `dledger group list` shows those that do"
             )
-        return SubscriptionGroupConfig(group=group)
+        return self._groups.get(group) or SubscriptionGroupConfig(group=group)
 
     def check_pull(self, session: Session, group: str) -> None:
         """Let *group* pull; it is created when it does not exist and that is wished.
@@ -99,7 +102,9 @@ class GroupGate:
         Raises:
             NoPermissionError: it is switched off.
             GroupNotFoundError: it does not exist and is not to be created.
+            InvalidMessageError: it is the broker's own.
         """
+        check_group_not_reserved(group)
         config = self._groups.get(group)
         if config is not None:
             self._asked.discard(group)
@@ -118,20 +123,25 @@ class GroupGate:
 
         Raises:
             GroupNotFoundError: it does not exist and is not to be created.
-            InvalidMessageError: there are too many groups already.
+            InvalidMessageError: it is the broker's own, or there are too many groups already.
         """
+        check_group_not_reserved(group)
         if not self.exists(group):
             self._check_creation(group)
             self.check_room(group)
 
     def check_room(self, group: str) -> None:
         """Raise `InvalidMessageError` when there may be no further group."""
-        count = len(self._groups) + len(self._offsets.names() - {c.group for c in self._groups})
+        count = len(self._names())
         if count >= self._groups_max:
             raise InvalidMessageError(
                 f"consumer group {group[:80]!r}: there are {count} groups, and groups_max is "
                 f"{self._groups_max}; delete one, or raise groups_max on every node"
             )
+
+    def _names(self) -> set[str]:
+        names = self._offsets.names() | {config.group for config in self._groups}
+        return {name for name in names if not is_reserved_group(name)}
 
     def _check_creation(self, group: str) -> None:
         if not self._auto_create:

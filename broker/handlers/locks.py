@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, cast
 
 from broker.groups.locks import NOBODY, QueueLock, free_locks, take_locks
 from broker.handlers.registry import answer, handles
-from broker.message.limits import check_group, check_group_characters
+from broker.message.limits import check_group, check_group_characters, check_group_not_reserved
 from broker.protocol.locks import LockedQueue, decode_lock_request, encode_locked
 from broker.protocol.request_code import RequestCode
 from broker.protocol.response_code import ResponseCode
@@ -151,6 +151,7 @@ class LockHandlers:
     def _check(request: LockRequest) -> None:
         check_group(request.group)
         check_group_characters(request.group)
+        check_group_not_reserved(request.group)
 
     @staticmethod
     def _lock_of(request: LockRequest, queue: LockedQueue) -> QueueLock:

@@ -34,6 +34,8 @@ RESERVED_TOPICS = frozenset(
 )  # fmt: skip
 RESERVED_PREFIX = "rmq_sys_"  # Source: RocketMQ ``TopicValidator.SYSTEM_TOPIC_PREFIX``
 
+RESERVED_GROUP_PREFIX = "CID_RMQ_SYS_"  # Source: RocketMQ ``MixAll.CID_RMQ_SYS_PREFIX``
+
 _TOPIC = re.compile(r"[%|a-zA-Z0-9_-]+\Z")
 
 
@@ -107,6 +109,22 @@ def check_group_characters(group: str) -> None:
         raise InvalidMessageError(
             f"consumer group {group[:160]!r}: only letters, digits and the characters % | _ - are "
             "allowed"
+        )
+
+
+def is_reserved_group(group: str) -> bool:
+    """Whether *group* is the broker's own, as that which delivers delayed messages.
+
+    Source: RocketMQ ``MixAll.isSysConsumerGroup``.
+    """
+    return group.startswith(RESERVED_GROUP_PREFIX)
+
+
+def check_group_not_reserved(group: str) -> None:
+    """Raise `InvalidMessageError` for a group that clients may not use, create or delete."""
+    if is_reserved_group(group):
+        raise InvalidMessageError(
+            f"consumer group {group[:160]!r} is one of the broker's own names; take another one"
         )
 
 

@@ -13,6 +13,8 @@ from broker.protocol.subscription_group import (
     encode_group,
 )
 from tests.fakes.nodes import until
+from tests.handlers.test_delayed import until_there
+from tests.handlers.test_stock_sends import send
 from tests.handlers.test_topics import answered, pull
 
 CREATE = RequestCode.UPDATE_AND_CREATE_SUBSCRIPTIONGROUP
@@ -52,6 +54,47 @@ async def reset(caller, to, value=0, **fields):
 async def describe(caller, group="readers"):
     answer = await caller.ok(RequestCode.DESCRIBE_CONSUMER_GROUP, {"consumerGroup": group})
     return decode_body(answer.body, GroupDescription)
+
+
+@pytest.mark.parametrize("group", ["CID_RMQ_SYS_SCHEDULE", "CID_RMQ_SYS_X"])
+async def test_nobody_moves_or_makes_the_broker_s_own_groups(
+    autojump_clock, brokers, caller, group
+):
+    """How far delayed messages are delivered is an offset of one: moved on, they would be lost."""
+    await send(caller, b"x", properties="DELAY\x011\x02")
+    await until_there(caller)
+    files = brokers._files["n1"]
+    await until("it is known as delivered", lambda: files.offsets.topics_of("CID_RMQ_SYS_SCHEDULE"))
+    before = files.offsets.snapshot()
+    waits = {"topic": "SCHEDULE_TOPIC_XXXX", "queueId": 1}
+    config = encode_group(SubscriptionGroupConfig(group=group))
+    heartbeat = b'{"clientID": "c", "consumerDataSet": [{"groupName": "%s"}]}' % group.encode()
+    where = {"topic": waits["topic"], "timestamp": 0, "isForce": True}
+    place = {"queueOffset": 0, "maxMsgNums": 1, "suspendTimeoutMillis": 0}
+    for code, fields, body in (
+        (RequestCode.UPDATE_CONSUMER_OFFSET, {**waits, "commitOffset": 1000}, b""),
+        (RequestCode.PULL_MESSAGE, {**QUEUE, **place, "sysFlag": 3, "commitOffset": 1000}, b""),
+        (RequestCode.RESET_CONSUMER_OFFSETS, {**waits, "to": "latest", "value": 0}, b""),
+        (RequestCode.INVOKE_BROKER_TO_RESET_OFFSET, {**where, "group": group}, b""),
+        (RequestCode.DELETE_SUBSCRIPTIONGROUP, {"groupName": group}, b""),
+        (CREATE, {}, config),
+        (CREATE, {"onlyIfMissing": True}, config),
+        (RequestCode.HEART_BEAT, {}, heartbeat),
+        (
+            RequestCode.LOCK_BATCH_MQ,
+            {},
+            b'{"clientId": "c", "consumerGroup": "%s"}' % group.encode(),
+        ),
+    ):
+        answer = await caller.ask(code, {"consumerGroup": group, **fields}, body)
+        assert answer.code == ResponseCode.MESSAGE_ILLEGAL, code.name
+        assert "one of the broker's own names" in answer.remark, code.name
+
+    assert files.offsets.snapshot() == before
+    assert not any("SYS" in name for name in await groups(caller))
+    assert group not in files.groups
+    answer = await caller.ok(RequestCode.QUERY_TOPIC_CONSUME_BY_WHO, {"topic": waits["topic"]})
+    assert json.loads(bytes(answer.body)) == {"groupList": []}
 
 
 # -- groups ---------------------------------------------------------------------------------------
