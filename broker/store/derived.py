@@ -23,6 +23,7 @@ from broker.store.dispatch import (
     DISPATCH_ENTRY_COST,
     DISPATCH_KEY_COST,
     DISPATCH_SIZE_MAX,
+    DISPATCH_STATE_COST,
     Dispatch,
 )
 from broker.store.key_index import KeyIndex, shape_for
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
 
 FLUSH_SIZE = 4 * 1024 * 1024  # bytes of units in memory before a job should write them
 UNFLUSHED_SIZE_MAX = 64 * 1024 * 1024  # dispatch waits for the jobs beyond that
+DELETION_STATES_SIZE_MAX = 4 * 1024 * 1024  # the same of states that know of deletions
 
 _log = logging.getLogger("broker.store")
 
@@ -103,6 +105,8 @@ class DerivedState:
         self._point = log.base
         self._state_index = -1  # of the last state handed out as a job, or loaded
         self._jobs: list[Job] = []
+        self._states_size = 0  # of all states so far, as dispatch counts them
+        self._deletions_size = 0  # of those in the jobs that were written for a deletion
         self.on_arrival: ArrivalListener | None = None
         self.on_applied: AppliedListener | None = None
         self.on_deleted: DeletedListener | None = None
@@ -180,10 +184,11 @@ class DerivedState:
     def dispatch_up_to(self, committed_index: int, *, size_max: int = DISPATCH_SIZE_MAX) -> int:
         """Take in committed entries, about *size_max* bytes of them; return the last taken in.
 
-        Each entry counts `DISPATCH_ENTRY_COST` bytes more than it has, and each key looked at by
-        itself `DISPATCH_KEY_COST`.  There may be more left when
-        *size_max* is reached, or `UNFLUSHED_SIZE_MAX` bytes of units wait for `begin_jobs`: call
-        again.  Listeners hear of arrivals once, at the end.
+        Each entry counts `DISPATCH_ENTRY_COST` bytes more than it has, each key looked at by itself
+        `DISPATCH_KEY_COST`, and a state on the way its bytes and `DISPATCH_STATE_COST`.  There may
+        be more left when *size_max* is reached, or when `UNFLUSHED_SIZE_MAX` bytes of units or
+        `DELETION_STATES_SIZE_MAX` of states wait for `begin_jobs`: call again.  Listeners hear of
+        arrivals once, at the end.
 
         Raises:
             PoisonEntryError: an entry cannot be taken in; stop the node.
@@ -194,10 +199,13 @@ class DerivedState:
             for entry in self._log.entries(self._point.index + 1, committed_index):
                 if size >= size_max or self._unflushed_size >= UNFLUSHED_SIZE_MAX:
                     break
-                keys_before = self.key_index.singly_count
+                if self._deletions_size >= DELETION_STATES_SIZE_MAX and self._needs_settling(entry):
+                    break
+                keys_before, states_before = self.key_index.singly_count, self._states_size
                 self._take_in(entry)
                 size += entry.size + DISPATCH_ENTRY_COST
                 size += (self.key_index.singly_count - keys_before) * DISPATCH_KEY_COST
+                size += self._states_size - states_before
             for topic in self._dispatch.take_deleted():
                 if self.on_deleted is not None:
                     self.on_deleted(topic)
@@ -225,6 +233,7 @@ class DerivedState:
         elif with_state and (unlink := self.queues.begin_unlink(with_state=True)) is not None:
             self._jobs.append(unlink)
         jobs, self._jobs = self._jobs, []
+        self._deletions_size = 0
         return jobs
 
     def begin_drop(self) -> Job:
@@ -286,6 +295,7 @@ class DerivedState:
         """
         base = self._log.base
         self._jobs.clear()
+        self._deletions_size = 0
         self._states.look(self._log, segment_size=self._segment_size)
         at_base = self._state_at(base)
         for index in self._states.indexes:
@@ -376,9 +386,9 @@ class DerivedState:
     def _take_in(self, entry: Entry) -> None:
         if self._point.index > 0 and self._dispatch.begins_segment(entry):
             self._add_state_job(is_boundary=True)
-        if entry.channel != CHANNEL_METADATA:
+        if self._needs_settling(entry):
             self._settle_deletions()
-        else:
+        if entry.channel == CHANNEL_METADATA:
             # A start does not look at what lies before the checkpoint, and nobody looks at a
             # command again once it is applied: an offset with one bit flipped is an offset, too.
             self._log.verify(entry.index, entry.index)
@@ -392,6 +402,9 @@ class DerivedState:
         if results is not None and self.on_applied is not None:
             self.on_applied(entry.index, results)
 
+    def _needs_settling(self, entry: Entry) -> bool:
+        return entry.channel != CHANNEL_METADATA and self.queues.has_deleted
+
     def _settle_deletions(self) -> None:
         """Have a state written that knows of deleted topics, so that their files may go.
 
@@ -400,7 +413,9 @@ class DerivedState:
         """
         if self.queues.has_deleted:
             if self._point.index != self._state_index:
+                before = self._states_size
                 self._add_state_job(is_boundary=False)
+                self._deletions_size += self._states_size - before
             self.queues.doom_deleted()
 
     def _begin_flushes(self, *, with_state: bool) -> list[Job]:
@@ -417,6 +432,7 @@ class DerivedState:
             floors=list(self.queues.floors()),
             key_index=self.key_index.snapshot(),
         )
+        self._states_size += len(data) + DISPATCH_STATE_COST
         index = self._point.index
         self._state_index = index
         flushes = self._begin_flushes(with_state=True)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 DISPATCH_SIZE_MAX = 2 * 1024 * 1024  # bytes: 2 to 20 ms
 DISPATCH_ENTRY_COST = 12 * 1024  # bytes that take as long as an entry by itself
 DISPATCH_KEY_COST = 1024  # the same for a key that is not taken by column
+DISPATCH_STATE_COST = 64 * 1024  # the same for a state by itself; each byte of it counts as well
 
 REMEDY = (
     "this version cannot take the entry in; if it was written by a newer version, start that one, "

@@ -13,7 +13,8 @@ import pytest
 
 from broker.message.codec import decode_record
 from broker.store.append_state import AppendState
-from broker.store.derived import DerivedState
+from broker.store.derived import DELETION_STATES_SIZE_MAX, DerivedState
+from broker.store.dispatch import DISPATCH_SIZE_MAX
 from broker.store.state_file import CorruptStateError, decode_state
 from dledger.entry import EntryKind
 from dledger.errors import CorruptStoreError, PoisonEntryError
@@ -739,6 +740,35 @@ def test_units_that_no_job_had_been_given_go_too(tmp_path):
     assert node.derived.queues.unflushed_size == 20
     node.run_jobs()
     node.derived.close()
+
+
+def test_states_for_deletions_count_in_a_go_and_wait_for_the_jobs(tmp_path):
+    """Sixty deletions, each with a message behind it, took 2 s of the event loop and 70 MB."""
+    log = MemoryLog(segment_size=1 << 20)  # no boundary comes in between
+    state = AppendState(NothingDispatched(), log)
+    for _ in range(60):
+        put(log, state, [b"x"])
+        log.append(b"delete a", channel=1)
+    node = Node(tmp_path / "derived", log)
+    derived = node.start()
+    node.machine.snapshot = lambda: {"count": 1, "pad": "x" * DISPATCH_SIZE_MAX}
+
+    waits = 0
+    while derived.dispatched_index < log.end_index:
+        before, waiting = derived.dispatched_index, len(derived._jobs)
+        derived.dispatch_up_to(log.end_index)
+        assert len(derived._jobs) <= waiting + 1  # one state is a go
+        assert len(derived._jobs) * DISPATCH_SIZE_MAX <= DELETION_STATES_SIZE_MAX
+        if derived.dispatched_index == before:
+            assert next(log.entries(before, before)).channel == 1  # no message behind it yet
+            assert derived.needs_flush
+            node.run_jobs()
+            waits += 1
+
+    assert waits > 10
+    node.run_jobs()
+    assert queue_of(node) == (60, 60)
+    derived.close()
 
 
 @pytest.mark.parametrize("is_made_again", [False, True])

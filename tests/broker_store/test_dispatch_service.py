@@ -112,6 +112,26 @@ async def test_a_slow_disk_does_not_keep_the_loop_busy(world, nursery, autojump_
     assert turns < 5
 
 
+async def test_dispatch_goes_on_when_the_states_for_deletions_are_written(
+    world, nursery, autojump_clock, monkeypatch
+):
+    monkeypatch.setattr("broker.store.derived.DELETION_STATES_SIZE_MAX", 1)
+    world.log = MemoryLog(segment_size=SEGMENT)
+    fill(world.log, deletes=True)
+    world.open()
+    world.derived.reopen(0)
+    world.worker.seconds = 0.5
+    await nursery.start(world.service.run)
+
+    world.service.committed_to(world.log.end_index)
+    await trio.testing.wait_all_tasks_blocked()
+    assert 0 < world.derived.dispatched_index < world.log.end_index
+    await trio.sleep(0.9 * STATE_SECONDS)  # nothing but the end of the jobs has woken it
+
+    assert world.derived.dispatched_index == world.log.end_index
+    assert world.batches > 5
+
+
 async def test_a_full_disk_is_tried_again_and_messages_stay_readable(
     world, nursery, autojump_clock, caplog
 ):
