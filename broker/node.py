@@ -337,6 +337,7 @@ class Node:
             clock=clock,
             limits=limits,
             is_serving=self._is_serving,
+            is_being_deleted=self.topics.is_being_deleted,
         )
         self.clients = ClientHandlers(
             ledger=self.ledger,
@@ -384,6 +385,7 @@ class Node:
             clock=clock,
             host=store_host,
             create_topic=self.topics.create_missing,
+            is_being_deleted=self.topics.is_being_deleted,
         )
         self.offsets = OffsetHandlers(
             ledger=self.ledger,

@@ -25,7 +25,7 @@ from broker.metadata.consumer_offsets import commit_offsets
 from broker.metadata.topics import TopicConfig, create_topic
 from broker.store.chunk import SYSTEM_FLAGS_ALLOWED, check_chunk
 from broker.store.reader import PullStatus
-from dledger.errors import LedgerError
+from dledger.errors import LedgerBusyError, LedgerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -83,6 +83,7 @@ class Schedule:
         clock: Clock,
         limits: MessageLimits,
         is_serving: Callable[[], bool],
+        is_being_deleted: Callable[[str], bool],
     ) -> None:
         """Make one that delivers nothing yet.
 
@@ -94,6 +95,7 @@ class Schedule:
             clock: the time of day.
             limits: largest body and properties.
             is_serving: whether this node is the leader and lags behind nobody.
+            is_being_deleted: whether a topic is about to go: nothing is written to it any more.
         """
         self._queue = queue
         self._reader = reader
@@ -102,6 +104,7 @@ class Schedule:
         self._clock = clock
         self._limits = limits
         self._is_serving = is_serving
+        self._is_being_deleted = is_being_deleted
         self._next: list[int] = []  # offset of each level; empty: this node does not deliver
         self._wake = trio.Event()
         self.delivered_count = 0
@@ -231,6 +234,11 @@ class Schedule:
         return min(wait_ms / 1000 + 0.001, CLOCK_SECONDS) if wait_ms else 0.0
 
     def _deliver(self, message: StoredMessage, now_ms: int) -> None:
+        """Bring one message to its topic, or drop it.
+
+        Raises:
+            LedgerError: nothing can be written now, or not to that topic; try again.
+        """
         try:
             hidden = reveal(message.properties)
         except (KeyError, ValueError):
@@ -241,6 +249,9 @@ class Schedule:
         if config is None:
             logger.warning("a message that waited is dropped: topic %s is gone", hidden.topic)
             return
+        if self._is_being_deleted(hidden.topic):
+            # It may yet stay, should the deletion fail: what became of it is known in a moment.
+            raise LedgerBusyError(f"topic {hidden.topic!r} is being deleted")
         queue_id = hidden.queue_id % config.write_queue_count
         try:
             self.put(

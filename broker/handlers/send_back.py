@@ -90,6 +90,7 @@ class SendBackHandlers:
         clock: Clock,
         host: HostAddress,
         create_topic: Callable[[str, int, Callable[[int, LedgerError | None], None]], None],
+        is_being_deleted: Callable[[str], bool],
     ) -> None:
         """Make the family.
 
@@ -103,6 +104,7 @@ class SendBackHandlers:
             clock: the time of day.
             host: this broker's address, part of message ids.
             create_topic: proposes a new topic with so many queues.
+            is_being_deleted: whether a topic is about to go: nothing is written to it any more.
         """
         self._log = log
         self._queues = queues
@@ -113,6 +115,7 @@ class SendBackHandlers:
         self._clock = clock
         self._host = host
         self._create_topic = create_topic
+        self._is_being_deleted = is_being_deleted
         self._next_queue = itertools.count()
 
     @handles(RequestCode.CONSUMER_SEND_MSG_BACK, on_leader=True)
@@ -139,10 +142,14 @@ class SendBackHandlers:
             topic, queue_count = RETRY_PREFIX + header.group, config.retry_queue_count
             delay = self._delay(config, header.delay_level, message.reconsume_times)
         found = self._topics.get(topic)
-        if found is None:
+        is_going = self._is_being_deleted(topic)
+        if found is None or is_going:
+            # Behind a deletion on its way stands the creation, and the message behind both.
             self._create_topic(topic, queue_count, lambda _index, _error: None)
-        else:
-            queue_count = found.write_queue_count
+        if found is not None:
+            # Should the deletion come to nothing the topic stays as it is.
+            kept = found.write_queue_count
+            queue_count = min(queue_count, kept) if is_going else kept
         self._schedule.put(
             Outgoing(
                 topic,

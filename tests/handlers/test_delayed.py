@@ -8,6 +8,7 @@ from broker.message.delay import DELAY_LEVELS_MS, SCHEDULE_TOPIC
 from broker.protocol.request_code import RequestCode
 from broker.protocol.response_code import ResponseCode
 from dledger.remoting.command import Command, SerializeType
+from tests.fakes.nodes import until
 from tests.handlers.test_stock_sends import send
 
 WAIT_MS = 9000
@@ -115,6 +116,22 @@ async def test_a_message_whose_topic_is_gone_holds_up_nobody(autojump_clock, cal
     assert [message.body for message in await until_there(caller)] == [b"y"]
 
 
+async def test_a_message_due_waits_while_its_topic_is_being_deleted(
+    autojump_clock, brokers, caller, monkeypatch
+):
+    """Nothing may be appended behind a deletion, and the deletion may come to nothing."""
+    going = {"t"}
+    monkeypatch.setattr(brokers["n1"].running.schedule, "_is_being_deleted", going.__contains__)
+    await caller.create_topic("other")
+    await send(caller, b"x", properties="DELAY\x011\x02")
+    await send(caller, b"y", topic="other", properties="DELAY\x012\x02")
+
+    await until_there(caller, topic="other")
+    assert (await caller.pull(wait_ms=0)).code == ResponseCode.PULL_NOT_FOUND
+    going.clear()
+    assert [message.body for message in await until_there(caller)] == [b"x"]
+
+
 async def test_nobody_reads_or_writes_where_messages_wait(autojump_clock, caller):
     await send(caller, b"x", properties="DELAY\x0118\x02")
 
@@ -183,6 +200,30 @@ async def test_a_level_below_zero_is_the_way_to_the_dead_letters(autojump_clock,
     await back(caller, message, delayLevel=-1)
 
     assert len(await until_there(caller, topic="%DLQ%readers")) == 1
+
+
+@pytest.mark.parametrize(("level", "topic"), [(0, "%RETRY%readers"), (-1, "%DLQ%readers")])
+async def test_what_is_sent_back_behind_a_deletion_of_its_topic_comes_to_a_new_one(
+    autojump_clock, caller, level, topic
+):
+    """It stood behind the deletion, in a topic that was gone, or was dropped when it was due."""
+    await send(caller, b"x")
+    (message,) = await until_there(caller)
+    await back(caller, message, delayLevel=level)
+    await until_there(caller, topic=topic)
+    deleted = caller.submit(RequestCode.DELETE_TOPIC_IN_BROKER, {"topic": topic})
+    fields = {"offset": message.position, "group": "readers", "delayLevel": level}
+    again = caller.submit(RequestCode.CONSUMER_SEND_MSG_BACK, fields)
+    caller.flush()
+
+    for answers in (deleted, again):
+        (answer,) = await until("it is answered", lambda answers=answers: answers)
+        assert answer.code == ResponseCode.SUCCESS
+    await trio.sleep(11)
+    answer = await caller.pull(1, topic=topic)
+    assert answer.code == ResponseCode.SUCCESS, answer
+    (found,) = decode_records(answer.body)
+    assert (found.queue_offset, found.body) == (1, b"x")
 
 
 async def test_old_clients_do_not_say_how_often(autojump_clock, caller):
