@@ -77,13 +77,27 @@ class TopicRetentionService:
             for bounds in bounded.values():
                 if not self._append.is_open:
                     break
-                self._trim(bounds)
+                await self._look_at(bounds)
                 await trio.lowlevel.checkpoint()  # there may be thousands
 
-    def _trim(self, bounds: TopicBounds) -> None:
-        offsets = self._planner.plan(bounds, self._clock.wall_ms())
-        if not offsets:
-            return
+    async def _look_at(self, bounds: TopicBounds) -> None:
+        steps = self._planner.plan(bounds, self._clock.wall_ms())
+        offsets: dict[int, int] | None = None
+        while offsets is None:
+            try:
+                next(steps)
+            except StopIteration as end:
+                offsets = end.value
+            else:
+                await trio.lowlevel.checkpoint()
+                if not self._append.is_open:
+                    return
+        # While others ran, the topic may have been told to keep more.
+        config = self._topics.get(bounds.topic)
+        if offsets and config is not None and _bounds_of(config) == bounds:
+            self._trim(bounds, offsets)
+
+    def _trim(self, bounds: TopicBounds, offsets: dict[int, int]) -> None:
 
         def done(_index: int, error: LedgerError | None) -> None:
             now = self._clock.now()

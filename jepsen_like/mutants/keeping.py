@@ -47,7 +47,7 @@ def topics_keep_half_as_long() -> Sequence[Patch]:
     """A queue is trimmed of messages half as old as its topic says."""
     stock = TopicRetention.plan
 
-    def plan(self: Any, bounds: Any, now_ms: int) -> dict[int, int]:
+    def plan(self: Any, bounds: Any, now_ms: int) -> Any:
         return stock(self, replace(bounds, retention_ms=bounds.retention_ms // 2), now_ms)
 
     return [(TopicRetention, "plan", plan)]

@@ -59,6 +59,8 @@ class World:
             units_per_file=50,
         )
         self.planner = TopicRetention(self.log, self.derived.queues)
+        self.turns = 0  # others had while the last plan was made
+        self.meanwhile = lambda: None
 
     def put(self, *, age_ms=0, count=1, queue_id=0):
         group = new_group(self.state, FixedClock(NOW - age_ms))
@@ -75,7 +77,15 @@ class World:
         bounds = TopicBounds(
             topic="orders", queue_count=queues, retention_ms=ms, retention_bytes=size
         )
-        return self.planner.plan(bounds, NOW)
+        steps = self.planner.plan(bounds, NOW)
+        self.turns = 0
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                return end.value
+            self.turns += 1
+            self.meanwhile()
 
 
 @pytest.fixture
@@ -141,13 +151,88 @@ def test_an_empty_topic_and_one_without_queues_have_nothing_to_trim(world):
     assert world.plan(ms=1, size=1) == {}
 
 
-def test_a_long_queue_is_counted_in_several_goes(world, monkeypatch):
-    monkeypatch.setattr(retention, "COUNTED_AT_ONCE", 100)
-    world.put(count=250)
+@pytest.fixture
+def ten_reads_of_ten(monkeypatch):
+    monkeypatch.setattr(retention, "_BLOCK_UNITS", 10)
+    monkeypatch.setattr(retention, "READS_AT_ONCE", 10)
 
-    assert world.plan(size=RECORD) == {}
-    assert world.plan(size=RECORD) == {}
-    assert world.plan(size=RECORD) == {0: 249}
+
+@pytest.fixture
+def many(ten_reads_of_ten):
+    return World()
+
+
+def test_a_long_queue_is_counted_in_several_turns(many):
+    many.put(count=250)
+
+    assert many.plan(size=250 * RECORD) == {}
+    assert many.turns == 2
+    assert many.plan(size=250 * RECORD) == {}
+    assert many.turns == 0, "it is counted once"
+
+
+def test_all_queues_of_a_topic_share_the_turns_they_are_counted_in(many):
+    for queue_id in range(40):
+        many.put(count=10, queue_id=queue_id)
+
+    assert many.plan(size=400 * RECORD, queues=40) == {}
+    assert many.turns == 4
+
+
+def test_what_is_left_of_a_turn_is_carried_on_to_the_next_topic(many):
+    many.put(count=60)
+    many.put(count=60, queue_id=1)
+    assert many.plan(size=1000 * RECORD, queues=1) == {}
+    assert many.turns == 0
+    many.put(count=60, queue_id=2)
+    assert many.plan(size=1000 * RECORD) == {}
+    assert many.turns == 1
+
+
+def test_each_queue_that_is_searched_by_time_has_its_turn(many):
+    for queue_id in range(4):
+        many.put(age_ms=5000, count=3, queue_id=queue_id)
+
+    assert many.plan(ms=9000) == {}
+    assert many.turns == 4
+    assert many.plan(ms=9000) == {}
+    assert many.turns == 0, "how old the oldest are is known"
+    assert many.plan(ms=2000) == {0: 3, 1: 3, 2: 3, 3: 3}
+    assert many.turns == 4
+
+
+def test_messages_that_go_by_ones_are_gone_through_in_several_turns(many):
+    for number in range(100):
+        many.put(queue_id=number % 2)
+
+    assert many.plan(size=50 * RECORD) == {0: 25, 1: 25}
+    assert many.turns >= 5
+
+
+def test_a_queue_that_begins_later_once_it_is_counted_is_counted_again(many):
+    many.put(count=100)
+    many.put(count=100, queue_id=1)
+    many.meanwhile = lambda: many.turns == 1 and many.trim({0: 20, 1: 20})
+
+    assert many.plan(size=165 * RECORD) == {}, "160 are left"
+
+
+@pytest.mark.parametrize("turn", range(1, 7))
+def test_what_is_trimmed_between_two_turns_is_not_taken_twice(many, turn):
+    """The log may begin later while a long topic is counted, or gone through."""
+    for number in range(200):
+        many.put(queue_id=number % 2)
+    many.meanwhile = lambda: many.turns == turn and many.trim({0: 20, 1: 20})
+
+    planned = many.plan(size=150 * RECORD)
+
+    assert many.turns >= turn
+    queues = [many.derived.queues.get("orders", queue_id) for queue_id in (0, 1)]
+    kept = sum(
+        queue.max_offset - max(queue.min_offset, planned.get(queue_id, 0))
+        for queue_id, queue in enumerate(queues)
+    )
+    assert 150 <= kept <= 160
 
 
 @pytest.mark.parametrize("seed", range(10))
