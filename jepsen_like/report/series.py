@@ -23,7 +23,8 @@ _MEMBER = re.compile(r"\bn\d+\b")
 # What a fault is aimed at, for its colour.
 CLASSES = {
     "process": (
-        "kill", "crash-loop", "kill-at-step", "kill-at-place", "pause", "restart", "scarce",
+        "kill", "crash-loop", "kill-at-step", "kill-at-place", "pause", "restart", "rolling",
+        "scarce",
     ),
     "power and disk": (
         "power", "power-torn", "power-at-step", "lost-disk", "failed-sync", "broken-disk",

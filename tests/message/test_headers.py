@@ -236,6 +236,7 @@ def test_every_header_comes_back_even_when_all_its_values_are_strings(data):
         "bool": st.booleans(),
         "Int32": st.integers(-(1 << 31), (1 << 31) - 1),
         "Int64": st.integers(-(1 << 63), (1 << 63) - 1),
+        "UInt64": st.integers(0, (1 << 64) - 1),
     }
     header = cls(
         **{
