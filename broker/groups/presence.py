@@ -84,6 +84,15 @@ class Presence:
         """Take note that a client is in no group any more."""
         self._clients.pop(client_id, None)
 
+    def stayed(self, client_id: str) -> None:
+        """Take note that a client which is gone could not be taken out of its groups.
+
+        It counts as silent at the next look, unless it is heard until then.
+        """
+        now = self._clock.now()
+        client = self._clients.setdefault(client_id, _Client(now, None))
+        client.deadline = now
+
     def take_silent(self) -> list[str]:
         """Return the clients that have been silent for too long, and forget them."""
         now = self._clock.now()

@@ -309,12 +309,18 @@ class ClientHandlers:
     def _lost(self, client_id: str, node_id: str) -> None:
         reachable = self._ledger.core.connected_peers | {self._ledger.config.node_id}
         if self._presence.lost(client_id, node_id, reachable=reachable):
-            self._presence.forget(client_id)
             self._leave_all(client_id)
+            self._presence.forget(client_id)
 
     def _leave_all(self, client_id: str) -> None:
-        for group in self._consumers.groups_of(client_id):
-            self._queue.put_command(leave_group(client_id, group), lambda _index, _error: None)
+        """Take a client that is gone out of its groups; it is tried again when that is refused."""
+        try:
+            for group in self._consumers.groups_of(client_id):
+                self._queue.put_command(leave_group(client_id, group), lambda _index, _error: None)
+        except LedgerError:
+            self._presence.stayed(client_id)
+            self._heard.set()
+            raise
 
     # -- what happens ---------------------------------------------------------------------------
 
@@ -347,7 +353,7 @@ class ClientHandlers:
             return  # it has come again already
         node_id = self._ledger.config.node_id
         if self._is_serving():
-            with contextlib.suppress(LedgerError):  # too much is under way: its silence will tell
+            with contextlib.suppress(LedgerError):  # too much is under way: once more, later
                 self._lost(client.client_id, node_id)
             self._queue.seal()
             return
@@ -369,10 +375,8 @@ class ClientHandlers:
             if not self._is_serving():
                 continue
             for client_id in self._presence.take_silent():
-                try:
+                with contextlib.suppress(LedgerError):  # too much is under way: once more, later
                     self._leave_all(client_id)
-                except LedgerError:
-                    self._presence.begin([client_id])  # too much is under way: once more, later
             self._queue.seal()
 
     # -- connections ----------------------------------------------------------------------------

@@ -70,3 +70,26 @@ def test_a_connection_lost_before_the_client_was_heard_gives_it_one_heartbeat():
     clock.seconds = HEARTBEAT_SECONDS + 1
 
     assert found.take_silent() == ["c"]
+
+
+def test_who_could_not_be_let_go_is_silent_still_and_the_others_are_as_they_were():
+    found, clock = presence()
+    found.heard("dead", "n1")
+    clock.seconds = SILENT_SECONDS_MAX + 1
+    found.heard("alive", "n1")
+    assert found.take_silent() == ["dead"]
+
+    found.stayed("dead")
+    clock.seconds += 1
+    assert found.take_silent() == ["dead"]
+    clock.seconds += SILENT_SECONDS_MAX
+    assert found.take_silent() == ["alive"]
+
+
+def test_who_could_not_be_let_go_may_come_back():
+    found, clock = presence()
+    found.stayed("c")
+    clock.seconds = 1
+    found.heard("c", "n1")
+
+    assert found.take_silent() == []

@@ -7,8 +7,10 @@ import pytest
 import trio
 
 from broker.groups.presence import SILENT_SECONDS_MAX
+from broker.handlers.clients import SCAN_SECONDS
 from broker.protocol.request_code import ClientRequestCode, RequestCode
 from broker.protocol.response_code import ResponseCode
+from dledger.errors import LedgerBusyError
 from dledger.remoting.command import SerializeType
 from tests.fakes.nodes import until
 
@@ -177,6 +179,54 @@ async def test_a_silent_client_is_out_after_two_minutes(autojump_clock, brokers)
         for _ in range(5):
             await trio.sleep(SILENT_SECONDS_MAX / 4)
             await one.beat()
+
+        assert await one.others() == ["c1"]
+
+
+@pytest.fixture
+def refuse_next(brokers, monkeypatch):
+    """Have the log refuse the next so many commands."""
+    queue = brokers["n1"].running.clients._queue
+    put_command = queue.put_command
+    left = [0]
+
+    def put_or_refuse(*args):
+        if left[0]:
+            left[0] -= 1
+            raise LedgerBusyError("too much waits to be committed")
+        return put_command(*args)
+
+    def refuse(count):
+        left[0] = count
+
+    monkeypatch.setattr(queue, "put_command", put_or_refuse)
+    return refuse
+
+
+async def test_silent_clients_are_out_also_when_the_log_was_busy_and_nobody_is_forgotten(
+    autojump_clock, brokers, refuse_next
+):
+    where = [(client_id, brokers["n1"]) for client_id in ("dead1", "dead2", "dies later", "lives")]
+    async with readers(brokers, *where) as (*dead, later, alive):
+        for reader in (*dead, later, alive):
+            await reader.beat()
+        refuse_next(2)
+        for beats in ([later, alive], [later, alive], [alive], [alive], [alive]):
+            await trio.sleep(SILENT_SECONDS_MAX / 2 - 1)
+            for reader in beats:
+                await reader.beat()
+        assert await alive.others() == ["lives"]
+
+
+async def test_a_client_whose_connection_broke_while_the_log_was_busy_is_out_later(
+    autojump_clock, brokers, refuse_next
+):
+    async with readers(brokers, ("c1", brokers["n1"])) as (one,):
+        async with readers(brokers, ("c2", brokers["n1"])) as (other,):
+            await one.beat()
+            await other.beat()
+            refuse_next(1)
+        await trio.sleep(SCAN_SECONDS + 1)
 
         assert await one.others() == ["c1"]
 
