@@ -27,7 +27,14 @@ from broker.client.consumer import Consumer, ConsumerOptions
 from broker.client.errors import ClosedError
 from broker.client.handout import SharedHandout
 from broker.client.lookup import Lookup
-from broker.client.portal import Portal, SendJob, SendPumps, call_blocking, close_blocking
+from broker.client.portal import (
+    Portal,
+    SendJob,
+    SendPumps,
+    call_blocking,
+    close_blocking,
+    open_blocking,
+)
 from broker.client.producer import CHECKPOINT_EVERY, Body, Producer, ProducerOptions
 from broker.client.send_many import ManySends, OutMessage
 from broker.client.session import ClientOptions, TrioSession
@@ -251,7 +258,7 @@ class SyncProducer:
         close_blocking(self._portal, self._real.close)
 
     def __enter__(self) -> SyncProducer:
-        call_blocking(self._portal, self._real.__aenter__)
+        open_blocking(self._portal, self._real)
         return self
 
     def __exit__(
@@ -339,7 +346,7 @@ class SyncConsumer:
     commit = _blocking(Consumer.commit)
 
     def __enter__(self) -> SyncConsumer:
-        call_blocking(self._portal, self._real.__aenter__)
+        open_blocking(self._portal, self._real)
         return self
 
     def __exit__(

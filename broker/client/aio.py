@@ -7,6 +7,7 @@ one wake-up of the event loop.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import inspect
 from collections import deque
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from broker.client.consumer import Consumer
 from broker.client.errors import ClosedError
 from broker.client.handout import SharedHandout
-from broker.client.portal import Portal, PortalCall, SendJob, SendPumps, call_blocking
+from broker.client.portal import Opening, Portal, PortalCall, SendJob, SendPumps, call_blocking
 from broker.client.producer import CHECKPOINT_EVERY, Body, Producer
 from broker.client.send_many import ManySends, OutMessage
 
@@ -98,6 +99,17 @@ class AsyncioPortal:
         call = _AsyncioCall(functools.partial(function, *args, **options), self, future)
         self.portal.submit(call)
         return await _even_if_cancelled(future, lambda: self.portal.cancel(call))
+
+    async def open(self, real: Producer | Consumer) -> None:
+        """Open *real* over there; when this is cancelled, it is closed before that goes on."""
+        opening = Opening(real)
+        try:
+            await self.call(opening)
+        except asyncio.CancelledError as error:
+            if opening.is_done:
+                with contextlib.suppress(ClosedError):  # so is it
+                    await self.call(opening.undo, error)
+            raise
 
 
 async def _even_if_cancelled(
@@ -285,7 +297,7 @@ class AsyncioProducer(Producer):
         await self._portal.call(self._real.close)
 
     async def __aenter__(self) -> Producer:
-        await self._portal.call(self._real.__aenter__)
+        await self._portal.open(self._real)
         return self
 
 
@@ -343,7 +355,7 @@ class AsyncioConsumer(Consumer):
         await self._portal.call(self._real.commit)
 
     async def __aenter__(self) -> Consumer:
-        await self._portal.call(self._real.__aenter__)
+        await self._portal.open(self._real)
         return self
 
     async def __aexit__(

@@ -11,6 +11,7 @@ message that has been handed over is an exception, as it is for trio: it may be 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import inspect
 import logging
@@ -26,6 +27,7 @@ from broker.client.errors import ClosedError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from broker.client.consumer import Consumer
     from broker.client.producer import Producer
     from broker.client.results import SendResult
     from broker.client.send_many import OutMessage
@@ -92,6 +94,26 @@ class PortalCall:
             error = failure
         finally:
             self.finish(result, error)
+
+
+class Opening:
+    """Opens a producer or a consumer over there, and knows whether it has.
+
+    Whoever is interrupted while it waits for that has nothing to close, so it closes what is open.
+    """
+
+    def __init__(self, real: Producer | Consumer) -> None:
+        self.is_done = False
+        self._real = real
+
+    async def __call__(self) -> None:
+        """Open it."""
+        await self._real.__aenter__()
+        self.is_done = True
+
+    async def undo(self, error: BaseException) -> None:
+        """Close it again, for *error*."""
+        await self._real.__aexit__(type(error), error, error.__traceback__)
 
 
 class SendJob:
@@ -313,6 +335,18 @@ def call_blocking(portal: Portal, function: Callable[..., Any], *args: Any, **op
     call = BlockingCall(functools.partial(function, *args, **options))
     portal.submit(call)
     return call.wait(portal)
+
+
+def open_blocking(portal: Portal, real: Producer | Consumer) -> None:
+    """Open *real* in the portal's thread; what interrupts this (Ctrl-C) leaves it closed."""
+    opening = Opening(real)
+    try:
+        call_blocking(portal, opening)
+    except BaseException as error:
+        if opening.is_done:
+            with contextlib.suppress(ClosedError):  # so is it
+                call_blocking(portal, opening.undo, error)
+        raise
 
 
 class LeftCall(PortalCall):

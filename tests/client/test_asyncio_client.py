@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import subprocess
 import sys
+import threading
 from datetime import timedelta
 
 import pytest
@@ -213,6 +214,32 @@ def test_a_cancelled_consumer_commits_what_was_done(address):
             with pytest.raises(asyncio.CancelledError):
                 await reading
             assert await mq.admin.committed_offset("g", "aio-6", 0) == 3
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("kind", ["consumer", "producer"])
+def test_what_is_cancelled_while_it_opens_is_closed_if_it_has_opened(address, kind):
+    async def main():
+        async with broker.connect(address) as mq:
+            await mq.admin.create_topic("aio-12", 1)
+            made = mq.consumer("g", "aio-12") if kind == "consumer" else mq.producer()
+            real = made._real
+            enter, is_open, may_answer = real.__aenter__, threading.Event(), threading.Event()
+
+            async def enter_and_wait():
+                await enter()
+                is_open.set()
+                may_answer.wait()  # its thread stands still: the cancellation comes too late
+
+            real.__aenter__ = enter_and_wait
+            opening = asyncio.create_task(made.__aenter__())
+            await asyncio.to_thread(is_open.wait)
+            opening.cancel()
+            asyncio.get_running_loop().call_soon(may_answer.set)
+            with pytest.raises(asyncio.CancelledError):
+                await opening
+            assert real._is_closed
 
     asyncio.run(main())
 

@@ -19,7 +19,7 @@ from broker import OutMessage, sync
 from broker.client.admin import Admin
 from broker.client.consumer import ConsumerOptions
 from broker.client.lookup import Lookup
-from broker.client.portal import call_blocking
+from broker.client.portal import BlockingCall, call_blocking
 from broker.client.producer import Producer, ProducerOptions
 from broker.testing import BrokerServer
 
@@ -211,6 +211,24 @@ def test_an_error_in_a_loop_leaves_the_message_that_was_in_a_with(mq):
     with pytest.raises(KeyError):
         fail_at_second()
     assert mq.admin.committed_offset("g", "sync-10", 0) == 1
+
+
+@pytest.mark.parametrize("kind", ["consumer", "producer"])
+def test_what_is_interrupted_while_it_opens_is_closed_if_it_has_opened(mq, kind, monkeypatch):
+    mq.send("sync-11", b"x")
+    made = mq.consumer("g", "sync-11") if kind == "consumer" else mq.producer()
+    wait = BlockingCall.wait
+
+    def wait_and_be_interrupted(call, portal):
+        monkeypatch.undo()
+        wait(call, portal)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(BlockingCall, "wait", wait_and_be_interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        made.__enter__()
+    assert made._real._is_closed
+    assert mq.send("sync-11", b"y").queue_offset >= 0
 
 
 INTERRUPTED = """
