@@ -347,6 +347,7 @@ class Node:
             consumers=files.consumers,
             groups=files.groups,
             topics=files.topics,
+            gate=gate,
             forwarder=self.forwarder,
             is_serving=self._is_serving,
             create_topic=self.topics.create_missing,
@@ -406,6 +407,7 @@ class Node:
             commands=self.commands,
             locks=files.locks,
             topics=files.topics,
+            gate=gate,
             clock=clock,
             when_current=self.offsets.when_current,
         )

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
     from broker.groups.consumers import Consumers
     from broker.handlers.forward import Forwarder
+    from broker.handlers.group_gate import GroupGate
     from broker.metadata.state_machine import MetadataCommand
     from broker.metadata.subscription_groups import SubscriptionGroups
     from broker.metadata.topics import Topics
@@ -113,6 +114,7 @@ class ClientHandlers:
         consumers: Consumers,
         groups: SubscriptionGroups,
         topics: Topics,
+        gate: GroupGate,
         forwarder: Forwarder,
         is_serving: Callable[[], bool],
         create_topic: Callable[[str, int, Callable[[int, LedgerError | None], None]], None],
@@ -127,6 +129,7 @@ class ClientHandlers:
             consumers: who is in which group.
             groups: what groups there are, and how many queues their retry topics have.
             topics: what topics there are.
+            gate: says which groups may come to be.
             forwarder: hands heartbeats to the leader.
             is_serving: whether this node is the leader and lags behind nobody.
             create_topic: proposes a new topic with so many queues.
@@ -137,6 +140,7 @@ class ClientHandlers:
         self._consumers = consumers
         self._groups = groups
         self._topics = topics
+        self._gate = gate
         self._forwarder = forwarder
         self._is_serving = is_serving
         self._create_topic = create_topic
@@ -165,14 +169,13 @@ class ClientHandlers:
         if not self._is_serving():
             self._forwarder.take(session, command)
             return
-        if heartbeat.consumers:
-            node_id = self._ledger.config.node_id
-            if not is_here:
-                node_id = str(command.ext_fields[FORWARDED])
+        node_id = self._ledger.config.node_id if is_here else str(command.ext_fields[FORWARDED])
+        if heartbeat.consumers and self._consumers.groups_of(heartbeat.client_id):
+            # Also when a group that is new to it is refused: it reads on for the others.
             self._presence.heard(heartbeat.client_id, node_id)
-            self._heard.set()
         wanted: list[MetadataCommand] = []
         topics: list[tuple[str, int]] = []
+        new_groups: set[str] = set()
         for data in heartbeat.consumers:
             if self._consumers.get(data.group, heartbeat.client_id) != data:
                 if len(self._consumers) >= CONSUMERS_MAX:
@@ -182,6 +185,9 @@ class ClientHandlers:
                 wanted.append(join_group(heartbeat.client_id, data))
             config = self._groups.get(data.group)
             if config is None:
+                self._gate.check_use(data.group, beside=len(new_groups - {data.group}))
+                if not self._gate.exists(data.group):
+                    new_groups.add(data.group)
                 config = SubscriptionGroupConfig(group=data.group)
                 wanted.append(create_group(config))
             retry_topic = RETRY_PREFIX + data.group
@@ -191,6 +197,9 @@ class ClientHandlers:
                 and self._topics.get(retry_topic) is None
             ):
                 topics.append((retry_topic, config.retry_queue_count))
+        if heartbeat.consumers:
+            self._presence.heard(heartbeat.client_id, node_id)
+            self._heard.set()
         self._change(session, command, wanted, topics)
 
     @handles(RequestCode.UNREGISTER_CLIENT)

@@ -70,6 +70,13 @@ class GroupGate:
             return False
         return group in self._groups or self._offsets.has_group(group)
 
+    def check_exists(self, group: str) -> None:
+        """Raise `GroupNotFoundError` when there is no such group."""
+        if not self.exists(group):
+            raise GroupNotFoundError(
+                f"consumer group {group!r} does not exist; `dledger group list` shows those that do"
+            )
+
     def known_name(self, group: str) -> str:
         """Return the name of *group* as this node keeps it anyway; "" when it does not exist.
 
@@ -90,10 +97,7 @@ class GroupGate:
         Raises:
             GroupNotFoundError: there is no such group.
         """
-        if not self.exists(group):
-            raise GroupNotFoundError(
-                f"consumer group {group!r} does not exist; `dledger group list` shows those that do"
-            )
+        self.check_exists(group)
         return self._groups.get(group) or SubscriptionGroupConfig(group=group)
 
     def check_pull(self, session: Session, group: str) -> None:
@@ -118,8 +122,12 @@ class GroupGate:
             if group not in self._asked and len(self._groups) < self._groups_max:
                 self._ask_for(session, group)
 
-    def check_commit(self, group: str) -> None:
-        """Let *group* commit.
+    def check_use(self, group: str, *, beside: int = 0) -> None:
+        """Let *group* commit, or have consumers; by that it comes to be.
+
+        Args:
+            group: which.
+            beside: new groups that the same request makes.
 
         Raises:
             GroupNotFoundError: it does not exist and is not to be created.
@@ -128,11 +136,11 @@ class GroupGate:
         check_group_not_reserved(group)
         if not self.exists(group):
             self._check_creation(group)
-            self.check_room(group)
+            self.check_room(group, beside=beside)
 
-    def check_room(self, group: str) -> None:
+    def check_room(self, group: str, *, beside: int = 0) -> None:
         """Raise `InvalidMessageError` when there may be no further group."""
-        count = len(self._names())
+        count = len(self._names()) + beside
         if count >= self._groups_max:
             raise InvalidMessageError(
                 f"consumer group {group[:80]!r}: there are {count} groups, and groups_max is "

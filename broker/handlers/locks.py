@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from broker.groups.locks import QueueLocks
     from broker.handlers.commands import Commands
+    from broker.handlers.group_gate import GroupGate
     from broker.metadata.topics import Topics
     from broker.protocol.locks import LockRequest
     from dledger.clock import Clock
@@ -41,6 +42,7 @@ class LockHandlers:
         commands: Commands,
         locks: QueueLocks,
         topics: Topics,
+        gate: GroupGate,
         clock: Clock,
         when_current: Callable[[Session, Command, Callable[[], None]], None],
     ) -> None:
@@ -50,12 +52,14 @@ class LockHandlers:
             commands: proposes what is asked for and answers.
             locks: who holds what.
             topics: what queues there are.
+            gate: knows which groups there are.
             clock: measures how long a lock was not asked for.
             when_current: calls back once this node has proved that it leads.
         """
         self._commands = commands
         self._locks = locks
         self._topics = topics
+        self._gate = gate
         self._clock = clock
         self._when_current = when_current
         self._deadlines: dict[QueueLock, float] = {}
@@ -72,6 +76,7 @@ class LockHandlers:
         """Lock the queues that are free, and answer which of those asked for the client has."""
         request = decode_lock_request(cast("bytes", command.body))
         self._check(request)
+        self._gate.check_exists(request.group)  # who locks has sent a heartbeat: it made the group
         now = self._clock.now()
         wanted = {}
         for queue in request.queues:

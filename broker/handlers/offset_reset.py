@@ -196,7 +196,7 @@ class OffsetResetHandlers:
             raise TopicNotFoundError(f"topic {topic!r} does not exist")
         if not -1 <= queue_id < config.read_queue_count:
             raise TopicNotFoundError(f"topic {topic!r} has no queue {queue_id} to read")
-        self._gate.check_commit(group)
+        self._gate.check_use(group)
 
     def _changes(
         self, group: str, topic: str, queue_id: int, to: str, value: int

@@ -140,7 +140,7 @@ class OffsetHandlers:
             return
         self._check_queue(header.topic, header.queue_id)
         check_group(header.consumer_group)
-        self._gate.check_commit(header.consumer_group)
+        self._gate.check_use(header.consumer_group)
         self.check_epoch(header.consumer_group, header.topic, header.offset_epoch)
 
         def done(_: int, error: LedgerError | None) -> None:
@@ -194,7 +194,7 @@ class OffsetHandlers:
             InvalidMessageError: no group can have that name.
         """
         check_group(group)
-        self._gate.check_commit(group)
+        self._gate.check_use(group)
         known = self._offsets.get(group, topic, queue_id)
         if known is not None and known >= offset:
             return

@@ -183,6 +183,65 @@ async def test_a_silent_client_is_out_after_two_minutes(autojump_clock, brokers)
         assert await one.others() == ["c1"]
 
 
+async def test_a_heartbeat_makes_no_group_where_groups_are_created_by_command(
+    autojump_clock, make_brokers
+):
+    group = make_brokers(1, broker={"auto_create_group": False})
+    await group.start()
+    leader = await group.leader()
+    async with readers(group, ("c1", leader)) as (one,):
+        answer = await one.ask(
+            RequestCode.HEART_BEAT, {}, (PYTHON_HEARTBEAT % ("c1", "readers")).encode()
+        )
+        assert answer.code == ResponseCode.SUBSCRIPTION_GROUP_NOT_EXIST
+        assert "dledger group create readers" in answer.remark
+        assert len(group._files[leader.name].groups) == 0
+        assert group._files[leader.name].topics.get("%RETRY%readers") is None
+
+        await one.ask(
+            RequestCode.UPDATE_AND_CREATE_SUBSCRIPTIONGROUP, {}, b'{"groupName": "readers"}'
+        )
+        await one.beat()
+        assert await one.others() == ["c1"]
+
+
+async def test_a_heartbeat_makes_no_more_groups_than_there_may_be(autojump_clock, make_brokers):
+    group = make_brokers(1, broker={"groups_max": 2})
+    await group.start()
+    leader = await group.leader()
+    async with readers(group, ("c1", leader)) as (one,):
+        await one.beat()
+        body = consumers(*[b'{"groupName": "g%d"}' % number for number in range(2)])
+        answer = await one.ask(RequestCode.HEART_BEAT, {}, body)
+
+        assert answer.code == ResponseCode.MESSAGE_ILLEGAL
+        assert "groups_max is 2" in answer.remark
+        assert len(group._files[leader.name].groups) == 1
+        await one.beat()
+
+
+async def test_a_client_that_is_refused_is_not_kept_and_one_that_is_in_a_group_is_heard(
+    autojump_clock, make_brokers
+):
+    group = make_brokers(1, broker={"groups_max": 1})
+    await group.start()
+    leader = await group.leader()
+    async with readers(group, ("c1", leader), ("c2", leader)) as (one, other):
+        await one.beat()
+        one_more = '{"groupName":"more"},{"consume'
+        for _ in range(4):
+            await trio.sleep(SILENT_SECONDS_MAX / 3)
+            for reader, group_name in ((one, "readers"), (other, "others")):
+                body = (PYTHON_HEARTBEAT % (reader.client_id, group_name)).replace(
+                    '{"consume', one_more, 1
+                )
+                answer = await reader.ask(RequestCode.HEART_BEAT, {}, body.encode())
+                assert answer.code == ResponseCode.MESSAGE_ILLEGAL
+
+        assert await one.others() == ["c1"]
+        assert list(leader.running.clients._presence._clients) == ["c1"]
+
+
 @pytest.fixture
 def refuse_next(brokers, monkeypatch):
     """Have the log refuse the next so many commands."""

@@ -42,6 +42,25 @@ async def unlock(caller, *args, **kinds):
     await ask(caller, RequestCode.UNLOCK_BATCH_MQ, *args, **kinds)
 
 
+async def make_group(caller):
+    await caller.ok(RequestCode.UPDATE_AND_CREATE_SUBSCRIPTIONGROUP, {}, b'{"groupName": "g"}')
+
+
+@pytest.fixture
+async def caller(caller):
+    await make_group(caller)
+    return caller
+
+
+async def test_only_groups_that_there_are_have_locks(autojump_clock, caller, brokers):
+    answer = await caller.ask(RequestCode.LOCK_BATCH_MQ, {}, body("a", 0, group="nobody"))
+
+    assert answer.code == ResponseCode.SUBSCRIPTION_GROUP_NOT_EXIST
+    assert "nobody" in answer.remark
+    assert len(brokers._files["n1"].locks) == 0
+    await unlock(caller, "a", 0, group="nobody")
+
+
 async def test_one_has_it_and_the_other_has_not(autojump_clock, caller):
     assert await lock(caller, "a", 0) == [0]
     assert await lock(caller, "b", 0, 1) == [1]
@@ -92,6 +111,7 @@ async def test_a_failover_leaves_each_lock_with_its_holder(autojump_clock, make_
     leader = await group.leader()
     async with group.caller(leader) as caller:
         await caller.create_topic("t")
+        await make_group(caller)
         assert await lock(caller, "a", 0) == [0]
         await trio.sleep(LOCK_SECONDS - 5)
     await leader.kill()
@@ -110,6 +130,7 @@ async def test_a_leader_of_the_past_grants_nothing(autojump_clock, make_brokers)
     leader = await group.leader()
     async with group.caller(leader) as caller:
         await caller.create_topic("t")
+        await make_group(caller)
         await lock(caller, "a", 0)
         group.wires.isolate(leader.name)
 
