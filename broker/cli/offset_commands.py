@@ -13,7 +13,7 @@ import trio
 from broker.cli.completing import GROUP, TOPIC
 from broker.cli.confirming import confirm, yes_option
 from broker.cli.connecting import open_client
-from broker.cli.output import Table, json_option, plural, print_json
+from broker.cli.output import Table, json_option, plural, print_json, remark
 from broker.cli.servers import group_options
 from broker.cli.values import parse_place
 from dledger.clock import SystemClock
@@ -123,6 +123,8 @@ def _show(done: OffsetReset) -> None:
             f"{item.max_offset:,}",
         )
     table.print()
+    if done.queues and all(item.before < 0 for item in done.queues):
+        remark(f"group {done.group} has committed nothing in topic {done.topic} so far")
     what = "would go" if done.is_dry_run else "goes on from there:"
     where = f"{plural(abs(total), 'message')} {'on' if total >= 0 else 'back'}"
     print(f"group {done.group} in topic {done.topic} {what} {where}", flush=True)

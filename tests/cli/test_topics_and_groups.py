@@ -6,6 +6,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from broker.cli import offset_commands
 from broker.cli.confirming import confirm
 from broker.cli.consumer_group_commands import _frame as group_frame
 from broker.cli.consumer_group_commands import group
@@ -16,7 +17,9 @@ from broker.protocol.descriptions import (
     GroupDescription,
     GroupQueueDescription,
     GroupTopicDescription,
+    OffsetReset,
     QueueDescription,
+    QueueReset,
     Rate,
     TopicDescription,
 )
@@ -129,3 +132,14 @@ def test_a_group_is_shown():
         ["3", "10", "30", "20"],
     ]
     assert (value["lag"], value["topics"], value["committed_ms"]) == (45, ["orders"], 0)
+
+
+def test_a_reset_of_a_group_nobody_knows_is_told_so(capsys):
+    """A mistyped group would be made by it, and nothing said."""
+    for before, told in ((-1, True), (5, False)):
+        queue = QueueReset(queue_id=0, before=before, after=7, min_offset=0, max_offset=9)
+        offset_commands._show(
+            OffsetReset(group="billing", topic="orders", is_dry_run=True, epoch=0, queues=(queue,))
+        )
+        errors = capsys.readouterr().err
+        assert ("group billing has committed nothing in topic orders so far" in errors) is told
