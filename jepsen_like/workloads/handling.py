@@ -74,9 +74,15 @@ class Handling:
             async with consumer:
                 starts = [[queue, consumer.position(queue)] for queue in consumer.queues]
                 history.add(process, "ok", "assign", v=starts, g=GROUP)
-                await self._read(consumer, process, chance)
+                begins = await self._read(consumer, process, chance)
                 done = [
-                    [queue, min([*consumer.left.get(queue, []), consumer.position(queue)])]
+                    [
+                        queue,
+                        min(
+                            [begins[queue, offset] for offset in consumer.left.get(queue, [])]
+                            + [consumer.position(queue)]
+                        ),
+                    ]
                     for queue in consumer.queues
                 ]
                 history.add(process, "invoke", "commit", v=done, g=GROUP)
@@ -86,16 +92,27 @@ class Handling:
             raise
         history.add(process, "ok", "commit", v=done, g=GROUP)
 
-    async def _read(self, consumer: Consumer, process: int, chance: random.Random) -> None:
+    async def _read(
+        self, consumer: Consumer, process: int, chance: random.Random
+    ) -> dict[tuple[int, int], int]:
+        """Read and deal with messages; return from where on each stands for what was passed over.
+
+        A message behind a gap that retention has made stands for the gap as well: left, it keeps
+        its group in front of both.
+        """
         history = self.history
+        places = consumer.positions()
+        begins: dict[tuple[int, int], int] = {}  # queue and offset
         for _ in range(chance.randint(20, 300)):
             if self.is_over:
-                return
+                return begins
             message = await consumer.get(chance.choice((0.2, 1.0)))
             if message is None:
                 self._resume(consumer, process)
                 continue
             queue, offset = message.queue_id, message.queue_offset
+            begins[queue, offset] = places[queue]
+            places[queue] = offset + 1
             history.add(
                 process, "ok", "poll", k=queue, v=[[offset, value_of(message.body)]], g=GROUP
             )
@@ -107,6 +124,7 @@ class Handling:
                 history.add(process, "ok", "left", k=queue, o=offset, g=GROUP)
                 if chance.random() < AGAIN_SHARE:
                     consumer.seek(queue, offset)
+                    places[queue] = offset
                     history.add(process, "ok", "assign", v=[[queue, offset]])
             if chance.random() < PAUSE_SHARE:
                 self._resume(consumer, process)
@@ -114,6 +132,7 @@ class Handling:
                 consumer.pause(queue)
                 history.add(process, "ok", "pause", k=queue)
         self._resume(consumer, process)
+        return begins
 
     def _resume(self, consumer: Consumer, process: int) -> None:
         for queue in consumer.paused:
