@@ -91,7 +91,7 @@ class BrokerConfig:
     requests_held_max: int = 10_000
     requests_held_size_max: int = 64 * MIB
     pull_hold_max_ms: int = 30_000  # longest time a pull that finds nothing is held
-    pulls_held_max: int = 100_000  # one more is answered at once: nothing new
+    pulls_held_max: int = 100_000  # one more is SYSTEM_BUSY
     # Most slots and entries of one file of the key index; files of small segments have fewer.
     key_index_slot_count: int = 500_000
     key_index_entry_count: int = 2_000_000

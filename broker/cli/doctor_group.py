@@ -222,7 +222,7 @@ def _node(view: GroupView, answer: NodeAnswer, status: GroupStatus) -> Iterator[
         text=f"{plural(status.connection_count, 'connection')}, "
         f"{plural(status.held_pull_count, 'held pull')}, "
         f"{format_bytes(status.rss_bytes)} of memory",
-        remedy="at pulls_held_max pulls are answered at once, and clients ask all the time",
+        remedy="at pulls_held_max further pulls are refused as SYSTEM_BUSY",
     )
 
 

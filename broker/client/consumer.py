@@ -235,13 +235,7 @@ class Consumer:
                 reader = progress.reader
                 if reader.error is not None:
                     raise reader.error
-                # Nobody has a message now: what a filter passed over may be committed.
-                if (
-                    progress.handed_out < reader.next_offset
-                    and not reader.batches
-                    and not self.handout.gathered_count
-                ):
-                    progress.skip_to(reader.next_offset)
+            self._pass_over()
             self._arrival = trio.Event()
             await self._arrival.wait()
         # Also when there is plenty: others want their turn, and a cancellation its effect.
@@ -377,6 +371,7 @@ class Consumer:
             raise ValueError(f"a consumer of topic {self.topic} without a group commits nothing")
         for progress in self._queues.values():
             progress.settle_all()
+        self._pass_over(settled=True)
         await self._commit_done()
 
     # --- opening and closing ------------------------------------------------------------------
@@ -519,9 +514,29 @@ class Consumer:
     def _named(self, queues: tuple[int, ...]) -> list[QueueProgress]:
         return [self._queue(queue) for queue in queues or self._queues]
 
+    def _pass_over(self, *, settled: bool = False) -> None:
+        """Have what a filter passed over count as done, where nobody has a message before it.
+
+        Args:
+            settled: whether the message in the receiver's hand is done, too.
+        """
+        if self.options.tags is None:
+            return
+        handout = self.handout
+        with handout.exclusive:
+            for progress in self._queues.values():
+                reader = progress.reader
+                if (
+                    progress.handed_out < reader.next_offset
+                    and not reader.batches
+                    and not handout.has(progress, settled=settled)
+                ):
+                    progress.skip_to(reader.next_offset)
+
     async def _commit_regularly(self) -> None:
         while True:
             await trio.sleep(self.options.commit_interval)
+            self._pass_over()
             try:
                 await self._commit_done()
             except BrokerError as error:

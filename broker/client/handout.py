@@ -95,6 +95,14 @@ class Handout:
                 current.skip_to(self.end)
             self.drop()
 
+    def has(self, progress: QueueProgress, *, settled: bool) -> bool:
+        """Whether a message of one queue is at hand, or unless *settled* with the receiver."""
+        return (
+            (not settled and (progress is self.last or progress in self._taken))
+            or (progress is self.current and self.at < len(self.batch))
+            or any(message.progress is progress for message in self._gathered)
+        )
+
     def drop(self) -> None:
         """Have no batch."""
         self.batch, self.at, self.current = _NO_MESSAGES, 0, None

@@ -36,6 +36,7 @@ class HeldPull:
     """One pull that waits for a message at *queue_offset*."""
 
     __slots__ = (
+        "begin_offset",
         "command",
         "deadline",
         "header",
@@ -57,6 +58,7 @@ class HeldPull:
         queue_offset: int,
         deadline: float,
         tags_codes: frozenset[int] | None = None,
+        begin_offset: int | None = None,
     ) -> None:
         self.session = session
         self.command = command
@@ -65,6 +67,8 @@ class HeldPull:
         self.queue_offset = queue_offset
         self.deadline = deadline
         self.tags_codes = tags_codes  # of the tags it wants; None for all
+        # Where it began; it may have passed over messages that it does not want since.
+        self.begin_offset = queue_offset if begin_offset is None else begin_offset
         self.waiting = True
         self.is_due = False  # its messages are there, and it has a place among those to be answered
 
@@ -84,7 +88,7 @@ class PullHold:
                 hold the pull again.
         """
         self._clock = clock
-        self._count_max = count_max
+        self.count_max = count_max
         self._answer = answer
         # Dicts for sets: hashed by identity, and walked in the order of arrival.
         self._by_queue: dict[QueueKey, dict[HeldPull, None]] = {}
@@ -103,7 +107,7 @@ class PullHold:
     @property
     def is_full(self) -> bool:
         """Return whether no further pull can be held."""
-        return self._count >= self._count_max
+        return self._count >= self.count_max
 
     def add(self, pull: HeldPull) -> None:
         """Hold *pull* until something arrives in its queue or its deadline has come."""

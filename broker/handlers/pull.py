@@ -5,7 +5,8 @@ never shows what could still be taken back.  What it has dropped the leader may 
 differ: it hands such a pull on instead of sending the consumer past it.
 
 A pull with a tag filter reads on over what it does not want: the hashes of a queue's tags are one
-column.  It is held at the end of the queue, and what arrives and does not match moves it on.
+column.  It is held at the end of the queue, and what arrives and does not match moves it on; a
+client hears how far before it has missed much, so that it can commit what it does not want.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from broker.protocol.headers import (
 from broker.protocol.request_code import RequestCode
 from broker.protocol.response_code import ResponseCode
 from broker.store.reader import PullStatus
+from dledger.errors import LedgerBusyError
 from dledger.remoting.command import Command, response
 
 if TYPE_CHECKING:
@@ -49,6 +51,9 @@ COUNT_MAX = 4096  # records in one answer
 SIZE_DEFAULT = 1024 * 1024  # bytes in one answer when the client names no bound
 EXPRESSION_SIZE_KEPT = 1024  # characters; longer ones are parsed each time
 SIZE_MAX = 12 * 1024 * 1024  # leaves room for the rest of a 16 MiB frame
+# Messages a held pull may pass over before its client hears of it: what is looked at again when
+# the client ends meanwhile.  A round trip for so many is next to nothing.
+PASSED_OVER_MAX = 1000
 
 
 class PullHandlers:
@@ -125,8 +130,14 @@ class PullHandlers:
             self._may_come(result)
             and header.may_suspend
             and header.suspend_timeout_millis > 0
-            and not self.hold.is_full
+            # Its client is told how far it has come, and waits there.
+            and result.status is not PullStatus.NO_MATCHED_MESSAGE
         ):
+            if self.hold.is_full:
+                raise LedgerBusyError(
+                    f"{self.hold.count} pulls wait for messages, the limit is pulls_held_max = "
+                    f"{self.hold.count_max}; ask again later, or another node"
+                )
             wait_ms = min(header.suspend_timeout_millis, self._hold_ms_max)
             self._hold(
                 session,
@@ -139,9 +150,9 @@ class PullHandlers:
                     expression_type=None,
                     broker_name=None,
                 ),
-                result,
                 deadline=self._clock.now() + wait_ms / 1000,
                 tags_codes=wanted,
+                begin_offset=header.queue_offset,
             )
             return
         answer(session, command, self._response(command, header, result))
@@ -173,13 +184,11 @@ class PullHandlers:
         session: Session,
         command: Command,
         header: PullMessageRequest,
-        result: PullResult,
         *,
         deadline: float,
         tags_codes: frozenset[int] | None,
+        begin_offset: int,
     ) -> None:
-        if result.status is PullStatus.NO_MATCHED_MESSAGE:
-            header = replace(header, queue_offset=result.next_offset)
         self.hold.add(
             HeldPull(
                 session=session,
@@ -189,6 +198,7 @@ class PullHandlers:
                 queue_offset=header.queue_offset,
                 deadline=deadline,
                 tags_codes=tags_codes,
+                begin_offset=begin_offset,
             )
         )
 
@@ -263,15 +273,18 @@ class PullHandlers:
             session.flush()
             return
         if self._may_come(result) and not is_late:
-            self._hold(
-                session,
-                command,
-                header,
-                result,
-                deadline=pull.deadline,
-                tags_codes=pull.tags_codes,
-            )
-            return
+            if result.status is PullStatus.NO_MATCHED_MESSAGE:
+                header = replace(header, queue_offset=result.next_offset)
+            if header.queue_offset - pull.begin_offset < PASSED_OVER_MAX:
+                self._hold(
+                    session,
+                    command,
+                    header,
+                    deadline=pull.deadline,
+                    tags_codes=pull.tags_codes,
+                    begin_offset=pull.begin_offset,
+                )
+                return
         answer(session, command, self._response(command, header, result))
         session.flush()
 

@@ -205,7 +205,24 @@ async def test_what_is_passed_over_is_committed_only_with_what_lies_before_it(
                 assert group.offsets["b", "orders", 0] == 1
                 break
         await consumer.commit()
-        assert group.offsets["b", "orders", 0] == 3
+        assert group.offsets["b", "orders", 0] == 4
+
+
+async def test_a_queue_of_which_nothing_is_wanted_is_committed_beside_a_busy_one(
+    group, connect, autojump_clock
+):
+    """It was, but only once there was nothing to hand out from any queue."""
+    put_tagged(group, 0, *[(b"x", "A")] * 500)
+    put_tagged(group, 1, *[(b"x", "B")] * 100)
+    async with (
+        connect() as mq,
+        mq.consumer("b", "orders", queues=[0, 1], tags="A") as consumer,
+    ):
+        for _ in range(300):
+            await anext(consumer)
+            await trio.sleep(0.01)
+        assert consumer.position(1) == 100
+        assert group.offsets["b", "orders", 1] == 100
 
 
 async def test_a_filter_without_a_tag_is_refused(group, connect, autojump_clock):

@@ -197,7 +197,7 @@ async def test_without_the_suspend_flag_nobody_is_held(autojump_clock, caller):
     assert trio.current_time() - began < 0.1
 
 
-async def test_more_than_the_limit_are_answered_at_once(autojump_clock, make_brokers):
+async def test_more_than_the_limit_hear_that_the_node_is_busy(autojump_clock, make_brokers):
     group = make_brokers(broker={"pulls_held_max": 2})
     await group.start()
     async with group.caller(await group.leader()) as caller:
@@ -208,7 +208,8 @@ async def test_more_than_the_limit_are_answered_at_once(autojump_clock, make_bro
         await trio.sleep(0.1)
 
         assert not any(held)
-        assert third[0].code == ResponseCode.PULL_NOT_FOUND
+        assert third[0].code == ResponseCode.SYSTEM_BUSY
+        assert "2 pulls wait for messages, the limit is pulls_held_max = 2" in third[0].remark
 
 
 async def test_a_client_that_is_gone_makes_room(autojump_clock, make_brokers):

@@ -3,6 +3,7 @@
 import pytest
 import trio
 
+from broker.handlers.pull import PASSED_OVER_MAX
 from broker.message.batch import encode_sizes
 from broker.message.codec import encode_record
 from broker.message.properties import encode_properties
@@ -115,11 +116,38 @@ async def test_a_held_pull_is_woken_by_what_it_wants_and_by_nothing_else(
     assert ext(answers)["nextBeginOffset"] == 5
 
 
-async def test_a_held_pull_that_found_nothing_says_how_far_it_looked(autojump_clock, caller):
-    await put(caller, (b"1", "A"))
+async def test_a_pull_that_may_wait_is_told_first_how_far_nothing_is_wanted(autojump_clock, caller):
+    """Who leaves while it waits would otherwise look at all of it again, each time anew."""
+    await put(caller, *[(b"x", "A")] * 10)
+    began = trio.current_time()
 
+    answer = await pull(caller, 0, "B", wait_ms=15_000)
+
+    assert answer.code == ResponseCode.PULL_RETRY_IMMEDIATELY
+    assert answer.ext_fields["nextBeginOffset"] == 10
+    assert trio.current_time() - began < 0.1
+
+
+async def test_a_held_pull_that_passed_over_many_says_so(autojump_clock, caller, brokers):
+    hold = brokers["n1"].running.pulls.hold
+    fields = {"consumerGroup": "readers", "topic": "t", "queueId": 0, "queueOffset": 0}
+    fields |= {"maxMsgNums": 32, **wanting("B", wait=True, suspendTimeoutMillis=60_000)}
+    answers = caller.submit(RequestCode.PULL_MESSAGE, fields)
+    caller.flush()
+    await until("the pull is held", lambda: hold.count)
+
+    await put(caller, *[(b"x", "A")] * (PASSED_OVER_MAX - 1))
+    await trio.sleep(1)
+    assert not answers
+    await put(caller, (b"x", "A"))
+    await until("it is answered", lambda: answers)
+
+    assert answers[0].ext_fields["nextBeginOffset"] == PASSED_OVER_MAX
+
+
+async def test_a_held_pull_that_found_nothing_says_how_far_it_looked(autojump_clock, caller):
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(put, caller, (b"2", "A"))
+        nursery.start_soon(put, caller, (b"1", "A"), (b"2", "A"))
         answer = await pull(caller, 0, "B", wait_ms=2000)
 
     assert answer.code == ResponseCode.PULL_NOT_FOUND
