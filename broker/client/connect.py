@@ -84,9 +84,9 @@ class Client:
             batch_count_max: messages in one request.
             inflight_max: requests of one queue under way.
             buffer_size_max: bytes of messages not settled; beyond it send() waits for room.
-            idempotent: have the broker recognise what it already has. Without, a message sent
-                again after a lost connection may be stored twice, and one request of a queue is
-                under way at a time.
+            idempotent: have the broker recognise what it already has. Without, nothing that may be
+                written is sent again: a lost connection or leader is an `OutcomeUnknownError` at
+                once. One request of a queue is then under way at a time.
             linger: seconds a batch waits for company before it leaves; 0: a batch leaves as soon
                 as nothing else of its queue is under way.
             compression: "zlib", or "lz4" and "zstd" with the extras of these names; None: bodies

@@ -37,7 +37,7 @@ class Failure(enum.Enum):
     """What a failed attempt means for its batch."""
 
     NOT_WRITTEN = enum.auto()  # send it again
-    UNCERTAIN = enum.auto()  # may be written; send it again, the broker knows its numbers
+    UNCERTAIN = enum.auto()  # may be written; if it has numbers, send it again: they are known
     OUT_OF_ORDER = enum.auto()  # not written, nor is a predecessor
     UNKNOWN_PRODUCER = enum.auto()  # not written, and never will be under these numbers
     ILLEGAL = enum.auto()  # not written: one of its messages is not acceptable
@@ -80,7 +80,8 @@ class QueueSender:
         Args:
             topic: its name, for results and errors.
             queue_id: likewise.
-            producer_id: 0 when the broker shall not recognise duplicates.
+            producer_id: 0 when the broker shall not recognise duplicates: what may be written is
+                then never sent again.
             new_producer_id: returns an id never used before.
             chance: returns a number from 0 to below 1, for the jitter of delays.
             on_settled: called with each batch, or part of one, that is done with.
@@ -247,6 +248,10 @@ class QueueSender:
             self.resend_at = now + self._delay * (0.5 + 0.5 * self._chance())
         elif is_first:
             self.resend_at = now
+        if failure is Failure.UNCERTAIN and not batch.producer_id:
+            # Without numbers the broker would not know it again, and store it twice.
+            self._take_out(batch, lambda: self._outcome_unknown(batch))
+            return True
         if failure in (Failure.NOT_WRITTEN, Failure.UNCERTAIN):
             return True
         if failure is Failure.OUT_OF_ORDER:

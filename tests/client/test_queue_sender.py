@@ -70,6 +70,18 @@ def test_a_lost_connection_resends_all_with_the_same_numbers(sender):
     assert numbers(sender) == [(1, 0, 3), (1, 3, 2)]
 
 
+def test_without_numbers_what_may_be_written_is_given_up(sender):
+    sender.producer_id = 0
+    batch = put(sender, 3)
+    fail(sender, batch, Failure.UNCERTAIN)
+    assert sender.is_ready(1.0)
+    assert not sender.sealed
+    behind = put(sender, 2)
+    fail(sender, behind, Failure.NOT_WRITTEN)
+    assert resend(sender) == [behind]
+    assert behind.producer_id == 0
+
+
 def test_nothing_is_resent_before_all_that_is_in_flight_is_answered(sender):
     first, second = put(sender, 1), put(sender, 1)
     fail(sender, first, Failure.NOT_WRITTEN)
