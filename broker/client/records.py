@@ -267,8 +267,8 @@ def encode_named_properties(
     """Return what follows the unique id in the properties of a message, separator first.
 
     Raises:
-        InvalidMessageError: a name is reserved or empty, a key holds a blank, anything holds a
-            separator, or the whole is too long.
+        InvalidMessageError: a name is reserved or empty, a key holds a blank, the tag what no
+            filter can name, anything a separator, or the whole is too long.
         TypeError: a key, the tag, a name or a value is no string.
     """
     if not own and type(key) is str and tag is None and not _SEPARATOR.search(key) and key:
@@ -295,6 +295,10 @@ def encode_named_properties(
             fields[names.KEYS] = names.join_keys(keys)
     if tag is not None:
         _check_text("the tag", tag)
+        if "||" in tag or tag != tag.strip():
+            raise InvalidMessageError(
+                f"tag {tag[:80]!r}: no filter would find it; leave out '||' and blanks around it"
+            )
         if tag:
             fields[names.TAGS] = tag
     encoded = names.encode_properties(fields, _NAMED_LIMITS)

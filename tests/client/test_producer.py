@@ -408,7 +408,13 @@ async def test_what_is_no_string_is_named(group, connect, autojump_clock, option
 
 @pytest.mark.parametrize(
     ("body", "options"),
-    [(b"x" * (4 << 20 | 1), {}), (b"x", {"key": "a b"}), (b"x", {"properties": {"DELAY": "3"}})],
+    [
+        (b"x" * (4 << 20 | 1), {}),
+        (b"x", {"key": "a b"}),
+        (b"x", {"properties": {"DELAY": "3"}}),
+        (b"x", {"tag": "a||b"}),
+        (b"x", {"tag": " a"}),
+    ],
 )
 async def test_what_is_refused_here_names_its_topic(group, connect, autojump_clock, body, options):
     async with connect() as mq, mq.producer() as producer:
