@@ -28,6 +28,7 @@ from broker.client.errors import ClosedError
 from broker.client.handout import SharedHandout
 from broker.client.lookup import Lookup
 from broker.client.portal import (
+    ATEXIT_SECONDS,
     Portal,
     SendJob,
     SendPumps,
@@ -479,11 +480,16 @@ class SyncClient:
                 failures.append(error)
             begun.set()
 
-        portal.begin(on_begun)
-        begun.wait()
-        if failures:
-            raise failures[0]
-        self._session, self._portal = session, portal
+        try:
+            portal.begin(on_begun)
+            begun.wait()
+            if failures:
+                raise failures[0]
+            self._session, self._portal = session, portal
+        except BaseException:  # Ctrl-C, most likely: nobody will close what nobody has opened
+            self._session = self._portal = None
+            portal.end_and_join(ATEXIT_SECONDS)
+            raise
         return self
 
     def __exit__(

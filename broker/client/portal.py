@@ -194,6 +194,7 @@ class Portal:
         self._jobs: deque[PortalJob] = deque()
         self._is_woken = False
         self._is_over = False
+        self._is_ended = False
         self._token: trio.lowlevel.TrioToken | None = None
         self._nursery: trio.Nursery | None = None
         self._end: trio.Event | None = None
@@ -223,14 +224,17 @@ class Portal:
     def end(self, on_over: Callable[[], None]) -> None:
         """Close the session; *on_over* is called in the thread when nothing more happens there."""
         self._on_over = on_over
+        self._is_ended = True
         self._wake(self._stop)
         if self._is_over:
             on_over()
 
     def end_and_join(self, seconds: float | None = None) -> None:
         """Close the session and wait for the thread to end, so long at most."""
+        self._is_ended = True
         self._wake(self._stop)
-        self._thread.join(seconds)
+        if self._thread.ident is not None:
+            self._thread.join(seconds)
 
     # --- inside -------------------------------------------------------------------------------
 
@@ -281,6 +285,8 @@ class Portal:
     async def _main(self) -> None:
         self._token = trio.lowlevel.current_trio_token()
         self._end = trio.Event()
+        if self._is_ended:  # before there was anybody to be woken
+            self._end.set()
         await self._session.open()
         try:
             async with trio.open_nursery() as self._nursery:

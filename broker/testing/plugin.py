@@ -35,17 +35,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Bring the fixtures of pytest-trio along where that is installed."""
+    """Check the setting, and bring the fixtures of pytest-trio along where that is installed."""
+    chosen = config.getini("broker_server_scope")
+    if chosen not in SCOPES:
+        raise pytest.UsageError(f"broker_server_scope = {chosen!r}: use {', '.join(SCOPES)}")
     if config.pluginmanager.has_plugin("trio"):
         config.pluginmanager.import_plugin("broker.testing.plugin_trio")
 
 
 def _scope(fixture_name: str, config: pytest.Config) -> Scope:
-    chosen = str(config.getoption("--broker-server-scope") or config.getini("broker_server_scope"))
-    if chosen not in SCOPES:
-        raise pytest.UsageError(
-            f"broker_server_scope = {chosen!r} (for {fixture_name}): use {', '.join(SCOPES)}"
-        )
+    chosen = config.getoption("--broker-server-scope") or config.getini("broker_server_scope")
     return cast("Scope", chosen)
 
 

@@ -19,7 +19,7 @@ from broker import OutMessage, sync
 from broker.client.admin import Admin
 from broker.client.consumer import ConsumerOptions
 from broker.client.lookup import Lookup
-from broker.client.portal import BlockingCall, call_blocking
+from broker.client.portal import BlockingCall, Portal, call_blocking
 from broker.client.producer import Producer, ProducerOptions
 from broker.testing import BrokerServer
 
@@ -229,6 +229,21 @@ def test_what_is_interrupted_while_it_opens_is_closed_if_it_has_opened(mq, kind,
         made.__enter__()
     assert made._real._is_closed
     assert mq.send("sync-11", b"y").queue_offset >= 0
+
+
+def test_a_client_that_is_interrupted_while_it_opens_leaves_no_thread(server, monkeypatch):
+    begin = Portal.begin
+    portals = []
+
+    def begin_and_be_interrupted(portal, on_begun):
+        portals.append(portal)
+        begin(portal, on_begun)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Portal, "begin", begin_and_be_interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        sync.connect(server.address).__enter__()
+    assert not portals[0]._thread.is_alive()
 
 
 INTERRUPTED = """

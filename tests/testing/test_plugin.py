@@ -49,7 +49,9 @@ def test_a_session_may_share_one(tmp_path):
 
 def test_a_scope_that_is_none_is_named(tmp_path):
     done = run_pytest(tmp_path, REMEMBERS, ini="broker_server_scope = always")
-    assert "broker_server_scope = 'always'" in done.stdout + done.stderr
+    assert "ERROR: broker_server_scope = 'always': use function, class, module" in done.stderr
+    assert "INTERNALERROR" not in done.stdout + done.stderr
+    assert done.returncode == 4, "pytest's code for wrong usage"
 
 
 def test_without_pytest_trio_the_server_is_there_all_the_same(tmp_path):
