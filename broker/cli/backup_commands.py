@@ -13,6 +13,7 @@ from broker.cli.backup_copy import Manifest, members_of, take_backup
 from broker.cli.backup_copy import restore as restore_folder
 from broker.cli.local_group import GroupPlan, LocalGroup
 from broker.cli.output import json_option, plural, print_json
+from broker.cli.servers import DEFAULT_FOLDER
 from broker.config_file import load_config
 from dledger.clock import SystemClock
 from dledger.errors import ConfigError, FolderInUseError
@@ -36,7 +37,10 @@ _NEW, _OLD, _LIVING = "new-group", "old-group", "living-group"
     "-c", "--config", "path", type=_PATH, metavar="FILE",
     help="The node.toml of a node on this machine, running or not.",
 )  # fmt: skip
-@click.option("--data", type=_PATH, metavar="DIR", help="Or the local group in DIR.")
+@click.option(
+    "--data", type=_PATH, metavar="DIR",
+    help=f"Or the local group in DIR.  [{DEFAULT_FOLDER}]",
+)  # fmt: skip
 @click.option("--node", "node_id", metavar="ID", help="Of a local group; else a follower.")
 @json_option
 def backup(
@@ -119,7 +123,7 @@ def _source(path: Path | None, data: Path | None, node_id: str | None) -> NodeCo
         if data is not None or node_id is not None:
             raise click.UsageError("give -c FILE, or --data DIR and --node ID")
         return load_config(path)
-    group = _local(data)
+    group = _local(DEFAULT_FOLDER if data is None else data)
     if node_id is not None:
         return group.node(node_id).config
     return trio.run(_pick_follower, group)
@@ -153,7 +157,7 @@ def _local(data: Path | None) -> LocalGroup:
         raise click.UsageError("say which node: -c FILE, or --data DIR for a local group")
     group = LocalGroup.find(data)
     if group is None:
-        raise ConfigError(f"no group in {data}")
+        raise ConfigError(f"no group in {data}; say which node: -c FILE, or --data DIR")
     return group
 
 

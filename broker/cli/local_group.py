@@ -115,17 +115,44 @@ def find_base_port(node_count: int) -> int:
 
 
 class LocalNode:
-    """One node of a local group: its files and its process."""
+    """One node of a local group: its files and its process.
 
-    def __init__(self, folder: Path, config: NodeConfig) -> None:
+    Its ``node.toml`` may be missing or wrong: it can be stopped all the same, and the others used.
+    """
+
+    def __init__(self, folder: Path, config: NodeConfig | ConfigError) -> None:
         self.folder = folder
-        self.config = config
+        self._config = config
         self.started: subprocess.Popen[bytes] | None = None  # by this very process
+
+    @classmethod
+    def read(cls, folder: Path) -> LocalNode:
+        """Return the node that lives in *folder*."""
+        try:
+            return cls(folder, load_config(folder / "node.toml"))
+        except ConfigError as error:
+            return cls(folder, error)
+
+    @property
+    def config(self) -> NodeConfig:
+        """Its settings.
+
+        Raises:
+            ConfigError: its ``node.toml`` is missing or wrong.
+        """
+        if isinstance(self._config, ConfigError):
+            raise ConfigError(str(self._config))
+        return self._config
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether its ``node.toml`` says something."""
+        return not isinstance(self._config, ConfigError)
 
     @property
     def node_id(self) -> str:
         """The node's id, and the name of its folder."""
-        return self.config.node_id
+        return self._config.node_id if isinstance(self._config, NodeConfig) else self.folder.name
 
     @property
     def address(self) -> str:
@@ -196,13 +223,14 @@ class LocalGroup:
     def find(cls, folder: Path) -> LocalGroup | None:
         """Return the group that lives in *folder*; None when there is none.
 
-        Raises:
-            ConfigError: one of its ``node.toml`` is wrong.
+        Nodes whose ``node.toml`` is missing or wrong are in it: those that run, and those that
+        the others name as members.
         """
-        paths = sorted(folder.glob("*/node.toml"), key=lambda path: _natural(path.parent.name))
-        if not paths:
+        nodes = [LocalNode.read(path.parent) for path in _homes(folder)]
+        nodes += [LocalNode.read(folder / node_id) for node_id in _missing(nodes)]
+        if not nodes:
             return None
-        return cls(folder, [LocalNode(path.parent, load_config(path)) for path in paths])
+        return cls(folder, sorted(nodes, key=lambda node: _natural(node.folder.name)))
 
     @classmethod
     def find_or_create(cls, folder: Path, plan: GroupPlan) -> LocalGroup:
@@ -232,8 +260,18 @@ class LocalGroup:
 
     @property
     def addresses(self) -> list[str]:
-        """``host:port`` of every node for clients."""
-        return [node.address for node in self.nodes]
+        """``host:port`` of every node for clients; of one without settings, what others call it.
+
+        Raises:
+            ConfigError: no node has a ``node.toml`` that can be read.
+        """
+        first = next((node for node in self.nodes if node.is_readable), self.nodes[0])
+        named = {member.node_id: member.broker_address for member in first.config.members}
+        return [
+            node.address if node.is_readable else named[node.node_id]
+            for node in self.nodes
+            if node.is_readable or node.node_id in named
+        ]
 
     def node(self, node_id: str) -> LocalNode:
         """Return the node *node_id*.
@@ -312,8 +350,23 @@ class LocalGroup:
                 await trio.sleep(_POLL_SECONDS)
         return left
 
+    def check_readable(self, nodes: Sequence[LocalNode]) -> None:
+        """Raise `ConfigError` where the ``node.toml`` of one of *nodes* is missing or wrong."""
+        for node in nodes:
+            if not node.is_readable and not (node.folder / "node.toml").exists():
+                other = next((node for node in self.nodes if node.is_readable), self.nodes[0])
+                raise ConfigError(
+                    f"{node.folder}/node.toml is missing; copy {other.folder}/node.toml there, and "
+                    f'change its node_id to "{node.node_id}" and the port under [metrics]'
+                )
+            _ = node.config
+
     def check_agrees(self, plan: GroupPlan) -> None:
-        """Raise `ConfigError` where *plan* names something that this group has otherwise."""
+        """Raise `ConfigError` where *plan* names something that this group has otherwise.
+
+        And where a ``node.toml`` is missing or wrong.
+        """
+        self.check_readable(self.nodes)
         first = self.nodes[0].config
         has = GroupPlan(
             node_count=len(self.nodes),
@@ -340,6 +393,27 @@ class LocalGroup:
                     f"{self.nodes[0].folder}/node.toml and {node.folder}/node.toml disagree on "
                     f"{differing[0]}; make them the same"
                 )
+
+
+def _homes(folder: Path) -> list[Path]:
+    """Return what makes a folder a node's: its settings, or without them a process that runs."""
+    settings = list(folder.glob("*/node.toml"))
+    known = {path.parent for path in settings}
+    pids = [path for path in folder.glob("*/node.pid") if path.parent not in known]
+    return settings + [path for path in pids if read_pid_file(path) is not None]
+
+
+def _missing(nodes: list[LocalNode]) -> list[str]:
+    """Return the members on this machine that the first of *nodes* knows and that are not there."""
+    first = next((node.config for node in nodes if node.is_readable), None)
+    if first is None:
+        return []
+    known = {name for node in nodes for name in (node.folder.name, node.node_id)}
+    return [
+        member.node_id
+        for member in first.members
+        if member.host == first.member.host and member.node_id not in known
+    ]
 
 
 def _natural(name: str) -> tuple[int, str]:

@@ -48,6 +48,7 @@ def restart(node_ids: tuple[str, ...], *, data: Path, as_json: bool) -> None:
     if group is None:
         raise ConfigError(f"no group in {data}; `dledger up --detach` starts one")
     nodes = [group.node(node_id) for node_id in node_ids] or group.nodes
+    group.check_readable(nodes)  # before anything is stopped
     trio.run(_restart_all, group, nodes, as_json)
 
 

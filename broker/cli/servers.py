@@ -99,15 +99,20 @@ def choose_group(
     """Return the nodes of the group that the user means, and what said so.
 
     Raises:
-        ConfigError: an address is none, a context is unknown, or *data* holds no group.
-        click.UsageError: more than one of *server*, *context* and *data* is given.
+        ConfigError: an address of the environment or a context is none, a context is unknown, or
+            *data* holds no group.
+        click.UsageError: more than one of *server*, *context* and *data* is given, or *server* is
+            no address.
     """
     named = {"--server": server, "--context": context, "--data": data}
     given = [name for name, value in named.items() if value is not None]
     if len(given) > 1:
         raise click.UsageError(f"give one of {', '.join(given)}: each of them names a group")
     if server is not None:
-        return Choice(servers=parse_servers(server), source="--server")
+        try:
+            return Choice(servers=parse_servers(server), source="--server")
+        except ConfigError as error:
+            raise click.UsageError(f"--server: {error}") from None
     if context is not None:
         return _from_context(Contexts.load(environment), context, "--context")
     if data is not None:

@@ -303,3 +303,22 @@ def test_a_node_that_does_not_run_is_copied_as_it_is(tmp_path, source, capsys):
 
     assert ended.value.code == 0
     assert json.loads(capsys.readouterr().out)["end_index"] == 41
+
+
+def test_the_local_group_is_what_is_copied_unless_told_otherwise(
+    tmp_path, source, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        main(["backup", "kept", "--node", "n1"])
+    assert ended.value.code == 1
+    assert "no group in .dledger; say which node" in capsys.readouterr().err
+    home = tmp_path / ".dledger" / "n1"
+    home.mkdir(parents=True)
+    (home / "node.toml").write_text(dump_config(source))
+
+    with pytest.raises(SystemExit) as ended:
+        main(["backup", "kept", "--node", "n1", "--json"])
+
+    assert ended.value.code == 0
+    assert json.loads(capsys.readouterr().out)["end_index"] == 41

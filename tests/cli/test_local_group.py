@@ -125,6 +125,54 @@ async def test_a_group_started_by_one_command_is_found_and_stopped_by_another(gr
     assert set((await other.stop()).values()) == {"stopped"}
 
 
+async def test_a_node_without_settings_is_stopped_with_the_others(group):
+    """It was left running, or no command would speak to the group at all."""
+    group.start_missing()
+    for node in group.nodes:
+        wait_for_words(node)
+    (group.nodes[1].folder / "node.toml").unlink()
+    path = group.nodes[2].folder / "node.toml"
+    path.write_text(path.read_text().replace("[[member]]", "[[members]]"))
+
+    again = LocalGroup.find(group.folder)
+
+    assert again.addresses == group.addresses
+    outcome = await again.stop()
+    assert outcome == {"n1": "stopped", "n2": "stopped", "n3": "stopped"}
+    with pytest.raises(ConfigError, match=r"n2/node.toml is missing; copy .*n1/node.toml there"):
+        LocalGroup.find_or_create(group.folder, GroupPlan())
+    (again.nodes[1].folder / "node.toml").write_text(path.read_text())
+    with pytest.raises(ConfigError, match=r"n2/node.toml: .*member"):
+        LocalGroup.find_or_create(group.folder, GroupPlan())
+
+
+async def test_a_node_that_runs_without_any_settings_is_found_and_stopped(group):
+    group.start_missing()
+    for node in group.nodes:
+        wait_for_words(node)
+        (node.folder / "node.toml").unlink()
+
+    again = LocalGroup.find(group.folder)
+
+    with pytest.raises(ConfigError, match=r"n1/node.toml: no such file"):
+        _ = again.addresses
+    assert set((await again.stop()).values()) == {"stopped"}
+    assert LocalGroup.find(group.folder) is None
+
+
+def test_a_member_whose_folder_is_gone_is_missed(tmp_path):
+    group = LocalGroup.find_or_create(tmp_path, GroupPlan(base_port=5000))
+    (tmp_path / "n2" / "node.toml").unlink()
+    (tmp_path / "n2").rmdir()
+
+    again = LocalGroup.find(tmp_path)
+
+    assert [node.node_id for node in again.nodes] == ["n1", "n2", "n3"]
+    assert again.addresses == group.addresses
+    with pytest.raises(ConfigError, match=r"n2/node.toml is missing"):
+        LocalGroup.find_or_create(tmp_path, GroupPlan())
+
+
 async def test_a_node_that_does_not_stop_is_killed(group, monkeypatch, autojump_clock):
     monkeypatch.setattr(local_group, "NODE_COMMAND", (sys.executable, "-c", STUBBORN))
     group.start_missing()

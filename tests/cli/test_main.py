@@ -138,3 +138,10 @@ def test_help_and_version_load_no_engine(option):
     )
 
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_server_that_is_no_address_is_a_wrong_argument(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["status", "-s", "nonsense:port"])
+    assert ended.value.code == 2
+    assert "--server: address 'nonsense:port': write host:port" in capsys.readouterr().err
