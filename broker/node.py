@@ -286,6 +286,7 @@ class Node:
             host=config.listen_host,
             port=port,
             handler=self.registry,
+            on_run=self.registry.on_run,
             flow=self.flow,
             connections_max=config.broker.connections_max,
             pending_size_max=config.broker.connection_pending_size_max,

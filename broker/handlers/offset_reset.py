@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from broker.errors import HeaderError, TopicNotFoundError
 from broker.handlers.registry import answer, error_response, handles
@@ -172,11 +172,13 @@ class OffsetResetHandlers:
             at_ms=self._clock.wall_ms(),
         )
 
-        def heard(epoch: int) -> Command:
+        def heard(result: Any) -> Command:  # noqa: ANN401 - what `ConsumerOffsets` made of it
+            # Older versions remembered the epoch alone of a reset; it may lie in a snapshot.
+            epoch, queues = result if isinstance(result, list) else (result, ())
             self._heard(epoch, topic)
             # An earlier attempt at the same request may have been applied in its stead, and have
             # found a queue shorter.
-            put_at = self._offsets.put_at(group, topic, epoch)
+            put_at = dict(queues)
             changes[:] = [
                 replace(item, after=put_at.get(item.queue_id, item.after)) for item in changes
             ]

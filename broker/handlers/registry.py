@@ -39,20 +39,22 @@ from dledger.remoting.errors import LocalProtocolError
 from dledger.remoting.rate_limited_log import shorten
 
 if TYPE_CHECKING:
-    from dledger.remoting.server import Session
+    from dledger.remoting.server import FrameRun, Session
 
 logger = logging.getLogger(__name__)
 
 Handler = Callable[["Session", Command], None]
-_Method = TypeVar("_Method", bound=Callable[..., None])
+_Method = TypeVar("_Method", bound=Callable[..., object])
 
 RunHandler = Callable[["Session", list[Command], Handler], None]
+FrameRunHandler = Callable[["Session", "FrameRun", Handler], bool]
 
 # On a forwarded request: it comes from a RocketMQ client at this address.
 STOCK_CLIENT_HOST = "stockClientHost"
 _HANDLES = "_handles_request_code"
 _CODE = attrgetter("code")
 _HANDLES_RUNS = "_handles_runs_of_request_code"
+_HANDLES_FRAME_RUNS = "_handles_frame_runs_of_request_code"
 # Remarks of these say how it is, not what went wrong.
 _NO_FAILURES = frozenset(
     {
@@ -91,6 +93,19 @@ def handles_runs(code: RequestCode) -> Callable[[_Method], _Method]:
 
     def mark(method: _Method) -> _Method:
         setattr(method, _HANDLES_RUNS, code)
+        return method
+
+    return mark
+
+
+def handles_frame_runs(code: RequestCode) -> Callable[[_Method], _Method]:
+    """As `handles_runs`, for requests that are alike; returns False with nothing done if it cannot.
+
+    What it takes it handles to the end: those that go one by one after all included.
+    """
+
+    def mark(method: _Method) -> _Method:
+        setattr(method, _HANDLES_FRAME_RUNS, code)
         return method
 
     return mark
@@ -152,6 +167,7 @@ class Registry:
         self._node_id = node_id
         self._handlers: dict[int, Handler] = {}
         self._run_handlers: dict[int, RunHandler] = {}
+        self._frame_run_handlers: dict[int, FrameRunHandler] = {}
         self._leader_only: set[int] = set()
         self._is_serving = is_serving
         self._forward = forward
@@ -170,6 +186,8 @@ class Registry:
             method = getattr(type(family), name)
             if (run_code := getattr(method, _HANDLES_RUNS, None)) is not None:
                 self._run_handlers[int(run_code)] = getattr(family, name)
+            if (run_code := getattr(method, _HANDLES_FRAME_RUNS, None)) is not None:
+                self._frame_run_handlers[int(run_code)] = getattr(family, name)
             for code, on_leader in getattr(method, _HANDLES, []):
                 assert code not in self._handlers, f"two handlers for {code!r}"
                 self._handlers[int(code)] = getattr(family, name)
@@ -199,6 +217,16 @@ class Registry:
             for code, run in groupby(commands, _CODE):
                 self._dispatch_run(session, code, list(run))
         self._end_of_pass()
+
+    def on_run(self, session: Session, run: FrameRun) -> bool:
+        """Handle requests that are alike all at once; return False, with nothing done, if not."""
+        handler = self._frame_run_handlers.get(run.first.code)
+        if handler is None or not self._is_serving():
+            return False
+        if not handler(session, run, self.dispatch):
+            return False
+        self._end_of_pass()
+        return True
 
     def _dispatch_run(self, session: Session, code: int, commands: list[Command]) -> None:
         handler = self._run_handlers.get(code)

@@ -12,7 +12,7 @@ import itertools
 from typing import TYPE_CHECKING
 
 from broker.errors import HeaderError, InvalidMessageError, NoPermissionError, TopicNotFoundError
-from broker.handlers.registry import handles, handles_runs, holding_cost
+from broker.handlers.registry import handles, handles_frame_runs, handles_runs, holding_cost
 from broker.handlers.send_answers import Expected, SendAnswers, SendRequest
 from broker.handlers.send_runs import SendRuns
 from broker.message.batch import decode_batch_body, encode_sizes
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from dledger.clock import Clock
     from dledger.errors import LedgerError
     from dledger.remoting.command import Buffer, Command
-    from dledger.remoting.server import Session
+    from dledger.remoting.server import FrameRun, Session
 
 
 class SendHandlers:
@@ -127,6 +127,11 @@ class SendHandlers:
     def send_runs(self, session: Session, commands: list[Command], one_by_one: Handler) -> None:
         """Take many batches that arrived together."""
         self._runs.take(session, commands, one_by_one)
+
+    @handles_frame_runs(RequestCode.SEND_BATCH_MESSAGE)
+    def send_frame_run(self, session: Session, run: FrameRun, one_by_one: Handler) -> bool:
+        """Take many batches whose frames are alike; False: with nothing done."""
+        return self._runs.take_frames(session, run, one_by_one)
 
     @handles(RequestCode.SEND_BATCH_MESSAGE, on_leader=True)
     def send_batch(self, session: Session, command: Command) -> None:

@@ -4,6 +4,8 @@ A connection with many small sends under way delivers hundreds of them at a time
 one they cost ten microseconds each; gathered here by producer and queue they are checked, appended
 and acknowledged by column, and what is left for each is a few lookups.
 
+Where their frames are alike too, not even a command is made of each (`take_frames`).
+
 Nothing depends on it: whatever is unusual about a send, or wrong with one of those gathered, makes
 all of them go the ordinary way, one by one and in their order, where each gets its own answer.
 """
@@ -27,6 +29,8 @@ from dledger.errors import LedgerError
 from dledger.remoting.command import FLAG_GROUPED
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from broker.handlers.ack_policy import AckPolicy
     from broker.handlers.registry import Handler
     from broker.handlers.send import SendHandlers
@@ -37,7 +41,7 @@ if TYPE_CHECKING:
     from broker.store.columns import IntArray
     from dledger.durability import Durability
     from dledger.remoting.command import Buffer, Command
-    from dledger.remoting.server import Session
+    from dledger.remoting.server import FrameRun, Session
 
 RUN_MIN = 4  # sends; for fewer the ordinary way costs less
 BODY_SIZE_MAX = 8 * 1024  # bytes of a send worth gathering: a larger one is a batch already
@@ -56,6 +60,7 @@ _ACK_ROW = np.dtype(
 assert _ACK_ROW.itemsize == ACK_SIZE
 
 _Key = tuple[Any, ...]
+_COLUMNS = {"queueId", "sequence", "sizes"}  # in which the frames of a run may differ
 
 
 class _Gathered:
@@ -79,6 +84,7 @@ class RunRequest:
         "_charged",
         "_commands",
         "_level",
+        "_opaques",
         "_record_counts",
         "_send_sizes",
         "_session",
@@ -89,21 +95,35 @@ class RunRequest:
         self,
         answers: SendAnswers,
         session: Session,
-        commands: list[Command],
+        commands: Callable[[], list[Command]],
         *,
+        opaques: list[int] | IntArray,
         topic: str,
         level: Durability,
         record_counts: list[int] | None,
-        send_sizes: list[int],
+        send_sizes: list[int] | IntArray,
     ) -> None:
+        """Make it.
+
+        Args:
+            answers: takes what they are told.
+            session: who sent them.
+            commands: returns them, for answers that have to be given one by one.
+            opaques: of each.
+            topic: of all.
+            level: of durability that was asked for.
+            record_counts: how many records each has; None: one.
+            send_sizes: bytes of the records of each.
+        """
         self._answers = answers
         self._topic = topic
-        self._level = level  # what was asked for
+        self._level = level
         self._session = session
         self._commands = commands
-        self._record_counts = record_counts  # None: each send has one
+        self._opaques = opaques
+        self._record_counts = record_counts
         self._send_sizes = send_sizes
-        self._charged = sum(send_sizes)
+        self._charged = int(sum(send_sizes) if isinstance(send_sizes, list) else send_sizes.sum())
 
     def charge(self) -> None:
         """Count what they take against their connection, until they are answered."""
@@ -119,8 +139,7 @@ class RunRequest:
         if not reached.covers(self._level):
             self._tell_each(receipt, reached)
             return
-        counts = self._record_counts
-        if counts is None and len(self._commands) < COLUMN_MIN:
+        if self._record_counts is None and len(self._opaques) < COLUMN_MIN:
             rows = self._few_rows(receipt)
         else:
             rows = self._rows(receipt)
@@ -129,8 +148,8 @@ class RunRequest:
     def _tell_each(self, receipt: Receipt, reached: Durability) -> None:
         """Answer each send by itself: it has to hear why it did not get what it asked for."""
         queue_id, queue_offset, position = receipt
-        counts = self._record_counts or [1] * len(self._commands)
-        for command, count, size in zip(self._commands, counts, self._send_sizes, strict=True):
+        counts = self._record_counts or [1] * len(self._opaques)
+        for command, count, size in zip(self._commands(), counts, self._sizes, strict=True):
             request = SendRequest(
                 self._answers, self._session, command, None, self._topic, self._level
             )
@@ -138,20 +157,25 @@ class RunRequest:
             queue_offset += count
             position += size
 
+    @property
+    def _sizes(self) -> list[int]:
+        sizes = self._send_sizes
+        return sizes if isinstance(sizes, list) else sizes.tolist()
+
     def _few_rows(self, receipt: Receipt) -> bytes:
         queue_id, queue_offset, position = receipt
         pack = ACK.pack
         rows = []
-        for command, size in zip(self._commands, self._send_sizes, strict=True):
-            rows.append(pack(command.opaque, 0, queue_id, queue_offset, position))
+        for opaque, size in zip(self._opaques, self._sizes, strict=True):
+            rows.append(pack(opaque, 0, queue_id, queue_offset, position))
             queue_offset += 1
             position += size
         return b"".join(rows)
 
     def _rows(self, receipt: Receipt) -> bytes:
-        count = len(self._commands)
+        count = len(self._opaques)
         rows = np.zeros(count, _ACK_ROW)
-        rows["opaque"] = [command.opaque for command in self._commands]
+        rows["opaque"] = self._opaques
         rows["queue_id"] = receipt.queue_id
         rows["queue_offset"] = receipt.queue_offset + (
             np.arange(count) if self._record_counts is None else _starts(self._record_counts)
@@ -162,7 +186,7 @@ class RunRequest:
     def failed(self, error: LedgerError) -> None:
         """See `Put`."""
         self.release()
-        for command in self._commands:
+        for command in self._commands():
             self._answers.refuse(self._session, command, error)
 
 
@@ -247,18 +271,106 @@ class SendRuns:
         # Those behind the first must follow it without a gap, as only the first is looked up.
         if header.producer_id and firsts != sends.sequences:
             return False
-        chunk: Chunk = check_chunk(
+        return self._append(
+            session,
+            header,
             b"".join(sends.bodies),
             column,
-            topic=header.topic,
-            queue_id=header.queue_id,
-            limits=self._limits,
+            commands=lambda: sends.commands,
+            opaques=[command.opaque for command in sends.commands],
+            record_counts=record_counts,
+            send_sizes=send_sizes,
+        )
+
+    def take_frames(self, session: Session, run: FrameRun, one_by_one: Handler) -> bool:
+        """Handle a run of SEND_BATCH_MESSAGE; return False, with nothing done, if it cannot be."""
+        if _key_of(run.first) is None or not run.columns.keys() <= _COLUMNS:
+            return False
+        if int(run.body_sizes.max()) > BODY_SIZE_MAX:
+            return False
+        queue_ids = run.columns.get("queueId")
+        parts: list[IntArray | None] = [None]
+        if queue_ids is not None:
+            order = np.argsort(queue_ids, kind="stable")
+            ends = np.flatnonzero(np.diff(queue_ids[order])) + 1
+            if run.count < RUN_MIN * (len(ends) + 1):
+                return False
+            parts = [*np.split(order, ends)]
+        for rows in parts:
+            try:
+                taken = self._put_frames(session, run, rows)
+            except (BrokerError, LedgerError):
+                taken = False  # one by one it will show whose error it is
+            if not taken:
+                for command in run.commands(rows):
+                    one_by_one(session, command)
+        return True
+
+    def _put_frames(self, session: Session, run: FrameRun, rows: IntArray | None) -> bool:
+        """Append requests *rows* of a run as one chunk; False, with nothing done, if not so."""
+
+        def column_of(name: str) -> np.ndarray[Any, Any] | None:
+            column = run.columns.get(name)
+            return column if column is None or rows is None else column[rows]
+
+        header = SendRecordsRequest.decode(run.first.ext_fields)
+        if (queue_ids := column_of("queueId")) is not None:
+            header = header._replace(queue_id=int(queue_ids[0]))
+        if (sequences := column_of("sequence")) is not None:
+            header = header._replace(sequence=int(sequences[0]))
+        if not self._handlers.may_write(header.topic, header.queue_id):
+            return False
+        send_sizes = run.body_sizes if rows is None else run.body_sizes[rows]
+        count = len(send_sizes)
+        column = column_of("sizes")
+        if column is None:
+            column = np.tile(np.frombuffer(run.first.ext_fields["sizes"], np.uint8), (count, 1))
+        each, odd = divmod(column.shape[1], 4)
+        if odd or not each:
+            return False
+        packed = column.tobytes()
+        sizes = np.frombuffer(packed, ">u4").reshape(count, each)
+        if not np.array_equal(sizes.sum(axis=1, dtype=np.int64), send_sizes):
+            return False
+        # Those behind the first must follow it without a gap, as only the first is looked up.
+        if header.producer_id and (
+            sequences is None
+            or not np.array_equal(sequences, header.sequence + np.arange(count) * each)
+        ):
+            return False
+        return self._append(
+            session,
+            header,
+            run.bodies(rows),
+            packed,
+            commands=lambda: run.commands(rows),
+            opaques=run.opaques if rows is None else run.opaques[rows],
+            record_counts=None if each == 1 else [each] * count,
+            send_sizes=send_sizes,
+        )
+
+    def _append(
+        self,
+        session: Session,
+        header: SendRecordsRequest,
+        body: bytes,
+        column: bytes,
+        *,
+        commands: Callable[[], list[Command]],
+        opaques: list[int] | IntArray,
+        record_counts: list[int] | None,
+        send_sizes: list[int] | IntArray,
+    ) -> bool:
+        """Append the records of sends that follow one another; False where one is not new."""
+        chunk: Chunk = check_chunk(
+            body, column, topic=header.topic, queue_id=header.queue_id, limits=self._limits
         )
         level = self._policy.level_of(header.topic, header.acks, header.flush)
         request = RunRequest(
             self._answers,
             session,
-            sends.commands,
+            commands,
+            opaques=opaques,
             topic=header.topic,
             level=level,
             record_counts=record_counts,
@@ -309,9 +421,9 @@ def _sizes_of(column: bytes) -> tuple[int, ...]:
     return struct.unpack(f">{len(column) // 4}I", column)
 
 
-def _starts(lengths: list[int]) -> IntArray:
+def _starts(lengths: list[int] | IntArray) -> IntArray:
     """Return where each of *lengths* laid end to end begins."""
-    array = np.array(lengths, np.int64)
+    array = np.asarray(lengths, np.int64)
     return np.cumsum(array) - array
 
 

@@ -60,7 +60,7 @@ def reset_offsets(
 class _Progress:
     """What one group has committed in one topic."""
 
-    __slots__ = ("committed_ms", "epoch", "put_at", "queues")
+    __slots__ = ("committed_ms", "epoch", "queues")
 
     def __init__(
         self, queues: dict[int, int] | None = None, epoch: int = 0, committed_ms: int = 0
@@ -68,8 +68,6 @@ class _Progress:
         self.queues = queues if queues is not None else {}
         self.epoch = epoch
         self.committed_ms = committed_ms  # the leader's clock at the last commit or reset
-        # Where the last reset led, as far as this process has applied it: to be told, no state.
-        self.put_at: dict[int, int] = {}
 
 
 class ConsumerOffsets:
@@ -104,11 +102,6 @@ class ConsumerOffsets:
         progress = self._progress.get((group, topic))
         return 0 if progress is None else progress.epoch
 
-    def put_at(self, group: str, topic: str, epoch: int) -> dict[int, int]:
-        """Return where the reset that began *epoch* led, by queue id; {} when it is not known."""
-        progress = self._progress.get((group, topic))
-        return {} if progress is None or progress.epoch != epoch else dict(progress.put_at)
-
     def committed_ms(self, group: str, topic: str) -> int:
         """Return when a group last committed, in milliseconds since 1970; 0: nobody knows."""
         progress = self._progress.get((group, topic))
@@ -140,7 +133,8 @@ class ConsumerOffsets:
         """What applies each kind of command.
 
         The result of a commit is whether any offset changed, that of a reset its epoch, or 0 when
-        there is no such topic.
+        there is no such topic, followed by where it led: pairs of queue id and offset.  What was
+        done is told as it was then, however late it is asked again and whatever came since.
         """
         return {OFFSET_COMMIT: self._commit, OFFSET_RESET: self._reset}
 
@@ -207,22 +201,21 @@ class ConsumerOffsets:
                 changed = True
         return changed
 
-    def _reset(self, args: Mapping[str, Any]) -> int:
+    def _reset(self, args: Mapping[str, Any]) -> list[Any]:
         group, topic, at_ms = args["group"], args["topic"], args.get("at", 0)
         _check(group, topic, args["queues"])
         _check_number(at_ms)
         if not self._exists(topic):
-            return 0
+            return [0, []]
         progress = self._progress.get((group, topic))
         if progress is None:
             progress = self._begin(group, topic)
         self._epoch_last += 1
         progress.epoch = self._epoch_last
         progress.committed_ms = max(progress.committed_ms, at_ms)
-        progress.put_at = dict(args["queues"])
-        progress.queues.update(progress.put_at)
+        progress.queues.update(args["queues"])
         self._reset_topics.append(topic)
-        return progress.epoch
+        return [progress.epoch, args["queues"]]
 
     def _exists(self, topic: str) -> bool:
         # A commit may have been on its way when its topic was deleted.

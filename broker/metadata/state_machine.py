@@ -205,9 +205,17 @@ class StateMachine:
             raise ValueError(f"parts {sorted(unknown)} are unknown")
         once = {}
         for request_id, result in pieces.get(ONCE, ()):
-            if type(request_id) is not int or type(result) not in (int, str, bool):
+            if type(request_id) is not int or not _is_result(result):
                 raise ValueError(f"{(request_id, result)!r:.80} is no request and its result")
             once[request_id] = result
         self._once = once
         for name, part in self._parts.items():
             part.restore(pieces.get(name))
+
+
+def _is_result(value: Any) -> bool:  # noqa: ANN401
+    """Whether commands come to such values: one of its own, or a number and pairs of numbers."""
+    if type(value) is not list:
+        return type(value) in (int, str, bool)
+    number, pairs = value
+    return type(number) is int and all(list(map(type, pair)) == [int, int] for pair in pairs)

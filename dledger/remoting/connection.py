@@ -4,6 +4,8 @@
     while commands := connection.commands():
         ...
 
+A server that has something to gain from requests which are alike asks for `pieces` instead.
+
 Commands in front of a broken frame are returned first; the next call raises.  After that the
 connection is done for: nobody can tell where the next frame would begin.
 """
@@ -12,6 +14,7 @@ from __future__ import annotations
 
 import struct
 from collections import deque
+from typing import TYPE_CHECKING, Protocol
 
 from dledger.remoting.command import Buffer, Command, SerializeType
 from dledger.remoting.errors import RemoteProtocolError
@@ -25,9 +28,23 @@ from dledger.remoting.header_codec import (
     refuse_header,
 )
 
+if TYPE_CHECKING:
+    from dledger.remoting.frame_run import FrameRun
+
+    Pieces = list[list[Command] | FrameRun]
+
 _PREFIX = struct.Struct(">II")
 _LENGTH = struct.Struct(">I")
 _MSGPACK = SerializeType.MSGPACK.value
+RUN_MIN = 16  # frames; for fewer nobody looks for a run
+
+
+class FindRun(Protocol):
+    """`dledger.remoting.frame_run.RunFinder.find`."""
+
+    def __call__(self, data: bytes, at: int, *, frame_size_max: int) -> tuple[FrameRun | None, int]:
+        """Return the run that begins at *at* of *data*, and where to look for the next one."""
+        ...
 
 
 class Connection:
@@ -39,12 +56,32 @@ class Connection:
         frame_size_max: bytes of the largest frame taken from now on.
     """
 
-    __slots__ = ("_error", "_header_size_max", "_inbox", "_partial", "_ready", "frame_size_max")
+    __slots__ = (
+        "_error",
+        "_find_run",
+        "_header_size_max",
+        "_inbox",
+        "_partial",
+        "_ready",
+        "frame_size_max",
+    )
 
     def __init__(
-        self, *, frame_size_max: int = FRAME_SIZE_MAX, header_size_max: int = FRAME_SIZE_MAX
+        self,
+        *,
+        frame_size_max: int = FRAME_SIZE_MAX,
+        header_size_max: int = FRAME_SIZE_MAX,
+        find_run: FindRun | None = None,
     ) -> None:
+        """Begin with nothing received.
+
+        Args:
+            frame_size_max: bytes of the largest frame taken.
+            header_size_max: bytes of the largest header taken.
+            find_run: finds the runs among `pieces`; None: there are none.
+        """
         assert frame_size_max >= PREFIX_SIZE
+        self._find_run = find_run
         self._header_size_max = header_size_max
         self.frame_size_max = frame_size_max
         self._inbox: deque[bytes] = deque()
@@ -77,17 +114,35 @@ class Connection:
         """
         found = list(self._ready)
         self._ready.clear()
+        self._take_in(found, None)
+        return found
+
+    def pieces(self) -> Pieces:
+        """Return the same in order, runs of requests that are alike by themselves.
+
+        Raises:
+            RemoteProtocolError: as `commands`.
+        """
+        assert not self._ready, "take the next commands first"
+        pieces: Pieces = []
+        found: list[Command] = []
+        self._take_in(found, pieces)
+        if found:
+            pieces.append(found)
+        return pieces
+
+    def _take_in(self, found: list[Command], pieces: Pieces | None) -> None:
+        """Parse what has arrived; *found* gets the commands behind the last run."""
         while self._inbox and self._error is None:
             try:
-                self._parse(self._inbox.popleft(), found)
+                self._parse(self._inbox.popleft(), found, pieces)
             except RemoteProtocolError as error:
                 self._error = (str(error), error.opaque, error.serialize_type)
                 self._inbox.clear()
                 self._partial = bytearray()
-        if self._error is not None and not found:
+        if self._error is not None and not found and not pieces:
             message, opaque, serialize_type = self._error
             raise RemoteProtocolError(message, opaque=opaque, serialize_type=serialize_type)
-        return found
 
     def next_command(self) -> Command | None:
         """Return the next whole command, or None when more bytes are needed.
@@ -116,8 +171,11 @@ class Connection:
                 f"connection ended after {len(self._partial)} bytes of a frame {wanted}"
             )
 
-    def _parse(self, data: bytes, found: list[Command]) -> None:
-        """Append the commands that *data* completes; keep what it only begins."""
+    def _parse(self, data: bytes, found: list[Command], pieces: Pieces | None) -> None:
+        """Append the commands that *data* completes; keep what it only begins.
+
+        In front of a run what was found goes to *pieces*, and the run behind it.
+        """
         view = memoryview(data)
         position = self._complete_partial(view, found) if self._partial else 0
         end = len(data)
@@ -128,6 +186,8 @@ class Connection:
         append = found.append
         size_max = self.frame_size_max
         header_size_max = self._header_size_max
+        find_run = self._find_run
+        runs_from = end if find_run is None or pieces is None else position
         while end - position >= PREFIX_SIZE:
             length, mark = unpack(data, position)
             if not 4 <= length <= size_max - 4:
@@ -139,8 +199,19 @@ class Connection:
             body_at = header_at + (mark & 0xFFFFFF)
             if body_at > stop or mark & 0xFFFFFF > header_size_max:
                 raise self._refuse_header_length(length, mark)
-            header = data[header_at:body_at]
             if mark >> 24 == _MSGPACK:
+                if runs_from <= position and end - position >= RUN_MIN * (4 + length):
+                    assert find_run is not None
+                    assert pieces is not None
+                    run, runs_from = find_run(data, position, frame_size_max=size_max)
+                    if run is not None:
+                        if found:
+                            pieces.append(found[:])
+                            found.clear()
+                        pieces.append(run)
+                        position = run.end
+                        continue
+                header = data[header_at:body_at]
                 try:
                     command = decode(header)
                     if header[0] != MSGPACK_ARRAY:
@@ -150,7 +221,7 @@ class Connection:
                 if not command.ext_fields:
                     command.ext_fields = {}  # nil stands for none
             else:
-                command = decode_header(mark >> 24, header)
+                command = decode_header(mark >> 24, data[header_at:body_at])
             if body_at != stop:
                 command.body = view[body_at:stop]
             append(command)

@@ -25,13 +25,16 @@ from dledger.remoting.errors import (
     RemoteProtocolError,
 )
 from dledger.remoting.frame import FRAME_SIZE_MAX, REQUEST_HEADER_SIZE_MAX
+from dledger.remoting.frame_run import FrameRun, RunFinder
 from dledger.remoting.outbox import Outbox, OutboxBudget
 from dledger.remoting.rate_limited_log import RateLimitedLog
 from dledger.remoting.session import Flow, Session, SessionHandler
 
-__all__ = ["Flow", "RemotingServer", "Session", "SessionHandler"]
+__all__ = ["Flow", "FrameRun", "RemotingServer", "Session", "SessionHandler"]
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from dledger.remoting.network import ByteStream, Listener, Network
 
 CONNECTIONS_MAX: Final = 10_000
@@ -73,6 +76,8 @@ class RemotingServer:
         unread_size_max: unsent bytes of all connections above which the one with the most is
             closed: ten thousand, each within its own limit, would have more than any machine.
         frame_size_max: bytes of the largest frame taken.
+        on_run: takes requests that are alike all at once, and says whether it did; one that did
+            not has done nothing, and they go to *handler* one by one.  None: all do.
         partial_size_max: bytes of frames that have begun to arrive, over all connections; beyond it
             the connection is closed whose frame began first.  Each may keep a whole frame, and ten
             thousand of them would have more than any machine.
@@ -92,6 +97,7 @@ class RemotingServer:
         unread_size_max: int = UNREAD_SIZE_MAX,
         frame_size_max: int = FRAME_SIZE_MAX,
         partial_size_max: int = PARTIAL_SIZE_MAX,
+        on_run: Callable[[Session, FrameRun], bool] | None = None,
     ) -> None:
         assert connections_max >= 1
         assert 0 < pending_size_max <= outbox_size_max
@@ -99,6 +105,7 @@ class RemotingServer:
         self._host = host
         self._port = port
         self._handler = handler
+        self._on_run = on_run
         self._connections_max = connections_max
         self._pending_size_max = pending_size_max
         self._outbox_size_max = outbox_size_max
@@ -244,7 +251,9 @@ class RemotingServer:
     ) -> None:
         """Serve *session* until one of its ends closes it or what it sends is refused."""
         connection = Connection(
-            frame_size_max=self._frame_size_max, header_size_max=REQUEST_HEADER_SIZE_MAX
+            frame_size_max=self._frame_size_max,
+            header_size_max=REQUEST_HEADER_SIZE_MAX,
+            find_run=None if self._on_run is None else RunFinder().find,
         )
         try:
             while data := await stream.receive_some():
@@ -252,12 +261,10 @@ class RemotingServer:
                 await session.wait_for_room()
                 connection.receive_data(data)
                 is_new = False
-                while not outbox.closed and (commands := connection.commands()):
+                while not outbox.closed and (pieces := connection.pieces()):
                     is_new = True
-                    if len(commands) <= turns.count_max:
-                        self._handler.on_commands(session, commands)
-                    else:
-                        await turns.serve(commands)
+                    for piece in pieces:
+                        await self._serve(session, piece, turns)
                 outbox.flush()
                 self._partials.note(session, connection.partial_size, is_new=is_new)
                 while (oldest := self._partials.take_excess()) is not None:
@@ -278,6 +285,23 @@ class RemotingServer:
             await self._refuse(session, stream, error)
         except ConnectionLostError as error:
             session.close(str(outbox.error or error))
+
+    async def _serve(
+        self, session: Session, piece: list[Command] | FrameRun, turns: _Turns
+    ) -> None:
+        """Have requests of one receive handled; others get a turn only if these are many."""
+        if session.closed:
+            return
+        if isinstance(piece, list):
+            commands = piece
+        elif self._on_run is not None and self._on_run(session, piece):
+            return
+        else:
+            commands = piece.commands()
+        if len(commands) <= turns.count_max:
+            self._handler.on_commands(session, commands)
+        else:
+            await turns.serve(commands)
 
     async def _refuse(
         self, session: Session, stream: ByteStream, error: RemoteProtocolError

@@ -286,6 +286,22 @@ async def test_a_reset_asked_for_again_is_done_once_and_told_as_it_was_done(auto
     assert await committed(caller) == (2, 1)
 
 
+async def test_a_reset_asked_for_again_after_a_later_one_is_told_as_it_was_done(
+    autojump_clock, caller
+):
+    """It was answered with the end of the queue as it was by then, where nothing had been put."""
+    await caller.sent(b"a")
+    first = await reset(caller, "latest", requestId=7)
+    await caller.sent(b"b", b"c")
+    later = await reset(caller, "latest", requestId=8)
+
+    again = await reset(caller, "latest", requestId=7)
+
+    assert [item.after for item in later.queues] == [3, 0]
+    assert [item.after for item in first.queues] == [item.after for item in again.queues] == [1, 0]
+    assert (again.epoch, await committed(caller)) == (1, (3, 2))
+
+
 async def test_a_reset_of_one_queue_leaves_the_others(autojump_clock, caller):
     await caller.sent(b"a")
     await caller.sent(b"b", queue_id=1)

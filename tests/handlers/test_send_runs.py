@@ -26,6 +26,9 @@ from dledger.config import LedgerConfig, Member, RaftConfig
 from dledger.durability import Copies, Durability
 from dledger.errors import OutcomeUnknownError
 from dledger.remoting.command import FLAG_GROUPED, FLAG_ONEWAY, Command
+from dledger.remoting.connection import Connection
+from dledger.remoting.frame import encode_frame
+from dledger.remoting.frame_run import FrameRun, RunFinder
 
 COMMITTED = Durability(Copies.MAJORITY, synced=True)
 
@@ -184,6 +187,20 @@ class Broker:
     def receive(self, commands: list[Command]) -> None:
         self.registry.on_commands(self.session, commands)  # type: ignore[arg-type]
 
+    def receive_frames(self, commands: list[Command]) -> int:
+        """Take what the server makes of the frames; return how many of them were runs."""
+        connection = Connection(find_run=RunFinder().find)
+        connection.receive_data(b"".join(b"".join(encode_frame(each)) for each in commands))
+        run_count = 0
+        for piece in connection.pieces():
+            if isinstance(piece, FrameRun):
+                if self.registry.on_run(self.session, piece):  # type: ignore[arg-type]
+                    run_count += 1
+                    continue
+                piece = piece.commands()
+            self.registry.on_commands(self.session, piece)  # type: ignore[arg-type]
+        return run_count
+
     def receive_one_by_one(self, commands: list[Command]) -> None:
         for command in commands:
             self.registry.dispatch(self.session, command)  # type: ignore[arg-type]
@@ -305,6 +322,82 @@ def test_any_mix_of_sends_comes_out_as_singly(seed: int) -> None:
     # and producer holds, and the offsets it got, are the same.
     assert {ack[:4] for ack in together.acks} == {ack[:4] for ack in singly.acks}
     assert sum(map(len, together.ledger.bodies)) == sum(map(len, singly.ledger.bodies))
+
+
+# -- frames that are alike -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_any_frames_that_are_alike_come_out_as_singly(seed: int) -> None:
+    chance = random.Random(seed)
+    producer_id, count = chance.choice((0, 7)), chance.choice((1, 1, 3))
+    sequences = [chance.choice((0, 1000))] * 3
+    sizes = chance.choice(((4,), (3, 9, 70)))
+    commands = []
+    for opaque in range(70_000, 70_000 + chance.randrange(40, 200)):
+        queue_id = chance.randrange(3)
+        sequence = sequences[queue_id]
+        sequences[queue_id] += count
+        if chance.random() < 0.01:
+            sequence = max(0, sequence + chance.choice((-1, 1)))
+        command = send(
+            opaque, sequence, queue_id=queue_id, producer_id=producer_id, count=count,
+            body=chance.randbytes(chance.choice(sizes)),
+        )  # fmt: skip
+        if chance.random() < 0.01:
+            damaged = bytearray(command.body)  # type: ignore[arg-type]
+            damaged[chance.randrange(len(damaged))] ^= 1 << chance.randrange(8)
+            command.body = memoryview(bytes(damaged))
+        if chance.random() < 0.01:
+            command.ext_fields["queueId"] = chance.choice((3, 4, 100))
+        if chance.random() < 0.01:
+            command.ext_fields["sizes"] = bytes(len(command.ext_fields["sizes"]))
+        commands.append(command)
+    alike, singly = Broker(), Broker()
+
+    alike.receive_frames(commands)
+    singly.receive_one_by_one(commands)
+    for one in (alike, singly):
+        one.ledger.commit()
+
+    assert {ack[:4] for ack in alike.acks} == {ack[:4] for ack in singly.acks}
+    assert len(alike.acks) == len(commands)
+    assert alike.sends.message_count == singly.sends.message_count
+    assert alike.session.inflight_size == singly.session.inflight_size == 0
+
+
+def test_frames_that_are_alike_become_the_log_they_become_singly() -> None:
+    commands = [send(70_000 + n, n // 2, queue_id=n % 2, body=b"b" * (n % 5)) for n in range(100)]
+    alike, singly = Broker(), Broker()
+
+    assert alike.receive_frames(commands) == 1
+    singly.receive_one_by_one(commands)
+    for one in (alike, singly):
+        one.ledger.commit()
+
+    assert alike.ledger.bodies == singly.ledger.bodies
+    assert alike.acks == singly.acks
+    assert alike.sends.message_count == 100
+    assert len(alike.session.replies) == 1
+
+
+def test_frames_that_are_alike_and_not_written_are_handed_on_or_told() -> None:
+    commands = [send(70_000 + n, n) for n in range(40)]
+    held, lost, short = Broker(), Broker(), Broker()
+    held.ledger.core.unfinished_count = 4  # so that nothing is sealed
+    held.receive_frames(commands)
+    held.ledger.is_leader = False
+    held.queue.refresh()
+    lost.receive_frames(commands)
+    lost.ledger.lose()
+    lost.answers.send()
+    short.ledger.is_leader = False
+    short.receive_frames(commands)
+
+    opaques = [70_000 + n for n in range(40)]
+    assert [command.opaque for command in held.forwarder.held] == opaques
+    assert [ack[:2] for ack in lost.acks] == [(n, ResponseCode.OUTCOME_UNKNOWN) for n in opaques]
+    assert [command.opaque for command in short.forwarder.held] == opaques
 
 
 def test_sizes_that_cheat_a_neighbour_are_found() -> None:

@@ -229,9 +229,9 @@ def test_offsets_never_go_backwards_unless_reset(machine, offsets):
     assert apply(machine, commit_offsets("g", "t", {0: 4, 1: 7})) == [False]
     assert offsets.get("g", "t", 0) == 5
 
-    assert apply(machine, reset_offsets("g", "t", {0: 2})) == [1]
+    assert apply(machine, reset_offsets("g", "t", {0: 2})) == [[1, [[0, 2]]]]
     assert offsets.queues_of("g", "t") == {0: 2, 1: 7}
-    assert apply(machine, reset_offsets("g", "t", {0: 2})) == [2]
+    assert apply(machine, reset_offsets("g", "t", {0: 2})) == [[2, [[0, 2]]]]
 
 
 def test_groups_and_topics_do_not_mix(machine, offsets):
@@ -362,6 +362,8 @@ def test_a_topic_never_loses_a_queue_that_can_be_read(machine, topics):
         {"subscription_groups": [1, [[1, {}]]]},
         {"once": [["7", 1]]},
         {"once": [[7, [1]]]},
+        {"once": [[7, [1, [[0]]]]]},
+        {"once": [[7, [1, [[0, "1"]]]]]},
         {"once": [7]},
     ],
 )
@@ -406,7 +408,7 @@ def test_a_deleted_topic_takes_what_was_committed_along():
     # One that was on its way: there is no topic it could belong to.
     assert apply(machine, commit_offsets("g", "t", {0: 9}), reset_offsets("g", "t", {0: 9})) == [
         False,
-        0,
+        [0, []],
     ]
     assert machine.snapshot()["consumer_offsets"] == [["g", "u", [[0, 6]]]]
 
@@ -525,12 +527,14 @@ def test_a_trim_of_another_form_stops_the_node(machine, args):
 def test_a_request_that_comes_again_changes_nothing_and_comes_to_the_same(machine, offsets):
     """Resets that were sent again took a group back to where an earlier one had put it."""
     first = reset_offsets("g", "t", {0: 14}).only_once(7)
-    assert apply(machine, first, reset_offsets("g", "t", {0: 1}).only_once(8)) == [1, 2]
+    done = [1, [[0, 14]]]
+    second = reset_offsets("g", "t", {0: 1}).only_once(8)
+    assert apply(machine, first, second) == [done, [2, [[0, 1]]]]
 
-    assert apply(machine, first) == [1]
+    assert apply(machine, first) == [done]
     assert (offsets.get("g", "t", 0), offsets.epoch("g", "t")) == (1, 2)
     machine.restore(msgpack.unpackb(msgpack.packb(machine.snapshot())))
-    assert apply(machine, first) == [1]
+    assert apply(machine, first) == [done]
     assert offsets.get("g", "t", 0) == 1
 
 
@@ -548,6 +552,7 @@ def test_so_many_requests_are_remembered_and_no_more(machine):
     for number in range(ONCE_MAX + 1):
         apply(machine, reset_offsets("g", "t", {0: 1}).only_once(number))
 
-    assert apply(machine, reset_offsets("g", "t", {0: 1}).only_once(1)) == [2]
-    assert apply(machine, reset_offsets("g", "t", {0: 1}).only_once(0)) == [ONCE_MAX + 2]
+    assert apply(machine, reset_offsets("g", "t", {0: 1}).only_once(1)) == [[2, [[0, 1]]]]
+    again = reset_offsets("g", "t", {0: 1}).only_once(0)
+    assert apply(machine, again) == [[ONCE_MAX + 2, [[0, 1]]]]
     assert len(machine.snapshot()["once"]) == ONCE_MAX
