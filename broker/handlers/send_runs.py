@@ -21,7 +21,7 @@ from broker.errors import BrokerError
 from broker.handlers.send_answers import SendRequest
 from broker.protocol.bodies import ACK, ACK_SIZE
 from broker.protocol.headers import SendRecordsRequest
-from broker.store.chunk import check_chunk
+from broker.store.chunk import Chunk, check_chunk, check_records
 from broker.store.columns import COLUMN_MIN
 from broker.store.commit_log import Receipt
 from broker.store.producers import SequenceState
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from broker.handlers.send_answers import SendAnswers
     from broker.message.limits import MessageLimits
     from broker.store.append_queue import AppendQueue
-    from broker.store.chunk import Chunk
     from broker.store.columns import IntArray
     from dledger.durability import Durability
     from dledger.remoting.command import Buffer, Command
@@ -271,11 +270,17 @@ class SendRuns:
         # Those behind the first must follow it without a gap, as only the first is looked up.
         if header.producer_id and firsts != sends.sequences:
             return False
+        chunk = check_chunk(
+            b"".join(sends.bodies),
+            column,
+            topic=header.topic,
+            queue_id=header.queue_id,
+            limits=self._limits,
+        )
         return self._append(
             session,
             header,
-            b"".join(sends.bodies),
-            column,
+            chunk,
             commands=lambda: sends.commands,
             opaques=[command.opaque for command in sends.commands],
             record_counts=record_counts,
@@ -288,6 +293,10 @@ class SendRuns:
             return False
         if int(run.body_sizes.max()) > BODY_SIZE_MAX:
             return False
+        try:
+            header = SendRecordsRequest.decode(run.first.ext_fields)
+        except BrokerError:
+            return False  # one by one it will be told
         queue_ids = run.columns.get("queueId")
         parts: list[IntArray | None] = [None]
         if queue_ids is not None:
@@ -296,55 +305,93 @@ class SendRuns:
             if run.count < RUN_MIN * (len(ends) + 1):
                 return False
             parts = [*np.split(order, ends)]
+        try:
+            sizes = self._check_run(run, header)
+        except BrokerError:
+            return False
+        if sizes is None:
+            return False
         for rows in parts:
             try:
-                taken = self._put_frames(session, run, rows)
+                taken = self._put_frames(session, run, rows, header, sizes)
             except (BrokerError, LedgerError):
-                taken = False  # one by one it will show whose error it is
+                taken = False
             if not taken:
                 for command in run.commands(rows):
                     one_by_one(session, command)
         return True
 
-    def _put_frames(self, session: Session, run: FrameRun, rows: IntArray | None) -> bool:
-        """Append requests *rows* of a run as one chunk; False, with nothing done, if not so."""
+    def _check_run(self, run: FrameRun, header: SendRecordsRequest) -> IntArray | None:
+        """Return the sizes of the records of each request, a row each; None where they are odd.
 
-        def column_of(name: str) -> np.ndarray[Any, Any] | None:
-            column = run.columns.get(name)
-            return column if column is None or rows is None else column[rows]
-
-        header = SendRecordsRequest.decode(run.first.ext_fields)
-        if (queue_ids := column_of("queueId")) is not None:
-            header = header._replace(queue_id=int(queue_ids[0]))
-        if (sequences := column_of("sequence")) is not None:
-            header = header._replace(sequence=int(sequences[0]))
-        if not self._handlers.may_write(header.topic, header.queue_id):
-            return False
-        send_sizes = run.body_sizes if rows is None else run.body_sizes[rows]
-        count = len(send_sizes)
-        column = column_of("sizes")
+        Raises:
+            CorruptRecordError, InvalidMessageError: as `check_records`.
+        """
+        column = run.columns.get("sizes")
         if column is None:
-            column = np.tile(np.frombuffer(run.first.ext_fields["sizes"], np.uint8), (count, 1))
+            column = np.frombuffer(header.sizes, np.uint8)[np.newaxis].repeat(run.count, axis=0)
         each, odd = divmod(column.shape[1], 4)
         if odd or not each:
+            return None
+        packed = np.ascontiguousarray(column).view(">u4")
+        sizes: IntArray = packed.astype(np.int64)
+        ends = sizes.cumsum(axis=1)
+        if not np.array_equal(ends[:, -1], run.body_sizes):
+            return None
+        queue_ids = run.columns.get("queueId")
+        if queue_ids is None:
+            queue_ids = np.full(run.count, header.queue_id)
+        starts = np.add(run.body_starts[:, np.newaxis], ends - sizes, dtype=np.int64)
+        check_records(
+            run.data,
+            starts.reshape(-1),
+            sizes.reshape(-1),
+            topic=header.topic,
+            queue_ids=queue_ids.repeat(each),
+            limits=self._limits,
+        )
+        return sizes
+
+    def _put_frames(
+        self,
+        session: Session,
+        run: FrameRun,
+        rows: IntArray | None,
+        header: SendRecordsRequest,
+        sizes: IntArray,
+    ) -> bool:
+        """Append requests *rows* of a run as one chunk; False, with nothing done, if not so."""
+        queue_ids, sequences = run.columns.get("queueId"), run.columns.get("sequence")
+        first = 0 if rows is None else int(rows[0])
+        if queue_ids is not None:
+            header = header._replace(queue_id=int(queue_ids[first]))
+        if sequences is not None:
+            header = header._replace(sequence=int(sequences[first]))
+        if not self._handlers.may_write(header.topic, header.queue_id):
             return False
-        packed = column.tobytes()
-        sizes = np.frombuffer(packed, ">u4").reshape(count, each)
-        if not np.array_equal(sizes.sum(axis=1, dtype=np.int64), send_sizes):
-            return False
+        send_sizes, opaques = run.body_sizes, run.opaques
+        if rows is not None:
+            sizes, send_sizes, opaques = sizes[rows], send_sizes[rows], opaques[rows]
+        count, each = sizes.shape
         # Those behind the first must follow it without a gap, as only the first is looked up.
-        if header.producer_id and (
-            sequences is None
-            or not np.array_equal(sequences, header.sequence + np.arange(count) * each)
-        ):
-            return False
+        if header.producer_id:
+            if sequences is None:
+                return False
+            found = sequences if rows is None else sequences[rows]
+            if not np.array_equal(found, header.sequence + np.arange(count) * each):
+                return False
+        chunk = Chunk(
+            topic=header.topic,
+            queue_id=header.queue_id,
+            body=memoryview(run.bodies(rows)),
+            sizes=sizes.reshape(-1),
+        )
         return self._append(
             session,
             header,
-            run.bodies(rows),
-            packed,
+            chunk,
             commands=lambda: run.commands(rows),
-            opaques=run.opaques if rows is None else run.opaques[rows],
+            opaques=opaques,
             record_counts=None if each == 1 else [each] * count,
             send_sizes=send_sizes,
         )
@@ -353,8 +400,7 @@ class SendRuns:
         self,
         session: Session,
         header: SendRecordsRequest,
-        body: bytes,
-        column: bytes,
+        chunk: Chunk,
         *,
         commands: Callable[[], list[Command]],
         opaques: list[int] | IntArray,
@@ -362,9 +408,6 @@ class SendRuns:
         send_sizes: list[int] | IntArray,
     ) -> bool:
         """Append the records of sends that follow one another; False where one is not new."""
-        chunk: Chunk = check_chunk(
-            body, column, topic=header.topic, queue_id=header.queue_id, limits=self._limits
-        )
         level = self._policy.level_of(header.topic, header.acks, header.flush)
         request = RunRequest(
             self._answers,

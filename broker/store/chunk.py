@@ -92,7 +92,10 @@ def check_chunk(
             raise _not_filling(len(view), at, count)
         return Chunk(topic=topic, queue_id=queue_id, body=view, sizes=column)
     array = np.frombuffer(sizes, ">u4").astype(np.int64)
-    _check_columns(view, array, expected, queue_id, limits)
+    ends = np.cumsum(array)
+    if int(ends[-1]) != len(view):
+        raise _not_filling(len(view), int(ends[-1]), count)
+    _check_columns(view, ends - array, array, expected, queue_id, limits)
     return Chunk(topic=topic, queue_id=queue_id, body=view, sizes=array)
 
 
@@ -146,11 +149,38 @@ def _check_record(
         raise _wrong(number, "body_crc", f"{crc:#x}", "the checksum of the body")
 
 
+def check_records(
+    buffer: Buffer,
+    starts: IntArray,
+    sizes: IntArray,
+    *,
+    topic: str,
+    queue_ids: IntArray,
+    limits: MessageLimits = DEFAULT_LIMITS,
+) -> None:
+    """Check records that lie anywhere in *buffer*, each of a queue of its own; as `check_chunk`.
+
+    Args:
+        buffer: holds them; none may end behind it.
+        starts: where each begins.
+        sizes: bytes of each.
+        topic: the one all must name.
+        queue_ids: the one each must name.
+        limits: largest body and properties, in bytes.
+
+    Raises:
+        CorruptRecordError, InvalidMessageError: as `check_chunk`.
+    """
+    expected = _expected_topic(topic)
+    _check_columns(memoryview(buffer), starts, sizes, expected, queue_ids, limits)
+
+
 def _check_columns(
     body: memoryview,
+    starts: IntArray,
     sizes: IntArray,
     expected: tuple[int, bytes],
-    queue_id: int,
+    queue_id: int | IntArray,
     limits: MessageLimits,
 ) -> None:
     """Check all records at once; only the first that fails is looked at by itself, to name why.
@@ -158,13 +188,9 @@ def _check_columns(
     (Looking at each from the start took 0.4 s for 16 MiB with one bad record at the end.)
     """
     magic, topic_field = expected
-    ends = np.cumsum(sizes)
-    starts = ends - sizes
     if int(sizes.min()) < codec.RECORD_SIZE_MIN:
         number = int((sizes < codec.RECORD_SIZE_MIN).argmax())
         raise _wrong(number, "sizes", int(sizes[number]), f"at least {codec.RECORD_SIZE_MIN}")
-    if int(ends[-1]) != len(body):
-        raise _not_filling(len(body), int(ends[-1]), len(sizes))
     heads = gather_heads(body, starts)
     body_sizes = heads["body_size"].astype(np.int64)
     properties_sizes = sizes - (codec.BODY_OFFSET + len(topic_field) + 2) - body_sizes
@@ -186,15 +212,23 @@ def _check_columns(
             if sound.all():
                 return
     number = int(sound.argmin())
-    _check_record(body, int(starts[number]), int(sizes[number]), number, expected, queue_id, limits)
+    wanted = queue_id if isinstance(queue_id, int) else int(queue_id[number])
+    _check_record(body, int(starts[number]), int(sizes[number]), number, expected, wanted, limits)
     raise AssertionError("the columns refuse what the record by itself does not")
 
 
 def _crcs_match(body: memoryview, begins: IntArray, ends: IntArray, claimed: IntArray) -> BoolArray:
     crc32 = zlib.crc32
-    crcs = [
-        crc32(body[begin:end]) for begin, end in zip(begins.tolist(), ends.tolist(), strict=True)
-    ]
+    size, stride = int(ends[0] - begins[0]), int(begins[1] - begins[0]) if len(begins) > 1 else 0
+    if size and stride and (ends - begins == size).all() and (np.diff(begins) == stride).all():
+        # Of one size and distance: numpy cuts them in two thirds of the time.
+        table = np.ndarray((len(begins),), f"V{size}", body, int(begins[0]), (stride,))
+        crcs = list(map(crc32, table.tolist()))
+    else:
+        crcs = [
+            crc32(body[begin:end])
+            for begin, end in zip(begins.tolist(), ends.tolist(), strict=True)
+        ]
     result: BoolArray = (np.array(crcs, np.uint32) & codec.CRC_MASK) == claimed
     return result
 

@@ -94,11 +94,23 @@ class FrameRun:
         opaques: of each.
         columns: values of the fields that are not the same in all, by name: an array of numbers, or
             a table with a row of bytes for each request.
+        data: the received bytes.
+        body_starts: where in them the body of each begins.
         body_sizes: bytes of the body of each.
     """
 
-    __slots__ = ("_body_at", "_data", "_frame_size", "_starts", "body_sizes", "columns", "count",
-                 "first", "opaques")  # fmt: skip
+    __slots__ = (
+        "_body_at",
+        "_frame_size",
+        "_starts",
+        "body_sizes",
+        "body_starts",
+        "columns",
+        "count",
+        "data",
+        "first",
+        "opaques",
+    )
 
     def __init__(
         self,
@@ -112,7 +124,7 @@ class FrameRun:
         columns: dict[str, np.ndarray[Any, Any]],
         body_at: int,
     ) -> None:
-        self._data = data
+        self.data = data
         self._starts = starts
         self._frame_size = frame_size  # 0: they differ in size
         self._body_at = body_at  # in each frame
@@ -120,6 +132,7 @@ class FrameRun:
         self.first = first
         self.opaques = opaques
         self.columns = columns
+        self.body_starts = starts + body_at
         self.body_sizes = sizes - body_at
 
     @property
@@ -132,15 +145,15 @@ class FrameRun:
         if self._frame_size:
             begin = int(self._starts[0])
             table: ByteTable = np.ndarray(
-                (self.count, self._frame_size), np.uint8, self._data, begin
+                (self.count, self._frame_size), np.uint8, self.data, begin
             )
             bodies = table[:, self._body_at :]
             return (bodies if rows is None else bodies[rows]).tobytes()
-        begins = self._starts + self._body_at
+        begins = self.body_starts
         ends = begins + self.body_sizes
         if rows is not None:
             begins, ends = begins[rows], ends[rows]
-        data = self._data
+        data = self.data
         return b"".join(
             [data[begin:end] for begin, end in zip(begins.tolist(), ends.tolist(), strict=True)]
         )
@@ -152,7 +165,7 @@ class FrameRun:
         return list(self._each(starts.tolist(), sizes.tolist()))
 
     def _each(self, starts: list[int], body_sizes: list[int]) -> Iterator[Command]:
-        data, view, body_at = self._data, memoryview(self._data), self._body_at
+        data, view, body_at = self.data, memoryview(self.data), self._body_at
         for start, body_size in zip(starts, body_sizes, strict=True):
             command = decode_msgpack(data[start + PREFIX_SIZE : start + body_at])
             if not command.ext_fields:
