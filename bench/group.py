@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import trio
@@ -15,7 +16,6 @@ from dledger.config import parse_address
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from broker.cli.local_group import LocalNode
     from broker.cli.processes import ProcessMark
@@ -113,6 +113,16 @@ class BenchGroup:
         spent = {node.node_id: _cpu_seconds(node) for node in self._group.nodes}
         return spent.pop(leader.node_id), sum(spent.values())
 
+    async def cpu_seconds_of_all(self) -> list[float]:
+        """Return the processor time of each node, the leader's first."""
+        leader = await self.leader()
+        nodes = [leader, *(node for node in self._group.nodes if node is not leader)]
+        return [_cpu_seconds(node) for node in nodes]
+
+    def cpu_seconds_of(self, node: LocalNode) -> float:
+        """Return the processor time that the process of *node* has spent."""
+        return _cpu_seconds(node)
+
     def all_pids(self) -> dict[str, int]:
         """Return the process id of each node, by its id."""
         return {node.node_id: _mark(node).pid for node in self._group.nodes}
@@ -156,7 +166,12 @@ def _mark(node: LocalNode) -> ProcessMark:
 
 
 def _cpu_seconds(node: LocalNode) -> float:
-    with open(f"/proc/{_mark(node).pid}/stat", encoding="ascii") as stat:
-        # The name in brackets may hold anything; user and system ticks are fields 14 and 15.
-        fields = stat.read().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    """Return the processor time of all threads of a node, to the nanosecond as the kernel has it.
+
+    Nodes end no thread that has worked, so none is missing.
+    """
+    spent = 0
+    for path in Path(f"/proc/{_mark(node).pid}/task").glob("*/schedstat"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            spent += int(path.read_text(encoding="ascii").split()[0])
+    return spent / 1e9

@@ -1,0 +1,1 @@
+"""How the cost of a message, of memory and of a start grows with what a group holds."""
