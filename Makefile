@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check format interop cluster status kill-leader transfer-leader down bench bench-peers sim mutants faults nemesis soak report clean
+.PHONY: help demo test check format interop cluster status kill-leader transfer-leader down bench bench-peers bench-growth sim mutants faults nemesis soak report clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -52,11 +52,16 @@ transfer-leader: $(VENV)/.installed ## hand its lead to another node
 down: $(VENV)/.installed ## stop it; its data stays
 	@$(BIN)/dledger down --data $(DATA)
 
-bench: $(VENV)/.installed ## how fast a group of three is on this machine
-	@$(BIN)/python -m bench
+OUT ?= bench-figures
+
+bench: $(VENV)/.report ## how fast a group of three is on this machine: tables, JSON, a picture in OUT=bench-figures
+	@$(BIN)/python -m bench --out $(OUT)
 
 bench-peers: $(VENV)/.installed ## the same loads for us, NATS, Redis and RabbitMQ, as far as installed
 	@$(BIN)/python -m bench.peers
+
+bench-growth: $(VENV)/.installed ## by what power costs grow with messages, topics, queues, connections, ...
+	@$(BIN)/python -m bench.growth
 
 FUZZ_SECONDS ?= 60
 

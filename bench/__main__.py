@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import random
+import shutil
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 import trio
 
+from bench.failover import Unsettled
 from bench.measured import GroupReport, LoadError
+from bench.parts import PARTS, QUICK, PartReport, Sizes, choose_parts, memory_figure
 from bench.plan import Plan, choose, quick
-from bench.report import print_table, write_json
+from bench.plot import can_plot, plot
+from bench.report import json_of, markdown_of, print_figures, print_loads, write_json
 from bench.run import run_group
 from broker.cli.output import first_leaf
 from broker.errors import BrokerError
@@ -21,25 +27,39 @@ from dledger.config import FlushDiskType
 from dledger.errors import LedgerError
 from dledger.remoting.errors import RemotingError
 
-_EXPECTED = (LoadError, BrokerError, LedgerError, RemotingError, OSError)
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_EXPECTED = (LoadError, Unsettled, BrokerError, LedgerError, RemotingError, OSError)
+_PATH = click.Path(path_type=Path)
+_T = TypeVar("_T")
 
 
 @click.command()
-@click.option("--quick", "is_quick", is_flag=True, help="Half a minute: a look, no measurement.")
+@click.option("--quick", "is_quick", is_flag=True, help="A minute: a look, no measurement.")
 @click.option("--only", metavar="NAMES", help="Loads whose names begin with one of these words.")
 @click.option("--body", "bodies", type=int, multiple=True, help="Size of bodies, in bytes.")
 @click.option("--nodes", type=click.Choice(["1", "3", "5"]), default="3", help="Of the group.")
 @click.option("--flush", type=click.Choice(["sync", "async"]), help="One flush mode only.")
 @click.option("--rounds", type=click.IntRange(1), help="Rounds, of which medians are taken.")
 @click.option("--seconds", type=click.FloatRange(0.2), help="Seconds of each load and round.")
-@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write figures there.")
+@click.option(
+    "--parts",
+    metavar="NAMES",
+    help=f"What else: {', '.join(PARTS)}, all or none. [all; none with --only, --quick or --nodes]",
+)
+@click.option("--ten-million", is_flag=True, help="Starts with 10 million messages as well.")
+@click.option("--out", type=_PATH, help="Write figures.json, figures.md and figures.png there.")
+@click.option("--json", "json_path", type=_PATH, help="Write figures there.")
+@click.option("--markdown", "markdown_path", type=_PATH, help="Write tables there.")
+@click.option("--plot", "plot_path", type=_PATH, help="Draw figures there, as a PNG.")
 @click.option(
     "--profile",
     "profile_folder",
-    type=click.Path(path_type=Path),
-    help="Write stacks of leader and a follower there (needs py-spy; slows them down).",
+    type=_PATH,
+    help="Write a flame graph of each node under each load there (slows the nodes a little).",
 )
-@click.option("--data", type=click.Path(path_type=Path), help="Folder for the nodes' data.")
+@click.option("--data", type=_PATH, help="Folder for the nodes' data.")
 def main(
     is_quick: bool,
     only: str | None,
@@ -48,16 +68,27 @@ def main(
     flush: str | None,
     rounds: int | None,
     seconds: float | None,
+    parts: str | None,
+    ten_million: bool,
+    out: Path | None,
     json_path: Path | None,
+    markdown_path: Path | None,
+    plot_path: Path | None,
     profile_folder: Path | None,
     data: Path | None,
 ) -> None:
     """Measure a group of real nodes on this machine, and prove what it acknowledged."""
     plan = quick() if is_quick else Plan()
+    sizes = QUICK if is_quick else Sizes()
+    if ten_million:
+        sizes = dataclasses.replace(sizes, restart_messages=(1_000_000, 10_000_000))
+    if parts is None and (only or is_quick or nodes != "3"):
+        parts = "none"
     try:
+        chosen_parts = choose_parts(parts)
         plan = dataclasses.replace(
             plan,
-            loads=choose(only) if only else plan.loads,
+            loads=() if only == "none" else choose(only) if only else plan.loads,
             body_sizes=bodies or plan.body_sizes,
             flush_types=(FlushDiskType(f"{flush.upper()}_FLUSH"),) if flush else plan.flush_types,
             node_count=int(nodes),
@@ -67,43 +98,78 @@ def main(
         )
     except ValueError as error:
         raise click.UsageError(str(error)) from None
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        json_path = json_path or out / "figures.json"
+        markdown_path = markdown_path or out / "figures.md"
+        plot_path = plot_path or (out / "figures.png" if can_plot() else None)
+        if plot_path is None:
+            _say("no picture: matplotlib is not installed; pip install --group report")
+    elif plot_path is not None and not can_plot():
+        raise click.UsageError("--plot needs matplotlib; pip install --group report")
     if profile_folder is not None:
         profile_folder.mkdir(parents=True, exist_ok=True)
     _say(f"{plan.seconds_least:.0f} s of load, and the time to start, check and compare")
-    reports = _run(plan, data)
-    print_table(reports)
-    if json_path is not None:
-        write_json(json_path, plan, reports)
-
-
-def _run(plan: Plan, data: Path | None) -> list[GroupReport]:
-    reports: list[GroupReport] = []
     folder = Path(tempfile.mkdtemp(prefix="dledger-bench-", dir=data))
+    reports = _run_loads(plan, folder)
+    print_loads(reports)
+    part_reports = _run_parts(chosen_parts, sizes, folder)
+    figures = [figure for part in part_reports for figure in part.figures]
+    if (memory := memory_figure(reports)) is not None:
+        figures.append(memory)
+    print_figures(figures)
+    folder.rmdir()
+    content = json_of(reports, part_reports, plan)
+    if json_path is not None:
+        write_json(json_path, content)
+    if markdown_path is not None:
+        command = "python -m bench" + "".join(f" {word}" for word in sys.argv[1:])
+        markdown_path.write_text(markdown_of(reports, figures, plan, command), encoding="utf-8")
+    if plot_path is not None:
+        plot(content, plot_path)
+        _say(f"drawn: {plot_path}")
+
+
+def _run_loads(plan: Plan, folder: Path) -> list[GroupReport]:
+    reports: list[GroupReport] = []
     for body_size in plan.body_sizes:
         for flush in plan.flush_types:
-            _say(f"{flush.value}, bodies of {body_size} bytes")
+            if not plan.loads_for(body_size):
+                continue
+            _say(f"{flush.value}, bodies of {body_size:,} bytes")
             home = folder / f"{flush.value.lower()}-{body_size}"
-            try:
-                reports.append(trio.run(_run_group, plan, flush, body_size, home))
-            except (*_EXPECTED, BaseExceptionGroup) as error:
-                cause = first_leaf(error)
-                if not isinstance(cause, _EXPECTED):
-                    raise
-                _say(f"stopped: {cause}; data and logs of the nodes are kept in {home}")
-                sys.exit(1)
-    folder.rmdir()
+            run = partial(
+                run_group,
+                plan,
+                flush=flush,
+                body_size=body_size,
+                folder=home,
+                chance=random.Random(body_size),
+                say=_say,
+            )
+            reports.append(_or_exit(partial(trio.run, run), home))
     return reports
 
 
-async def _run_group(plan: Plan, flush: FlushDiskType, body_size: int, folder: Path) -> GroupReport:
-    return await run_group(
-        plan,
-        flush=flush,
-        body_size=body_size,
-        folder=folder,
-        chance=random.Random(body_size),
-        say=_say,
-    )
+def _run_parts(names: list[str], sizes: Sizes, folder: Path) -> list[PartReport]:
+    reports: list[PartReport] = []
+    for name in names:
+        _say(f"{name}:")
+        home = folder / name
+        reports += _or_exit(partial(PARTS[name], home, sizes), home)
+        shutil.rmtree(home, ignore_errors=True)
+    return reports
+
+
+def _or_exit(run: Callable[[], _T], home: Path) -> _T:
+    try:
+        return run()
+    except (*_EXPECTED, BaseExceptionGroup) as error:
+        cause = first_leaf(error)
+        if not isinstance(cause, _EXPECTED):
+            raise
+        _say(f"stopped: {cause}; data and logs of the nodes are kept in {home}")
+        sys.exit(1)
 
 
 def _say(text: str) -> None:

@@ -2,6 +2,7 @@
 
     python -m bench.failover --kills 20
     python -m bench.failover --kills 10 --signal STOP
+    python -m bench.failover --kills 10 --transfer
 
 Three nodes with default settings, one client that keeps sending with ordering keys.  Again and
 again the leader's process gets SIGKILL (or SIGSTOP); the time from the signal to the first message
@@ -24,7 +25,7 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -38,6 +39,7 @@ from dledger.config import MIB, FlushDiskType
 
 if TYPE_CHECKING:
     from broker.cli.ask import GroupView, NodeAnswer
+    from broker.client.connect import Client
     from broker.client.producer import Producer
 
 TOPIC = "failover"
@@ -56,7 +58,16 @@ class Unsettled(Exception):  # noqa: N818 - says what it is
 class FailoverBench:
     """One run: a group, a load on it, and what the load saw."""
 
-    def __init__(self, group: LocalGroup, number: signal.Signals, chance: random.Random) -> None:
+    def __init__(
+        self, group: LocalGroup, number: signal.Signals | None, chance: random.Random
+    ) -> None:
+        """Make one.
+
+        Args:
+            group: not started.
+            number: what the leader gets; None: its lead is handed over instead.
+            chance: when.
+        """
         self.group = group
         self.number = number
         self.chance = chance
@@ -64,7 +75,9 @@ class FailoverBench:
         self.last_ack: dict[str, float] = {}  # by node: trio seconds
         self.first_ack: dict[str, float] = {}  # by node, since `_forget_acks`
         self.failures: list[str] = []
-        self.times: list[float] = []  # seconds from signal to first acknowledgement
+        self.times: list[float] = []  # seconds from signal to first ack, or of the slowest request
+        self.calm_times: list[float] = []  # seconds of the slowest request just before a transfer
+        self._requests: list[tuple[float, float]] = []  # ended at, took
         self._heard = trio.Event()
         self._load = trio.CancelScope()
 
@@ -81,7 +94,10 @@ class FailoverBench:
                             for number in range(SENDER_COUNT):
                                 senders.start_soon(self._send, producer, number)
                             for turn in range(kills):
-                                await self._kill_once(turn)
+                                if self.number is None:
+                                    await self._transfer_once(turn, mq)
+                                else:
+                                    await self._kill_once(turn, self.number)
                             self._load.cancel()
                 nursery.cancel_scope.cancel()
         await self._settled("all members equal")
@@ -92,6 +108,7 @@ class FailoverBench:
         while True:
             body = b"%d:%d" % (number, count)
             count += 1
+            began = trio.current_time()
             try:
                 with trio.CancelScope(shield=True):  # so that every message has an outcome
                     result = await producer.send(TOPIC, body, ordering_key=str(number))
@@ -102,14 +119,31 @@ class FailoverBench:
                 if result.node not in self.first_ack:
                     self.first_ack[result.node] = trio.current_time()
                     self._heard.set()
+            ended = trio.current_time()
+            self._requests.append((ended, ended - began))
             await trio.sleep(PACE_SECONDS)
 
-    async def _kill_once(self, turn: int) -> None:
+    async def _transfer_once(self, turn: int, mq: Client) -> None:
+        leader = await self._settled("a leader and all members")
+        self._requests.clear()
+        await trio.sleep(CALM_SECONDS * (1 + self.chance.random()))
+        began = trio.current_time()
+        await mq.admin.transfer_leadership()
+        await trio.sleep(CALM_SECONDS)
+        self.calm_times.append(max(took for ended, took in self._requests if ended < began))
+        self.times.append(max(took for ended, took in self._requests if ended >= began))
+        print(
+            f"  {turn + 1:3}  {leader.node_id}  slowest {1000 * self.times[-1]:7.1f} ms, "
+            f"{1000 * self.calm_times[-1]:.1f} before",
+            flush=True,
+        )
+
+    async def _kill_once(self, turn: int, number: signal.Signals) -> None:
         leader = await self._settled("a leader and all members")
         await trio.sleep(CALM_SECONDS * (1 + self.chance.random()))
         node = self.group.node(leader.node_id)
         self.first_ack.clear()
-        mark = node.send_signal(self.number)
+        mark = node.send_signal(number)
         began = trio.current_time()
         if mark is None:
             raise Unsettled(f"{leader.node_id} leads, but its process does not run")
@@ -123,7 +157,7 @@ class FailoverBench:
         self.times.append(min(others) - began)
         print(f"  {turn + 1:3}  {leader.node_id}  {1000 * self.times[-1]:7.1f} ms", flush=True)
         await trio.sleep(CALM_SECONDS)
-        if self.number == signal.SIGSTOP:
+        if number == signal.SIGSTOP:
             mark.send_signal(signal.SIGCONT)
         else:
             node.start()
@@ -177,56 +211,78 @@ async def _run(bench: FailoverBench, kills: int) -> None:
             await bench.group.stop()
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Measure, print, and return the exit code: 1 when anything was lost, doubled or refused."""
-    parser = argparse.ArgumentParser(description="time from a leader's death to the next ack")
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--signal", choices=("KILL", "STOP"), default="KILL")
-    parser.add_argument("--flush", choices=("sync", "async"), default="sync")
-    parser.add_argument("--keep", type=Path, help="use this folder, and leave it behind")
-    parser.add_argument("--json", type=Path, help="write the figures there")
-    options = parser.parse_args(arguments)
+def measure(
+    folder: Path, number: signal.Signals | None, *, flush: FlushDiskType, kills: int
+) -> dict[str, Any]:
+    """Run it with a new group in *folder*; return the figures.
 
-    folder = options.keep or Path(tempfile.mkdtemp(prefix="dledger-failover-"))
+    Raises:
+        Unsettled: the group did not become what it had to be.
+    """
     plan = GroupPlan(
         node_count=3,
         base_port=find_base_port(3),
         segment_size=64 * MIB,
-        flush_disk_type=FlushDiskType(f"{options.flush.upper()}_FLUSH"),
+        flush_disk_type=flush,
     )
-    number = signal.Signals[f"SIG{options.signal}"]
     bench = FailoverBench(LocalGroup.find_or_create(folder, plan), number, random.Random())
-    print(f"{number.name} to the leader, {options.kills} times, {options.flush} flush")
     try:
-        trio.run(_run, bench, options.kills)
-    except (Unsettled, BaseExceptionGroup) as error:
+        trio.run(_run, bench, kills)
+    except BaseExceptionGroup as error:
         cause = first_leaf(error)
         if not isinstance(cause, Unsettled):
             raise
-        print(f"stopped: {cause}; see {folder}", file=sys.stderr)
-        return 1
+        raise cause from error
     times = sorted(bench.times)
-    result = {
-        "signal": number.name,
-        "flush": options.flush,
+    found: dict[str, Any] = {
+        "signal": number.name if number is not None else "transfer",
+        "flush": flush.value,
         "kills": len(times),
         "p50_ms": round(1000 * median(times), 1),
         "max_ms": round(1000 * times[-1], 1),
         "times_ms": [round(1000 * time, 1) for time in bench.times],
         "acknowledged": len(bench.acknowledged),
         "failed_sends": len(bench.failures),
+        "failures": bench.failures[:5],
     }
-    print(
-        f"first acknowledgement after p50 {result['p50_ms']} ms, max {result['max_ms']} ms; "
-        f"{result['acknowledged']} messages acknowledged"
-    )
-    for failure in bench.failures[:5]:
+    if bench.calm_times:
+        found["before_ms"] = round(1000 * max(bench.calm_times), 1)
+    return found
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure, print, and return the exit code: 1 when anything was lost, doubled or refused."""
+    parser = argparse.ArgumentParser(description="time from a leader's death to the next ack")
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--signal", choices=("KILL", "STOP"), default="KILL")
+    parser.add_argument("--transfer", action="store_true", help="hand the lead over instead")
+    parser.add_argument("--flush", choices=("sync", "async"), default="sync")
+    parser.add_argument("--keep", type=Path, help="use this folder, and leave it behind")
+    parser.add_argument("--json", type=Path, help="write the figures there")
+    options = parser.parse_args(arguments)
+    folder = options.keep or Path(tempfile.mkdtemp(prefix="dledger-failover-"))
+    number = None if options.transfer else signal.Signals[f"SIG{options.signal}"]
+    flush = FlushDiskType(f"{options.flush.upper()}_FLUSH")
+    what = "the lead handed over" if number is None else f"{number.name} to the leader"
+    print(f"{what}, {options.kills} times, {options.flush} flush")
+    try:
+        result = measure(folder, number, flush=flush, kills=options.kills)
+    except Unsettled as error:
+        print(f"stopped: {error}; see {folder}", file=sys.stderr)
+        return 1
+    figures = f"p50 {result['p50_ms']} ms, max {result['max_ms']} ms"
+    if number is None:
+        print(f"slowest request {figures}; {result['before_ms']} ms just before at most")
+    else:
+        print(f"first acknowledgement after {figures}")
+    print(f"{result['acknowledged']} messages acknowledged")
+    for failure in result["failures"]:
         print(failure)
     if options.json:
         options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     if not options.keep:
         shutil.rmtree(folder, ignore_errors=True)
-    return 1 if bench.failures else 0
+    return 1 if result["failed_sends"] else 0
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from broker.cli.log_check import StoredLog, compare
 from dledger.config import parse_address
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from broker.cli.local_group import LocalNode
     from broker.cli.processes import ProcessMark
@@ -107,31 +107,28 @@ class BenchGroup:
         answers = [await ask_node(address) for address in self.addresses]
         return tuple(answer.status.rss_bytes if answer.status else 0 for answer in answers)
 
-    async def cpu_seconds(self) -> tuple[float, float]:
-        """Return the processor time spent so far by the leader, and by the others together."""
-        leader = await self.leader()
-        spent = {node.node_id: _cpu_seconds(node) for node in self._group.nodes}
-        return spent.pop(leader.node_id), sum(spent.values())
+    def cpu_seconds_by_node(self) -> dict[str, float]:
+        """Return the processor time that each node has spent so far, by its id."""
+        return {node.node_id: _cpu_seconds(node) for node in self._group.nodes}
 
-    async def cpu_seconds_of_all(self) -> list[float]:
-        """Return the processor time of each node, the leader's first."""
-        leader = await self.leader()
-        nodes = [leader, *(node for node in self._group.nodes if node is not leader)]
-        return [_cpu_seconds(node) for node in nodes]
+    async def cpu_seconds_since(self, before: Mapping[str, float]) -> list[float]:
+        """Return what each node has spent since *before*; who leads now comes first."""
+        leader = (await self.leader()).node_id
+        now = self.cpu_seconds_by_node()
+        spent = {node_id: now[node_id] - before.get(node_id, 0.0) for node_id in now}
+        return [spent.pop(leader), *spent.values()]
 
     def cpu_seconds_of(self, node: LocalNode) -> float:
         """Return the processor time that the process of *node* has spent."""
         return _cpu_seconds(node)
 
+    def pid_of(self, node: LocalNode) -> int:
+        """Return the process id of *node*."""
+        return _mark(node).pid
+
     def all_pids(self) -> dict[str, int]:
         """Return the process id of each node, by its id."""
         return {node.node_id: _mark(node).pid for node in self._group.nodes}
-
-    async def pids(self) -> dict[str, int]:
-        """Return the process ids of the leader and of one of the others, named by their roles."""
-        leader = await self.leader()
-        follower = next(node for node in self._group.nodes if node is not leader)
-        return {"leader": _mark(leader).pid, "follower": _mark(follower).pid}
 
     async def leader_address(self) -> tuple[str, int]:
         """Return host and port of the leader."""

@@ -26,6 +26,7 @@ class Measured:
     p99: float
     p999: float
     written_count: int  # acknowledged in all, with what came before and after that time
+    beside_rate: float = 0.0  # of another process that sends meanwhile
 
     @classmethod
     def of(
@@ -35,6 +36,7 @@ class Measured:
         seconds: float,
         latencies: np.ndarray[Any, np.dtype[np.float64]],
         written_count: int,
+        beside_rate: float = 0.0,
     ) -> Measured:
         """Reckon them from *latencies* in seconds."""
         p50, p99, p999 = (
@@ -47,6 +49,7 @@ class Measured:
             p99=float(p99),
             p999=float(p999),
             written_count=written_count,
+            beside_rate=beside_rate,
         )
 
 
@@ -55,9 +58,10 @@ class Round:
     """One load in one round, with what the nodes spent on it."""
 
     measured: Measured
-    leader_cpu_us: float  # microseconds of processor time a message
-    followers_cpu_us: float  # of both together
+    node_cpu_us: tuple[float, ...]  # microseconds of processor time a message; the leader first
     client_cpu_us: float  # of the process that makes the load
+    rss: int = 0  # bytes of the largest node afterwards, mapped files not counted
+    read_size: int = 0  # bytes that the leader had from the disk meanwhile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,9 +76,11 @@ class Line:
     p50: float
     p99: float
     p999: float
-    leader_cpu_us: float
-    followers_cpu_us: float
+    node_cpu_us: tuple[float, ...]
     client_cpu_us: float
+    rss: int  # bytes, the most of all rounds
+    beside_rate: float
+    read_size: int
 
     @classmethod
     def of(cls, load: str, body_size: int, flush: str, rounds: Sequence[Round]) -> Line:
@@ -88,10 +94,27 @@ class Line:
             p50=median(item.measured.p50 for item in rounds),
             p99=median(item.measured.p99 for item in rounds),
             p999=median(item.measured.p999 for item in rounds),
-            leader_cpu_us=median(item.leader_cpu_us for item in rounds),
-            followers_cpu_us=median(item.followers_cpu_us for item in rounds),
+            node_cpu_us=tuple(
+                map(median, zip(*(item.node_cpu_us for item in rounds), strict=True))
+            ),
             client_cpu_us=median(item.client_cpu_us for item in rounds),
+            rss=max(item.rss for item in rounds),
+            beside_rate=median(item.measured.beside_rate for item in rounds),
+            read_size=int(median(item.read_size for item in rounds)),
         )
+
+    @property
+    def cpu_text(self) -> str:
+        """Processor us of each node, the leader's first."""
+        digits = 2 if max(self.node_cpu_us) < 10 else 1 if max(self.node_cpu_us) < 100 else 0
+        return " / ".join(f"{spent:.{digits}f}" for spent in self.node_cpu_us)
+
+    @property
+    def note(self) -> str:
+        """What else is to be known of it."""
+        if self.beside_rate:
+            return f"{self.beside_rate:,.0f}/s sent meanwhile"
+        return f"{self.read_size / (1 << 20):,.0f} MiB from disk" if self.read_size else ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,15 +7,20 @@ at a rate, whatever the answers do.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from dledger.config import FlushDiskType
+from dledger.config import KIB, MIB, FlushDiskType
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 QUEUE_COUNT = 4
+MANY_QUEUES = 64
+BIG_BODY = 16 * KIB  # from here on a body is big, and loads are few
+_FRAME_SIZE_MAX = 2 * MIB  # of a batch
+_UNDER_WAY_MAX = 16 * MIB  # bytes of one connection that nodes have unanswered
+_RECORD_OVERHEAD = 256  # bytes of a record and its share of a header, at most
 
 
 class Kind(enum.Enum):
@@ -25,8 +30,14 @@ class Kind(enum.Enum):
     SPREAD = "spread"  # the same, each request on a connection of its own
     OPEN = "open"  # the same at a fixed rate, latencies from the moment a send was due
     CLIENT = "client"  # ``await producer.send()`` from many tasks of one process
+    SYNC = "sync"  # ``broker.sync``: one send after another, or `send_many`
     PULL = "pull"  # raw pulls: what the broker can hand out
     CONSUME = "consume"  # ``async for message in consumer``
+    SYNC_CONSUME = "sync-consume"  # ``for message in consumer`` without an event loop
+    PUSH = "push"  # a consumer that waits for what is sent just now
+
+
+_READING = (Kind.PULL, Kind.CONSUME, Kind.SYNC_CONSUME)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,34 +49,70 @@ class Load:
     in_flight: int = 0  # requests, or tasks, under way
     batch_count: int = 1  # messages in one request
     rate: int = 0  # messages a second, of an open loop
+    queue_count: int = QUEUE_COUNT
+    pull_count: int = 0  # messages in the answer to a pull at most; 0: 1 MiB of them
+    is_cold: bool = False  # nothing of the files is in the page cache
+    is_busy: bool = False  # another process sends batches of 256 at full speed meanwhile
+    for_big_bodies: bool = False
 
     @property
     def topic(self) -> str:
-        """The topic it writes; consuming reads what the batches have written."""
-        return f"bench-{self.name}" if self.is_sending else "bench-raw-batch-256"
+        """The topic it writes; reading takes what batches have written."""
+        if self.is_busy:
+            return "bench-busy"
+        if self.kind in _READING:
+            return reading_topic(self.queue_count)
+        return f"bench-{self.name}"
 
     @property
     def is_sending(self) -> bool:
         """Whether it writes."""
-        return self.kind not in (Kind.PULL, Kind.CONSUME)
+        return self.kind not in _READING
+
+    def fitted(self, body_size: int) -> Load:
+        """Return it with no more in a frame, and no more under way, than nodes take at once."""
+        if self.kind not in (Kind.RAW, Kind.SPREAD, Kind.OPEN):
+            return self
+        size = body_size + _RECORD_OVERHEAD
+        batch_count = max(1, min(self.batch_count, _FRAME_SIZE_MAX // size))
+        in_flight = max(1, min(self.in_flight, _UNDER_WAY_MAX // (batch_count * size)))
+        return replace(self, batch_count=batch_count, in_flight=in_flight)
+
+
+def reading_topic(queue_count: int) -> str:
+    """Return the topic of so many queues that is filled to be read."""
+    return f"bench-{queue_count}-queues"
 
 
 LOADS = (
-    Load("raw-1", Kind.RAW, 1),
-    Load("raw-256", Kind.RAW, 256),
+    Load("raw-1", Kind.RAW, 1, for_big_bodies=True),
+    Load("raw-256", Kind.RAW, 256, for_big_bodies=True),
     Load("raw-1000", Kind.RAW, 1000),
     Load("raw-64-connections", Kind.SPREAD, 64),
     Load("raw-batch-32", Kind.RAW, 32, 32),
-    Load("raw-batch-256", Kind.RAW, 8, 256),
+    Load("raw-batch-256", Kind.RAW, 8, 256, for_big_bodies=True),
     Load("raw-batch-1000", Kind.RAW, 4, 1000),
     Load("rate-1000", Kind.OPEN, rate=1000),
     Load("rate-20000", Kind.OPEN, rate=20_000),
     Load("rate-100000", Kind.OPEN, rate=100_000),
-    Load("send-1", Kind.CLIENT, 1),
-    Load("send-256", Kind.CLIENT, 256),
+    Load("send-1", Kind.CLIENT, 1, for_big_bodies=True),
+    Load("send-256", Kind.CLIENT, 256, for_big_bodies=True),
     Load("send-1000", Kind.CLIENT, 1000),
-    Load("pull", Kind.PULL, QUEUE_COUNT),
-    Load("consume", Kind.CONSUME, QUEUE_COUNT),
+    Load("sync-send", Kind.SYNC, 1),
+    Load("sync-send-many", Kind.SYNC, 1000),
+    Load("pull", Kind.PULL, QUEUE_COUNT, for_big_bodies=True),
+    Load("pull-32", Kind.PULL, QUEUE_COUNT, pull_count=32),
+    Load("pull-64-queues", Kind.PULL, MANY_QUEUES, queue_count=MANY_QUEUES),
+    Load("pull-busy", Kind.PULL, QUEUE_COUNT, is_busy=True),
+    Load("consume", Kind.CONSUME, for_big_bodies=True),
+    Load("consume-64-queues", Kind.CONSUME, queue_count=MANY_QUEUES),
+    Load("consume-busy", Kind.CONSUME, is_busy=True),
+    Load("sync-consume", Kind.SYNC_CONSUME),
+    Load("push", Kind.PUSH, rate=1000, for_big_bodies=True),
+    Load("push-busy", Kind.PUSH, is_busy=True),
+    # Last, as the nodes are started again for each: a process that has just begun is cold as well.
+    Load("pull-cold", Kind.PULL, QUEUE_COUNT, is_cold=True),
+    Load("consume-cold", Kind.CONSUME, is_cold=True),
 )
 
 
@@ -74,26 +121,32 @@ class Plan:
     """One run of the benchmark."""
 
     loads: tuple[Load, ...] = LOADS
-    body_sizes: tuple[int, ...] = (100, 1024)  # bytes
+    body_sizes: tuple[int, ...] = (100, 1024, 64 * KIB)
     flush_types: tuple[FlushDiskType, ...] = (FlushDiskType.ASYNC_FLUSH, FlushDiskType.SYNC_FLUSH)
     round_count: int = 3
     seconds: float = 3.0  # of each load in each round
     warm_up_seconds: float = 0.3  # at its beginning, not counted
     node_count: int = 3
     segment_size: int = 256 * 1024 * 1024  # bytes
-    profile_folder: Path | None = None  # where stacks of the nodes are written
+    profile_folder: Path | None = None  # where flame graphs of the nodes are written
+
+    def loads_for(self, body_size: int) -> tuple[Load, ...]:
+        """Return the loads with bodies of that size: few when they are big, if any is for them."""
+        if body_size < BIG_BODY:
+            return self.loads
+        return tuple(load for load in self.loads if load.for_big_bodies)
 
     @property
     def seconds_least(self) -> float:
         """How long the loads alone take."""
-        groups = len(self.flush_types) * len(self.body_sizes)
         each = self.seconds + self.warm_up_seconds
-        return groups * self.round_count * len(self.loads) * each
+        count = sum(len(self.loads_for(body_size)) for body_size in self.body_sizes)
+        return len(self.flush_types) * self.round_count * count * each
 
 
 def quick() -> Plan:
     """Return a plan of about half a minute: a look, not a measurement."""
-    return Plan(body_sizes=(100,), round_count=1, seconds=1.0, warm_up_seconds=0.2)
+    return Plan(body_sizes=(100,), round_count=1, seconds=0.7, warm_up_seconds=0.2)
 
 
 def choose(text: str) -> tuple[Load, ...]:

@@ -1,64 +1,75 @@
-"""Stacks of the nodes while a load runs, sampled from outside by py-spy where it is installed.
+"""A flame graph of each node while a load runs.
 
-The files hold one stack a line and how often it was seen, as flame graph tools read them:
-``LOAD-FLUSH-BODYSIZE-ROLE.txt``.
+The nodes take their own samples (`bench.sampled_node`), so nothing has to be installed and no
+privilege is needed. The graphs are ``LOAD-FLUSH-BODYSIZE-NODE-ROLE.svg``; the stacks they are drawn
+from lie beside them as text, in the form that other flame graph tools read.
 """
 
 from __future__ import annotations
 
 import contextlib
-import shutil
-import subprocess
+import os
+import signal
+import sys
 from typing import TYPE_CHECKING
 
+import trio
+
+from bench.flame import draw_flames, read_stacks
 from bench.measured import LoadError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import AsyncIterator, Mapping
     from pathlib import Path
 
-_SAMPLES_PER_SECOND = 200
+    from bench.group import BenchGroup
+
+_LOOK_SECONDS = 0.02
+_LOOKS_MAX = 1000
 
 
-def find_sampler() -> str:
-    """Return the path of py-spy.
+class Sampling:
+    """Samples the nodes of one group."""
 
-    Raises:
-        LoadError: it is not installed.
-    """
-    path = shutil.which("py-spy")
-    if path is None:
-        raise LoadError("py-spy is not on the PATH; pip install py-spy, or leave --profile out")
-    return path
+    def __init__(self, graphs: Path, folder: Path) -> None:
+        """Write graphs to *graphs*; the nodes write their stacks to *folder*, the group's."""
+        self._graphs = graphs
+        self._folder = folder
 
+    def attach(self, group: BenchGroup) -> None:
+        """Have the nodes of a group, not started yet, take samples when they are told to."""
+        for node in group.nodes:
+            node.command = (
+                *(sys.executable, "-m", "bench.sampled_node", str(self._folder)),
+                *("node", "start"),
+            )
 
-@contextlib.contextmanager
-def sampled(pids: Mapping[str, int], folder: Path, name: str, *, seconds: float) -> Iterator[None]:
-    """Sample the processes *pids*, named by their roles, for *seconds* from now on."""
-    sampler = find_sampler()
-    samplers = [
-        subprocess.Popen(
-            [
-                sampler,
-                "record",
-                *("--pid", str(pid)),
-                "--nonblocking",
-                *("--rate", str(_SAMPLES_PER_SECOND)),
-                *("--duration", str(max(1, round(seconds)))),
-                *("--format", "raw"),
-                *("--output", str(folder / f"{name}-{role}.txt")),
-            ],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        for role, pid in pids.items()
-    ]
-    try:
+    @contextlib.asynccontextmanager
+    async def of(self, name: str, pids: Mapping[str, int], *, leader: str) -> AsyncIterator[None]:
+        """Sample the processes *pids*, by node, and draw what was seen.
+
+        Raises:
+            LoadError: a node does not tell what it has seen.
+        """
+        for pid in pids.values():
+            self._stacks(pid).unlink(missing_ok=True)
+            os.kill(pid, signal.SIGUSR1)
         yield
-    finally:
-        for process in samplers:
-            try:
-                process.wait(timeout=5 * seconds + 10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        for pid in pids.values():
+            os.kill(pid, signal.SIGUSR2)
+        for node_id, pid in pids.items():
+            for _ in range(_LOOKS_MAX):
+                if self._stacks(pid).exists():
+                    break
+                await trio.sleep(_LOOK_SECONDS)
+            else:
+                raise LoadError(f"{node_id} wrote no stacks; it was told to by SIGUSR2")
+            text = self._stacks(pid).read_text(encoding="utf-8")
+            role = "leader" if node_id == leader else "follower"
+            path = self._graphs / f"{name}-{node_id}-{role}"
+            path.with_suffix(".txt").write_text(text, encoding="utf-8")
+            graph = draw_flames(read_stacks(text), title=f"{name}: {node_id}, {role}")
+            path.with_suffix(".svg").write_text(graph, encoding="utf-8")
+
+    def _stacks(self, pid: int) -> Path:
+        return self._folder / f"{pid}.stacks"

@@ -151,9 +151,16 @@ def acknowledged_opaques(command: Command) -> np.ndarray[tuple[int], np.dtype[np
 
 
 def run_pulls(
-    connected: socket.socket, topic: str, *, queue_count: int, seconds: float
+    connected: socket.socket, topic: str, *, queue_count: int, seconds: float, count_max: int = 0
 ) -> Measured:
     """Pull a topic from its beginning, over and over, one pull of each queue under way.
+
+    Args:
+        connected: to the node that is asked.
+        topic: what is pulled.
+        queue_count: of the topic.
+        seconds: for how long.
+        count_max: messages in one answer at most; 0: as many as fit 1 MiB.
 
     Raises:
         LoadError: a pull fails.
@@ -175,7 +182,7 @@ def run_pulls(
                 "topic": topic,
                 "queueId": queue_id,
                 "queueOffset": offsets[queue_id],
-                "maxMsgNums": 1 << 20,
+                "maxMsgNums": count_max or 1 << 20,
                 "sysFlag": 0,
                 "maxMsgBytes": _PULL_SIZE,
             },

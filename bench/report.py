@@ -1,78 +1,132 @@
-"""The table for people and the JSON for machines."""
+"""The tables for people, the same as markdown for a page, and JSON for machines."""
 
 from __future__ import annotations
 
 import json
-import os
-import platform
 import sys
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
+from bench.machine import machine_line, machine_of
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from bench.measured import GroupReport
+    from bench.measured import GroupReport, Line
+    from bench.parts import Figure, PartReport
     from bench.plan import Plan
 
+LOAD_HEADS = (
+    "load",
+    "messages/s",
+    "p50 ms",
+    "p99 ms",
+    "p99.9 ms",
+    "nodes us",
+    "client us",
+    "RSS MiB",
+    "",
+)
+_LEGEND = (
+    "us: processor time a message, of each node, the leader first, and of the process that makes "
+    "the load; RSS: of the largest node afterwards, mapped files not counted"
+)
 
-def print_table(reports: Sequence[GroupReport]) -> None:
+
+def load_cells(line: Line) -> list[str]:
+    """Return one line of the table of loads as text."""
+    return [
+        line.load,
+        f"{line.rate:,.0f}",
+        *(f"{value:.2f}" if value else "" for value in (line.p50, line.p99, line.p999)),
+        line.cpu_text,
+        f"{line.client_cpu_us:.2f}",
+        f"{line.rss / (1 << 20):.0f}",
+        line.note,
+    ]
+
+
+def proof_of(report: GroupReport) -> str:
+    """Return what was proved of a group after its loads."""
+    return (
+        f"{report.message_count:,} messages acknowledged and there; logs of "
+        f"{report.entry_count:,} entries, {report.log_size / 1e6:,.0f} MB, identical on all nodes"
+    )
+
+
+def print_loads(reports: Sequence[GroupReport]) -> None:
     """Print one table a group."""
-    console = Console(width=None if sys.stdout.isatty() else 120)
+    console = _console()
     for report in reports:
-        table = Table(title=f"{report.flush}, bodies of {report.body_size} bytes")
-        table.add_column("load", no_wrap=True)
-        for name in (
-            "messages/s",
-            "p50 ms",
-            "p99 ms",
-            "p99.9 ms",
-            "leader\nus",
-            "followers\nus",
-            "client\nus",
-        ):
-            table.add_column(name, justify="right")
-        for line in report.lines:
-            table.add_row(
-                line.load,
-                f"{line.rate:,.0f}",
-                f"{line.p50:.2f}" if line.p50 else "",
-                f"{line.p99:.2f}" if line.p99 else "",
-                f"{line.p999:.2f}" if line.p999 else "",
-                f"{line.leader_cpu_us:.2f}",
-                f"{line.followers_cpu_us:.2f}",
-                f"{line.client_cpu_us:.2f}",
+        table = Table(title=f"{report.flush}, bodies of {report.body_size:,} bytes")
+        for head in LOAD_HEADS:
+            table.add_column(
+                head, justify="left" if head in ("load", "") else "right", no_wrap=True
             )
+        for line in report.lines:
+            table.add_row(*load_cells(line))
         console.print(table)
-        console.print(
-            "us: processor time a message, of the leader, both followers together, and the client"
-        )
-        console.print(
-            f"RSS of the nodes: {_mib(report.rss_before)} MiB before, {_mib(report.rss_after)} "
-            f"after; {report.message_count:,} messages acknowledged and there, the logs of "
-            f"{report.entry_count:,} entries identical"
-        )
+        console.print(f"{_LEGEND}\n{proof_of(report)}")
 
 
-def write_json(path: Path, plan: Plan, reports: Sequence[GroupReport]) -> None:
-    """Write all figures, with what they were measured on."""
-    content = {
-        "machine": {
-            "processors": os.cpu_count(),
-            "system": platform.platform(terse=True),
-            "python": platform.python_version(),
-            "load_average": os.getloadavg(),
-        },
+def print_figures(figures: Sequence[Figure]) -> None:
+    """Print what is no load."""
+    table = Table(title="failures, starts, minutes")
+    for head in ("what", "figure", "goal"):
+        table.add_column(head)
+    for figure in figures:
+        table.add_row(figure.what, figure.text, figure.verdict)
+    if figures:
+        _console().print(table)
+
+
+def markdown_of(
+    reports: Sequence[GroupReport], figures: Sequence[Figure], plan: Plan, command: str
+) -> str:
+    """Return all tables as markdown, with the command and the machine."""
+    text = [f"`{command}`, medians of {plan.round_count} rounds. {machine_line()}.", ""]
+    for report in reports:
+        text += [f"{report.flush}, bodies of {report.body_size:,} bytes:", ""]
+        text += markdown_table(LOAD_HEADS, map(load_cells, report.lines))
+        text += ["", proof_of(report) + ".", ""]
+    if figures:
+        text += markdown_table(
+            ("what", "figure", "goal"),
+            ([figure.what, figure.text, figure.verdict] for figure in figures),
+        )
+        text.append("")
+    return "\n".join(text)
+
+
+def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Return the lines of a table."""
+    lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
+    return lines + [f"| {' | '.join(row)} |" for row in rows]
+
+
+def json_of(
+    reports: Sequence[GroupReport], parts: Sequence[PartReport], plan: Plan
+) -> dict[str, Any]:
+    """Return all figures, with what they were measured on."""
+    return {
+        "machine": machine_of(),
         "rounds": plan.round_count,
         "seconds": plan.seconds,
+        "nodes": plan.node_count,
         "groups": [asdict(report) for report in reports],
+        "parts": {part.name: part.raw for part in parts},
+        "figures": [asdict(figure) for part in parts for figure in part.figures],
     }
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write figures for machines."""
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def _mib(sizes: Sequence[int]) -> str:
-    return " ".join(f"{size / 1024 / 1024:.0f}" for size in sizes)
+def _console() -> Console:
+    return Console(width=None if sys.stdout.isatty() else 150)

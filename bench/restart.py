@@ -8,7 +8,8 @@ A group of three is filled with batches, and then
   killed, all, and started:   the same, with what was not checkpointed to be read;
   its derived state removed:  to the same, everything derived from the log again;
   a follower emptied:         to the moment it has all that the leader has, while nobody sends,
-                              and again under load, with the group's rate before and meanwhile.
+                              and again under load, with the group's rate before and as long as
+                              it is behind.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import sys
 import tempfile
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 import trio
@@ -32,6 +33,7 @@ from bench.frames import FrameRing
 from bench.group import BenchGroup
 from bench.measured import LoadError
 from broker.cli.ask import ask_group
+from broker.cli.output import first_leaf
 from dledger.config import MIB, FlushDiskType
 
 if TYPE_CHECKING:
@@ -46,6 +48,9 @@ BATCH_COUNT = 256
 _LOOK_SECONDS = 0.02
 _LONGEST_SECONDS = 600.0
 _LOAD_SECONDS = 5.0
+_SLICE_SECONDS = 0.5  # between two looks at how far a follower is
+_CATCH_UP_SECONDS_MAX = 60.0
+_NEAR = 16 * MIB  # bytes behind the leader
 
 
 class RestartBench:
@@ -101,7 +106,7 @@ class RestartBench:
         self.rates["with two members"] = await self._load(_LOAD_SECONDS)
         began = perf_counter()
         follower.start()
-        self.rates["while it catches up"] = await self._load(_LOAD_SECONDS)
+        self.rates["while it catches up"] = await self._load_until_near(follower)
         await self._until_equal()
         self.seconds["an emptied follower, under load at first"] = perf_counter() - began
         await self._check()
@@ -121,6 +126,25 @@ class RestartBench:
             )
         self.written += measured.written_count
         return measured.rate
+
+    async def _load_until_near(self, follower: LocalNode) -> float:
+        """Send until *follower* is near the leader, or for a long while; return the rate.
+
+        What comes after that is the rate of a group in which nobody catches up.
+        """
+        began, written = perf_counter(), self.written
+        spent = 0.0
+        while spent < _CATCH_UP_SECONDS_MAX:
+            await self._load(_SLICE_SECONDS)
+            spent = perf_counter() - began
+            view = await ask_group(self.group.addresses)
+            found = {each.node_id: each.status for each in view.answering if each.status}
+            mine = found.get(follower.node_id)
+            if mine is not None and mine.end_position + _NEAR >= max(
+                status.end_position for status in found.values()
+            ):
+                break
+        return (self.written - written) / spent
 
     async def _start(self) -> float:
         """Start all; return the seconds to the first acknowledgement, all messages being there."""
@@ -178,6 +202,25 @@ class RestartBench:
             raise LoadError(f"{sum(ends)} messages are there, {self.written} were acknowledged")
 
 
+def measure(
+    folder: Path, *, flush: FlushDiskType, body_size: int, message_count: int
+) -> dict[str, Any]:
+    """Run it with a new group in *folder*; return the figures.
+
+    Raises:
+        LoadError: it takes too long, or a message is missing.
+    """
+    bench = RestartBench(folder, flush=flush, body_size=body_size)
+    try:
+        trio.run(_run, bench, message_count)
+    except BaseExceptionGroup as error:
+        cause = first_leaf(error)
+        if not isinstance(cause, LoadError):
+            raise
+        raise cause from error
+    return {"messages": bench.written, "seconds": bench.seconds, "rates": bench.rates}
+
+
 @click.command()
 @click.option("--messages", type=click.IntRange(1), default=1_000_000, help="To fill it with.")
 @click.option("--body", type=click.IntRange(1, 1 << 16), default=100, help="Size of bodies.")
@@ -187,21 +230,20 @@ class RestartBench:
 def main(messages: int, body: int, flush: str, data: Path | None, json_path: Path | None) -> None:
     """Measure how long a group needs to start and to fill a member again."""
     folder = Path(tempfile.mkdtemp(prefix="dledger-restart-", dir=data))
-    bench = RestartBench(folder, flush=FlushDiskType(f"{flush.upper()}_FLUSH"), body_size=body)
+    kind = FlushDiskType(f"{flush.upper()}_FLUSH")
     try:
-        trio.run(_run, bench, messages)
+        found = measure(folder, flush=kind, body_size=body, message_count=messages)
     except LoadError as error:
         print(f"stopped: {error}; data and logs of the nodes are kept in {folder}", file=sys.stderr)
         sys.exit(1)
     shutil.rmtree(folder)
-    print(f"{bench.written:,} messages of {body} bytes, {flush} flush")
-    for what, seconds in bench.seconds.items():
+    print(f"{found['messages']:,} messages of {body} bytes, {flush} flush")
+    for what, seconds in found["seconds"].items():
         print(f"  {seconds:8.2f} s  {what}")
-    for what, rate in bench.rates.items():
+    for what, rate in found["rates"].items():
         print(f"  {rate:10,.0f} messages/s  {what}")
     if json_path is not None:
-        content = {"messages": bench.written, "seconds": bench.seconds, "rates": bench.rates}
-        json_path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        json_path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 async def _run(bench: RestartBench, messages: int) -> None:

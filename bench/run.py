@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import gc
 import shutil
+from dataclasses import replace
+from functools import partial
 from time import process_time
 from typing import TYPE_CHECKING
 
@@ -16,22 +18,25 @@ import trio
 
 import broker
 from bench import client_load, open_load, raw_load
+from bench.cold import drop_cached, read_from_disk
 from bench.frames import FrameRing
 from bench.group import BenchGroup
 from bench.measured import GroupReport, Line, LoadError, Measured, Round
-from bench.plan import LOADS, QUEUE_COUNT, Kind, Load
-from bench.profile import sampled
+from bench.plan import LOADS, Kind, Load, reading_topic
+from bench.profile import Sampling
+from bench.reading import Reading
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
     from bench.plan import Plan
     from broker.client.connect import Client
     from dledger.config import FlushDiskType
 
-_FILL_SECONDS = 1.0  # of sends before consuming, when nothing was to be sent
+_FILL_SECONDS = 1.0  # of sends to what is read afterwards
+_FILL = next(load for load in LOADS if load.name == "raw-batch-256")
 
 
 class GroupRun:
@@ -47,6 +52,7 @@ class GroupRun:
         body_size: int,
         chance: random.Random,
         say: Callable[[str], None],
+        sampling: Sampling | None,
     ) -> None:
         self._plan = plan
         self._flush = flush
@@ -55,19 +61,21 @@ class GroupRun:
         self._body_size = body_size
         self._chance = chance
         self._say = say
+        self._sampling = sampling
+        self._queue_counts: dict[str, int] = {}
         self._rings: dict[tuple[str, int], FrameRing] = {}
         self.written: dict[str, int] = {}  # acknowledged messages of each topic
 
     async def run(self) -> dict[Load, list[Round]]:
         """Run all rounds and check what was acknowledged against the ends of the queues."""
-        loads = self._plan.loads
-        topics = {load.topic for load in loads}
-        for topic in sorted(topics):
-            await self._client.admin.create_topic(topic, queue_count=QUEUE_COUNT)
+        loads = [load.fitted(self._body_size) for load in self._plan.loads_for(self._body_size)]
+        queue_counts = {load.topic: load.queue_count for load in loads}
+        for topic, queue_count in sorted(queue_counts.items()):
+            await self._client.admin.create_topic(topic, queue_count=queue_count)
             self.written[topic] = 0
-        written = {load.topic for load in loads if load.is_sending}
-        if topics - written:
-            await self._fill()
+        self._queue_counts = queue_counts
+        for queue_count in sorted({load.queue_count for load in loads if not load.is_sending}):
+            await self._fill(queue_count)
         rounds: dict[Load, list[Round]] = {load: [] for load in loads}
         for number in range(self._plan.round_count):
             for load in loads:
@@ -80,74 +88,102 @@ class GroupRun:
         await self._check_ends()
         return rounds
 
-    async def _fill(self) -> None:
-        batches = next(load for load in LOADS if load.name == "raw-batch-256")
-        result = await self._send_raw(batches, seconds=_FILL_SECONDS, warm_up_seconds=0.0)
-        self.written[batches.topic] += result.written_count
+    async def _fill(self, queue_count: int) -> None:
+        """Write the topic that is read, if any is."""
+        topic = reading_topic(queue_count)
+        if topic not in self.written:
+            return
+        batches = replace(_FILL, name=topic, queue_count=queue_count).fitted(self._body_size)
+        result = await self._send_raw(
+            batches, topic=topic, seconds=_FILL_SECONDS, warm_up_seconds=0.0
+        )
+        self.written[topic] += result.written_count
 
     async def _measure(self, load: Load) -> Round:
-        leader_before, followers_before = await self._group.cpu_seconds()
-        with _collector_off(), await self._sampled(load):
-            client_before = process_time()
-            measured = await self._run_load(load)
-            client_spent = process_time() - client_before
+        if load.is_cold:
+            await self._make_cold()
+        before = self._group.cpu_seconds_by_node()
+        leader = self._group.pid_of(await self._group.leader())
+        read_before = read_from_disk(leader)
+        with _collector_off():
+            async with self._sampled(load):
+                client_before = process_time()
+                measured = await self._run_load(load)
+                client_spent = process_time() - client_before
         await self._group.wait_until_equal()
-        leader_after, followers_after = await self._group.cpu_seconds()
-        if load.is_sending:
+        spent = await self._group.cpu_seconds_since(before)
+        if load.is_sending or load.is_busy:
             self.written[load.topic] += measured.written_count
         # The time spent is that of all messages, also of those that do not count.
-        count = measured.written_count or measured.message_count or 1
+        count = (measured.written_count if load.is_sending else 0) or measured.message_count or 1
         return Round(
             measured=measured,
-            leader_cpu_us=(leader_after - leader_before) / count * 1e6,
-            followers_cpu_us=(followers_after - followers_before) / count * 1e6,
+            node_cpu_us=tuple(seconds / count * 1e6 for seconds in spent),
             client_cpu_us=client_spent / count * 1e6,
+            rss=max(await self._group.rss()),
+            read_size=read_from_disk(leader) - read_before if load.is_cold else 0,
         )
 
-    async def _sampled(self, load: Load) -> contextlib.AbstractContextManager[None]:
-        folder = self._plan.profile_folder
-        if folder is None:
-            return contextlib.nullcontext()
+    async def _make_cold(self) -> None:
+        """Stop the nodes, drop their files from the page cache, and start them again."""
+        await self._group.stop()
+        for node in self._group.nodes:
+            await trio.to_thread.run_sync(drop_cached, node.folder)
+        await self._group.start()
+        await self._group.wait_until_equal()
+
+    @contextlib.asynccontextmanager
+    async def _sampled(self, load: Load) -> AsyncIterator[None]:
+        if self._sampling is None:
+            yield
+            return
         name = f"{load.name}-{self._flush.value.lower()}-{self._body_size}"
-        return sampled(await self._group.pids(), folder, name, seconds=self._plan.seconds)
+        leader = (await self._group.leader()).node_id
+        pids = self._group.all_pids()
+        async with self._sampling.of(name, pids, leader=leader):
+            yield
 
     async def _run_load(self, load: Load) -> Measured:
         plan = self._plan
         if load.kind in (Kind.RAW, Kind.SPREAD, Kind.OPEN):
             return await self._send_raw(
-                load, seconds=plan.seconds, warm_up_seconds=plan.warm_up_seconds
+                load, topic=load.topic, seconds=plan.seconds, warm_up_seconds=plan.warm_up_seconds
             )
+        body = self._chance.randbytes(self._body_size)
         if load.kind is Kind.CLIENT:
             return await client_load.run_sends(
                 self._client,
                 load.topic,
-                body=self._chance.randbytes(self._body_size),
+                body=body,
                 task_count=load.in_flight,
                 seconds=plan.seconds,
                 warm_up_seconds=plan.warm_up_seconds,
             )
-        if load.kind is Kind.CONSUME:
-            return await client_load.run_consumer(
-                self._client,
-                load.topic,
-                body_size=self._body_size,
-                message_count=self.written[load.topic],
-                seconds=plan.seconds,
+        if load.kind is Kind.SYNC:
+            return await trio.to_thread.run_sync(
+                partial(
+                    client_load.run_sync_sends,
+                    self._group.addresses,
+                    load.topic,
+                    body=body,
+                    message_count=load.in_flight,
+                    seconds=plan.seconds,
+                    warm_up_seconds=plan.warm_up_seconds,
+                )
             )
-        host, port = await self._group.leader_address()
-        with raw_load.connect(host, port) as connected:
-            return raw_load.run_pulls(
-                connected, load.topic, queue_count=QUEUE_COUNT, seconds=plan.seconds
-            )
+        reading = Reading(self._group, self._client, plan, body_size=self._body_size)
+        return await reading.run(load, message_count=self.written[load.topic])
 
-    async def _send_raw(self, load: Load, *, seconds: float, warm_up_seconds: float) -> Measured:
+    async def _send_raw(
+        self, load: Load, *, topic: str, seconds: float, warm_up_seconds: float
+    ) -> Measured:
         host, port = await self._group.leader_address()
         if load.kind is Kind.SPREAD:
-            rings = [self._ring(load, number) for number in range(load.in_flight)]
+            rings = [self._ring(load, topic, number) for number in range(load.in_flight)]
             return raw_load.run_spread(
                 host, port, rings, seconds=seconds, warm_up_seconds=warm_up_seconds
             )
-        ring = self._ring(load, 0)
+        ring = self._ring(load, topic, 0)
         with raw_load.connect(host, port) as connected:
             if load.kind is Kind.OPEN:
                 return open_load.run_sends_at(
@@ -166,13 +202,13 @@ class GroupRun:
                 warm_up_seconds=warm_up_seconds,
             )
 
-    def _ring(self, load: Load, number: int) -> FrameRing:
+    def _ring(self, load: Load, topic: str, number: int) -> FrameRing:
         """Return the frames of one connection; they go on where it stopped in the last round."""
         key = load.name, number
         if key not in self._rings:
             self._rings[key] = FrameRing(
-                topic=load.topic,
-                queue_count=QUEUE_COUNT,
+                topic=topic,
+                queue_count=load.queue_count,
                 body_size=self._body_size,
                 batch_count=load.batch_count,
                 producer_id=self._chance.getrandbits(63) or 1,
@@ -191,7 +227,7 @@ class GroupRun:
         for topic, written in self.written.items():
             ends = [
                 await self._client.admin.max_offset(topic, queue_id)
-                for queue_id in range(QUEUE_COUNT)
+                for queue_id in range(self._queue_counts[topic])
             ]
             if sum(ends) != written:
                 raise LoadError(
@@ -216,12 +252,22 @@ async def run_group(
     group = BenchGroup(
         folder, flush=flush, segment_size=plan.segment_size, node_count=plan.node_count
     )
+    sampling = Sampling(plan.profile_folder, folder) if plan.profile_folder else None
+    if sampling is not None:
+        sampling.attach(group)
     try:
         await group.start()
         before = await group.rss()
         async with broker.connect(group.addresses) as client:
             run = GroupRun(
-                plan, group, client, flush=flush, body_size=body_size, chance=chance, say=say
+                plan,
+                group,
+                client,
+                flush=flush,
+                body_size=body_size,
+                chance=chance,
+                say=say,
+                sampling=sampling,
             )
             rounds = await run.run()
         after = await group.rss()

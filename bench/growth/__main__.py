@@ -17,6 +17,7 @@ from bench.growth.axes import AXES, Axis, choose_axes
 from bench.machine import machine_line, machine_of
 from bench.measured import LoadError
 from broker.cli.output import first_leaf
+from broker.errors import BrokerError
 
 if TYPE_CHECKING:
     from bench.growth.table import GrowthTable
@@ -68,9 +69,9 @@ def _run(axis: Axis, points: list[int], data: Path | None) -> GrowthTable:
     folder = Path(tempfile.mkdtemp(prefix="dledger-growth-", dir=data))
     try:
         return trio.run(axis.run, folder / axis.name, points, _say)
-    except (LoadError, BaseExceptionGroup) as error:
+    except (LoadError, BrokerError, BaseExceptionGroup) as error:
         cause = first_leaf(error)
-        if not isinstance(cause, LoadError):
+        if not isinstance(cause, (LoadError, BrokerError)):
             raise
         _say(f"stopped: {cause}")
         sys.exit(1)

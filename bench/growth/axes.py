@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 LEADER = Column(name="leader us")
 FOLLOWER = Column(name="follower us")
 PULL = Column(name="pull us", floor=0.05, digits=2)
-P50 = Column(name="p50 ms", digits=2)
+ONE = Column(name="one: leader us", digits=0)
+P50 = Column(name="p50 ms", allowed=None, digits=2)
 IDLE = Column(name="idle ms/s", floor=5.0)
 RSS = Column(name="RSS MiB", floor=20.0)
 START_CPU = Column(name="start cpu s", floor=0.2, digits=2)
@@ -63,10 +64,12 @@ class Axis:
 async def _base_costs(probe: Probe, topics: Sequence[str], *, queue_count: int = _QUEUES) -> Costs:
     """Measure what most axes have in common, sends going to the first topic."""
     leader, follower = await probe.cost_of_sends(topics[:1], queue_count=queue_count)
+    p50, one = await probe.one_in_flight(topics[0], queue_count=queue_count)
     return {
         LEADER.name: leader,
         FOLLOWER.name: follower,
-        P50.name: await probe.latency(topics[0], queue_count=queue_count),
+        ONE.name: one,
+        P50.name: p50,
         IDLE.name: await probe.idle_cost(),
         RSS.name: await probe.rss_mib(),
     }
@@ -198,12 +201,12 @@ async def _commit(probe: Probe, groups: Sequence[int], *, offset: int) -> None:
 async def _commit_cost(probe: Probe, count: int) -> float:
     """Return the leader's processor us for one commit, the groups taking turns."""
     commits = 250 * _QUEUES
-    before = await probe.group.cpu_seconds_of_all()
+    before = probe.group.cpu_seconds_by_node()
     began = perf_counter()
     await _commit(probe, [number % count for number in range(250)], offset=2 + int(began) % 100)
     await probe.group.wait_until_equal()
-    after = await probe.group.cpu_seconds_of_all()
-    return 1e6 * (after[0] - before[0]) / commits
+    spent = await probe.group.cpu_seconds_since(before)
+    return 1e6 * spent[0] / commits
 
 
 async def _sizes(folder: Path, points: Sequence[int]) -> AsyncIterator[tuple[int, Costs]]:
@@ -214,12 +217,14 @@ async def _sizes(folder: Path, points: Sequence[int]) -> AsyncIterator[tuple[int
             name = f"growth-{point}"
             await probe.create_topics([name], queue_count=_QUEUES)
             leader, follower = await probe.cost_of_sends([name], body_size=point)
+            p50, one = await probe.one_in_flight(name, body_size=point)
             yield (
                 point,
                 {
                     LEADER.name: leader,
                     FOLLOWER.name: follower,
-                    P50.name: await probe.latency(name, body_size=point),
+                    ONE.name: one,
+                    P50.name: p50,
                     PULL.name: await probe.cost_of_pulls(name),
                     RSS.name: await probe.rss_mib(),
                 },
@@ -239,7 +244,7 @@ def _linear(column: Column) -> Column:
     return Column(name=column.name, allowed=1.0, floor=column.floor, digits=column.digits)
 
 
-_BASE = (LEADER, FOLLOWER, P50, IDLE, RSS)
+_BASE = (LEADER, FOLLOWER, ONE, P50, IDLE, RSS)
 AXES = (
     Axis(
         name="messages",
@@ -262,7 +267,7 @@ AXES = (
         name="queues",
         what="queues of the topic",
         note="One topic, all of its queues written in turn; up to 64 of them pulled.",
-        points=(1, 8, 64, 512, 4096),
+        points=(1, 8, 64, 256, 1024),
         columns=(*_BASE, PULL, START, START_CPU),
         measure=_queues,
     ),
@@ -288,7 +293,7 @@ AXES = (
         what="bytes of a body",
         note="Single messages, 1000 under way or as many as 16 MiB hold.",
         points=(10, 100, 1000, 10_000, 100_000, 1_000_000),
-        columns=(*map(_linear, (LEADER, FOLLOWER, P50, PULL)), RSS),
+        columns=(*map(_linear, (LEADER, FOLLOWER, ONE, PULL)), P50, RSS),
         measure=_sizes,
     ),
     Axis(
@@ -297,7 +302,7 @@ AXES = (
         note="All on one machine. A leader sends to each of the others, so its cost may grow by "
         "as much as they are more.",
         points=(1, 3, 5, 7),
-        columns=(_linear(LEADER), FOLLOWER, _linear(P50), _linear(IDLE), RSS),
+        columns=(_linear(LEADER), FOLLOWER, _linear(ONE), P50, _linear(IDLE), RSS),
         measure=_members,
     ),
 )

@@ -42,23 +42,15 @@ class Slope:
     last: float  # between the last two
 
     @property
-    def is_superlinear(self) -> bool:
-        """Whether it grows by more than it may."""
-        allowed = self.column.allowed
-        return allowed is not None and min(self.overall, self.last) > allowed + NOISE
-
-    @property
-    def is_rising(self) -> bool:
-        """Whether its end rises by more than it may, though all of it does not."""
-        allowed = self.column.allowed
-        return allowed is not None and not self.is_superlinear and self.last > allowed + NOISE
-
-    @property
     def verdict(self) -> str:
-        """One or two words."""
-        if self.is_superlinear:
-            return "SUPERLINEAR" if self.column.allowed else "GROWS"
-        return "rises at the end" if self.is_rising else ""
+        """What is wrong with it, in a few words; nothing where all is as it should be."""
+        allowed = self.column.allowed
+        if allowed is None:
+            return ""
+        is_overall, is_last = self.overall > allowed + NOISE, self.last > allowed + NOISE
+        if is_overall and is_last:
+            return "SUPERLINEAR" if allowed else "GROWS"
+        return "rises at the end" if is_last else "grew, levels off" if is_overall else ""
 
 
 def slope_of(column: Column, points: Mapping[float, float]) -> Slope | None:

@@ -29,7 +29,7 @@ class GrowthTable:
     def findings(self) -> list[str]:
         """A line for each cost that grows by more than it may."""
         return [
-            f"{self.axis}: {slope.column.name} {slope.verdict.lower()}, slope "
+            f"{self.axis}: {slope.column.name} {slope.verdict.lower()}; slope "
             f"{slope.overall:.2f} over all and {slope.last:.2f} at the end, "
             f"{slope.column.allowed:g} is right"
             for slope in self.slopes

@@ -9,9 +9,10 @@ import pytest
 
 from bench.frames import FrameRing
 from bench.measured import Line, Measured, Round
-from bench.plan import LOADS, choose
+from bench.plan import LOADS, Kind, Plan, choose
 from broker.protocol.headers import SendRecordsRequest
 from broker.store.chunk import check_chunk
+from dledger.config import KIB, MIB
 from dledger.remoting.connection import Connection
 
 
@@ -50,18 +51,71 @@ def test_frames_are_sound_and_number_each_queue_without_a_gap(batch_count: int) 
     assert opaque == frames.next_opaque
 
 
+def test_frames_go_to_all_queues_of_all_topics_and_number_each() -> None:
+    frames = FrameRing(
+        topic=["t1", "t2"],
+        queue_count=200,  # beyond what msgpack writes with one byte
+        body_size=10,
+        batch_count=1,
+        producer_id=9,
+        chance=random.Random(1),
+        frame_count_min=1,
+    )
+    connection = Connection()
+    for _ in range(2):
+        for view in frames.take(400):
+            connection.receive_data(bytes(view))
+
+    sent = []
+    for command in connection.commands():
+        header = SendRecordsRequest.decode(command.ext_fields)
+        assert not isinstance(command.body, list)
+        check_chunk(command.body, header.sizes, topic=header.topic, queue_id=header.queue_id)
+        sent.append((header.topic, header.queue_id, header.sequence))
+
+    assert sorted(sent) == [
+        (topic, queue, sequence)
+        for topic in ("t1", "t2")
+        for queue in range(200)
+        for sequence in (0, 1)
+    ]
+
+
+@pytest.mark.parametrize("load", LOADS, ids=lambda load: load.name)
+def test_no_load_has_more_under_way_than_nodes_take(load) -> None:
+    for body_size in (100, 1024, 64 * KIB, MIB):
+        fitted = load.fitted(body_size)
+        if fitted.kind is Kind.RAW:
+            frame = fitted.batch_count * (body_size + 256)
+            assert fitted.batch_count == 1 or frame <= 2 * MIB
+            assert fitted.in_flight == 1 or fitted.in_flight * frame <= 16 * MIB
+    assert load.fitted(100).name == load.name
+
+
+def test_big_bodies_have_few_loads_and_those_read_what_was_written() -> None:
+    plan = Plan()
+    big = plan.loads_for(64 * KIB)
+    assert 0 < len(big) < len(plan.loads_for(100)) == len(LOADS)
+    assert plan.seconds_least < 3600
+    for load in LOADS:
+        assert load.is_sending or load.topic == "bench-busy" or load.topic.endswith("-queues")
+
+
 def test_a_ring_holds_as_many_frames_as_are_taken_at_once() -> None:
     assert ring(frame_count_min=5001).frame_count >= 5001
 
 
 def test_a_name_means_that_load_and_only_else_those_that_begin_with_it() -> None:
     assert [load.name for load in choose("raw-1")] == ["raw-1"]
-    assert [load.name for load in choose("consume,raw-b")] == [
+    assert [load.name for load in choose("send,raw-b")] == [
         "raw-batch-32",
         "raw-batch-256",
         "raw-batch-1000",
-        "consume",
+        "send-1",
+        "send-256",
+        "send-1000",
     ]
+    assert [load.name for load in choose("consume")] == ["consume"]
     with pytest.raises(ValueError, match="'nothing'; there are raw-1"):
         choose("nothing")
     assert choose(",".join(load.name for load in LOADS)) == LOADS
@@ -76,9 +130,9 @@ def test_a_line_is_the_median_of_its_rounds() -> None:
                 latencies=np.array([0.001, 0.002, 0.003]),
                 written_count=count,
             ),
-            leader_cpu_us=count,
-            followers_cpu_us=1.0,
+            node_cpu_us=(count, 1.0, 3.0),
             client_cpu_us=2.0,
+            rss=count,
         )
         for count in (10, 1000, 20)
     ]
@@ -88,4 +142,6 @@ def test_a_line_is_the_median_of_its_rounds() -> None:
     assert line.rate == 10.0
     assert line.rates == (5.0, 500.0, 10.0)
     assert line.p50 == pytest.approx(2.0)
-    assert line.leader_cpu_us == 20
+    assert line.node_cpu_us == (20, 1.0, 3.0)
+    assert line.cpu_text == "20.0 / 1.0 / 3.0"
+    assert line.rss == 1000  # the most, not the median
