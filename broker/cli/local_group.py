@@ -124,7 +124,7 @@ class LocalNode:
         self.folder = folder
         self._config = config
         self.started: subprocess.Popen[bytes] | None = None  # by this very process
-        self.command: Sequence[str] = NODE_COMMAND  # what runs a node; ``-c FILE`` goes behind it
+        self.command: Sequence[str] = ()  # what runs it instead of `NODE_COMMAND`
 
     @classmethod
     def read(cls, folder: Path) -> LocalNode:
@@ -193,7 +193,7 @@ class LocalNode:
         """Start the process; it may still fail, as `last_words` then tell."""
         if self.log_path.exists() and self.log_path.stat().st_size > _LOG_SIZE_MAX:
             self.log_path.replace(self.log_path.with_suffix(".log.1"))
-        command = [*self.command, "-c", str(self.folder / "node.toml")]
+        command = [*(self.command or NODE_COMMAND), "-c", str(self.folder / "node.toml")]
         self.started = start_process(command, log_path=self.log_path)
         mark = ProcessMark.of(self.started.pid)
         if mark is not None:
