@@ -165,7 +165,8 @@ class RunRequest:
         queue_id, queue_offset, position = receipt
         pack = ACK.pack
         rows = []
-        for opaque, size in zip(self._opaques, self._sizes, strict=True):
+        opaques = self._opaques if isinstance(self._opaques, list) else self._opaques.tolist()
+        for opaque, size in zip(opaques, self._sizes, strict=True):
             rows.append(pack(opaque, 0, queue_id, queue_offset, position))
             queue_offset += 1
             position += size

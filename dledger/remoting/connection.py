@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 _PREFIX = struct.Struct(">II")
 _LENGTH = struct.Struct(">I")
 _MSGPACK = SerializeType.MSGPACK.value
-RUN_MIN = 16  # frames; for fewer nobody looks for a run
+RUN_MIN = 64  # frames; for fewer nobody looks for a run
 
 
 class FindRun(Protocol):

@@ -334,7 +334,7 @@ def test_any_frames_that_are_alike_come_out_as_singly(seed: int) -> None:
     sequences = [chance.choice((0, 1000))] * 3
     sizes = chance.choice(((4,), (3, 9, 70)))
     commands = []
-    for opaque in range(70_000, 70_000 + chance.randrange(40, 200)):
+    for opaque in range(70_000, 70_000 + chance.randrange(70, 300)):
         queue_id = chance.randrange(3)
         sequence = sequences[queue_id]
         sequences[queue_id] += count
@@ -382,7 +382,7 @@ def test_frames_that_are_alike_become_the_log_they_become_singly() -> None:
 
 
 def test_frames_that_are_alike_and_not_written_are_handed_on_or_told() -> None:
-    commands = [send(70_000 + n, n) for n in range(40)]
+    commands = [send(70_000 + n, n) for n in range(80)]
     held, lost, short = Broker(), Broker(), Broker()
     held.ledger.core.unfinished_count = 4  # so that nothing is sealed
     held.receive_frames(commands)
@@ -394,7 +394,7 @@ def test_frames_that_are_alike_and_not_written_are_handed_on_or_told() -> None:
     short.ledger.is_leader = False
     short.receive_frames(commands)
 
-    opaques = [70_000 + n for n in range(40)]
+    opaques = [70_000 + n for n in range(80)]
     assert [command.opaque for command in held.forwarder.held] == opaques
     assert [ack[:2] for ack in lost.acks] == [(n, ResponseCode.OUTCOME_UNKNOWN) for n in opaques]
     assert [command.opaque for command in short.forwarder.held] == opaques
