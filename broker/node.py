@@ -36,7 +36,7 @@ from broker.handlers.offsets import OffsetHandlers
 from broker.handlers.pull import PullHandlers
 from broker.handlers.query import QueryHandlers
 from broker.handlers.queue_state import QueueStates
-from broker.handlers.registry import Registry
+from broker.handlers.registry import REQUEST_NAMES, RESPONSE_NAMES, Registry
 from broker.handlers.send import SendHandlers
 from broker.handlers.send_answers import SendAnswers
 from broker.handlers.send_back import SendBackHandlers
@@ -50,7 +50,9 @@ from broker.metadata.subscription_groups import SubscriptionGroups
 from broker.metadata.topics import Topics
 from broker.metrics.gather import Gatherer
 from broker.metrics.health import Health
+from broker.metrics.pulled import PulledPlaces
 from broker.metrics.rates import Rates
+from broker.metrics.rpc import RpcLatency
 from broker.metrics.traffic import Traffic
 from broker.nameserver.handlers import NameHandlers
 from broker.store.append_queue import AppendQueue
@@ -247,7 +249,11 @@ class Node:
             held_size_max=config.broker.requests_held_size_max,
             connect_seconds=config.raft.connect_timeout_ms / 1000,
         )
+        self.rpc_latency = RpcLatency(
+            clock, request_names=REQUEST_NAMES, response_names=RESPONSE_NAMES
+        )
         self.registry = Registry(
+            latency=self.rpc_latency,
             is_serving=self._is_serving,
             forward=self.forwarder.take,
             end_of_pass=self._end_of_pass,
@@ -440,7 +446,11 @@ class Node:
             group_name=group,
             node_id=node_id,
         )
+        self.pulled = PulledPlaces(
+            clock, silent_seconds_max=max(60.0, 2 * config.broker.pull_hold_max_ms / 1000)
+        )
         self.pulls = PullHandlers(
+            pulled=self.pulled,
             reader=reader,
             topics=files.topics,
             clock=clock,
@@ -529,6 +539,16 @@ class Node:
             connection_count=lambda: self.registry.session_count,
             held_pull_count=lambda: self.pulls.hold.count,
             store_time_of=self.lookups.store_time_of,
+            rpc=self.rpc_latency,
+            pulled=self.pulled,
+            waiting={
+                "send": lambda: self.queue.waiting_count + self.sends.awaiting_count,
+                "pull": lambda: self.pulls.hold.due_count,
+                "query_message": lambda: self.queries.waiting_count,
+                "forward": lambda: self.forwarder.unanswered_count,
+            },
+            oldest_ms=self.dispatch.oldest_ms,
+            state_seconds=self.dispatch.state_seconds,
             cluster=config.cluster_name,
             flow=self.flow,
         )

@@ -105,6 +105,11 @@ class PullHold:
         return self._count
 
     @property
+    def due_count(self) -> int:
+        """Return how many have been woken and wait for their turn to be answered."""
+        return len(self._due)
+
+    @property
     def is_full(self) -> bool:
         """Return whether no further pull can be held."""
         return self._count >= self.count_max

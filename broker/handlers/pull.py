@@ -22,7 +22,7 @@ from broker.errors import (
     NoPermissionError,
     TopicNotFoundError,
 )
-from broker.handlers.registry import answer, error_response, handles
+from broker.handlers.registry import answer, error_response, handles, open_requests_of
 from broker.message.tags import parse_tag_expression, tags_codes
 from broker.protocol.headers import (
     PERM_READ,
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
     from broker.handlers.group_gate import GroupGate
     from broker.metadata.topics import Topics
+    from broker.metrics.pulled import PulledPlaces
     from broker.metrics.traffic import Traffic
     from broker.store.reader import PullResult, Reader
     from broker.store.topic_rates import TopicRates
@@ -73,6 +74,7 @@ class PullHandlers:
         check_epoch: Callable[[str, str, int | None], None],
         traffic: Traffic,
         rates: TopicRates,
+        pulled: PulledPlaces,
         forward: Callable[[Session, Command], None],
     ) -> None:
         """Make the family.
@@ -90,6 +92,7 @@ class PullHandlers:
             check_epoch: complains of a consumer whose group was put elsewhere meanwhile.
             traffic: counts what is handed out.
             rates: the same, over the last minutes.
+            pulled: takes note of how far consumers are.
             forward: takes what only the leader may answer.
         """
         self._reader = reader
@@ -102,6 +105,7 @@ class PullHandlers:
         self._check_epoch = check_epoch
         self._traffic = traffic
         self._rates = rates
+        self._pulled = pulled
         self._forward = forward
         self.hold = PullHold(clock, count_max=held_max, answer=self._answer_held)
         self.message_count = 0
@@ -189,6 +193,14 @@ class PullHandlers:
         tags_codes: frozenset[int] | None,
         begin_offset: int,
     ) -> None:
+        self._pulled.note(
+            self._gate.known_name(header.consumer_group),
+            header.topic,
+            header.queue_id,
+            header.queue_offset,
+        )
+        if (known := open_requests_of(session)) is not None:
+            known.hold(command)
         self.hold.add(
             HeldPull(
                 session=session,
@@ -234,6 +246,12 @@ class PullHandlers:
         next_offset = result.next_offset
         if result.message_count:
             self.message_count += result.message_count
+            self._pulled.note(
+                self._gate.known_name(header.consumer_group),
+                header.topic,
+                header.queue_id,
+                result.next_offset,
+            )
             self._traffic.serve(
                 header.topic,
                 header.consumer_group,

@@ -23,6 +23,7 @@ from broker.errors import (
     OffsetsResetError,
     TopicNotFoundError,
 )
+from broker.metrics.rpc import OpenRequests, RpcLatency
 from broker.protocol.headers import LeaderHint, OffsetEpoch
 from broker.protocol.request_code import RequestCode
 from broker.protocol.response_code import STOCK_CODES, ResponseCode
@@ -71,6 +72,9 @@ REMARK_SIZE_MAX = 2000  # characters: an error may quote what the request said, 
 _KEEPING_COST = 1024  # bytes: a command by itself, and the table it waits in
 _FIELD_COST = 200  # bytes: two small objects and their place in a dict
 _NESTED_COST = 64 * 1024 * 1024  # bytes: as much as 1 MiB of the smallest values may unfold to
+# As RocketMQ's metrics write them.
+REQUEST_NAMES = {int(code): code.name.lower() for code in RequestCode}
+RESPONSE_NAMES = {int(code): code.name.lower() for code in ResponseCode}
 RUN_MIN = 4  # requests of one code in a row; fewer are handled one by one
 
 
@@ -154,6 +158,7 @@ class Registry:
         end_of_pass: Callable[[], None],
         session_gone: Callable[[Session], None],
         node_id: str = "",
+        latency: RpcLatency | None = None,
     ) -> None:
         """Make an empty table.
 
@@ -163,8 +168,10 @@ class Registry:
             end_of_pass: called after all requests of one receive have been handled.
             session_gone: called when a connection has ended.
             node_id: named in what RocketMQ's clients are told of failures.
+            latency: takes in how long requests take.
         """
         self._node_id = node_id
+        self._latency = latency
         self._handlers: dict[int, Handler] = {}
         self._run_handlers: dict[int, RunHandler] = {}
         self._frame_run_handlers: dict[int, FrameRunHandler] = {}
@@ -198,7 +205,7 @@ class Registry:
 
     def on_opened(self, session: Session) -> None:
         """Count a connection."""
-        session.context = self._node_id
+        session.context = OpenRequests(self._node_id, self._latency)
         self.session_count += 1
 
     def on_closed(self, session: Session) -> None:
@@ -240,6 +247,8 @@ class Registry:
         """Handle one request; its errors become its answer."""
         if command.is_response or session.closed:
             return
+        if (known := open_requests_of(session)) is not None:
+            known.begin(command)
         try:
             handler = self._handlers.get(command.code)
             if handler is None:
@@ -278,10 +287,18 @@ class Registry:
         )
 
 
+def open_requests_of(session: Session) -> OpenRequests | None:
+    """Return what *session* has asked for; None where nobody keeps it."""
+    known = getattr(session, "context", None)
+    return known if type(known) is OpenRequests else None
+
+
 def answer(session: Session, request: Command, reply: Command) -> None:
     """Queue *reply* unless nobody waits for it; one that cannot be written is told instead."""
     if request.is_oneway or session.closed:
         return
+    if (known := open_requests_of(session)) is not None:
+        known.end(request, reply.code)
     if request.serialization is not SerializeType.MSGPACK:
         if reply.code in STOCK_CODES:
             reply.code = int(STOCK_CODES[ResponseCode(reply.code)])
@@ -313,8 +330,9 @@ def _with_place(remark: str, session: Session, request: Command) -> str:
     short = request.code in _SHORT_NAMED and "topic" not in fields
     topic, queue = fields.get("b" if short else "topic"), fields.get("e" if short else "queueId")
     place = []
-    if (node := getattr(session, "context", None)) and f"node {node}" not in remark:
-        place.append(f"node {node}")
+    known = open_requests_of(session)
+    if known is not None and known.node_id and f"node {known.node_id}" not in remark:
+        place.append(f"node {known.node_id}")
     if isinstance(topic, str) and topic and topic[:40] not in remark:
         place.append(f"topic {shorten(topic, 127)}")
     if queue is not None and "queue " not in remark:

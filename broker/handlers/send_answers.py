@@ -9,7 +9,7 @@ import heapq
 import itertools
 from typing import TYPE_CHECKING, NamedTuple
 
-from broker.handlers.registry import answer, error_response
+from broker.handlers.registry import answer, error_response, open_requests_of
 from broker.message.message_id import encode_offset_id
 from broker.protocol.bodies import ACK
 from broker.protocol.headers import SendMessageResponse, SendRecordsResponse
@@ -125,6 +125,8 @@ class SendAnswers:
             return
         falls_short = reached != request.level and not reached.covers(request.level)
         if command.is_grouped and request.expected is None and not falls_short:
+            if (known := open_requests_of(session)) is not None:
+                known.end(command, 0)
             self.add_acks(session, ACK.pack(command.opaque, 0, *receipt), reached)
             return
         if request.expected is None:

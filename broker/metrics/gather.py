@@ -19,14 +19,17 @@ from broker.metrics.traffic import PAIRS_MAX
 from dledger.core import Role
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from broker.metadata.consumer_offsets import ConsumerOffsets
     from broker.metadata.topics import Topics
     from broker.metrics.families import Family
+    from broker.metrics.pulled import PulledPlaces
+    from broker.metrics.rpc import RpcLatency
     from broker.metrics.traffic import Traffic
     from broker.store.derived import DerivedState
     from dledger.clock import Clock
+    from dledger.measures import Histogram
     from dledger.remoting.server import Flow
     from dledger.server import LedgerServer
 
@@ -51,6 +54,11 @@ class Gatherer:
         connection_count: Callable[[], int],
         held_pull_count: Callable[[], int],
         store_time_of: Callable[[str, int, int], int],
+        rpc: RpcLatency,
+        pulled: PulledPlaces,
+        waiting: Mapping[str, Callable[[], int]],
+        oldest_ms: Callable[[], int | None],
+        state_seconds: Histogram,
         cluster: str = "",
         flow: Flow | None = None,
     ) -> None:
@@ -67,11 +75,21 @@ class Gatherer:
             connection_count: connections of clients.
             held_pull_count: pulls that wait.
             store_time_of: when the message of (topic, queue id, offset) was stored, milliseconds.
+            rpc: how long requests took.
+            pulled: how far consumers have pulled.
+            waiting: by processor, how many requests wait for it.
+            oldest_ms: when the oldest message of the log was stored, in milliseconds.
+            state_seconds: how long it took to write a state.
             cluster: the label of every row; "": the group.
             flow: how much of all connections is under way.
         """
         self._cluster = cluster or ledger.config.group
         self._flow = flow
+        self._rpc = rpc
+        self._pulled = pulled
+        self._waiting = waiting
+        self._oldest_ms = oldest_ms
+        self._state_seconds = state_seconds
         self._ledger = ledger
         self._derived = derived
         self._topics = topics
@@ -92,6 +110,10 @@ class Gatherer:
         """Return all that is to be told; gives way to others in between."""
         found = [*self._messages(), *self._storage(), *self._raft(), *self._wal()]
         found += self._node()
+        found += [self._rpc.family(), self._watermarks()]
+        found += await self._pulled.families(
+            self._offsets, self._derived.queues, self._store_time_of
+        )
         if self._is_serving():
             found += await self._groups()
         return [family for family in found if family.rows]
@@ -142,7 +164,23 @@ class Gatherer:
         dispatched = min(max(self._derived.dispatched_index, store.base.index), committed)
         behind = store.point_at(committed).position - store.point_at(dispatched).position
         dispatch.add(behind, *kind)
-        return [size, flush, dispatch]
+        reserve = gauge(
+            "rocketmq_storage_message_reserve_time",
+            "Age of the oldest message that is kept, milliseconds.",
+            *labels,
+        )
+        oldest_ms = self._oldest_ms()
+        if oldest_ms is not None:
+            reserve.add(max(self._clock.wall_ms() - oldest_ms, 0), *kind)
+        return [size, flush, dispatch, reserve]
+
+    def _watermarks(self) -> Family:
+        rows = gauge(
+            "rocketmq_processor_watermark", "Requests that wait, by what for.", "processor"
+        )
+        for processor, count in self._waiting.items():
+            rows.add(count(), processor)
+        return rows
 
     def _raft(self) -> list[Family]:
         ledger = self._ledger
@@ -178,9 +216,11 @@ class Gatherer:
         latency.add(Distribution.of(core.append_seconds))
         pending = gauge("raft_pending_bytes", "Bytes proposed and not committed yet.")
         pending.add(core.pending_size)
+        snapshot = histogram("raft_snapshot_seconds", "Time it took to write a state.")
+        snapshot.add(Distribution.of(self._state_seconds))
         return [
             role, term, changes, has_leader, committed, applied, last, lag, connected, latency,
-            pending,
+            pending, snapshot,
         ]  # fmt: skip
 
     def _wal(self) -> list[Family]:

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from broker.store.derived_jobs import StateJob
 from broker.store.segment_times import SegmentTimes
 from dledger.errors import LedgerError, LedgerFullError
+from dledger.measures import SECONDS_BOUNDS, Histogram
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,6 +59,7 @@ class DispatchService:
         self._committed_index = 0
         self._wake = trio.Event()
         self._state_at = clock.now() + state_interval_seconds
+        self.state_seconds = Histogram(SECONDS_BOUNDS)  # from the beginning of each to its end
         self._running: list[Job] = []
         self._generation = 0  # of the log; what was begun before a replacement is void
         self._failure: BaseException | None = None
@@ -117,7 +120,7 @@ class DispatchService:
         self._submit(jobs)
 
     def _submit(self, jobs: list[Job]) -> None:
-        generation = self._generation
+        generation, begun = self._generation, self._clock.now()
 
         def work() -> None:
             for job in jobs:
@@ -137,6 +140,8 @@ class DispatchService:
             if failure is not None:
                 self._failure = failure
             else:
+                if any(isinstance(job, StateJob) for job in jobs):
+                    self.state_seconds.observe(self._clock.now() - begun)
                 for job in jobs:
                     job.finish()
             self._wake.set()

@@ -1,6 +1,7 @@
 """What a node tells Prometheus and load balancers, read as they read it."""
 
 import json
+from pathlib import Path
 
 import pytest
 import trio
@@ -93,6 +94,111 @@ async def test_raft_and_the_log_are_told(autojump_clock, brokers):
     assert first["raft_append_latency_seconds_count",] >= 5
     assert first["dledger_serving",] == 1
     assert second["dledger_serving",] == 0
+
+
+def of_group(group):
+    return (
+        ("consumer_group", group), ("is_retry", "false"), ("is_system", "false"), ("topic", "t"),
+    )  # fmt: skip
+
+
+async def test_what_is_pulled_and_not_committed_is_in_flight_and_the_rest_is_ready(
+    autojump_clock, brokers
+):
+    leader = await brokers.leader()
+    async with brokers.caller(leader) as caller:
+        for number in range(10):
+            await caller.sent(b"%d" % number, queue_id=0)
+        await caller.ok(
+            RequestCode.UPDATE_CONSUMER_OFFSET,
+            {"consumerGroup": "readers", "topic": "t", "queueId": 0, "commitOffset": 2},
+        )
+        await caller.pull(2, maxMsgNums=5)
+        await trio.sleep(20)
+        found = await samples(brokers, leader)
+        assert found["rocketmq_consumer_inflight_messages", *of_group("readers")] == 5
+        assert found["rocketmq_consumer_ready_messages", *of_group("readers")] == 3
+        assert 20_000 <= found["rocketmq_consumer_queueing_latency", *of_group("readers")] < 40_000
+
+        await caller.pull(7)
+        await caller.ok(
+            RequestCode.UPDATE_CONSUMER_OFFSET,
+            {"consumerGroup": "readers", "topic": "t", "queueId": 0, "commitOffset": 10},
+        )
+        await trio.sleep(1)
+        found = await samples(brokers, leader)
+        assert found["rocketmq_consumer_inflight_messages", *of_group("readers")] == 0
+        assert found["rocketmq_consumer_ready_messages", *of_group("readers")] == 0
+        assert found["rocketmq_consumer_queueing_latency", *of_group("readers")] == 0
+    await trio.sleep(61)
+
+    found = await samples(brokers, leader)
+    assert ("rocketmq_consumer_ready_messages", *of_group("readers")) not in found, "it is gone"
+
+
+async def test_a_group_nobody_knows_leaves_no_row(autojump_clock, make_brokers):
+    brokers = make_brokers(1, broker={"auto_create_group": False})
+    await brokers.start()
+    leader = await brokers.leader()
+    async with brokers.caller(leader) as caller:
+        await caller.create_topic("t")
+        await caller.sent(b"x")
+        await caller.pull(0)
+    found = await samples(brokers, leader)
+    assert not [key for key in found if key[0] == "rocketmq_consumer_inflight_messages"]
+
+
+def latency(request, answer, *, held=False):
+    return (
+        ("is_long_polling", "true" if held else "false"), ("protocol_type", "remoting"),
+        ("request_code", request), ("response_code", answer), ("result", "success"),
+    )  # fmt: skip
+
+
+async def test_requests_are_timed_from_arrival_to_answer(autojump_clock, brokers):
+    leader = await brokers.leader()
+    async with brokers.caller(leader) as caller:
+        for number in range(3):
+            await caller.sent(b"%d" % number)
+        await caller.pull(0)
+        await caller.pull(3, wait_ms=2500)
+        await caller.pull(0, topic="nowhere")
+
+    found = await samples(brokers, leader)
+    name = "rocketmq_rpc_latency"
+    assert found[f"{name}_count", *latency("send_batch_message", "success")] == 3
+    assert found[f"{name}_count", *latency("pull_message", "success")] == 1
+    assert found[f"{name}_count", *latency("pull_message", "topic_not_exist")] == 1
+    held = latency("pull_message", "pull_not_found", held=True)
+    assert found[f"{name}_count", *held] == 1
+    assert 2500 <= found[f"{name}_sum", *held] < 2600
+    with_bound = sorted([*held, ("le", "3000.0")])
+    assert found[f"{name}_bucket", *with_bound] == 1
+
+
+async def test_what_waits_and_what_is_kept_is_told(autojump_clock, brokers):
+    leader = await brokers.leader()
+    async with brokers.caller(leader) as caller:
+        await caller.sent(b"x")
+        await trio.sleep(30)
+        found = await samples(brokers, leader)
+    for processor in ("send", "pull", "query_message", "forward"):
+        assert found["rocketmq_processor_watermark", ("processor", processor)] == 0
+    disk = (("storage_medium", "disk"), ("storage_type", "local"))
+    assert 30_000 <= found["rocketmq_storage_message_reserve_time", *disk] < 40_000
+    assert found["raft_snapshot_seconds_count",] >= 1
+
+
+async def test_every_metric_is_in_the_operations_guide(autojump_clock, brokers):
+    leader = await brokers.leader()
+    async with brokers.caller(leader) as caller:
+        await caller.sent(b"x")
+        await caller.pull(0)
+    page = (await monitor_of(brokers, leader).metrics()).body.decode()
+    names = {family.name for family in text_string_to_metric_families(page)}
+    told = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+    missing = {name for name in names if not name.startswith("process_") and f"`{name}" not in told}
+    assert not missing
 
 
 async def test_the_leader_tells_how_far_groups_are_behind(autojump_clock, brokers):
