@@ -57,7 +57,7 @@ OUT ?= bench-figures
 bench: $(VENV)/.report ## how fast a group of three is on this machine: tables, JSON, a picture in OUT=bench-figures
 	@$(BIN)/python -m bench --out $(OUT)
 
-bench-peers: $(VENV)/.installed ## the same loads for us, NATS, Redis and RabbitMQ, as far as installed
+bench-peers: $(VENV)/.peers ## the same loads for us, NATS, Redis and RabbitMQ, as far as installed
 	@$(BIN)/python -m bench.peers
 
 bench-growth: $(VENV)/.installed ## by what power costs grow with messages, topics, queues, connections, ...
@@ -119,6 +119,11 @@ $(VENV)/.installed: $(VENV)/.made pyproject.toml
 $(VENV)/.report: $(VENV)/.installed
 	@echo "installing what draws reports"
 	@$(PIP) install --group report
+	@touch $@
+
+$(VENV)/.peers: $(VENV)/.installed
+	@echo "installing client libraries of other brokers"
+	@$(PIP) install --group peers
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.installed

@@ -4,29 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import platform
 import sys
 import tempfile
 from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
 from rich.table import Table
 
+from bench.machine import machine_line, machine_of
 from bench.measured import LoadError
+from bench.peers.clients import MissingClientError
+from bench.peers.goals import GOALS, HEADS, LARGE, SMALL, Standing, standings
 from bench.peers.nats import Nats
 from bench.peers.ours import Ours, OursAsync, OursSync
+from bench.peers.outcome import Outcome
 from bench.peers.rabbit import RabbitMq
 from bench.peers.redis import Redis
 from bench.peers.servers import MissingProgramError
+from bench.report import markdown_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from bench.measured import Measured
     from bench.peers.peer import Peer
 
 _PEERS: dict[str, type[Peer] | type[Ours]] = {
@@ -36,182 +37,259 @@ _PEERS: dict[str, type[Peer] | type[Ours]] = {
     "redis": Redis,
     "rabbitmq": RabbitMq,
 }
-_DISKS = "disks of a majority"
 _MANY = 1000
+_SHORT = 3  # with large bodies only batches are compared: a third of the time will do
 
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """One peer in one round; rates in messages a second, latencies in milliseconds."""
-
-    one_p50: float
-    one_p99: float
-    many_rate: float
-    many_p99: float
-    batch_rate: float  # 0: the peer has no batches of its own
-    consume_rate: float
-    cpu_us: float  # of all three servers, for a message with 1000 under way
-    rss_mib: float  # of the largest server, at the end
+Outcomes = dict[tuple[str, int], list[Outcome]]
 
 
 @click.command()
 @click.option("--only", metavar="NAMES", help=f"Some of {', '.join(_PEERS)}, divided by commas.")
-@click.option("--body", type=click.IntRange(1, 1 << 20), default=100, help="Size of bodies.")
+@click.option(
+    "--body",
+    "bodies",
+    type=click.IntRange(1, 1 << 20),
+    multiple=True,
+    help="Sizes of bodies. [100 and, for batches, 1024]",
+)
 @click.option("--seconds", type=click.FloatRange(0.5, 60), default=3.0, help="Of each load.")
 @click.option("--rounds", type=click.IntRange(1, 20), default=3, help="Medians are taken of them.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write figures there.")
-def main(only: str | None, body: int, seconds: float, rounds: int, json_path: Path | None) -> None:
+@click.option("--markdown", "markdown_path", type=click.Path(path_type=Path), help="Write tables.")
+def main(
+    only: str | None,
+    bodies: tuple[int, ...],
+    seconds: float,
+    rounds: int,
+    json_path: Path | None,
+    markdown_path: Path | None,
+) -> None:
     """Give this project and other brokers with three replicas the same loads, in turn.
 
     Each peer is started afresh in each round, alone, and removed. One plain socket makes the load
-    (Redis: four); sends are encoded beforehand.
+    (Redis: four), sends encoded beforehand; then the peer's client library for Python makes it,
+    from one task and from 1000. At the end our figures are set beside the goals.
     """
     names = [name.strip() for name in only.split(",")] if only else list(_PEERS)
     if unknown := [name for name in names if name not in _PEERS]:
         raise click.UsageError(f"no peer is called {unknown[0]}; there are {', '.join(_PEERS)}")
-    results: dict[str, list[Outcome]] = {name: [] for name in names}
+    outcomes: Outcomes = {}
+    sizes = bodies or (SMALL, LARGE)
     for number in range(rounds):
-        for name in [name for name in names if name in results]:
-            _say(f"round {number + 1}: {_PEERS[name].name}")
-            try:
-                results[name].append(_measure(name, body, seconds))
-            except MissingProgramError as error:
-                _say(f"left out: {error}")
-                del results[name]
-            except LoadError as error:
-                _say(f"{_PEERS[name].name} failed: {error}")
-                sys.exit(1)
-    medians = {name: _median(outcomes) for name, outcomes in results.items()}
-    _print(medians, body)
+        for body in sizes:
+            for name in list(names):
+                _say(f"round {number + 1}, bodies of {body} bytes: {_PEERS[name].name}")
+                try:
+                    outcome = _measure(name, body, seconds)
+                except MissingProgramError as error:
+                    _say(f"left out: {error}")
+                    names.remove(name)
+                except LoadError as error:
+                    _say(f"{_PEERS[name].name} failed: {error}")
+                    sys.exit(1)
+                else:
+                    outcomes.setdefault((name, body), []).append(outcome)
+    medians = {key: Outcome.median_of(found) for key, found in outcomes.items()}
+    found = standings(medians)
+    for body in sizes:
+        _print(medians, body)
+    _print_goals(found)
     if json_path is not None:
-        _write(json_path, medians, results, body=body, seconds=seconds)
+        _write(json_path, medians, outcomes, found, seconds=seconds)
+    if markdown_path is not None:
+        command = "python -m bench.peers" + "".join(f" {word}" for word in sys.argv[1:])
+        markdown_path.write_text(_markdown(medians, sizes, found, command, rounds), "utf-8")
 
 
 def _measure(name: str, body: int, seconds: float) -> Outcome:
     folder = Path(tempfile.mkdtemp(prefix="bench-peers-"))
-    peer = _PEERS[name](folder / name, body_size=body)
     try:
-        warm_up = seconds / 5
-        first = peer.send(in_flight=_MANY, seconds=warm_up, warm_up_seconds=0.0)
-        one = peer.send(in_flight=1, seconds=seconds, warm_up_seconds=warm_up)
-        before = peer.cpu_seconds()
-        many = peer.send(in_flight=_MANY, seconds=seconds, warm_up_seconds=warm_up)
-        spent = peer.cpu_seconds() - before
-        batches: Measured | None = None
-        if isinstance(peer, Ours):
-            batches = peer.send_batches(seconds=seconds, warm_up_seconds=warm_up)
-        written = first.written_count + one.written_count + many.written_count
-        consumed = peer.consume(count=written, seconds=seconds)
-        rss = peer.rss()
+        peer = _PEERS[name](folder / name, body_size=body)
+        try:
+            outcome = _ask(peer, seconds / _SHORT if body > SMALL else seconds, body)
+        finally:
+            peer.close()
     finally:
-        peer.close()
         folder.rmdir()
-    return Outcome(
-        one_p50=one.p50,
-        one_p99=one.p99,
-        many_rate=many.rate,
-        many_p99=many.p99,
-        batch_rate=batches.rate if batches is not None else 0.0,
-        consume_rate=consumed.rate,
-        cpu_us=spent / max(many.written_count, 1) * 1e6,
-        rss_mib=rss / (1 << 20),
+    return outcome
+
+
+def _ask(peer: Peer | Ours, seconds: float, body: int) -> Outcome:
+    warm_up = seconds / 5
+    first = peer.send(in_flight=_MANY, seconds=warm_up, warm_up_seconds=0.0)
+    found: dict[str, float] = {}
+    before = peer.cpu_seconds()
+    many = peer.send(in_flight=_MANY, seconds=seconds, warm_up_seconds=warm_up)
+    spent = peer.cpu_seconds() - before
+    found |= {"many_rate": many.rate, "many_p99": many.p99}
+    found["cpu_us"] = spent / max(many.written_count, 1) * 1e6
+    written = first.written_count + many.written_count
+    if isinstance(peer, Ours):
+        batches = peer.send_batches(seconds=seconds, warm_up_seconds=warm_up)
+        found["batch_rate"] = batches.rate
+        written += batches.written_count
+    if body <= SMALL:
+        one = peer.send(in_flight=1, seconds=seconds, warm_up_seconds=warm_up)
+        found |= {"one_p50": one.p50, "one_p99": one.p99}
+        written += one.written_count
+        # The plain socket reads a part: RabbitMQ's queue is emptied by reading.
+        raw = peer.consume(count=written // 2, seconds=seconds)
+        found["consume_rate"] = raw.rate
+        try:
+            left = written - (raw.message_count if peer.is_emptied else 0)
+            found |= _ask_library(peer, seconds, warm_up, left)
+        except MissingClientError as error:
+            _say(f"{peer.name}, client library: left out: {error}")
+    return Outcome(**found, rss_mib=peer.rss() / (1 << 20))
+
+
+def _ask_library(
+    peer: Peer | Ours, seconds: float, warm_up: float, written: int
+) -> dict[str, float]:
+    many = peer.send_by_library(task_count=_MANY, seconds=seconds, warm_up_seconds=warm_up)
+    one = peer.send_by_library(task_count=1, seconds=seconds, warm_up_seconds=warm_up)
+    consumed = peer.consume_by_library(
+        count=max(1, (written + many.written_count) * 9 // 10), seconds=seconds
     )
+    return {
+        "client_one_p50": one.p50,
+        "client_one_p99": one.p99,
+        "client_many_rate": many.rate,
+        "client_consume_rate": consumed.rate,
+    }
 
 
-def _median(outcomes: Sequence[Outcome]) -> Outcome:
-    return Outcome(
-        **{
-            field.name: median(getattr(outcome, field.name) for outcome in outcomes)
-            for field in dataclasses.fields(Outcome)
-        }
-    )
+_COLUMNS = (
+    "",
+    "an ack stands on",
+    "one in flight, p50 / p99 ms",
+    "1000 in flight, messages/s",
+    "p99 ms",
+    "batches of 256",
+    "consumed a second",
+    "library",
+    "its one in flight, p50 / p99 ms",
+    "its 1000 tasks, messages/s",
+    "it hands over a second",
+    "servers' cpu us",
+    "largest RSS, MiB",
+)
 
 
-def _print(medians: dict[str, Outcome], body: int) -> None:
-    console = Console(width=None if sys.stdout.isatty() else 150)
-    table = Table(title=f"three replicas, bodies of {body} bytes; medians")
-    table.add_column("", no_wrap=True)
-    table.add_column("an ack stands on")
-    for head in (
-        "one in flight\np50 / p99 ms",
-        "1000 in flight\nmessages/s",
-        "p99 ms",
-        "batches of 256\nmessages/s",
-        "consumed\nmessages/s",
-        "servers'\ncpu us",
-        "largest\nRSS MiB",
-    ):
-        table.add_column(head, justify="right")
-    for name, outcome in medians.items():
-        table.add_row(
-            _PEERS[name].name,
-            _PEERS[name].durability,
-            f"{outcome.one_p50:.2f} / {outcome.one_p99:.2f}",
-            f"{outcome.many_rate:,.0f}",
-            f"{outcome.many_p99:.1f}",
-            f"{outcome.batch_rate:,.0f}" if outcome.batch_rate else "",
-            f"{outcome.consume_rate:,.0f}",
-            f"{outcome.cpu_us:.1f}",
-            f"{outcome.rss_mib:.0f}",
+def _cells(name: str, outcome: Outcome) -> list[str]:
+    peer = _PEERS[name]
+    return [
+        peer.name,
+        peer.durability,
+        _pair(outcome.one_p50, outcome.one_p99),
+        f"{outcome.many_rate:,.0f}",
+        f"{outcome.many_p99:.1f}",
+        _rate(outcome.batch_rate),
+        _rate(outcome.consume_rate),
+        peer.library,
+        _pair(outcome.client_one_p50, outcome.client_one_p99),
+        _rate(outcome.client_many_rate),
+        _rate(outcome.client_consume_rate),
+        f"{outcome.cpu_us:.1f}",
+        f"{outcome.rss_mib:.0f}",
+    ]
+
+
+def _rate(rate: float) -> str:
+    return f"{rate:,.0f}" if rate else ""
+
+
+def _pair(p50: float, p99: float) -> str:
+    return f"{p50:.2f} / {p99:.2f}" if p50 else ""
+
+
+def _rows(medians: dict[tuple[str, int], Outcome], body: int) -> list[list[str]]:
+    return [_cells(name, outcome) for (name, size), outcome in medians.items() if size == body]
+
+
+def _print(medians: dict[tuple[str, int], Outcome], body: int) -> None:
+    table = Table(title=f"three replicas, bodies of {body:,} bytes; medians")
+    rows = _rows(medians, body)
+    used = [at for at in range(len(_COLUMNS)) if any(row[at] for row in rows)]
+    for at in used:
+        table.add_column(_COLUMNS[at], justify="left" if at < 2 else "right")
+    for row in rows:
+        table.add_row(*(row[at] for at in used))
+    _console().print(table)
+
+
+def _print_goals(found: Sequence[Standing]) -> None:
+    table = Table(title="beside the goals")
+    for head in HEADS:
+        table.add_column(head, justify="left" if head in ("flush", "what", "") else "right")
+    for standing in found:
+        table.add_row(*standing.cells())
+    if found:
+        _console().print(table)
+    if len(found) < len(GOALS):
+        _say(f"{len(GOALS) - len(found)} of {len(GOALS)} goals were not measured on both sides")
+
+
+def _markdown(
+    medians: dict[tuple[str, int], Outcome],
+    sizes: Sequence[int],
+    found: Sequence[Standing],
+    command: str,
+    rounds: int,
+) -> str:
+    text = [f"`{command}`, medians of {rounds} rounds. {machine_line()}.", ""]
+    for body in sizes:
+        rows = _rows(medians, body)
+        used = [at for at in range(len(_COLUMNS)) if any(row[at] for row in rows)]
+        text += [f"Bodies of {body:,} bytes:", ""]
+        text += markdown_table(
+            [_COLUMNS[at] for at in used], ([row[at] for at in used] for row in rows)
         )
-    console.print(table)
-    for line in ratios(medians):
-        console.print(line)
-
-
-def ratios(medians: dict[str, Outcome]) -> list[str]:
-    """Return a line for each peer: this project beside it, in the mode that promises as much."""
-    lines = []
-    for name, peer in medians.items():
-        mode = "ours-sync" if _PEERS[name].durability == _DISKS else "ours-async"
-        ours = medians.get(mode)
-        if ours is None or name.startswith("ours"):
-            continue
-        many, batches, consumed = (
-            f"{rate / other:.1f}x" if other else "-"
-            for rate, other in (
-                (ours.many_rate, peer.many_rate),
-                (ours.batch_rate, peer.many_rate),
-                (ours.consume_rate, peer.consume_rate),
-            )
-        )
-        lines.append(
-            f"{_PEERS[mode].name} beside {_PEERS[name].name}: one in flight "
-            f"{ours.one_p50 / peer.one_p50:.2f}x its p50; 1000 in flight {many} its rate, "
-            f"batches of 256 {batches}; consuming {consumed}"
-        )
-    return lines
+        text.append("")
+    if found:
+        text += ["Beside the goals:", ""]
+        text += markdown_table(HEADS, (standing.cells() for standing in found))
+    return "\n".join(text) + "\n"
 
 
 def _write(
     path: Path,
-    medians: dict[str, Outcome],
-    results: dict[str, list[Outcome]],
+    medians: dict[tuple[str, int], Outcome],
+    outcomes: Outcomes,
+    found: Sequence[Standing],
     *,
-    body: int,
     seconds: float,
 ) -> None:
     content = {
-        "machine": {
-            "processors": os.cpu_count(),
-            "system": platform.platform(terse=True),
-            "python": platform.python_version(),
-            "load_average": os.getloadavg(),
-        },
-        "body_size": body,
+        "machine": machine_of(),
         "seconds": seconds,
-        "peers": {
-            name: {
+        "peers": [
+            {
                 "name": _PEERS[name].name,
                 "durability": _PEERS[name].durability,
+                "library": _PEERS[name].library,
+                "body_size": body,
                 "median": dataclasses.asdict(outcome),
-                "rounds": [dataclasses.asdict(each) for each in results[name]],
+                "rounds": [dataclasses.asdict(each) for each in outcomes[name, body]],
             }
-            for name, outcome in medians.items()
-        },
-        "ratios": ratios(medians),
+            for (name, body), outcome in medians.items()
+        ],
+        "goals": [
+            dataclasses.asdict(standing.goal)
+            | {
+                "ours": standing.ours,
+                "theirs": standing.theirs,
+                "ratio": standing.ratio,
+                "is_met": standing.is_met,
+            }
+            for standing in found
+        ],
     }
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def _console() -> Console:
+    return Console(width=None if sys.stdout.isatty() else 190)
 
 
 def _say(text: str) -> None:

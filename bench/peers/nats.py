@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bench.measured import LoadError, Measured
+from bench.peers import clients
 from bench.peers.servers import Servers, find_program, free_ports
 from bench.window import connect, run_window
 
@@ -29,6 +30,8 @@ class Nats:
 
     name = "NATS JetStream R3"
     durability = "page caches of a majority"
+    library = "nats-py"
+    is_emptied = False
 
     def __init__(self, folder: Path, *, body_size: int) -> None:
         program = find_program("nats-server", "nats-server")
@@ -98,6 +101,28 @@ class Nats:
                 raise LoadError("NATS delivered nothing")
         return Measured.of(
             message_count=seen, seconds=now - began, latencies=np.zeros(0), written_count=0
+        )
+
+    def send_by_library(
+        self, *, task_count: int, seconds: float, warm_up_seconds: float
+    ) -> Measured:
+        """See `Peer`."""
+        clients.need("nats")
+        return clients.run(
+            clients.nats_sends(
+                self._port,
+                self._body_size,
+                task_count=task_count,
+                seconds=seconds,
+                warm_up_seconds=warm_up_seconds,
+            )
+        )
+
+    def consume_by_library(self, *, count: int, seconds: float) -> Measured:
+        """See `Peer`."""
+        clients.need("nats")
+        return clients.run(
+            clients.nats_consume(self._port, self._body_size, count=count, seconds=seconds)
         )
 
     def cpu_seconds(self) -> float:

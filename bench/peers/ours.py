@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import trio
 
 import broker
-from bench import raw_load
+from bench import client_load, raw_load
 from bench.frames import FrameRing
 from bench.group import BenchGroup
 from bench.plan import QUEUE_COUNT
@@ -30,6 +30,8 @@ class Ours:
     flush: FlushDiskType
     name: str
     durability: str
+    library = "broker"
+    is_emptied = False
 
     def __init__(self, folder: Path, *, body_size: int) -> None:
         self._body_size = body_size
@@ -60,6 +62,35 @@ class Ours:
         """See `Peer`: pulls of 1 MiB, over and over; by time alone."""
         with raw_load.connect(*self._address) as connected:
             return raw_load.run_pulls(connected, _TOPIC, queue_count=QUEUE_COUNT, seconds=seconds)
+
+    def send_by_library(
+        self, *, task_count: int, seconds: float, warm_up_seconds: float
+    ) -> Measured:
+        """See `Peer`: ``await producer.send()``."""
+
+        async def run() -> Measured:
+            async with broker.connect(self._group.addresses) as client:
+                return await client_load.run_sends(
+                    client,
+                    _TOPIC,
+                    body=b"x" * self._body_size,
+                    task_count=task_count,
+                    seconds=seconds,
+                    warm_up_seconds=warm_up_seconds,
+                )
+
+        return trio.run(run)
+
+    def consume_by_library(self, *, count: int, seconds: float) -> Measured:
+        """See `Peer`: ``async for message in consumer``."""
+
+        async def run() -> Measured:
+            async with broker.connect(self._group.addresses) as client:
+                return await client_load.run_consumer(
+                    client, _TOPIC, body_size=self._body_size, message_count=count, seconds=seconds
+                )
+
+        return trio.run(run)
 
     def cpu_seconds(self) -> float:
         """See `Peer`."""

@@ -20,6 +20,8 @@ class Peer(Protocol):
 
     name: str
     durability: str  # what its acks stand on
+    library: str  # of Python, through which programs use it
+    is_emptied: bool  # what is read is gone
 
     def __init__(self, folder: Path, *, body_size: int) -> None:
         """Start it."""
@@ -37,6 +39,25 @@ class Peer(Protocol):
         """Read *count* messages from the beginning, or for so long, over a plain socket.
 
         Raises:
+            LoadError: nothing comes.
+        """
+        ...
+
+    def send_by_library(
+        self, *, task_count: int, seconds: float, warm_up_seconds: float
+    ) -> Measured:
+        """Have so many tasks send through the client library, each one message after another.
+
+        Raises:
+            MissingClientError: it is not installed.
+        """
+        ...
+
+    def consume_by_library(self, *, count: int, seconds: float) -> Measured:
+        """Have the client library hand over *count* messages, or those of so many seconds.
+
+        Raises:
+            MissingClientError: it is not installed.
             LoadError: nothing comes.
         """
         ...

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bench.measured import LoadError, Measured
+from bench.peers import clients
 from bench.peers.servers import Servers, find_program, free_ports
 from bench.window import connect, run_window
 
@@ -40,6 +41,8 @@ class RabbitMq:
 
     name = "RabbitMQ quorum queue"
     durability = "disks of a majority"
+    library = "aiormq"
+    is_emptied = True
 
     def __init__(self, folder: Path, *, body_size: int) -> None:
         program = find_program("rabbitmq-server", "rabbitmq-server", beside=_BIN)
@@ -118,6 +121,28 @@ class RabbitMq:
             raise LoadError("RabbitMQ delivered nothing")
         return Measured.of(
             message_count=seen, seconds=now - began, latencies=np.zeros(0), written_count=0
+        )
+
+    def send_by_library(
+        self, *, task_count: int, seconds: float, warm_up_seconds: float
+    ) -> Measured:
+        """See `Peer`."""
+        clients.need("aiormq")
+        return clients.run(
+            clients.rabbit_sends(
+                self._ports[0],
+                self._body_size,
+                task_count=task_count,
+                seconds=seconds,
+                warm_up_seconds=warm_up_seconds,
+            )
+        )
+
+    def consume_by_library(self, *, count: int, seconds: float) -> Measured:
+        """See `Peer`."""
+        clients.need("aiormq")
+        return clients.run(
+            clients.rabbit_consume(self._ports[0], self._body_size, count=count, seconds=seconds)
         )
 
     def cpu_seconds(self) -> float:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bench.measured import LoadError, Measured
+from bench.peers import clients
 from bench.peers.servers import Servers, find_program, free_ports
 from bench.window import connect, run_window
 
@@ -28,6 +29,8 @@ class Redis:
 
     name = "Redis streams + WAIT 1"
     durability = "page caches of two, no failover"
+    library = "redis-py"
+    is_emptied = False
 
     def __init__(self, folder: Path, *, body_size: int) -> None:
         program = find_program("redis-server", "redis-server")
@@ -89,6 +92,28 @@ class Redis:
             raise LoadError("Redis delivered nothing")
         return Measured.of(
             message_count=seen, seconds=now - began, latencies=np.zeros(0), written_count=0
+        )
+
+    def send_by_library(
+        self, *, task_count: int, seconds: float, warm_up_seconds: float
+    ) -> Measured:
+        """See `Peer`."""
+        clients.need("redis")
+        return clients.run(
+            clients.redis_sends(
+                self._ports[0],
+                self._body_size,
+                task_count=task_count,
+                seconds=seconds,
+                warm_up_seconds=warm_up_seconds,
+            )
+        )
+
+    def consume_by_library(self, *, count: int, seconds: float) -> Measured:
+        """See `Peer`."""
+        clients.need("redis")
+        return clients.run(
+            clients.redis_consume(self._ports[0], self._body_size, count=count, seconds=seconds)
         )
 
     def cpu_seconds(self) -> float:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio  # noqa: TID251 - what the peers' client libraries run on
 import socket
 import struct
 import threading
+from dataclasses import fields
 
 import pytest
 
 from bench.measured import LoadError
+from bench.peers import clients
+from bench.peers.goals import GOALS, standings
 from bench.peers.nats import _Publisher as NatsPublisher
+from bench.peers.outcome import Outcome
 from bench.peers.rabbit import _Channel, _frame
 from bench.peers.rabbit import _Publisher as RabbitPublisher
 from bench.peers.redis import _Adder
@@ -106,6 +111,53 @@ def test_the_window_counts_what_is_answered():
     far.close()
     assert measured.written_count >= max(10, measured.message_count)
     assert measured.p50 > 0
+
+
+def test_goals_are_ratios_of_what_was_measured_on_both_sides():
+    ours = Outcome(one_p50=0.4, many_rate=400_000, batch_rate=1_000_000)
+    nats = Outcome(client_one_p50=0.5, many_rate=100_000)
+    found = {s.goal.what: s for s in standings({("ours-async", 100): ours, ("nats", 100): nats})}
+
+    assert len(found) == 3  # what one side lacks has no ratio
+    latency = found["one in flight, p50 ms: plain socket beside nats-py"]
+    assert (latency.ratio, latency.is_met) == (0.8, False)
+    assert latency.verdict == "NOT MET: 1.1x the goal"
+    many = found["1000 in flight, beside NATS, plain sockets"]
+    assert many.cells()[2:] == ["400,000", "100,000", "4.00x", "at least 5x", "NOT MET: 80% of it"]
+    assert found["batches of 256, beside NATS, plain sockets"].ratio == 10.0
+
+
+def test_every_goal_names_figures_that_there_are():
+    names = {field.name for field in fields(Outcome)}
+    for goal in GOALS:
+        assert {goal.field, goal.peer_field} <= names
+        assert goal.ours in ("ours-async", "ours-sync")
+    assert len({(goal.ours, goal.what) for goal in GOALS}) == len(GOALS) == 16
+
+
+def test_outcomes_are_medians_figure_by_figure():
+    outcomes = [Outcome(one_p50=p50, many_rate=rate) for p50, rate in ((1, 9), (3, 8), (2, 7))]
+    assert Outcome.median_of(outcomes) == Outcome(one_p50=2, many_rate=8)
+
+
+def test_a_closed_loop_of_tasks_counts_what_was_sent_in_its_time():
+    sent = 0
+
+    async def send() -> None:
+        nonlocal sent
+        sent += 1
+        await asyncio.sleep(0)
+
+    measured = clients.run(
+        clients._closed_loop(send, task_count=5, seconds=0.05, warm_up_seconds=0.01)
+    )
+    assert measured.written_count == sent >= 5
+    assert measured.message_count <= sent
+
+
+def test_a_missing_client_library_names_the_group():
+    with pytest.raises(clients.MissingClientError, match="--group peers"):
+        clients.need("no_such_library")
 
 
 def test_a_missing_program_names_the_package():
