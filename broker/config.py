@@ -18,6 +18,7 @@ from dledger.config import (
     check_port,
     check_range,
     format_address,
+    parse_address,
 )
 from dledger.errors import ConfigError
 
@@ -25,6 +26,8 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("text", "json", "console")
 # An ack stands on the copy of the leader, of a majority, of every member.
 BROKER_ROLES = ("ASYNC_MASTER", "SYNC_MASTER", "ALL")
+# Source: RocketMQ ``MixAll.brokerVIPChannel``, ``NettyRemotingServer`` (fastListenPort).
+VIP_DISTANCE = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +95,8 @@ class BrokerConfig:
     requests_held_size_max: int = 64 * MIB
     pull_hold_max_ms: int = 30_000  # longest time a pull that finds nothing is held
     pulls_held_max: int = 100_000  # one more is SYSTEM_BUSY
+    # Listen on broker_port - 2, too, where some of RocketMQ's clients send to.
+    vip_channel: bool = False
     # Most slots and entries of one file of the key index; files of small segments have fewer.
     key_index_slot_count: int = 500_000
     key_index_entry_count: int = 2_000_000
@@ -156,10 +161,22 @@ class NameserverConfig:
 
     route: RouteMode = RouteMode.PER_NODE
     port: int = 0  # to listen on besides the broker port, which answers the same; 0: none
+    # Name servers to register with, ``host:port`` with ";" between them, as RocketMQ's namesrvAddr.
+    addresses: str = ""
+    order_message_enable: bool = False  # routes name the queues in which order is kept
 
     def __post_init__(self) -> None:
         if self.port:
             check_port("port", self.port)
+        found = self.servers
+        if len(set(found)) != len(found):
+            raise ConfigError(f"addresses = {self.addresses!r} names one twice")
+
+    @property
+    def servers(self) -> list[tuple[str, int]]:
+        """Host and port of each name server to register with."""
+        texts = [text.strip() for text in self.addresses.split(";")]
+        return [parse_address(text, default_port=9876) for text in texts if text]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,12 +219,25 @@ class NodeConfig:
                 f"broker_port and peer_port are both {self.listen_peer_port}; "
                 "clients and peers need a port each"
             )
+        if self.broker.vip_channel and self.listen_broker_port <= VIP_DISTANCE:
+            raise ConfigError(
+                f"vip_channel needs a broker_port above {VIP_DISTANCE}; it is "
+                f"{self.listen_broker_port}"
+            )
         if self.nameserver.port in (self.listen_broker_port, self.listen_peer_port):
             raise ConfigError(
                 f"[nameserver] port = {self.nameserver.port} is taken by this node already; leave "
                 "it out: routes are answered on the broker port, too"
             )
-        taken = (self.listen_broker_port, self.listen_peer_port, self.nameserver.port)
+        if self.broker.vip_channel and self.vip_port in (
+            self.listen_peer_port,
+            self.nameserver.port,
+        ):
+            raise ConfigError(
+                f"vip_channel listens on broker_port - {VIP_DISTANCE} = {self.vip_port}, which is "
+                "taken by this node already; take another port for the other"
+            )
+        taken = (self.listen_broker_port, self.listen_peer_port, *self.more_ports)
         if self.metrics.port and self.metrics.port in taken:
             raise ConfigError(
                 f"[metrics] port = {self.metrics.port} is taken by this node already; take another "
@@ -233,6 +263,17 @@ class NodeConfig:
     def listen_broker_port(self) -> int:
         """Port on which this node listens for clients."""
         return self.broker_port or self.member.broker_port
+
+    @property
+    def vip_port(self) -> int:
+        """Port besides that one which some of RocketMQ's clients send to."""
+        return self.listen_broker_port - VIP_DISTANCE
+
+    @property
+    def more_ports(self) -> list[int]:
+        """Ports on which this node listens for clients besides `listen_broker_port`."""
+        found = [self.nameserver.port] if self.nameserver.port else []
+        return [*found, self.vip_port] if self.broker.vip_channel else found
 
     @property
     def listen_peer_port(self) -> int:
@@ -279,8 +320,12 @@ class NodeConfig:
     def _check_addresses(self) -> None:
         owners: dict[str, str] = {}
         for member in self.members:
-            for use in ("peer_port", "broker_port"):
-                address = member.peer_address if use == "peer_port" else member.broker_address
+            uses = {"peer_port": member.peer_address, "broker_port": member.broker_address}
+            if self.broker.vip_channel:
+                vip_port = member.broker_port - VIP_DISTANCE
+                host = member.advertised_host or member.host
+                uses["vip_channel"] = format_address(host, vip_port)
+            for use, address in uses.items():
                 name = f"{use} of {member.node_id}"
                 if address in owners:
                     raise ConfigError(

@@ -53,19 +53,48 @@ def load_config(path: Path | str) -> NodeConfig:
         ConfigError: names file, key and remedy.
     """
     path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ConfigError(
-            f"{path}: no such file; `dledger up` writes one for each node of a local group, "
-            "docs/configuration.md shows how to write your own"
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from None
+    text = _read_text(
+        path,
+        "`dledger up` writes one for each node of a local group, docs/configuration.md shows how "
+        "to write your own",
+    )
     try:
         return parse_config(text, base_folder=path.parent)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
+
+
+def load_table(path: Path, name: str, *, hint: str) -> dict[str, Any]:
+    """Return the one table *name* of a file that may hold no other.
+
+    Raises:
+        ConfigError: names file, key and remedy; *hint* says where to find such a file.
+    """
+    text = _read_text(path, hint)
+    try:
+        tables = _parse_toml(text)
+        _refuse_unknown("", tables, [name])
+        return _take_table(tables, name)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def _read_text(path: Path, hint: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; {hint}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from None
+
+
+def _parse_toml(text: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ConfigError("not valid TOML: brackets in brackets without end") from None
+    except ValueError as error:  # TOMLDecodeError, and Python's own for a number of 5,000 digits
+        raise ConfigError(f"not valid TOML: {error}") from None
 
 
 def parse_config(text: str, *, base_folder: Path) -> NodeConfig:
@@ -78,12 +107,7 @@ def parse_config(text: str, *, base_folder: Path) -> NodeConfig:
     Raises:
         ConfigError: names table, key and remedy.
     """
-    try:
-        tables = tomllib.loads(text)
-    except RecursionError:
-        raise ConfigError("not valid TOML: brackets in brackets without end") from None
-    except ValueError as error:  # TOMLDecodeError, and Python's own for a number of 5,000 digits
-        raise ConfigError(f"not valid TOML: {error}") from None
+    tables = _parse_toml(text)
     _refuse_unknown("", tables, _TABLES)
     node = _take_table(tables, "node")
     _refuse_unknown("[node] ", node, _NODE_KEYS)
@@ -107,18 +131,18 @@ def parse_config(text: str, *, base_folder: Path) -> NodeConfig:
         broker_table = broker_table | {"log_file": str(base_folder / log_file)}
     values: dict[str, Any] = node | {
         "members": tuple(
-            _convert(f"[[member]] number {number} ", member, MemberConfig)
+            convert_table(f"[[member]] number {number} ", member, MemberConfig)
             for number, member in enumerate(members, start=1)
         ),
-        "store": _convert("[store] ", _take_table(tables, "store"), StoreConfig),
-        "raft": _convert("[raft] ", _take_table(tables, "raft"), RaftConfig),
-        "broker": _convert("[broker] ", broker_table, BrokerConfig),
-        "nameserver": _convert(
+        "store": convert_table("[store] ", _take_table(tables, "store"), StoreConfig),
+        "raft": convert_table("[raft] ", _take_table(tables, "raft"), RaftConfig),
+        "broker": convert_table("[broker] ", broker_table, BrokerConfig),
+        "nameserver": convert_table(
             "[nameserver] ", _take_table(tables, "nameserver"), NameserverConfig
         ),
-        "metrics": _convert("[metrics] ", _take_table(tables, "metrics"), MetricsConfig),
+        "metrics": convert_table("[metrics] ", _take_table(tables, "metrics"), MetricsConfig),
     }
-    return _convert("[node] ", values, NodeConfig)
+    return convert_table("[node] ", values, NodeConfig)
 
 
 def dump_config(config: NodeConfig) -> str:
@@ -202,7 +226,7 @@ def _refuse_unknown(where: str, keys: Iterable[str], known: Iterable[str]) -> No
             raise ConfigError(f"{where}{key}: unknown key; {hint}")
 
 
-def _convert(where: str, table: object, into: type[_T]) -> _T:
+def convert_table(where: str, table: object, into: type[_T]) -> _T:
     """Return *table* as an *into*, its errors beginning with *where*."""
     if not isinstance(table, dict):
         raise ConfigError(f"{where}must be a table of keys")

@@ -44,6 +44,7 @@ from broker.handlers.topic_state import TopicStateHandlers
 from broker.handlers.topics import TopicHandlers
 from broker.message.limits import MessageLimits
 from broker.metadata.consumer_offsets import ConsumerOffsets
+from broker.metadata.name_config import NameConfig
 from broker.metadata.queue_trims import QueueTrims
 from broker.metadata.state_machine import StateMachine
 from broker.metadata.subscription_groups import SubscriptionGroups
@@ -54,7 +55,7 @@ from broker.metrics.pulled import PulledPlaces
 from broker.metrics.rates import Rates
 from broker.metrics.rpc import RpcLatency
 from broker.metrics.traffic import Traffic
-from broker.nameserver.handlers import NameHandlers
+from broker.nameserver.embedded import EmbeddedNameServer
 from broker.store.append_queue import AppendQueue
 from broker.store.derived import DerivedState
 from broker.store.dispatch_service import DispatchService
@@ -122,6 +123,7 @@ class OpenFiles:
     topic_rates: TopicRates
     consumers: Consumers
     locks: QueueLocks
+    names: NameConfig
 
 
 def open_files(config: NodeConfig, disk: Disk) -> OpenFiles:
@@ -143,14 +145,14 @@ def open_files(config: NodeConfig, disk: Disk) -> OpenFiles:
         store = LedgerStore.open(disk, config.store, config.data_folder)
         topics, groups = Topics(), SubscriptionGroups()
         offsets, consumers, locks = ConsumerOffsets(topics), Consumers(), QueueLocks()
-        traffic, topic_rates = Traffic(), TopicRates()
+        names, traffic, topic_rates = NameConfig(), Traffic(), TopicRates()
         derived = DerivedState.open(
             disk,
             f"{config.data_folder}/derived",
             store,
             commit_index=store.checkpoint_commit_index,
             segment_size=config.store.segment_size,
-            metadata=StateMachine([topics, groups, offsets, consumers, locks, QueueTrims()]),
+            metadata=StateMachine([topics, groups, offsets, consumers, locks, names, QueueTrims()]),
             dispatchers=[traffic, topic_rates],
             index_shape=shape_for(
                 config.store.segment_size,
@@ -174,6 +176,7 @@ def open_files(config: NodeConfig, disk: Disk) -> OpenFiles:
         topic_rates=topic_rates,
         consumers=consumers,
         locks=locks,
+        names=names,
     )
 
 
@@ -276,10 +279,9 @@ class Node:
             interval_seconds=config.store.checkpoint_interval_ms / 1000,
         )
         self.server = self._make_server(config.listen_broker_port)
-        # RocketMQ's clients may be given an address of their own for what a name server answers.
-        self.name_server = (
-            self._make_server(config.nameserver.port) if config.nameserver.port else None
-        )
+        # RocketMQ's clients may be given an address of their own for what a name server answers,
+        # and some reckon one that is for sends alone.
+        self._servers = [self.server] + [self._make_server(port) for port in config.more_ports]
         self.ledger.watch_commits(self.dispatch.committed_to)
         self.ledger.watch_commits(self._committed)
         self.ledger.watch_role(self._role_changed)
@@ -324,16 +326,16 @@ class Node:
             topics_max=config.broker.topics_max,
             queues_max=config.broker.queues_max,
         )
-        self.names = NameHandlers(
+        self.names = EmbeddedNameServer(
+            config=config,
             ledger=self.ledger,
             topics=files.topics,
-            forwarder=self.forwarder,
-            advertised=advertised,
+            names=files.names,
+            commands=self.commands,
+            ask_leader=self.forwarder.take,
             is_serving=self._is_serving,
-            cluster=config.cluster_name,
-            mode=config.nameserver.route,
-            auto_create_topic=config.broker.auto_create_topic,
-            default_queue_count=config.broker.default_topic_queue_count,
+            network=self._network,
+            clock=clock,
         )
         limits = MessageLimits(body_size_max=config.broker.body_size_max)
         self.schedule = Schedule(
@@ -501,7 +503,7 @@ class Node:
             self.group,
             self.lookups,
             self.queries,
-            self.names,
+            *self.names.families,
             self.clients,
             self.send_backs,
             self.locks,
@@ -564,6 +566,7 @@ class Node:
             self.sends.lost_lead()
         self.forwarder.leader_changed()
         self.queue.refresh()
+        self.names.look()
 
     def _committed(self, index: int) -> None:
         self.send_answers.committed_to(index)
@@ -575,6 +578,7 @@ class Node:
         self.offsets.dispatched()
         self.clients.dispatched()
         self.caught_up.dispatched()
+        self.names.look()
         for session, command in self.sends.topics_changed():
             self.registry.dispatch(session, command)
             session.flush_soon()  # refused at once: no pass over its requests ends here
@@ -598,6 +602,7 @@ class Node:
         self.clients.began_to_serve()
         self.schedule.began_to_serve()
         self.locks.began_to_serve()
+        self.names.look()
         self.forwarder.serve_held()
 
     def _end_of_pass(self) -> None:
@@ -613,6 +618,7 @@ class Node:
         self.pulls.hold.drop_session(session)
         self.forwarder.drop_session(session)
         self.clients.drop_session(session)
+        self.names.drop_session(session)
 
     # -- running --------------------------------------------------------------------------------
 
@@ -631,9 +637,9 @@ class Node:
             nursery.start_soon(self.clients.run)
             nursery.start_soon(self.schedule.run)
             nursery.start_soon(self.forwarder.run)
-            await nursery.start(self.server.serve)
-            if self.name_server is not None:
-                await nursery.start(self.name_server.serve)
+            nursery.start_soon(self.names.run)
+            for server in self._servers:
+                await nursery.start(server.serve)
             task_status.started()
 
     async def step_back(self) -> None:
@@ -657,14 +663,14 @@ class Node:
                         await trio.sleep(FOLLOW_SECONDS)
                 if handing.cancelled_caught:
                     logger.warning("could not hand the leadership over in time")
-            servers = [self.server, *([self.name_server] if self.name_server else [])]
-            for server in servers:
+            await self.names.step_back()
+            for server in self._servers:
                 server.stop_reading()
             with trio.move_on_after(SETTLE_SECONDS):
                 while not self._is_settled:  # noqa: ASYNC110 - rare and short
                     await trio.sleep(_SETTLE_POLL_SECONDS)
             async with trio.open_nursery() as nursery:
-                for server in servers:
+                for server in self._servers:
                     nursery.start_soon(partial(server.close, grace_seconds=READ_SECONDS))
 
     @property

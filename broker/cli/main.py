@@ -72,6 +72,10 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         ),
         "leader": ("leader_commands", "Show who leads, or hand the lead over."),
         "node": ("node_commands", "Run a single node; look after those of a group."),
+        "nameserver": (
+            "nameserver_command",
+            "Run a name server for several broker groups until SIGTERM or Ctrl-C.",
+        ),
     },
     "Measuring": {
         "bench": ("bench_command", "Measure how fast a group is from here."),

@@ -11,7 +11,8 @@ import trio
 from broker.client.errors import RequestFailedError
 from broker.errors import TopicNotFoundError
 from broker.message.limits import check_topic
-from broker.protocol.headers import PERM_READ, PERM_WRITE, CreateTopicRequest, RouteRequest
+from broker.protocol.headers import PERM_READ, PERM_WRITE, CreateTopicRequest
+from broker.protocol.name_headers import RouteRequest
 from broker.protocol.request_code import RequestCode
 from dledger.remoting.command import Command
 

@@ -12,8 +12,13 @@ import logging
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from broker.config import LOG_LEVELS
 from broker.errors import InvalidMessageError
+from broker.handlers.properties import (
+    LOG_LEVEL,
+    read_properties,
+    wanted_log_level,
+    write_properties,
+)
 from broker.handlers.registry import answer, handles
 from broker.protocol.request_code import RequestCode
 from broker.protocol.response_code import ResponseCode
@@ -30,9 +35,6 @@ if TYPE_CHECKING:
     from dledger.clock import Clock
     from dledger.remoting.server import Session
     from dledger.server import LedgerServer
-
-LOG_LEVEL = "logLevel"
-BODY_SIZE_MAX = 64 * 1024  # bytes of one request's properties
 
 logger = logging.getLogger(__name__)
 
@@ -72,32 +74,24 @@ class BrokerInfoHandlers:
         # Set by whoever runs a node as a process of its own; several in one share their log.
         self.set_log_level: Callable[[str], None] | None = None
 
+    @handles(RequestCode.GET_NAMESRV_CONFIG)
     @handles(RequestCode.GET_BROKER_CONFIG)
     def get_config(self, session: Session, command: Command) -> None:
         """Answer the settings as properties: RocketMQ's names first, then our own keys."""
-        lines = [f"{name}={value}\n" for name, value in self.settings().items()]
-        body = "".join(lines).encode()
+        body = write_properties(self.settings())
         answer(session, command, response(command, int(ResponseCode.SUCCESS), body=body))
 
+    @handles(RequestCode.UPDATE_NAMESRV_CONFIG)
     @handles(RequestCode.UPDATE_BROKER_CONFIG)
     def update_config(self, session: Session, command: Command) -> None:
         """Change what can change while the node runs: all of what is asked, or nothing of it."""
         wanted = read_properties(_body_of(command))
-        for name, value in wanted.items():
-            if name != LOG_LEVEL:
-                raise InvalidMessageError(
-                    f"{name[:80]!r} cannot change while a node runs; only {LOG_LEVEL} can: edit "
-                    "node.toml and restart the node"
-                )
-            if value not in LOG_LEVELS:
-                raise InvalidMessageError(
-                    f"{LOG_LEVEL} = {value[:80]!r}: use {', '.join(LOG_LEVELS)}"
-                )
-        if LOG_LEVEL in wanted:
+        level = wanted_log_level(wanted)
+        if level is not None:
             if self.set_log_level is None:
                 raise InvalidMessageError("this node shares its log with others of its process")
-            self._log_level = wanted[LOG_LEVEL]
-            self.set_log_level(self._log_level)
+            self._log_level = level
+            self.set_log_level(level)
         answer(session, command, response(command, int(ResponseCode.SUCCESS)))
 
     @handles(RequestCode.GET_BROKER_RUNTIME_INFO)
@@ -114,6 +108,7 @@ class BrokerInfoHandlers:
             "brokerClusterName": config.cluster_name,
             "brokerName": config.group,
             "brokerId": "0" if leads else "1",
+            "namesrvAddr": config.nameserver.addresses,
             "brokerIP1": config.member.advertised_host or config.member.host,
             "listenPort": str(config.member.broker_port),
             "storePathRootDir": config.data_folder,
@@ -130,7 +125,7 @@ class BrokerInfoHandlers:
             "defaultTopicQueueNums": str(config.broker.default_topic_queue_count),
             LOG_LEVEL: self._log_level,
         }
-        for section in ("store", "raft", "broker", "metrics"):
+        for section in ("store", "raft", "broker", "nameserver", "metrics"):
             table = getattr(config, section)
             for item in dataclasses.fields(table):
                 found[f"{section}.{item.name}"] = _text(getattr(table, item.name))
@@ -170,30 +165,6 @@ class BrokerInfoHandlers:
             "role": ledger.core.role.name,
             "leaderId": ledger.leader_id or "",
         }
-
-
-def read_properties(body: bytes) -> dict[str, str]:
-    """Return what *body*, lines of ``name=value`` as Java writes them, says.
-
-    Raises:
-        InvalidMessageError: it is too long, no UTF-8, or a line is none.
-    """
-    if len(body) > BODY_SIZE_MAX:
-        raise InvalidMessageError(f"properties of {len(body)} bytes; the limit is {BODY_SIZE_MAX}")
-    try:
-        text = body.decode()
-    except UnicodeDecodeError as error:
-        raise InvalidMessageError(f"properties are UTF-8: {error.reason}") from error
-    found = {}
-    for line in text.splitlines():
-        line = line.strip()
-        if not line or line.startswith(("#", "!")):
-            continue
-        name, equals, value = line.partition("=")
-        if not equals or not name.strip():
-            raise InvalidMessageError(f"{line[:80]!r} is no line of properties; write name=value")
-        found[name.strip()] = value.strip()
-    return found
 
 
 def _body_of(command: Command) -> bytes:

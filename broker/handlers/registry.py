@@ -25,6 +25,7 @@ from broker.errors import (
 )
 from broker.metrics.rpc import OpenRequests, RpcLatency
 from broker.protocol.headers import LeaderHint, OffsetEpoch
+from broker.protocol.known_codes import name_of_code
 from broker.protocol.request_code import RequestCode
 from broker.protocol.response_code import STOCK_CODES, ResponseCode
 from dledger.errors import (
@@ -159,6 +160,7 @@ class Registry:
         session_gone: Callable[[Session], None],
         node_id: str = "",
         latency: RpcLatency | None = None,
+        what: str = "broker",
     ) -> None:
         """Make an empty table.
 
@@ -169,9 +171,11 @@ class Registry:
             session_gone: called when a connection has ended.
             node_id: named in what RocketMQ's clients are told of failures.
             latency: takes in how long requests take.
+            what: what it is that answers.
         """
         self._node_id = node_id
         self._latency = latency
+        self._what = what
         self._handlers: dict[int, Handler] = {}
         self._run_handlers: dict[int, RunHandler] = {}
         self._frame_run_handlers: dict[int, FrameRunHandler] = {}
@@ -272,17 +276,15 @@ class Registry:
             self._forward(session, command)
 
     def _refuse_code(self, session: Session, command: Command) -> None:
-        try:
-            name = f"{RequestCode(command.code).name} ({command.code})"
-        except ValueError:
-            name = str(command.code)
+        known = name_of_code(command.code)
+        name = f"{known} ({command.code})" if known else str(command.code)
         answer(
             session,
             command,
             response(
                 command,
                 int(ResponseCode.REQUEST_CODE_NOT_SUPPORTED),
-                f"request code {name} is not supported by this broker",
+                f"request code {name} is not supported by this {self._what}",
             ),
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import trio
 
@@ -12,8 +12,9 @@ from broker.metrics.http_server import Answer, HttpServer
 from dledger.remoting.errors import ListenFailedError
 
 if TYPE_CHECKING:
-    from broker.metrics.gather import Gatherer
-    from broker.metrics.health import Health
+    from collections.abc import Mapping, Sequence
+
+    from broker.metrics.families import Family
     from dledger.clock import Clock
     from dledger.remoting.network import Network
 
@@ -24,8 +25,41 @@ RETRY_SECONDS: Final = 5.0
 logger = logging.getLogger(__name__)
 
 
+class Gathers(Protocol):
+    """What knows the metrics of a process: a node's `Gatherer`."""
+
+    def common_labels(self) -> Mapping[str, str]:
+        """Return the labels of every row."""
+        ...
+
+    async def families(self) -> Sequence[Family]:
+        """Return all that is to be told."""
+        ...
+
+
+class Stands(Protocol):
+    """How a process stands: a node's `Readiness`."""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it is of use."""
+        ...
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as the page has it."""
+        ...
+
+
+class KnowsReadiness(Protocol):
+    """What knows that: a node's `Health`."""
+
+    def readiness(self) -> Stands:
+        """Return how it stands at this moment."""
+        ...
+
+
 class Monitor:
-    """Serves what a `Gatherer` and a `Health` know."""
+    """Serves what is known of a process."""
 
     def __init__(
         self,
@@ -33,8 +67,8 @@ class Monitor:
         *,
         host: str,
         port: int,
-        gatherer: Gatherer,
-        health: Health,
+        gatherer: Gathers,
+        health: KnowsReadiness,
         clock: Clock,
     ) -> None:
         """Prepare to listen on *port* of *host*."""

@@ -1,155 +1,201 @@
-"""The family of a name server, answered by every node: there is none to run beside the group."""
+"""Routes, and lists of topics and brokers: what clients and tools ask a name server.
+
+A node answers for its own group and for those that have registered with it, a name server that is a
+process of its own for the latter.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from broker.errors import BrokerError, TopicNotFoundError
+from broker.errors import TopicNotFoundError
 from broker.handlers.registry import answer, handles, stock_client_host
-from broker.message.limits import RETRY_PREFIX, check_topic
+from broker.message.limits import RESERVED_TOPICS
+from broker.metadata.name_config import ORDER_TOPIC_CONFIG
 from broker.nameserver import routes
-from broker.protocol.headers import (
-    PERM_READ,
-    PERM_WRITE,
+from broker.protocol.name_headers import (
     DeleteTopicInNameServerRequest,
-    KvConfigRequest,
     RouteRequest,
+    TopicsByClusterRequest,
 )
 from broker.protocol.request_code import RequestCode
 from broker.protocol.response_code import ResponseCode
 from dledger.remoting.command import Command, response
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable
 
-    from broker.config import RouteMode
-    from broker.handlers.forward import Forwarder
-    from broker.metadata.topics import Topics
+    from broker.handlers.registry import Handler
+    from broker.metadata.name_config import NameConfig
+    from broker.nameserver.groups import NamedGroup
+    from broker.nameserver.registrations import Registrations
     from dledger.remoting.server import Session
-    from dledger.server import LedgerServer
+
+# Bits of a topic's system flag. Source: RocketMQ ``TopicSysFlag``.
+_UNIT = 1
+_UNIT_SUB = 2
 
 
 class NameHandlers:
-    """Routes, and lists of topics and brokers."""
+    """The family of routes and lists."""
 
     def __init__(
         self,
         *,
-        ledger: LedgerServer,
-        topics: Topics,
-        forwarder: Forwarder,
-        advertised: Mapping[str, str],
-        is_serving: Callable[[], bool],
-        cluster: str,
-        mode: RouteMode,
-        auto_create_topic: bool,
-        default_queue_count: int,
+        registrations: Registrations,
+        names: NameConfig,
+        local: NamedGroup | None = None,
+        ask_leader: Handler | None = None,
+        order_message_enable: bool = False,
     ) -> None:
         """Make the family.
 
         Args:
-            ledger: knows who leads, and whom this node is in touch with.
-            topics: what exists.
-            forwarder: asks the leader about a topic this node may merely not know yet.
-            advertised: ``host:port`` of every member for clients.
-            is_serving: whether this node is the leader and lags behind nobody.
-            cluster: name of the cluster the group belongs to.
-            mode: the form of route that RocketMQ's clients are told.
-            auto_create_topic: whether TBW102 has a route.
-            default_queue_count: queues of a topic created by a first send.
+            registrations: groups that have registered.
+            names: which broker names are not written to, and where order is kept.
+            local: the group of the node that answers; None: it is none.
+            ask_leader: takes a request about a topic that this node may merely not know yet, and
+                is None where there is nobody else to ask.
+            order_message_enable: whether routes name the queues in which order is kept, as somebody
+                has set them. Source: RocketMQ ``NamesrvConfig.orderMessageEnable``.
         """
-        self._ledger = ledger
-        self._topics = topics
-        self._forwarder = forwarder
-        self._advertised = advertised
-        self._is_serving = is_serving
-        self._cluster = cluster
-        self._mode = mode
-        self._auto_create_topic = auto_create_topic
-        self._default_queue_count = default_queue_count
+        self._registrations = registrations
+        self._names = names
+        self._local = local
+        self._ask_leader = ask_leader
+        self._order_message_enable = order_message_enable
+        self.may_lag: Callable[[], bool] = lambda: False  # whether this node may lack a topic
 
     @handles(RequestCode.GET_ROUTEINFO_BY_TOPIC)
     def route(self, session: Session, command: Command) -> None:
         """Answer where a topic's queues are."""
         header = RouteRequest.decode(command.ext_fields)
         client_host = stock_client_host(session, command)
-        is_stock = client_host is not None
-        topic = self._find(header.topic) or (self._made_on_use(header.topic) if is_stock else None)
-        if topic is None and not self._is_serving():
+        wiped = self._names.wiped
+        parts = []
+        for group in self.groups():
+            topic = group.find(header.topic)
+            if topic is None and client_host is not None:
+                topic = group.made_on_use(header.topic)
+            if topic is not None:
+                part = group.part(topic, client_host=client_host)
+                parts.append(routes.without_writing(part, wiped, group.name))
+        if not parts and self._ask_leader is not None and self.may_lag():
             # This node may only be behind: who believed it would create the topic a second time.
-            self._forwarder.take(session, command)
+            self._ask_leader(session, command)
             return
-        if topic is None:
+        if not parts:
             raise TopicNotFoundError(
                 f"topic {header.topic!r} does not exist; create it with `dledger topic create "
                 f"{header.topic}`"
             )
-        if client_host is not None:
-            body = routes.stock_route(self._group(), topic, self._mode, client_host=client_host)
-        else:
-            body = routes.own_route(self._group(), topic)
+        body = routes.encode_route(
+            parts,
+            order_config=(
+                self._names.get(ORDER_TOPIC_CONFIG, header.topic)
+                if self._order_message_enable
+                else None
+            ),
+            is_standard=(
+                client_host is None
+                or header.accept_standard_json_only
+                or not 0 < command.version < routes.STANDARD_JSON_VERSION
+            ),
+        )
+        answer(session, command, response(command, int(ResponseCode.SUCCESS), body=body))
+
+    @handles(RequestCode.GET_BROKER_CLUSTER_INFO)
+    def cluster(self, session: Session, command: Command) -> None:
+        """Answer which brokers there are, each group once."""
+        body = routes.cluster_info(group.broker() for group in self.groups())
         answer(session, command, response(command, int(ResponseCode.SUCCESS), body=body))
 
     @handles(RequestCode.GET_ALL_TOPIC_LIST_FROM_NAMESERVER)
     def list_topics(self, session: Session, command: Command) -> None:
         """Answer the names of all topics."""
-        body = routes.topic_list(config.topic for config in self._topics)
-        answer(session, command, response(command, int(ResponseCode.SUCCESS), body=body))
+        self._answer_topics(session, command, self.groups())
 
-    @handles(RequestCode.GET_BROKER_CLUSTER_INFO)
-    def cluster(self, session: Session, command: Command) -> None:
-        """Answer which brokers there are: one."""
-        body = routes.cluster_info(self._group(), self._mode)
+    @handles(RequestCode.GET_TOPICS_BY_CLUSTER)
+    def list_topics_of_cluster(self, session: Session, command: Command) -> None:
+        """Answer the names of the topics that a cluster has."""
+        header = TopicsByClusterRequest.decode(command.ext_fields)
+        groups = [group for group in self.groups() if group.cluster == header.cluster]
+        self._answer_topics(session, command, groups)
+
+    @handles(RequestCode.GET_UNIT_TOPIC_LIST)
+    def list_unit_topics(self, session: Session, command: Command) -> None:
+        """Answer the topics with the system flag for units."""
+        self._answer_topics(session, command, self.groups(), lambda flag: bool(flag & _UNIT))
+
+    @handles(RequestCode.GET_HAS_UNIT_SUB_TOPIC_LIST)
+    def list_unit_sub_topics(self, session: Session, command: Command) -> None:
+        """Answer the topics with the system flag for subscriptions by unit."""
+        self._answer_topics(session, command, self.groups(), lambda flag: bool(flag & _UNIT_SUB))
+
+    @handles(RequestCode.GET_HAS_UNIT_SUB_UNUNIT_TOPIC_LIST)
+    def list_unit_sub_only_topics(self, session: Session, command: Command) -> None:
+        """Answer the topics with that flag and not the one for units."""
+        self._answer_topics(
+            session, command, self.groups(), lambda flag: flag & (_UNIT | _UNIT_SUB) == _UNIT_SUB
+        )
+
+    @handles(RequestCode.GET_SYSTEM_TOPIC_LIST_FROM_NS)
+    def list_system_topics(self, session: Session, command: Command) -> None:
+        """Answer the names of clusters and brokers, and a broker that knows the rest (code 305).
+
+        Source: RocketMQ ``RouteInfoManager.getSystemTopicList``: there each is a topic.
+        """
+        groups = self.groups()
+        names = dict.fromkeys(
+            name for group in groups for name in (group.cluster, *group.broker_names()[:1])
+        )
+        addresses = [
+            address for group in groups for address in group.broker()["brokerAddrs"].values()
+        ]
+        body = routes.topic_list(names, broker_address=addresses[0] if addresses else None)
         answer(session, command, response(command, int(ResponseCode.SUCCESS), body=body))
 
     @handles(RequestCode.DELETE_TOPIC_IN_NAMESRV)
     def delete_topic(self, session: Session, command: Command) -> None:
-        """Answer the second half of a deletion, which the first (code 215) has done already."""
-        DeleteTopicInNameServerRequest.decode(command.ext_fields)
+        """Forget what brokers of RocketMQ have told of a topic.
+
+        Groups of ours have deleted it already (code 215), and tell of it themselves.
+        """
+        header = DeleteTopicInNameServerRequest.decode(command.ext_fields)
+        for group in self._registrations.groups:
+            if header.cluster_name in ("", group.cluster):
+                group.remove_topic(header.topic)
         answer(session, command, response(command, int(ResponseCode.SUCCESS)))
 
-    @handles(RequestCode.GET_KV_CONFIG)
-    def kv_config(self, session: Session, command: Command) -> None:
-        """Answer that there is no such setting: nothing here is kept in a name server's table."""
-        header = KvConfigRequest.decode(command.ext_fields)
-        answer(
-            session,
-            command,
-            response(
-                command,
-                int(ResponseCode.QUERY_NOT_FOUND),
-                f"no config item of namespace {header.namespace[:80]!r} and key "
-                f"{header.key[:80]!r} is kept here",
-            ),
+    def groups(self) -> list[NamedGroup]:
+        """Return all groups known here; the own one first, and never as it has registered."""
+        local = self._local
+        others: list[NamedGroup] = [
+            group
+            for group in self._registrations.groups
+            if local is None or group.name != local.name
+        ]
+        return others if local is None else [local, *others]
+
+    def _answer_topics(
+        self,
+        session: Session,
+        command: Command,
+        groups: Iterable[NamedGroup],
+        wanted: Callable[[int], bool] = lambda _: True,
+    ) -> None:
+        names = dict.fromkeys(
+            name for group in groups for name, flag in group.topics() if wanted(flag)
         )
+        body = routes.topic_list(names)
+        answer(session, command, response(command, int(ResponseCode.SUCCESS), body=body))
 
-    def _find(self, name: str) -> routes.Topic | None:
-        config = self._topics.get(name)
-        if config is None:
-            return None
-        return routes.Topic(config.read_queue_count, config.write_queue_count, config.perm)
 
-    def _made_on_use(self, name: str) -> routes.Topic | None:
-        """Return what a topic will be that is not there yet, but will be when it is used."""
-        if name == routes.DEFAULT_TOPIC and self._auto_create_topic:
-            return routes.default_topic(self._default_queue_count)
-        if not name.startswith(RETRY_PREFIX) or name == RETRY_PREFIX:
-            return None
-        try:
-            check_topic(name)
-        except BrokerError:
-            return None
-        # A consumer asks for it just before the heartbeat that creates it, and then not for 30 s:
-        # what it fails in its first half minute would come back to it only after that.
-        return routes.Topic(1, 1, PERM_READ | PERM_WRITE)
+class SystemTopicHandlers:
+    """What a broker says of the names that it keeps to itself."""
 
-    def _group(self) -> routes.Group:
-        config = self._ledger.config
-        return routes.Group(
-            name=config.group,
-            addresses=self._advertised,
-            leader_id=self._ledger.leader_id,
-            reachable=self._ledger.core.connected_peers | {config.node_id},
-            node_id=config.node_id,
-            cluster=self._cluster,
-        )
+    @handles(RequestCode.GET_SYSTEM_TOPIC_LIST_FROM_BROKER)
+    def list_system_topics(self, session: Session, command: Command) -> None:
+        """Answer the names that no topic of a user may have."""
+        body = routes.topic_list(sorted(RESERVED_TOPICS))
+        answer(session, command, response(command, int(ResponseCode.SUCCESS), body=body))

@@ -449,29 +449,6 @@ class ConsumeStatsRequest(Header):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RouteRequest(Header):
-    """GET_ROUTEINFO_BY_TOPIC. Source: RocketMQ ``GetRouteInfoRequestHeader``."""
-
-    topic: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeleteTopicInNameServerRequest(Header):
-    """DELETE_TOPIC_IN_NAMESRV. Source: RocketMQ ``DeleteTopicFromNamesrvRequestHeader``."""
-
-    topic: str
-    cluster_name: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KvConfigRequest(Header):
-    """GET_KV_CONFIG. Source: RocketMQ ``GetKVConfigRequestHeader``."""
-
-    namespace: str
-    key: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class UnregisterClientRequest(Header):
     """UNREGISTER_CLIENT. Source: RocketMQ ``UnregisterClientRequestHeader``."""
 

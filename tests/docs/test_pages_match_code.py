@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from broker.message import batch, codec
-from broker.protocol import bodies, headers
+from broker.protocol import bodies, headers, name_headers
 from broker.protocol.header_fields import _plan
 from broker.protocol.request_code import RequestCode
 from broker.protocol.response_code import ResponseCode
@@ -47,13 +47,23 @@ REQUEST_HEADERS = {
     RequestCode.GET_EARLIEST_MSG_STORETIME: headers.QueueRequest,
     RequestCode.QUERY_MESSAGE: headers.QueryMessageRequest,
     RequestCode.VIEW_MESSAGE_BY_ID: headers.ViewMessageRequest,
-    RequestCode.GET_ROUTEINFO_BY_TOPIC: headers.RouteRequest,
-    RequestCode.GET_KV_CONFIG: headers.KvConfigRequest,
+    RequestCode.GET_ROUTEINFO_BY_TOPIC: name_headers.RouteRequest,
+    RequestCode.GET_KV_CONFIG: name_headers.KvConfigRequest,
     RequestCode.UNREGISTER_CLIENT: headers.UnregisterClientRequest,
     RequestCode.GET_CONSUMER_LIST_BY_GROUP: headers.ConsumerListRequest,
     RequestCode.CONSUMER_SEND_MSG_BACK: headers.ConsumerSendBackRequest,
     RequestCode.CLIENT_CONNECTION_LOST: headers.ClientConnectionLostRequest,
-    RequestCode.DELETE_TOPIC_IN_NAMESRV: headers.DeleteTopicInNameServerRequest,
+    RequestCode.DELETE_TOPIC_IN_NAMESRV: name_headers.DeleteTopicInNameServerRequest,
+    RequestCode.PUT_KV_CONFIG: name_headers.PutKvConfigRequest,
+    RequestCode.DELETE_KV_CONFIG: name_headers.KvConfigRequest,
+    RequestCode.GET_KVLIST_BY_NAMESPACE: name_headers.KvListRequest,
+    RequestCode.REGISTER_BROKER: name_headers.RegisterBrokerRequest,
+    RequestCode.UNREGISTER_BROKER: name_headers.UnregisterBrokerRequest,
+    RequestCode.QUERY_DATA_VERSION: name_headers.QueryDataVersionRequest,
+    RequestCode.BROKER_HEARTBEAT: name_headers.BrokerHeartbeatRequest,
+    RequestCode.WIPE_WRITE_PERM_OF_BROKER: name_headers.BrokerNameRequest,
+    RequestCode.ADD_WRITE_PERM_OF_BROKER: name_headers.BrokerNameRequest,
+    RequestCode.GET_TOPICS_BY_CLUSTER: name_headers.TopicsByClusterRequest,
     RequestCode.LEADERSHIP_TRANSFER: headers.LeadershipTransferRequest,
 }
 

@@ -48,8 +48,16 @@ class Brokers(FakeMembers):
         broker: dict[str, Any] | None = None,
         nameserver: dict[str, Any] | None = None,
         seed: int = 1,
+        group: str = "g",
+        cluster: str = "",
+        beside: FakeMembers | None = None,
+        port_shift: int = 0,
     ) -> None:
+        """Make a group; *beside* another one on the same network, its ports moved."""
         super().__init__(nursery, count, seed=seed)
+        self._group, self._cluster, self._port_shift = group, cluster, port_shift
+        if beside is not None:
+            self.wires = beside.wires
         self._store = StoreConfig(**{"segment_size": 256 * KIB, **(store or {})})
         self._raft = RaftConfig(**(raft or {}))
         self._broker = BrokerConfig(**(broker or {}))
@@ -58,14 +66,15 @@ class Brokers(FakeMembers):
 
     def config(self, name: str) -> NodeConfig:
         return NodeConfig(
-            group="g",
+            group=self._group,
+            cluster=self._cluster,
             node_id=name,
             members=tuple(
                 MemberConfig(
                     node_id=other,
                     host=f"{other}-host.my-group",
-                    peer_port=PEER_PORT + number,
-                    broker_port=BROKER_PORT + number,
+                    peer_port=PEER_PORT + self._port_shift + number,
+                    broker_port=BROKER_PORT + self._port_shift + number,
                 )
                 for number, other in enumerate(self.members)
             ),

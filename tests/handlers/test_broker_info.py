@@ -5,7 +5,7 @@ import json
 import pytest
 import trio
 
-from broker.handlers.broker_info import BODY_SIZE_MAX, read_properties
+from broker.handlers.properties import BODY_SIZE_MAX, read_properties
 from broker.protocol.request_code import RequestCode
 from broker.protocol.response_code import ResponseCode
 

@@ -26,8 +26,10 @@ from broker.handlers.send import SendHandlers
 from broker.handlers.send_back import SendBackHandlers
 from broker.handlers.topic_state import TopicStateHandlers
 from broker.handlers.topics import TopicHandlers
-from broker.nameserver.handlers import NameHandlers
-from broker.protocol import headers
+from broker.nameserver.handlers import NameHandlers, SystemTopicHandlers
+from broker.nameserver.registering import RegistrationHandlers
+from broker.nameserver.settings import NameSettings
+from broker.protocol import headers, name_headers
 from broker.protocol.request_code import RequestCode
 from broker.protocol.response_code import ResponseCode
 from dledger.protocol import PeerCode
@@ -41,12 +43,15 @@ FAMILIES = [
     LookupHandlers,
     ConsumerGroupHandlers,
     NameHandlers,
+    NameSettings,
     OffsetHandlers,
     OffsetResetHandlers,
     PullHandlers,
     QueryHandlers,
+    RegistrationHandlers,
     SendBackHandlers,
     SendHandlers,
+    SystemTopicHandlers,
     TopicHandlers,
     TopicStateHandlers,
 ]
@@ -61,6 +66,13 @@ WITHOUT_HEADER = {
     RequestCode.GET_GROUP_STATUS,
     RequestCode.UPDATE_BROKER_CONFIG,
     RequestCode.GET_BROKER_CONFIG,
+    RequestCode.UPDATE_NAMESRV_CONFIG,
+    RequestCode.GET_NAMESRV_CONFIG,
+    RequestCode.GET_SYSTEM_TOPIC_LIST_FROM_NS,
+    RequestCode.GET_SYSTEM_TOPIC_LIST_FROM_BROKER,
+    RequestCode.GET_UNIT_TOPIC_LIST,
+    RequestCode.GET_HAS_UNIT_SUB_TOPIC_LIST,
+    RequestCode.GET_HAS_UNIT_SUB_UNUNIT_TOPIC_LIST,
     RequestCode.GET_BROKER_RUNTIME_INFO,
     RequestCode.GET_ALL_SUBSCRIPTIONGROUP_CONFIG,
     RequestCode.HEART_BEAT,
@@ -94,13 +106,23 @@ HEADERS = {
     RequestCode.GET_EARLIEST_MSG_STORETIME: headers.QueueRequest,
     RequestCode.QUERY_MESSAGE: headers.QueryMessageRequest,
     RequestCode.VIEW_MESSAGE_BY_ID: headers.ViewMessageRequest,
-    RequestCode.GET_ROUTEINFO_BY_TOPIC: headers.RouteRequest,
-    RequestCode.GET_KV_CONFIG: headers.KvConfigRequest,
+    RequestCode.GET_ROUTEINFO_BY_TOPIC: name_headers.RouteRequest,
+    RequestCode.GET_KV_CONFIG: name_headers.KvConfigRequest,
     RequestCode.UNREGISTER_CLIENT: headers.UnregisterClientRequest,
     RequestCode.GET_CONSUMER_LIST_BY_GROUP: headers.ConsumerListRequest,
     RequestCode.CONSUMER_SEND_MSG_BACK: headers.ConsumerSendBackRequest,
     RequestCode.CLIENT_CONNECTION_LOST: headers.ClientConnectionLostRequest,
-    RequestCode.DELETE_TOPIC_IN_NAMESRV: headers.DeleteTopicInNameServerRequest,
+    RequestCode.DELETE_TOPIC_IN_NAMESRV: name_headers.DeleteTopicInNameServerRequest,
+    RequestCode.PUT_KV_CONFIG: name_headers.PutKvConfigRequest,
+    RequestCode.DELETE_KV_CONFIG: name_headers.KvConfigRequest,
+    RequestCode.GET_KVLIST_BY_NAMESPACE: name_headers.KvListRequest,
+    RequestCode.REGISTER_BROKER: name_headers.RegisterBrokerRequest,
+    RequestCode.UNREGISTER_BROKER: name_headers.UnregisterBrokerRequest,
+    RequestCode.QUERY_DATA_VERSION: name_headers.QueryDataVersionRequest,
+    RequestCode.BROKER_HEARTBEAT: name_headers.BrokerHeartbeatRequest,
+    RequestCode.WIPE_WRITE_PERM_OF_BROKER: name_headers.BrokerNameRequest,
+    RequestCode.ADD_WRITE_PERM_OF_BROKER: name_headers.BrokerNameRequest,
+    RequestCode.GET_TOPICS_BY_CLUSTER: name_headers.TopicsByClusterRequest,
     RequestCode.LEADERSHIP_TRANSFER: headers.LeadershipTransferRequest,
 }
 
@@ -152,7 +174,8 @@ def test_every_request_code_has_a_header_unless_it_has_no_fields(code):
 def test_every_request_header_belongs_to_a_request():
     found = {
         value
-        for name, value in vars(headers).items()
+        for module in (headers, name_headers)
+        for name, value in vars(module).items()
         if name.endswith("Request") and isinstance(value, type)
     }
     assert found == set(HEADERS.values())

@@ -17,17 +17,26 @@ def group(*, leader="n2", reachable=ALL, node="n1"):
 
 
 def test_a_group_names_the_cluster_it_belongs_to():
-    found = json.loads(routes.own_route(group()._replace(cluster="shop"), TOPIC))
+    found = own(group()._replace(cluster="shop"))
     assert [(broker["brokerName"], broker["cluster"]) for broker in found["brokerDatas"]] == [
         ("orders", "shop")
     ]
-    assert json.loads(routes.own_route(group(), TOPIC))["brokerDatas"][0]["cluster"] == "orders"
-    table = json.loads(routes.cluster_info(group()._replace(cluster="shop"), RouteMode.SINGLE))
+    assert own(group())["brokerDatas"][0]["cluster"] == "orders"
+    table = cluster(group()._replace(cluster="shop"), RouteMode.SINGLE)
     assert table["clusterAddrTable"] == {"shop": ["orders"]}
 
 
+def own(found):
+    return json.loads(routes.encode_route([routes.own_part(found, TOPIC)]))
+
+
 def stock(found, mode=RouteMode.PER_NODE, topic=TOPIC, client="10.0.0.1"):
-    return json.loads(routes.stock_route(found, topic, mode, client_host=client))
+    part = routes.stock_part(found, topic, mode, client_host=client)
+    return json.loads(routes.encode_route([part]))
+
+
+def cluster(found, mode):
+    return json.loads(routes.cluster_info([routes.cluster_brokers(found, mode)]))
 
 
 def addresses(route):
@@ -105,13 +114,14 @@ def test_the_single_name_has_the_leader_first():
 def test_a_route_has_no_blanks():
     """RocketMQ's Go client cuts the addresses out of the raw text."""
     for mode in RouteMode:
-        assert b" " not in routes.stock_route(group(), TOPIC, mode, client_host="h")
+        part = routes.stock_part(group(), TOPIC, mode, client_host="h")
+        assert b" " not in routes.encode_route([part])
 
 
 @pytest.mark.parametrize("mode", RouteMode)
 def test_a_cluster_has_one_broker(mode):
     """Whoever administers by the list would otherwise do everything once for each name."""
-    info = json.loads(routes.cluster_info(group(), mode))
+    info = cluster(group(), mode)
 
     assert info["clusterAddrTable"] == {"orders": ["orders"]}
     assert info["brokerAddrTable"]["orders"]["brokerAddrs"]["0"] == "b:2"

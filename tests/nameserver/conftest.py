@@ -1,0 +1,54 @@
+"""Groups of brokers and name servers on one network, under virtual time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import trio
+
+from tests.fakes.brokers import Brokers
+from tests.fakes.name_server import ADDRESS, PORT, FakeNameServer
+
+
+@pytest.fixture
+async def nursery_of_brokers(autojump_clock):
+    """Every test names autojump_clock as well: pytest-trio looks for it only there."""
+    async with trio.open_nursery() as nursery:
+        yield nursery
+        nursery.cancel_scope.cancel()
+
+
+@pytest.fixture
+def make_group(nursery_of_brokers):
+    """Return what makes a group that registers with the name server; it is not running yet."""
+    made: list[Brokers] = []
+
+    def make(name: str = "orders", count: int = 3, **settings: Any) -> Brokers:
+        nameserver = {"addresses": ADDRESS, **settings.pop("nameserver", {})}
+        group = Brokers(
+            nursery_of_brokers,
+            count,
+            group=name,
+            cluster=settings.pop("cluster", "shop"),
+            beside=made[0] if made else None,
+            port_shift=100 * len(made),
+            nameserver=nameserver,
+            **settings,
+        )
+        made.append(group)
+        return group
+
+    return make
+
+
+@pytest.fixture
+def make_name_server(nursery_of_brokers):
+    """Return what makes a name server beside a group; it is not running yet."""
+
+    def make(beside: Brokers, *, port: int = PORT, **settings: Any) -> FakeNameServer:
+        server = FakeNameServer(nursery_of_brokers, beside, port=port)
+        server.settings = settings
+        return server
+
+    return make
