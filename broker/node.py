@@ -23,12 +23,18 @@ from broker.groups.locks import QueueLocks
 from broker.handlers.ack_policy import COPIES_OF_ROLE, AckPolicy
 from broker.handlers.broker_info import BrokerInfoHandlers
 from broker.handlers.caught_up import CaughtUp
+from broker.handlers.changes import Changes
+from broker.handlers.client_admin import ClientAdminHandlers
+from broker.handlers.client_calls import ClientCalls
 from broker.handlers.clients import ClientHandlers
 from broker.handlers.commands import Commands
+from broker.handlers.connections import Connections
 from broker.handlers.consumer_groups import ConsumerGroupHandlers
 from broker.handlers.forward import Forwarder
 from broker.handlers.group import GroupHandlers
 from broker.handlers.group_gate import GroupGate
+from broker.handlers.group_offsets import GroupOffsetHandlers
+from broker.handlers.group_progress import GroupProgress
 from broker.handlers.locks import LockHandlers
 from broker.handlers.lookup import LookupHandlers
 from broker.handlers.offset_reset import OffsetResetHandlers
@@ -37,6 +43,7 @@ from broker.handlers.pull import PullHandlers
 from broker.handlers.query import QueryHandlers
 from broker.handlers.queue_state import QueueStates
 from broker.handlers.registry import REQUEST_NAMES, RESPONSE_NAMES, Registry
+from broker.handlers.reset_news import ResetNews
 from broker.handlers.send import SendHandlers
 from broker.handlers.send_answers import SendAnswers
 from broker.handlers.send_back import SendBackHandlers
@@ -348,10 +355,29 @@ class Node:
             is_serving=self._is_serving,
             is_being_deleted=self.topics.is_being_deleted,
         )
+        self.connections = Connections(consumers=files.consumers, groups=files.groups, clock=clock)
+        self.changes = Changes(queue=self.queue, derived=files.derived, forwarder=self.forwarder)
+        self.calls = ClientCalls(self.connections, clock)
+        self.registry.answered = self.calls.answered
+        self.reset_news = ResetNews(
+            connections=self.connections, offsets=files.offsets, clock=clock, group_name=group
+        )
+        self.client_admin = ClientAdminHandlers(
+            connections=self.connections,
+            calls=self.calls,
+            consumers=files.consumers,
+            forwarder=self.forwarder,
+            is_serving=self._is_serving,
+            log=files.store,
+            queues=files.derived.queues,
+            group_name=group,
+            node_id=node_id,
+        )
         self.clients = ClientHandlers(
             ledger=self.ledger,
-            derived=files.derived,
             queue=self.queue,
+            changes=self.changes,
+            connections=self.connections,
             clock=clock,
             consumers=files.consumers,
             groups=files.groups,
@@ -406,6 +432,8 @@ class Node:
             offsets=files.offsets,
             gate=gate,
             forwarder=self.forwarder,
+            news=self.reset_news,
+            is_serving=self._is_serving,
             clock=clock,
             log_size=lambda: files.store.end_position - files.store.base.position,
             young_size_max=int(
@@ -430,15 +458,33 @@ class Node:
             when_current=self.offsets.when_current,
             group_name=group,
         )
+        progress = GroupProgress(
+            offsets=files.offsets,
+            topics=files.topics,
+            states=states,
+            consumers=files.consumers,
+            group_name=group,
+        )
         self.consumer_groups = ConsumerGroupHandlers(
             commands=self.commands,
             gate=gate,
             groups=files.groups,
             offsets=files.offsets,
+            consumers=files.consumers,
+            progress=progress,
+            node_id=node_id,
+        )
+        self.group_offsets = GroupOffsetHandlers(
+            changes=self.changes,
+            gate=gate,
+            offsets=files.offsets,
+            consumers=files.consumers,
             topics=files.topics,
             states=states,
+            progress=progress,
+            clock=clock,
             group_name=group,
-            node_id=node_id,
+            address=advertised[node_id],
         )
         self.topic_states = TopicStateHandlers(
             topics=files.topics,
@@ -490,6 +536,7 @@ class Node:
             log=files.store,
             queues=files.derived.queues,
             topics=files.topics,
+            consumers=files.consumers,
             caught_up=self.caught_up,
         )
         for family in (
@@ -498,6 +545,7 @@ class Node:
             self.offsets,
             self.resets,
             self.consumer_groups,
+            self.group_offsets,
             self.topic_states,
             self.topics,
             self.group,
@@ -505,6 +553,7 @@ class Node:
             self.queries,
             *self.names.families,
             self.clients,
+            self.client_admin,
             self.send_backs,
             self.locks,
         ):
@@ -523,6 +572,7 @@ class Node:
             traffic=files.traffic,
             rates=self.rates,
             clock=clock,
+            oldest_ms=self.dispatch.oldest_ms,
         )
         self.registry.register(self.broker_info)
         files.derived.on_arrival = self._arrived
@@ -590,8 +640,9 @@ class Node:
 
     def _applied(self, index: int, results: list[Any]) -> None:
         self.commands.applied(index, results)
-        for topic in self._files.offsets.take_reset():
-            self.pulls.look_again(topic)
+        for reset in self._files.offsets.take_reset():
+            self.pulls.look_again(reset.topic)
+            self.reset_news.tell(reset)
 
     def _topic_deleted(self, topic: str) -> None:
         self._files.topic_rates.topic_deleted(topic)
@@ -619,6 +670,8 @@ class Node:
         self.forwarder.drop_session(session)
         self.clients.drop_session(session)
         self.names.drop_session(session)
+        self.calls.drop_session(session)
+        self.reset_news.drop_session(session)
 
     # -- running --------------------------------------------------------------------------------
 
@@ -635,6 +688,7 @@ class Node:
             nursery.start_soon(self.pulls.hold.run)
             nursery.start_soon(self.topic_retention.run)
             nursery.start_soon(self.clients.run)
+            nursery.start_soon(self.calls.run)
             nursery.start_soon(self.schedule.run)
             nursery.start_soon(self.forwarder.run)
             nursery.start_soon(self.names.run)

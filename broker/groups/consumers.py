@@ -1,6 +1,7 @@
 """Who is in which consumer group, the same on every node.
 
-consumer.join   {group, client, type, model, where, subscriptions: [[topic, type, expression], ...]}
+consumer.join   {group, client, type, model, where, subscriptions: [[topic, type, expression], ...],
+                 origin?: [language, version, address]}
 consumer.leave  {group, client}
 
 They come and go by commands in the log; a heartbeat that says nothing new writes none.  So a new
@@ -26,6 +27,21 @@ CONSUMER_LEAVE = "consumer.leave"
 CONSUMERS_MAX = 100_000  # in all groups: some 100 MiB; one more is refused
 
 
+class Origin(NamedTuple):
+    """What a consumer is, and where; for people who ask, it changes nothing."""
+
+    language: int  # RocketMQ's LanguageCode; -1: nobody knows
+    version: int  # ordinal of RocketMQ's MQVersion
+    address: str  # host:port of the connection by which it came; "": nobody knows
+
+    def is_same_client(self, other: Origin) -> bool:
+        """Whether the two differ in nothing but the connection: a client has several."""
+        return self[:2] == other[:2]
+
+
+UNKNOWN = Origin(-1, 0, "")
+
+
 class _Row(NamedTuple):
     """A consumer as commands and snapshots hold it."""
 
@@ -35,22 +51,25 @@ class _Row(NamedTuple):
     model: str
     where: str
     subscriptions: list[list[str]]
+    origin: list[Any] | None = None  # as `Origin`; None: written before there was one
 
 
-def join_group(client_id: str, data: ConsumerData) -> MetadataCommand:
+def join_group(client_id: str, data: ConsumerData, origin: Origin = UNKNOWN) -> MetadataCommand:
     """Return the command that makes a client a consumer, or changes what it reads."""
-    group, client, consume_type, model, where, subscriptions = _row(client_id, data)
-    return MetadataCommand(
-        CONSUMER_JOIN,
-        {
-            "group": group,
-            "client": client,
-            "type": consume_type,
-            "model": model,
-            "where": where,
-            "subscriptions": subscriptions,
-        },
+    group, client, consume_type, model, where, subscriptions, came_from = _row(
+        client_id, data, origin
     )
+    args = {
+        "group": group,
+        "client": client,
+        "type": consume_type,
+        "model": model,
+        "where": where,
+        "subscriptions": subscriptions,
+    }
+    if came_from is not None:
+        args["origin"] = came_from
+    return MetadataCommand(CONSUMER_JOIN, args)
 
 
 def leave_group(client_id: str, group: str) -> MetadataCommand:
@@ -66,6 +85,7 @@ class Consumers:
     def __init__(self) -> None:
         self._groups: dict[str, dict[str, ConsumerData]] = {}
         self._by_client: dict[str, set[str]] = {}  # the groups of each
+        self._origins: dict[str, Origin] = {}  # by client
         self._count = 0
         self._changed: set[str] = set()
 
@@ -84,6 +104,22 @@ class Consumers:
     def groups_of(self, client_id: str) -> list[str]:
         """Return the groups that a client consumes for, sorted."""
         return sorted(self._by_client.get(client_id, ()))
+
+    def origin(self, client_id: str) -> Origin:
+        """Return what a consumer is, and where it came from."""
+        return self._origins.get(client_id, UNKNOWN)
+
+    def readers_of(self, topic: str) -> list[str]:
+        """Return the groups that have a consumer of *topic*, sorted."""
+        return [
+            group
+            for group in self.groups()
+            if any(
+                item.topic == topic
+                for data in self._groups[group].values()
+                for item in data.subscriptions
+            )
+        ]
 
     def client_ids(self) -> list[str]:
         """Return all clients that consume, sorted."""
@@ -111,7 +147,7 @@ class Consumers:
     def snapshot(self) -> list[Any]:
         """Return a row for each consumer, sorted by group and client."""
         return [
-            list(_row(client_id, self._groups[group][client_id]))
+            _trimmed(_row(client_id, self._groups[group][client_id], self.origin(client_id)))
             for group in self.groups()
             for client_id in sorted(self._groups[group])
         ]
@@ -123,12 +159,16 @@ class Consumers:
             ValueError, TypeError: *snapshot* is none.
         """
         groups: dict[str, dict[str, ConsumerData]] = {}
+        origins: dict[str, Origin] = {}
         rows = snapshot or []
         for row in rows:
             data = _data(_Row(*row))
             groups.setdefault(data.group, {})[row[1]] = data
+            if (origin := _origin(_Row(*row).origin)) != UNKNOWN:
+                origins[row[1]] = origin
         self._changed |= self._groups.keys() | groups.keys()
         self._groups = groups
+        self._origins = origins
         self._by_client = {}
         for group, consumers in groups.items():
             for client_id in consumers:
@@ -146,6 +186,8 @@ class Consumers:
                 args["subscriptions"],
             )
         )
+        if (origin := _origin(args.get("origin"))) != UNKNOWN:
+            self._origins[args["client"]] = origin
         consumers = self._groups.setdefault(data.group, {})
         known = consumers.get(args["client"])
         if known == data:
@@ -167,12 +209,13 @@ class Consumers:
         groups.discard(group)
         if not groups:
             del self._by_client[client_id]
+            self._origins.pop(client_id, None)
         self._count -= 1
         self._changed.add(group)
         return True
 
 
-def _row(client_id: str, data: ConsumerData) -> _Row:
+def _row(client_id: str, data: ConsumerData, origin: Origin) -> _Row:
     return _Row(
         data.group,
         client_id,
@@ -180,7 +223,21 @@ def _row(client_id: str, data: ConsumerData) -> _Row:
         data.message_model,
         data.from_where,
         [[item.topic, item.expression_type, item.expression] for item in data.subscriptions],
+        None if origin == UNKNOWN else list(origin),
     )
+
+
+def _trimmed(row: _Row) -> list[Any]:
+    return list(row[:-1] if row.origin is None else row)
+
+
+def _origin(found: Any) -> Origin:  # noqa: ANN401 - what a command or a snapshot holds
+    """Raise `ValueError` unless *found* is an origin, or None."""
+    if found is None:
+        return UNKNOWN
+    if list(map(type, found)) != [int, int, str]:
+        raise ValueError(f"{found!r:.200} says of no consumer what it is")
+    return Origin(*found)
 
 
 def _data(row: _Row) -> ConsumerData:

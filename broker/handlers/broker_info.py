@@ -51,6 +51,7 @@ class BrokerInfoHandlers:
         traffic: Traffic,
         rates: Rates,
         clock: Clock,
+        oldest_ms: Callable[[], int | None],
     ) -> None:
         """Make the family.
 
@@ -61,7 +62,9 @@ class BrokerInfoHandlers:
             traffic: what has passed.
             rates: the same in a second.
             clock: the time.
+            oldest_ms: when the oldest message of the log was stored; None without one.
         """
+        self._oldest_ms = oldest_ms
         self._config = config
         self._ledger = ledger
         self._derived = derived
@@ -71,6 +74,7 @@ class BrokerInfoHandlers:
         self._started_at = clock.now()
         self._started_ms = clock.wall_ms()
         self._log_level = config.broker.log_level
+        self._change_count = 0
         # Set by whoever runs a node as a process of its own; several in one share their log.
         self.set_log_level: Callable[[str], None] | None = None
 
@@ -78,8 +82,13 @@ class BrokerInfoHandlers:
     @handles(RequestCode.GET_BROKER_CONFIG)
     def get_config(self, session: Session, command: Command) -> None:
         """Answer the settings as properties: RocketMQ's names first, then our own keys."""
+        # Source: RocketMQ ``GetBrokerConfigResponseHeader``; it counts changes of the settings.
+        data_version = json.dumps(
+            {"counter": self._change_count, "timestamp": self._started_ms}, separators=(",", ":")
+        )
         body = write_properties(self.settings())
-        answer(session, command, response(command, int(ResponseCode.SUCCESS), body=body))
+        reply = response(command, int(ResponseCode.SUCCESS), None, {"version": data_version}, body)
+        answer(session, command, reply)
 
     @handles(RequestCode.UPDATE_NAMESRV_CONFIG)
     @handles(RequestCode.UPDATE_BROKER_CONFIG)
@@ -91,6 +100,7 @@ class BrokerInfoHandlers:
             if self.set_log_level is None:
                 raise InvalidMessageError("this node shares its log with others of its process")
             self._log_level = level
+            self._change_count += 1
             self.set_log_level(level)
         answer(session, command, response(command, int(ResponseCode.SUCCESS)))
 
@@ -140,6 +150,7 @@ class BrokerInfoHandlers:
         got = sum(flow.messages for flow in self._traffic.served.values())
         size, free = stats.log_size, stats.free_size
         uptime = self._clock.now() - self._started_at
+        oldest = self._oldest_ms()
         behind = max(ledger.committed_index - self._derived.dispatched_index, 0)
         return {
             "brokerVersionDesc": f"dledger {version('dledger')}",
@@ -160,7 +171,14 @@ class BrokerInfoHandlers:
             "dispatchMaxBuffer": "0",
             "dispatchBehindEntries": str(behind),
             "sendThreadPoolQueueSize": str(ledger.core.unfinished_count),
+            # No request waits for a thread, or for a lock: what RocketMQ measures there is nought.
+            "sendThreadPoolQueueHeadWaitTimeMills": "0",
+            "pullThreadPoolQueueSize": "0",
+            "pullThreadPoolQueueHeadWaitTimeMills": "0",
+            "queryThreadPoolQueueSize": "0",
+            "queryThreadPoolQueueHeadWaitTimeMills": "0",
             "pageCacheLockTimeMills": "0",
+            "earliestMessageTimeStamp": str(-1 if oldest is None else oldest),
             "term": str(ledger.term),
             "role": ledger.core.role.name,
             "leaderId": ledger.leader_id or "",

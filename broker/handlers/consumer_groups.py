@@ -5,16 +5,11 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from broker.errors import TopicNotFoundError
 from broker.handlers.registry import answer, handles
 from broker.message.limits import check_group, check_group_not_reserved, is_reserved_group
 from broker.metadata.subscription_groups import create_group, delete_group, put_group
-from broker.protocol.descriptions import (
-    GroupDescription,
-    GroupQueueDescription,
-    GroupTopicDescription,
-    encode_body,
-)
+from broker.protocol.admin_headers import GroupConfigRequest
+from broker.protocol.descriptions import GroupDescription, encode_body
 from broker.protocol.headers import (
     ConsumeStatsRequest,
     CreateGroupRequest,
@@ -24,18 +19,18 @@ from broker.protocol.headers import (
 )
 from broker.protocol.request_code import RequestCode
 from broker.protocol.response_code import ResponseCode
-from broker.protocol.subscription_group import decode_group, encode_group_table
+from broker.protocol.subscription_group import decode_group, encode_group, encode_group_table
 from dledger.remoting.command import Command, response
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from broker.groups.consumers import Consumers
     from broker.handlers.commands import Commands
     from broker.handlers.group_gate import GroupGate
-    from broker.handlers.queue_state import QueueStates
+    from broker.handlers.group_progress import GroupProgress
     from broker.metadata.consumer_offsets import ConsumerOffsets
     from broker.metadata.subscription_groups import SubscriptionGroups
-    from broker.metadata.topics import Topics
     from dledger.remoting.server import Session
 
 
@@ -49,9 +44,8 @@ class ConsumerGroupHandlers:
         gate: GroupGate,
         groups: SubscriptionGroups,
         offsets: ConsumerOffsets,
-        topics: Topics,
-        states: QueueStates,
-        group_name: str,
+        consumers: Consumers,
+        progress: GroupProgress,
         node_id: str,
     ) -> None:
         """Make the family.
@@ -61,18 +55,16 @@ class ConsumerGroupHandlers:
             gate: knows which groups there are.
             groups: what commands have made.
             offsets: what groups have committed.
-            topics: what exists.
-            states: looks at queues.
-            group_name: of the broker group: RocketMQ's name of the broker.
+            consumers: who is in which group.
+            progress: knows how far groups have come.
             node_id: this node's.
         """
         self._commands = commands
         self._gate = gate
         self._groups = groups
         self._offsets = offsets
-        self._topics = topics
-        self._states = states
-        self._group_name = group_name
+        self._consumers = consumers
+        self._progress = progress
         self._node_id = node_id
 
     @handles(RequestCode.UPDATE_AND_CREATE_SUBSCRIPTIONGROUP, on_leader=True)
@@ -105,16 +97,21 @@ class ConsumerGroupHandlers:
         body = encode_group_table(configs, version=self._groups.version)
         answer(session, command, response(command, int(ResponseCode.SUCCESS), body=body))
 
+    @handles(RequestCode.GET_SUBSCRIPTIONGROUP_CONFIG)
+    def group_config(self, session: Session, command: Command) -> None:
+        """Answer what one group has."""
+        header = GroupConfigRequest.decode(command.ext_fields)
+        body = encode_group(self._gate.config_of(header.group))
+        answer(session, command, response(command, int(ResponseCode.SUCCESS), body=body))
+
     @handles(RequestCode.QUERY_TOPIC_CONSUME_BY_WHO)
     def readers_of(self, session: Session, command: Command) -> None:
-        """Answer the groups that have committed something in a topic."""
+        """Answer the groups that have committed something in a topic, or have consumers of it."""
         header = TopicRequest.decode(command.ext_fields)
-        groups = [
-            group
-            for group, topic in self._offsets.groups()
-            if topic == header.topic and not is_reserved_group(group)
-        ]
-        body = json.dumps({"groupList": groups}, separators=(",", ":")).encode()
+        groups = {group for group, topic in self._offsets.groups() if topic == header.topic}
+        groups |= set(self._consumers.readers_of(header.topic))
+        known = sorted(group for group in groups if not is_reserved_group(group))
+        body = json.dumps({"groupList": known}, separators=(",", ":")).encode()
         answer(session, command, response(command, int(ResponseCode.SUCCESS), body=body))
 
     @handles(RequestCode.GET_CONSUME_STATS, on_leader=True)
@@ -122,27 +119,14 @@ class ConsumerGroupHandlers:
         """Answer how far a group has come, as RocketMQ's tools read it."""
         header = ConsumeStatsRequest.decode(command.ext_fields)
         self._gate.config_of(header.consumer_group)
-        topics = [header.topic] if header.topic else self._offsets.topics_of(header.consumer_group)
-        rows = []
-        rate = 0.0
-        for topic in topics:
-            described = self._describe(header.consumer_group, topic)
-            rate += described.out_rate.messages_per_second
-            for queue in described.queues:
-                place = {
-                    "brokerName": self._group_name,
-                    "queueId": queue.queue_id,
-                    "topic": topic,
-                }
-                progress = {
-                    "brokerOffset": queue.max_offset,
-                    "consumerOffset": max(queue.committed, 0),
-                    "lastTimestamp": max(queue.consumed_ms, 0),
-                }
-                rows.append(f"{_compact(place)}:{_compact(progress)}")
-        # A map whose keys are objects: no JSON, and what RocketMQ's fastjson writes and reads.
-        body = f'{{"consumeTps":{round(rate, 3)},"offsetTable":{{{",".join(rows)}}}}}'
-        answer(session, command, response(command, int(ResponseCode.SUCCESS), body=body.encode()))
+        group = header.consumer_group
+        described = (
+            [self._progress.in_topic(group, header.topic)]
+            if header.topic
+            else self._progress.in_topics(group)
+        )
+        body = self._progress.stats_body(described).encode()
+        answer(session, command, response(command, int(ResponseCode.SUCCESS), body=body))
 
     @handles(RequestCode.DESCRIBE_CONSUMER_GROUP, on_leader=True)
     def describe(self, session: Session, command: Command) -> None:
@@ -152,44 +136,12 @@ class ConsumerGroupHandlers:
             group=header.consumer_group,
             node_id=self._node_id,
             config=self._gate.config_of(header.consumer_group),
-            topics=tuple(
-                self._describe(header.consumer_group, topic)
-                for topic in self._offsets.topics_of(header.consumer_group)
-            ),
+            topics=tuple(self._progress.in_topics(header.consumer_group)),
+            members=self._progress.members(header.consumer_group),
         )
         body = encode_body(described)
         answer(session, command, response(command, int(ResponseCode.SUCCESS), body=body))
 
-    def _describe(self, group: str, topic: str) -> GroupTopicDescription:
-        config = self._topics.get(topic)
-        if config is None:
-            raise TopicNotFoundError(f"topic {topic!r} does not exist")
-        offsets = self._offsets
-        queues = []
-        for queue_id in range(config.read_queue_count):
-            committed = offsets.get(group, topic, queue_id)
-            first, end = self._states.ends(topic, queue_id)
-            queues.append(
-                GroupQueueDescription(
-                    queue_id=queue_id,
-                    committed=-1 if committed is None else committed,
-                    min_offset=first,
-                    max_offset=end,
-                    consumed_ms=self._states.store_time(topic, queue_id, (committed or 0) - 1),
-                )
-            )
-        return GroupTopicDescription(
-            topic=topic,
-            epoch=offsets.epoch(group, topic),
-            committed_ms=offsets.committed_ms(group, topic),
-            queues=tuple(queues),
-            out_rate=self._states.out_rate(topic, group),
-        )
-
 
 def _succeeds(command: Command) -> Callable[[Any], Command]:
     return lambda _: response(command, int(ResponseCode.SUCCESS))
-
-
-def _compact(value: object) -> str:
-    return json.dumps(value, separators=(",", ":"))

@@ -5,10 +5,14 @@ Every node answers from what it has dispatched itself; one that lags finds less.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import struct
+from typing import TYPE_CHECKING, Any
 
 from broker.errors import HeaderError, TopicNotFoundError
 from broker.handlers.registry import answer, handles
+from broker.message.tags import parse_tag_expression, tags_codes
+from broker.protocol.admin_bodies import compact, subscription_json
+from broker.protocol.admin_headers import ConsumeQueueRequest
 from broker.protocol.headers import (
     OffsetResponse,
     QueueRequest,
@@ -23,12 +27,15 @@ from broker.store.time_search import Boundary, offset_by_time, store_timestamp_m
 from dledger.remoting.command import Command, response
 
 if TYPE_CHECKING:
+    from broker.groups.consumers import Consumers
     from broker.handlers.caught_up import CaughtUp
     from broker.metadata.topics import Topics
     from broker.store.consume_queues import ConsumeQueues
     from broker.store.log_view import LogView
     from dledger.remoting.server import Session
 
+UNITS_TOLD_MAX = 1000  # of a consume queue, in one answer
+_UNIT = struct.Struct(">qiq")
 NO_STORE_TIME = -1  # what RocketMQ answers for a queue without messages
 
 
@@ -36,7 +43,13 @@ class LookupHandlers:
     """The family of look-ups."""
 
     def __init__(
-        self, *, log: LogView, queues: ConsumeQueues, topics: Topics, caught_up: CaughtUp
+        self,
+        *,
+        log: LogView,
+        queues: ConsumeQueues,
+        topics: Topics,
+        consumers: Consumers,
+        caught_up: CaughtUp,
     ) -> None:
         """Make the family.
 
@@ -44,11 +57,13 @@ class LookupHandlers:
             log: the records.
             queues: lead to them.
             topics: what exists.
+            consumers: what groups read.
             caught_up: where questions wait for what is committed already.
         """
         self._log = log
         self._queues = queues
         self._topics = topics
+        self._consumers = consumers
         self._caught_up = caught_up
 
     @handles(RequestCode.SEARCH_OFFSET_BY_TIMESTAMP)
@@ -107,6 +122,53 @@ class LookupHandlers:
                 StoreTimeResponse(timestamp=timestamp).encode(),
             ),
         )
+
+    @handles(RequestCode.QUERY_CONSUME_QUEUE)
+    def consume_queue(self, session: Session, command: Command) -> None:
+        """Answer some units of a consume queue, as RocketMQ's ``queryCq`` shows them."""
+        header = ConsumeQueueRequest.decode(command.ext_fields)
+        topic, first = header.topic, header.index
+        self._check_queue(topic, header.queue_id)
+        wanted, subscription = self._filter_of(header.consumer_group, topic)
+        queue = self._queues.get(topic, header.queue_id)
+        least, end = (0, 0) if queue is None else (queue.min_offset, queue.max_offset)
+        rows = []
+        if queue is not None and least <= first < end and header.count > 0:
+            units = queue.units_from(first, unit_count_max=min(header.count, UNITS_TOLD_MAX))
+            for position, size, code in _UNIT.iter_unpack(units):
+                rows.append(
+                    {
+                        "bitMap": None,
+                        "eval": wanted is None or code in wanted,
+                        "extendDataJson": None,
+                        "msg": None,
+                        "physicOffset": position,
+                        "physicSize": size,
+                        "tagsCode": code,
+                    }
+                )
+        body = compact(
+            {
+                "filterData": None,
+                "maxQueueIndex": end,
+                "minQueueIndex": least,
+                "queueData": rows,
+                "subscriptionData": subscription,
+            }
+        ).encode()
+        answer(session, command, response(command, int(ResponseCode.SUCCESS), body=body))
+
+    def _filter_of(
+        self, group: str, topic: str
+    ) -> tuple[frozenset[int] | None, dict[str, Any] | None]:
+        """Return the hashes of the tags that a group reads, None for all, and its subscription."""
+        for data in self._consumers.of(group).values():
+            for item in data.subscriptions:
+                if item.topic == topic and item.expression_type == "TAG":
+                    tags = parse_tag_expression(item.expression)
+                    found = subscription_json(topic, item.expression_type, item.expression)
+                    return None if tags is None else tags_codes(tags), found
+        return None, None
 
     def store_time_of(self, topic: str, queue_id: int, queue_offset: int) -> int:
         """Return when a message that is kept was stored, in milliseconds since 1970."""

@@ -7,14 +7,14 @@ hear of it at their next pull or commit, and nothing they commit counts any more
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from broker.errors import HeaderError, TopicNotFoundError
 from broker.handlers.registry import answer, error_response, handles
 from broker.message.limits import check_group
 from broker.metadata.consumer_offsets import reset_offsets
+from broker.protocol.admin_bodies import QueuePlace, encode_reset
 from broker.protocol.descriptions import OffsetReset, QueueReset, encode_body
 from broker.protocol.headers import ResetOffsetRequest, ResetOffsetsRequest
 from broker.protocol.request_code import RequestCode
@@ -34,7 +34,19 @@ if TYPE_CHECKING:
     from dledger.remoting.server import Session
 
 PLACES = ("earliest", "latest", "time", "offset", "shift")
+# For so long RocketMQ's consumers stand still when they are told of a reset.
+# Source: ``MQClientInstance.resetOffset``.
+STANDSTILL_SECONDS = 10.0
+REMEMBERED_MAX = 1000  # resets by time; the oldest are forgotten first
 LATEST_MS = -1  # as a timestamp. Source: RocketMQ ``Broker2Client.resetOffset``
+
+
+class _Recent(NamedTuple):
+    """A reset by time, whose request may come again under another broker name."""
+
+    until: float  # seconds of the clock
+    epoch: int  # that it began
+    body: bytes  # of its answer
 
 
 class OffsetResetHandlers:
@@ -73,6 +85,7 @@ class OffsetResetHandlers:
         self._clock = clock
         self._when_current = when_current
         self._group_name = group_name
+        self._recent: dict[ResetOffsetRequest, _Recent] = {}
 
     @handles(RequestCode.RESET_CONSUMER_OFFSETS, on_leader=True)
     def reset(self, session: Session, command: Command) -> None:
@@ -112,11 +125,17 @@ class OffsetResetHandlers:
     def reset_by_time(self, session: Session, command: Command) -> None:
         """Put a group at a time, as RocketMQ's tools ask for it; its consumers need not be online.
 
+        mqadmin asks once for each broker name of a route, and here all of them are one broker: what
+        is asked again while consumers stand still for the first is answered with what that did.
+
         Source: RocketMQ ``Broker2Client.resetOffset``: without *isForce* only ever backwards.
         """
         header = ResetOffsetRequest.decode(command.ext_fields)
         group, topic = header.group, header.topic
         self._check(group, topic, header.queue_id)
+        if (known := self._recent_answer(header)) is not None:
+            answer(session, command, response(command, int(ResponseCode.SUCCESS), body=known))
+            return
 
         def current() -> None:
             if header.offset >= 0:
@@ -129,18 +148,34 @@ class OffsetResetHandlers:
             if not header.is_force:
                 changes = [item for item in changes if item.after < item.before or item.before < 0]
 
-            def finish(_: int) -> Command:
-                rows = [
-                    f"{_compact(self._place(topic, item.queue_id))}:{item.after}"
-                    for item in changes
-                ]
-                # A map whose keys are objects: no JSON, and what RocketMQ's fastjson reads.
-                body = f'{{"offsetTable":{{{",".join(rows)}}}}}'.encode()
+            def finish(epoch: int) -> Command:
+                body = encode_reset(
+                    {
+                        QueuePlace(topic, self._group_name, item.queue_id): item.after
+                        for item in changes
+                    }
+                )
+                self._remember(header, epoch, body)
                 return response(command, int(ResponseCode.SUCCESS), body=body)
 
             self._propose(session, command, group, topic, changes, finish)
 
         self._when_known(session, command, current)
+
+    def _recent_answer(self, header: ResetOffsetRequest) -> bytes | None:
+        """Return what the same request was answered a moment ago, if its reset is the last one."""
+        known = self._recent.get(header)
+        if known is None or known.until <= self._clock.now():
+            return None
+        epoch = self._offsets.epoch(header.group, header.topic)
+        return known.body if known.epoch == epoch else None
+
+    def _remember(self, header: ResetOffsetRequest, epoch: int, body: bytes) -> None:
+        self._recent.pop(header, None)
+        until = self._clock.now() + STANDSTILL_SECONDS
+        self._recent[header] = _Recent(until, epoch, body)
+        if len(self._recent) > REMEMBERED_MAX:
+            del self._recent[next(iter(self._recent))]
 
     def _when_known(self, session: Session, command: Command, current: Callable[[], None]) -> None:
         def tell() -> None:
@@ -231,10 +266,3 @@ class OffsetResetHandlers:
                 )
             )
         return changes
-
-    def _place(self, topic: str, queue_id: int) -> dict[str, object]:
-        return {"brokerName": self._group_name, "queueId": queue_id, "topic": topic}
-
-
-def _compact(value: object) -> str:
-    return json.dumps(value, separators=(",", ":"))

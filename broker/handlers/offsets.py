@@ -6,9 +6,11 @@ that it still leads: a deposed one would tell offsets that have moved on since.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from broker.errors import OffsetsResetError, TopicNotFoundError
+from broker.handlers.forward import FORWARDED
 from broker.handlers.registry import answer, error_response, handles, stock_client_host
 from broker.message.limits import check_group
 from broker.metadata.consumer_offsets import commit_offsets
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
     from broker.handlers.forward import Forwarder
     from broker.handlers.group_gate import GroupGate
+    from broker.handlers.reset_news import ResetNews
     from broker.metadata.consumer_offsets import ConsumerOffsets
     from broker.metadata.topics import Topics
     from broker.store.append_queue import AppendQueue
@@ -54,6 +57,8 @@ class OffsetHandlers:
         offsets: ConsumerOffsets,
         gate: GroupGate,
         forwarder: Forwarder,
+        news: ResetNews,
+        is_serving: Callable[[], bool],
         clock: Clock,
         log_size: Callable[[], int],
         young_size_max: int,
@@ -66,6 +71,8 @@ class OffsetHandlers:
         self._offsets = offsets
         self._gate = gate
         self._forwarder = forwarder
+        self._news = news
+        self._is_serving = is_serving
         self._clock = clock
         self._log_size = log_size
         self._young_size_max = young_size_max
@@ -92,11 +99,16 @@ class OffsetHandlers:
         offset = self._reader.min_offset(header.topic, header.queue_id)
         answer(session, command, _offset_response(command, offset))
 
-    @handles(RequestCode.QUERY_CONSUMER_OFFSET, on_leader=True)
+    @handles(RequestCode.QUERY_CONSUMER_OFFSET)
     def query(self, session: Session, command: Command) -> None:
         """Answer what a group has committed for a queue; QUERY_NOT_FOUND where it has nothing."""
         header = QueryConsumerOffsetRequest.decode(command.ext_fields)
         group, topic = header.consumer_group, header.topic
+        if FORWARDED not in command.ext_fields:
+            self._news.asked(session, group, topic, header.queue_id)
+        if not self._is_serving():
+            self._forwarder.take(session, command)
+            return
         is_stock = stock_client_host(session, command) is not None
 
         def tell() -> None:
@@ -130,7 +142,7 @@ class OffsetHandlers:
             and self._log_size() <= self._young_size_max
         )
 
-    @handles(RequestCode.UPDATE_CONSUMER_OFFSET, on_leader=True)
+    @handles(RequestCode.UPDATE_CONSUMER_OFFSET)
     def update(self, session: Session, command: Command) -> None:
         """Commit a group's offset; answered when it is in the log of a majority."""
         header = UpdateConsumerOffsetRequest.decode(command.ext_fields)
@@ -138,10 +150,27 @@ class OffsetHandlers:
             # ali-ons commits -1 for queues it has never consumed.
             answer(session, command, response(command, int(ResponseCode.SUCCESS)))
             return
-        self._check_queue(header.topic, header.queue_id)
-        check_group(header.consumer_group)
-        self._gate.check_use(header.consumer_group)
-        self.check_epoch(header.consumer_group, header.topic, header.offset_epoch)
+        group, topic = header.consumer_group, header.topic
+        if header.offset_epoch is None and FORWARDED not in command.ext_fields:
+            epoch = self._news.epoch_of_commit(
+                session, group, topic, header.queue_id, header.commit_offset
+            )
+            if epoch is not None:
+                command.ext_fields["offsetEpoch"] = epoch
+                header = replace(header, offset_epoch=epoch)
+        if not self._is_serving():
+            self._forwarder.take(session, command)
+            return
+        self._check_queue(topic, header.queue_id)
+        check_group(group)
+        self._gate.check_use(group)
+        if header.offset_epoch is not None and stock_client_host(session, command) is not None:
+            if header.offset_epoch < self._offsets.epoch(group, topic):
+                # It names no epoch itself and could do nothing about it; it will hear of the reset.
+                answer(session, command, response(command, int(ResponseCode.SUCCESS)))
+                return
+        else:
+            self.check_epoch(group, topic, header.offset_epoch)
 
         def done(_: int, error: LedgerError | None) -> None:
             if isinstance(error, NotLeaderError) and not session.closed:
@@ -195,6 +224,10 @@ class OffsetHandlers:
         """
         check_group(group)
         self._gate.check_use(group)
+        if epoch is None:
+            epoch = self._news.epoch_of_commit(session, group, topic, queue_id, offset)
+            if epoch is not None and epoch < 0:
+                return
         known = self._offsets.get(group, topic, queue_id)
         if known is not None and known >= offset:
             return

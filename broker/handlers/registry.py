@@ -184,6 +184,8 @@ class Registry:
         self._forward = forward
         self._end_of_pass = end_of_pass
         self._session_gone = session_gone
+        # Takes what clients answer when they are asked something.
+        self.answered: Handler | None = None
         self.session_count = 0
 
     @property
@@ -249,7 +251,11 @@ class Registry:
 
     def dispatch(self, session: Session, command: Command) -> None:
         """Handle one request; its errors become its answer."""
-        if command.is_response or session.closed:
+        if session.closed:
+            return
+        if command.is_response:
+            if self.answered is not None:
+                self.answered(session, command)
             return
         if (known := open_requests_of(session)) is not None:
             known.begin(command)

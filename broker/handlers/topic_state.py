@@ -9,6 +9,7 @@ from broker.errors import HeaderError, TopicNotFoundError
 from broker.handlers.queue_state import UNITS_READ_MAX
 from broker.handlers.registry import answer, handles
 from broker.metadata.topics import queue_count_of
+from broker.protocol.admin_bodies import QueuePlace, table
 from broker.protocol.descriptions import TopicDescription, encode_body
 from broker.protocol.headers import BrokerStatsRequest, TopicRequest
 from broker.protocol.request_code import RequestCode
@@ -77,19 +78,14 @@ class TopicStateHandlers:
         for queue_id in range(queue_count_of(config)):
             first, end = self._states.ends(config.topic, queue_id)
             newest = self._states.store_time(config.topic, queue_id, end - 1)
-            place = {
-                "brokerName": self._group_name,
-                "queueId": queue_id,
-                "topic": config.topic,
-            }
+            place = QueuePlace(config.topic, self._group_name, queue_id)
             values = {
                 "lastUpdateTimestamp": max(newest, 0),
                 "maxOffset": end,
                 "minOffset": first,
             }
-            rows.append(f"{_compact(place)}:{_compact(values)}")
-        # A map whose keys are objects: no JSON, and what RocketMQ's fastjson writes and reads.
-        body = f'{{"offsetTable":{{{",".join(rows)}}}}}'.encode()
+            rows.append((place, values))
+        body = f'{{"offsetTable":{table(rows)}}}'.encode()
         answer(session, command, response(command, int(ResponseCode.SUCCESS), body=body))
 
     @handles(RequestCode.VIEW_BROKER_STATS_DATA)
@@ -144,7 +140,3 @@ def _stats_item(total: Sum, period_ms: int, *, is_size: bool) -> dict[str, float
         "sum": amount,
         "tps": amount / (period_ms / 1000),
     }
-
-
-def _compact(value: object) -> str:
-    return json.dumps(value, separators=(",", ":"))

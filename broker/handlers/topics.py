@@ -17,8 +17,8 @@ from broker.metadata.topics import (
     put_topic,
     queue_count_of,
 )
-from broker.protocol.bodies import TopicEntry, encode_topic_table
-from broker.protocol.headers import CreateTopicRequest, DeleteTopicRequest
+from broker.protocol.bodies import TopicEntry, encode_topic_config, encode_topic_table
+from broker.protocol.headers import CreateTopicRequest, DeleteTopicRequest, TopicRequest
 from broker.protocol.request_code import RequestCode
 from broker.protocol.response_code import ResponseCode
 from dledger.remoting.command import Command, response
@@ -166,31 +166,34 @@ class TopicHandlers:
     @handles(RequestCode.GET_ALL_TOPIC_CONFIG)
     def list_topics(self, session: Session, command: Command) -> None:
         """Answer all topics this node knows of."""
-        table = [
-            TopicEntry(
-                config.topic,
-                config.read_queue_count,
-                config.write_queue_count,
-                config.perm,
-                order=config.order,
-                filter_type=config.filter_type,
-                system_flag=config.system_flag,
-                retention_ms=config.retention_ms,
-                retention_bytes=config.retention_bytes,
-                acks=config.acks,
-                flush=config.flush,
-            )
-            for config in self._topics
-        ]
-        answer(
-            session,
-            command,
-            response(
-                command,
-                int(ResponseCode.SUCCESS),
-                body=encode_topic_table(table, version=self._topics.version),
-            ),
-        )
+        table = map(_entry, self._topics)
+        body = encode_topic_table(table, version=self._topics.version)
+        answer(session, command, response(command, int(ResponseCode.SUCCESS), body=body))
+
+    @handles(RequestCode.GET_TOPIC_CONFIG)
+    def topic_config(self, session: Session, command: Command) -> None:
+        """Answer what one topic has."""
+        config = self._topics.get(topic := TopicRequest.decode(command.ext_fields).topic)
+        if config is None:
+            raise self._not_there(topic)
+        body = encode_topic_config(_entry(config))
+        answer(session, command, response(command, int(ResponseCode.SUCCESS), body=body))
+
+
+def _entry(config: TopicConfig) -> TopicEntry:
+    return TopicEntry(
+        config.topic,
+        config.read_queue_count,
+        config.write_queue_count,
+        config.perm,
+        order=config.order,
+        filter_type=config.filter_type,
+        system_flag=config.system_flag,
+        retention_ms=config.retention_ms,
+        retention_bytes=config.retention_bytes,
+        acks=config.acks,
+        flush=config.flush,
+    )
 
 
 def _fields_given(header: CreateTopicRequest) -> dict[str, Any]:

@@ -14,7 +14,7 @@ so one that was deleted and made again cannot have an epoch of its past.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from broker.metadata.state_machine import MetadataCommand
 from broker.metadata.subscription_groups import GROUP_DELETE
@@ -57,6 +57,14 @@ def reset_offsets(
     return MetadataCommand(OFFSET_RESET, _args(group, topic, offsets, at_ms))
 
 
+class AppliedReset(NamedTuple):
+    """A reset that this node has heard of, to be told to those who consume here."""
+
+    group: str
+    topic: str
+    offsets: Mapping[int, int]  # where it led, by queue id
+
+
 class _Progress:
     """What one group has committed in one topic."""
 
@@ -85,7 +93,7 @@ class ConsumerOffsets:
         self._progress: dict[tuple[str, str], _Progress] = {}
         self._topics_of: dict[str, set[str]] = {}
         self._epoch_last = 0
-        self._reset_topics: list[str] = []
+        self._resets: list[AppliedReset] = []
 
     def get(self, group: str, topic: str, queue_id: int) -> int | None:
         """Return the committed offset; None when the group never committed one."""
@@ -111,10 +119,10 @@ class ConsumerOffsets:
         """Yield each group and topic with a committed offset, sorted."""
         return iter(sorted(self._progress))
 
-    def take_reset(self) -> list[str]:
-        """Return the topics in which a group was reset since the last call."""
-        topics, self._reset_topics = self._reset_topics, []
-        return topics
+    def take_reset(self) -> list[AppliedReset]:
+        """Return the resets that were applied since the last call."""
+        resets, self._resets = self._resets, []
+        return resets
 
     def names(self) -> set[str]:
         """Return the groups that have committed anything."""
@@ -173,6 +181,12 @@ class ConsumerOffsets:
             if more and list(map(type, more)) != [int, int]:
                 raise ValueError(f"{more!r:.80} are no epoch and time")
             progress[group, topic] = _Progress(dict(queues), *more)
+        # Whoever reads here was told of none of them; where each led, the offsets say.
+        self._resets += [
+            AppliedReset(*key, dict(found.queues))
+            for key, found in progress.items()
+            if found.epoch > self.epoch(*key)
+        ]
         self._epoch_last = epoch_last
         self._progress = progress
         self._topics_of = {}
@@ -214,7 +228,7 @@ class ConsumerOffsets:
         progress.epoch = self._epoch_last
         progress.committed_ms = max(progress.committed_ms, at_ms)
         progress.queues.update(args["queues"])
-        self._reset_topics.append(topic)
+        self._resets.append(AppliedReset(group, topic, dict(args["queues"])))
         return [progress.epoch, args["queues"]]
 
     def _exists(self, topic: str) -> bool:

@@ -176,24 +176,29 @@ def encode_topic_table(topics: Iterable[TopicEntry], *, version: int) -> bytes:
 
     Source: RocketMQ ``TopicConfigSerializeWrapper``.
     """
-    table = {
-        entry.topic: {
-            "attributes": entry.attributes,
-            "order": entry.order,
-            "perm": entry.perm,
-            "readQueueNums": entry.read_queue_count,
-            "topicFilterType": entry.filter_type,
-            "topicName": entry.topic,
-            "topicSysFlag": entry.system_flag,
-            "writeQueueNums": entry.write_queue_count,
-        }
-        for entry in topics
-    }
     wrapper = {
         "dataVersion": {"counter": version, "stateVersion": 0, "timestamp": 0},
-        "topicConfigTable": table,
+        "topicConfigTable": {entry.topic: _topic_json(entry) for entry in topics},
     }
     return json.dumps(wrapper, separators=(",", ":")).encode()
+
+
+def encode_topic_config(entry: TopicEntry) -> bytes:
+    """Return the answer to GET_TOPIC_CONFIG. Source: ``TopicConfigAndQueueMapping``."""
+    return json.dumps(_topic_json(entry), separators=(",", ":")).encode()
+
+
+def _topic_json(entry: TopicEntry) -> dict[str, Any]:
+    return {
+        "attributes": entry.attributes,
+        "order": entry.order,
+        "perm": entry.perm,
+        "readQueueNums": entry.read_queue_count,
+        "topicFilterType": entry.filter_type,
+        "topicName": entry.topic,
+        "topicSysFlag": entry.system_flag,
+        "writeQueueNums": entry.write_queue_count,
+    }
 
 
 def decode_topic_table(body: Buffer) -> list[TopicEntry]:

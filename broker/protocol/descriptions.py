@@ -116,6 +116,18 @@ class GroupTopicDescription:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GroupMember:
+    """One client that consumes for a group, as its heartbeats say."""
+
+    client_id: str
+    address: str  # host:port of the connection by which it came; "": nobody knows
+    language: str  # RocketMQ's name of it, as JAVA or CPP; "": nobody knows
+    version: int  # ordinal of RocketMQ's MQVersion
+    message_model: str  # CLUSTERING or BROADCASTING
+    subscriptions: dict[str, str]  # for each topic its filter, as "A || B"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GroupDescription:
     """The answer to DESCRIBE_CONSUMER_GROUP."""
 
@@ -123,6 +135,7 @@ class GroupDescription:
     node_id: str  # who answers
     config: SubscriptionGroupConfig
     topics: tuple[GroupTopicDescription, ...]
+    members: tuple[GroupMember, ...] = ()  # nodes of 0.1 do not tell
 
     @property
     def lag(self) -> int:

@@ -33,6 +33,8 @@ class ResponseCode(enum.IntEnum):
     SUBSCRIPTION_NOT_EXIST = 24
     SUBSCRIPTION_NOT_LATEST = 25
     SUBSCRIPTION_GROUP_NOT_EXIST = 26
+    CONSUMER_NOT_ONLINE = 206
+    CONSUME_MSG_TIMEOUT = 207  # a client was asked and did not answer in time
     FLOW_CONTROL = 215
 
     NOT_LEADER = 60001  # nothing was done; the ext field leaderAddress says where, when known

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from broker.message import batch, codec
-from broker.protocol import bodies, headers, name_headers
+from broker.protocol import admin_headers, bodies, headers, name_headers
 from broker.protocol.header_fields import _plan
 from broker.protocol.request_code import RequestCode
 from broker.protocol.response_code import ResponseCode
@@ -65,6 +65,18 @@ REQUEST_HEADERS = {
     RequestCode.ADD_WRITE_PERM_OF_BROKER: name_headers.BrokerNameRequest,
     RequestCode.GET_TOPICS_BY_CLUSTER: name_headers.TopicsByClusterRequest,
     RequestCode.LEADERSHIP_TRANSFER: headers.LeadershipTransferRequest,
+    RequestCode.GET_TOPIC_CONFIG: headers.TopicRequest,
+    RequestCode.GET_CONSUMER_CONNECTION_LIST: admin_headers.ConsumerConnectionsRequest,
+    RequestCode.GET_PRODUCER_CONNECTION_LIST: admin_headers.ProducerConnectionsRequest,
+    RequestCode.INVOKE_BROKER_TO_GET_CONSUMER_STATUS: admin_headers.ConsumerStatusRequest,
+    RequestCode.QUERY_CONSUME_TIME_SPAN: admin_headers.TimeSpansRequest,
+    RequestCode.GET_CONSUMER_RUNNING_INFO: admin_headers.ConsumerRunningInfoRequest,
+    RequestCode.QUERY_CORRECTION_OFFSET: admin_headers.CorrectionOffsetsRequest,
+    RequestCode.CONSUME_MESSAGE_DIRECTLY: admin_headers.ConsumeDirectlyRequest,
+    RequestCode.CLONE_GROUP_OFFSET: admin_headers.CloneOffsetsRequest,
+    RequestCode.GET_BROKER_CONSUME_STATS: admin_headers.AllConsumeStatsRequest,
+    RequestCode.QUERY_CONSUME_QUEUE: admin_headers.ConsumeQueueRequest,
+    RequestCode.GET_SUBSCRIPTIONGROUP_CONFIG: admin_headers.GroupConfigRequest,
 }
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from broker.groups.consumers import Consumers, join_group, leave_group
+from broker.groups.consumers import UNKNOWN, Consumers, Origin, join_group, leave_group
 from broker.metadata.state_machine import StateMachine, encode_commands
 from broker.protocol.heartbeat import ConsumerData, Subscription
 from dledger.errors import PoisonEntryError
@@ -102,3 +102,53 @@ def test_a_command_of_another_form_is_none(spoilt):
 def test_a_snapshot_of_another_form_is_none(row):
     with pytest.raises((ValueError, TypeError)):
         Consumers().restore([row])
+
+
+ORIGIN = Origin(0, 409, "10.0.0.1:5")
+
+
+def test_what_a_consumer_is_comes_along_and_goes_with_its_last_group():
+    consumers, again = Consumers(), Consumers()
+    apply(consumers, join_group("c1", DATA, ORIGIN), join_group("c1", OTHER, ORIGIN))
+    again.restore(consumers.snapshot())
+
+    for found in (consumers, again):
+        assert found.origin("c1") == ORIGIN
+        apply(found, leave_group("c1", "g"))
+        assert found.origin("c1") == ORIGIN
+        apply(found, leave_group("c1", "h"))
+        assert found.origin("c1") == UNKNOWN
+
+
+def test_a_new_origin_alone_is_no_change_that_others_hear_of():
+    consumers = Consumers()
+    apply(consumers, join_group("c1", DATA))
+    consumers.take_changed()
+
+    assert apply(consumers, join_group("c1", DATA, ORIGIN)) == [False]
+    assert consumers.take_changed() == set()
+    assert consumers.origin("c1") == ORIGIN
+
+
+def test_rows_from_before_there_were_origins_are_read():
+    consumers = Consumers()
+    row = ["g", "c1", "CONSUME_PASSIVELY", "CLUSTERING", "CONSUME_FROM_LAST_OFFSET", []]
+    consumers.restore([row])
+
+    assert consumers.origin("c1") == UNKNOWN
+    assert consumers.snapshot() == [row]
+
+
+@pytest.mark.parametrize("origin", [[1, 2], ["1", 2, "x"], [1, 2, 3], 7])
+def test_an_origin_that_is_none_is_refused(origin):
+    row = ["g", "c1", "CONSUME_PASSIVELY", "CLUSTERING", "CONSUME_FROM_LAST_OFFSET", [], origin]
+    with pytest.raises((ValueError, TypeError)):
+        Consumers().restore([row])
+
+
+def test_the_groups_that_read_a_topic():
+    consumers = Consumers()
+    apply(consumers, join_group("c1", DATA), join_group("c1", OTHER))
+
+    assert consumers.readers_of("t") == ["g"]
+    assert consumers.readers_of("u") == []

@@ -216,8 +216,21 @@ async def test_a_heartbeat_makes_no_more_groups_than_there_may_be(autojump_clock
 
         assert answer.code == ResponseCode.MESSAGE_ILLEGAL
         assert "groups_max is 2" in answer.remark
-        assert len(group._files[leader.name].groups) == 1
+        assert [config.group for config in group._files[leader.name].groups] == ["g0", "readers"]
         await one.beat()
+
+
+@pytest.mark.parametrize("refused", ["CID_RMQ_SYS_TRANS", "no blanks", ""])
+async def test_a_group_that_is_refused_keeps_no_other_out(autojump_clock, three, refused):
+    """A heartbeat with one such group was refused whole, and its client in none."""
+    leader = await three.leader()
+    async with readers(three, ("c1", three.others(leader)[0])) as (one,):
+        body = consumers(b'{"groupName": "%s"}' % refused.encode(), b'{"groupName": "readers"}')
+        answer = await one.ask(RequestCode.HEART_BEAT, {}, body)
+
+        assert answer.code == ResponseCode.MESSAGE_ILLEGAL
+        assert await one.others() == ["c"]
+        assert three._files[leader.name].consumers.groups_of("c") == ["readers"]
 
 
 async def test_a_client_that_is_refused_is_not_kept_and_one_that_is_in_a_group_is_heard(
@@ -379,6 +392,6 @@ async def test_a_connection_that_takes_another_name_is_the_other(autojump_clock,
             assert not one.told, "it listens no longer for the first group"
     await trio.sleep(1)
 
-    assert not brokers["n1"].running.clients._clients
-    assert not brokers["n1"].running.clients._sessions_of
-    assert not brokers["n1"].running.clients._listeners
+    assert not brokers["n1"].running.connections._clients
+    assert not brokers["n1"].running.connections._sessions_of
+    assert not brokers["n1"].running.connections._listeners

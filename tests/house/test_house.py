@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 
 from broker.handlers.broker_info import BrokerInfoHandlers
+from broker.handlers.client_admin import ClientAdminHandlers
 from broker.handlers.clients import ClientHandlers
 from broker.handlers.consumer_groups import ConsumerGroupHandlers
 from broker.handlers.forward import FORWARDED
 from broker.handlers.group import GroupHandlers
+from broker.handlers.group_offsets import GroupOffsetHandlers
 from broker.handlers.locks import LockHandlers
 from broker.handlers.lookup import LookupHandlers
 from broker.handlers.offset_reset import OffsetResetHandlers
@@ -29,7 +31,7 @@ from broker.handlers.topics import TopicHandlers
 from broker.nameserver.handlers import NameHandlers, SystemTopicHandlers
 from broker.nameserver.registering import RegistrationHandlers
 from broker.nameserver.settings import NameSettings
-from broker.protocol import headers, name_headers
+from broker.protocol import admin_headers, headers, name_headers
 from broker.protocol.request_code import RequestCode
 from broker.protocol.response_code import ResponseCode
 from dledger.protocol import PeerCode
@@ -37,8 +39,10 @@ from dledger.protocol import PeerCode
 ROOT = Path(__file__).resolve().parents[2]
 FAMILIES = [
     BrokerInfoHandlers,
+    ClientAdminHandlers,
     ClientHandlers,
     GroupHandlers,
+    GroupOffsetHandlers,
     LockHandlers,
     LookupHandlers,
     ConsumerGroupHandlers,
@@ -79,6 +83,9 @@ WITHOUT_HEADER = {
     RequestCode.LOCK_BATCH_MQ,
     RequestCode.UNLOCK_BATCH_MQ,
     RequestCode.CHECK_CLIENT_CONFIG,
+    RequestCode.GET_ALL_CONSUMER_OFFSET,
+    RequestCode.GET_ALL_DELAY_OFFSET,
+    RequestCode.GET_ALL_PRODUCER_INFO,
 }
 
 HEADERS = {
@@ -124,6 +131,18 @@ HEADERS = {
     RequestCode.ADD_WRITE_PERM_OF_BROKER: name_headers.BrokerNameRequest,
     RequestCode.GET_TOPICS_BY_CLUSTER: name_headers.TopicsByClusterRequest,
     RequestCode.LEADERSHIP_TRANSFER: headers.LeadershipTransferRequest,
+    RequestCode.GET_TOPIC_CONFIG: headers.TopicRequest,
+    RequestCode.GET_CONSUMER_CONNECTION_LIST: admin_headers.ConsumerConnectionsRequest,
+    RequestCode.GET_PRODUCER_CONNECTION_LIST: admin_headers.ProducerConnectionsRequest,
+    RequestCode.INVOKE_BROKER_TO_GET_CONSUMER_STATUS: admin_headers.ConsumerStatusRequest,
+    RequestCode.QUERY_CONSUME_TIME_SPAN: admin_headers.TimeSpansRequest,
+    RequestCode.GET_CONSUMER_RUNNING_INFO: admin_headers.ConsumerRunningInfoRequest,
+    RequestCode.QUERY_CORRECTION_OFFSET: admin_headers.CorrectionOffsetsRequest,
+    RequestCode.CONSUME_MESSAGE_DIRECTLY: admin_headers.ConsumeDirectlyRequest,
+    RequestCode.CLONE_GROUP_OFFSET: admin_headers.CloneOffsetsRequest,
+    RequestCode.GET_BROKER_CONSUME_STATS: admin_headers.AllConsumeStatsRequest,
+    RequestCode.QUERY_CONSUME_QUEUE: admin_headers.ConsumeQueueRequest,
+    RequestCode.GET_SUBSCRIPTIONGROUP_CONFIG: admin_headers.GroupConfigRequest,
 }
 
 
@@ -174,7 +193,7 @@ def test_every_request_code_has_a_header_unless_it_has_no_fields(code):
 def test_every_request_header_belongs_to_a_request():
     found = {
         value
-        for module in (headers, name_headers)
+        for module in (headers, name_headers, admin_headers)
         for name, value in vars(module).items()
         if name.endswith("Request") and isinstance(value, type)
     }
