@@ -16,7 +16,14 @@ from broker.errors import CorruptRecordError
 from broker.message import codec
 from broker.message.batch import MARK_MAGIC, MARK_SIZE, ProducerMark, decode_mark
 from broker.message.properties import find_property
-from broker.store.columns import COLUMN_MIN, UNIT, gather_heads, tails_match, uniform_places
+from broker.store.columns import (
+    COLUMN_MIN,
+    UNIT,
+    gather,
+    gather_heads,
+    tails_match,
+    uniform_places,
+)
 from broker.store.hashing import string_hash
 
 if TYPE_CHECKING:
@@ -212,17 +219,22 @@ class RunReader:
     def _tags_codes_of(
         self, body: memoryview, properties: IntArray, ends: IntArray
     ) -> list[int] | int:
-        first = int(properties[0])
-        copied = bytes(body[first : int(ends[-1])])
-        if copied.find(_TAGS_NAME) < 0:
+        # Nothing but properties is copied: bodies are most of a run.
+        sizes = ends - properties
+        size = int(sizes[0])
+        if (sizes == size).all():
+            if not size:
+                return 0
+            packed = gather(body, properties, size).tobytes()
+        else:
+            begins_and_ends = zip(properties.tolist(), ends.tolist(), strict=True)
+            packed = b"".join([body[begin:end] for begin, end in begins_and_ends])
+        if packed.find(_TAGS_NAME) < 0:
             return 0
+        ends = np.cumsum(sizes)
+        places = zip((ends - sizes).tolist(), ends.tolist(), strict=True)
         tags_code = self._tags_code
-        return [
-            tags_code(copied[begin:end])
-            for begin, end in zip(
-                (properties - first).tolist(), (ends - first).tolist(), strict=True
-            )
-        ]
+        return [tags_code(packed[begin:end]) for begin, end in places]
 
     def _tags_code(self, properties: bytes) -> int:
         tag = find_property(properties, _TAGS)
