@@ -279,7 +279,8 @@ class MappedFileQueue:
 
     def _allocate(self, *, zero_size: int) -> MappedFile:
         path = self._spare_path()
-        region = self._disk.allocate(path, self.file_size, zero_size=min(zero_size, self.file_size))
+        zero_size = min(zero_size, self.file_size) if self._zeroes else 0
+        region = self._disk.allocate(path, self.file_size, zero_size=zero_size)
         return MappedFile(self._disk, path, position=0, size=self.file_size, region=region)
 
     def _spare_path(self) -> str:

@@ -293,3 +293,22 @@ def test_raw_range_agrees_with_a_walk_from_every_start_and_for_every_size(store)
                 last = ref
             raw, last_index = store.raw_range(first.index, size_max=size_max)
             assert (last_index, len(raw)) == (last.index, last.end - first.position)
+
+
+@pytest.mark.parametrize("config", [CONFIG, ASYNC])
+def test_segments_are_filled_with_zeros_ahead_and_index_files_are_not(config):
+    """Under ASYNC_FLUSH, too: a store into blocks never written waits for the file system's
+    journal, which a sync beside it may keep busy for 60 ms."""
+    disk = FakeDisk()
+    zeroed: dict[str, set[int]] = {"commitlog": set(), "index": set()}
+    allocate = disk.allocate
+
+    def noting(path, size, *, zero_size):
+        zeroed[path.split("/")[-2]].add(zero_size)
+        return allocate(path, size, zero_size=zero_size)
+
+    disk.allocate = noting
+    store = open_store(disk, config)
+    store.prepare_next()
+
+    assert zeroed == {"commitlog": {SEGMENT}, "index": {0}}
