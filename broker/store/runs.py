@@ -8,7 +8,8 @@ proved to be what the leader stamped: places, and queue offsets without a gap in
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, NamedTuple
+from itertools import accumulate, pairwise
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -73,76 +74,108 @@ class RunReader:
         Raises:
             CorruptRecordError: the body is not what a leader of this version writes.
         """
-        at = 0
-        number = 0
-        end = len(body)
-        while at < end:
-            _, magic = _lead(body, at, number)
-            mark = None
-            if magic == MARK_MAGIC:
-                mark = decode_mark(body, at)
-                at += MARK_SIZE
-                starts, at = _marked(body, at, mark.record_count, number)
-            else:
-                starts, at = _unmarked(body, at, number)
-            yield self._run(body, body_position, starts, at, mark, number)
-            number += len(starts)
+        layout = list(_layout(body))
+        if sum(len(run.starts) for run in layout) < COLUMN_MIN:
+            return (self._run(body, body_position, run) for run in layout)
+        return self._runs_by_column(body, body_position, layout)
 
-    def _run(
-        self,
-        body: memoryview,
-        body_position: int,
-        starts: list[int] | IntArray,
-        end: int,
-        mark: ProducerMark | None,
-        number: int,
-    ) -> RecordRun:
-        first = int(starts[0])
+    def _run(self, body: memoryview, body_position: int, run: _Laid) -> RecordRun:
+        first = int(run.starts[0])
         head = _HEAD.unpack_from(body, first)
         size, magic, queue_id, queue_offset, _, _, store_timestamp, body_size = head
-        topic_field, topic = _topic(body, first, size, magic, body_size, number)
-        if mark is not None and mark.queue_id != queue_id:
-            raise _wrong(number, "queue_id", f"{queue_id} behind a mark of {mark.queue_id}")
-        begins: Sequence[int] | IntArray
-        ends: Sequence[int] | IntArray
-        if len(starts) < COLUMN_MIN:
-            units, begins, ends = self._units_each(
-                body, body_position, starts, end, head, topic_field, number
-            )
-        else:
-            array = np.asarray(starts, np.int64)
-            units, begins, ends = self._units_columns(
-                body, body_position, array, end, head, topic_field, number
-            )
+        topic_field, topic = _topic(body, first, size, magic, body_size, run.number)
+        if run.mark is not None and run.mark.queue_id != queue_id:
+            raise _wrong_mark(run, queue_id)
+        units, begins, ends = self._units_each(body, body_position, run, head, topic_field)
         return RecordRun(
             topic,
             queue_id,
-            len(starts),
+            len(run.starts),
             queue_offset,
             body_position + first,
             store_timestamp,
             units,
-            mark,
-            end - first,
+            run.mark,
+            run.end - first,
             begins,
             ends,
         )
+
+    def _runs_by_column(
+        self, body: memoryview, body_position: int, layout: list[_Laid]
+    ) -> Iterator[RecordRun]:
+        """Read all records of an entry at once, whatever their runs are."""
+        starts, ends = _places_of(layout)
+        heads = gather_heads(body, starts)
+        counts = [len(run.starts) for run in layout]
+        rows = [0, *accumulate(counts)]  # where in the columns each run begins, and the last ends
+        topics = _topics_of(body, layout, heads[rows[:-1]])
+        is_one = len(layout) == 1
+
+        def spread(values: list[int] | IntArray) -> int | IntArray:
+            """Return a value of each run for each of its records."""
+            return values[0] if is_one else np.repeat(values, counts)
+
+        firsts = heads[rows[:-1]]
+        tail_sizes = [len(field) + 2 for field, _ in topics]
+        body_sizes = heads["body_size"].astype(np.int64)
+        tails = starts + codec.BODY_OFFSET + body_sizes
+        begins = np.add(tails, spread(tail_sizes), dtype=np.int64)
+        first_offsets = firsts["queue_offset"].astype(np.int64)
+        offsets = np.arange(len(starts)) + spread(first_offsets - np.array(rows[:-1]))
+        sound = (
+            (heads["total_size"] == ends - starts)
+            & (heads["magic"] == spread(firsts["magic"]))
+            & (heads["queue_id"] == spread(firsts["queue_id"]))
+            & (heads["system_flag"] & _FLAGS_REFUSED == 0)
+            & (body_sizes >= 0)
+            & (begins <= ends)
+            & (heads["queue_offset"] == offsets)
+            & (heads["position"] == starts + body_position)
+        )
+        if not sound.all() or not _tails_sound(body, tails, ends - begins, topics, rows):
+            # Only to say what is wrong with which one.
+            for run in layout:
+                self._run(body, body_position, run)
+            raise _wrong(int(sound.argmin()), "total_size", "it ends inside the next one")
+        units = np.empty(len(starts), UNIT)
+        units["position"] = heads["position"]
+        units["size"] = heads["total_size"]
+        units["tags_code"] = self._tags_codes_of(body, begins, ends)
+        packed = units.tobytes()
+        queue_ids = firsts["queue_id"].tolist()
+        timestamps = firsts["store_timestamp"].tolist()
+        for number, (run, (_, topic)) in enumerate(zip(layout, topics, strict=True)):
+            row, behind = rows[number], rows[number + 1]
+            first = int(run.starts[0])
+            yield RecordRun(
+                topic,
+                queue_ids[number],
+                behind - row,
+                int(first_offsets[number]),
+                body_position + first,
+                timestamps[number],
+                packed[UNIT_SIZE * row : UNIT_SIZE * behind],
+                run.mark,
+                run.end - first,
+                begins[row:behind],
+                ends[row:behind],
+            )
 
     def _units_each(
         self,
         body: memoryview,
         body_position: int,
-        starts: Sequence[int] | IntArray,
-        end: int,
+        run: _Laid,
         first: tuple[int, ...],
         topic_field: bytes,
-        number: int,
     ) -> tuple[bytes, list[int], list[int]]:
+        number, end = run.number, run.end
         _, magic, queue_id, first_queue_offset, *_ = first
         units: list[bytes] = []
         begins: list[int] = []
         ends: list[int] = []
-        for nth, at in enumerate(starts):
+        for nth, at in enumerate(run.starts):
             size, found_magic, found_queue, queue_offset, position, flags, _, body_size = (
                 _HEAD.unpack_from(body, at)
             )
@@ -174,47 +207,6 @@ class RunReader:
             begins.append(properties_at)
             ends.append(at + size)
         return b"".join(units), begins, ends
-
-    def _units_columns(
-        self,
-        body: memoryview,
-        body_position: int,
-        starts: IntArray,
-        end: int,
-        first: tuple[int, ...],
-        topic_field: bytes,
-        number: int,
-    ) -> tuple[bytes, IntArray, IntArray]:
-        _, magic, queue_id, first_queue_offset, *_ = first
-        count = len(starts)
-        ends = np.append(starts[1:], end)
-        sizes = ends - starts
-        heads = gather_heads(body, starts)
-        body_sizes = heads["body_size"].astype(np.int64)
-        topics = starts + codec.BODY_OFFSET + body_sizes
-        properties_sizes = ends - topics - (len(topic_field) + 2)
-        sound = (
-            (heads["total_size"] == sizes)
-            & (heads["magic"] == magic)
-            & (heads["queue_id"] == queue_id)
-            & (heads["system_flag"] & _FLAGS_REFUSED == 0)
-            & (body_sizes >= 0)
-            & (properties_sizes >= 0)
-            & (heads["queue_offset"] == first_queue_offset + np.arange(count))
-            & (heads["position"] == starts + body_position)
-        )
-        if sound.all():
-            sound = tails_match(body, topics, topic_field, properties_sizes)
-        if not sound.all():
-            # Only to say what is wrong with which one.
-            self._units_each(body, body_position, starts, end, first, topic_field, number)
-            raise _wrong(number + int(sound.argmin()), "total_size", "it ends inside the next one")
-        units = np.empty(count, UNIT)
-        units["position"] = heads["position"]
-        units["size"] = sizes
-        begins = ends - properties_sizes
-        units["tags_code"] = self._tags_codes_of(body, begins, ends)
-        return units.tobytes(), begins, ends
 
     def _tags_codes_of(
         self, body: memoryview, properties: IntArray, ends: IntArray
@@ -252,6 +244,106 @@ class RunReader:
 _FLAGS_REFUSED = codec.FLAG_BORN_HOST_V6 | codec.FLAG_STORE_HOST_V6 | codec.FLAG_TRANSACTION_MASK
 
 
+class _Laid(NamedTuple):
+    """Where the records of a run lie in the body of their entry."""
+
+    mark: ProducerMark | None
+    starts: list[int] | IntArray
+    end: int
+    number: int  # of the first record in the entry
+
+
+def _layout(body: memoryview) -> Iterator[_Laid]:
+    """Walk over the runs of an entry."""
+    at = number = 0
+    end = len(body)
+    while at < end:
+        _, magic = _lead(body, at, number)
+        mark = None
+        starts: list[int] | IntArray
+        if magic == MARK_MAGIC:
+            mark = decode_mark(body, at)
+            at += MARK_SIZE
+            starts, at = _marked(body, at, mark.record_count, number)
+        else:
+            starts, at = _unmarked(body, at, number)
+        yield _Laid(mark, starts, at, number)
+        number += len(starts)
+
+
+def _places_of(layout: list[_Laid]) -> tuple[IntArray, IntArray]:
+    """Return begin and end of each record of an entry."""
+    begins: list[IntArray] = []
+    ends: list[IntArray] = []
+    few: list[int] = []  # places of runs that are no arrays, begins and ends in turn
+    for run in layout:
+        starts = run.starts
+        if isinstance(starts, list):
+            for begin, end in pairwise([*starts, run.end]):
+                few += (begin, end)
+            continue
+        if few:
+            _add_places(few, begins, ends)
+        begins.append(starts)
+        ends.append(np.append(starts[1:], run.end))
+    if few:
+        _add_places(few, begins, ends)
+    if len(begins) == 1:
+        return begins[0], ends[0]
+    return np.concatenate(begins), np.concatenate(ends)
+
+
+def _add_places(few: list[int], begins: list[IntArray], ends: list[IntArray]) -> None:
+    places = np.array(few, np.int64)
+    few.clear()
+    begins.append(places[0::2])
+    ends.append(places[1::2])
+
+
+def _topics_of(
+    body: memoryview, layout: list[_Laid], firsts: np.ndarray[Any, Any]
+) -> list[tuple[bytes, str]]:
+    """Return the topic of each run; *firsts* are the heads of their first records."""
+    topics = []
+    for run, size, magic, body_size, queue_id in zip(
+        layout,
+        firsts["total_size"].tolist(),
+        firsts["magic"].tolist(),
+        firsts["body_size"].tolist(),
+        firsts["queue_id"].tolist(),
+        strict=True,
+    ):
+        topics.append(_topic(body, int(run.starts[0]), size, magic, body_size, run.number))
+        if run.mark is not None and run.mark.queue_id != queue_id:
+            raise _wrong_mark(run, queue_id)
+    return topics
+
+
+def _tails_sound(
+    body: memoryview,
+    tails: IntArray,
+    properties_sizes: IntArray,
+    topics: list[tuple[bytes, str]],
+    rows: list[int],
+) -> bool:
+    """Whether topic and size of properties follow each body as they should."""
+    begin = 0
+    for number, topic in enumerate(topics):
+        if number + 1 < len(topics) and topics[number + 1] == topic:
+            continue  # together with the next run
+        end = rows[number + 1]
+        part = tails_match(body, tails[begin:end], topic[0], properties_sizes[begin:end])
+        if not part.all():
+            return False
+        begin = end
+    return True
+
+
+def _wrong_mark(run: _Laid, queue_id: int) -> CorruptRecordError:
+    assert run.mark is not None
+    return _wrong(run.number, "queue_id", f"{queue_id} behind a mark of {run.mark.queue_id}")
+
+
 def _lead(body: memoryview, at: int, number: int) -> tuple[int, int]:
     """Return size and magic of the record or mark at *at*."""
     if len(body) - at < MARK_SIZE:
@@ -266,7 +358,7 @@ def _marked(body: memoryview, at: int, count: int, number: int) -> tuple[list[in
         raise _wrong(number, "record_count", f"{count} records do not fit the entry")
     if count >= COLUMN_MIN:
         size, _ = _record_lead(body, at, number)
-        places = uniform_places(body, at, count, size=size, lead=bytes(body[at : at + 8]))
+        places = uniform_places(body, at, count, size=size)
         if places is not None:
             return places, at + count * size
     starts: list[int] = []
