@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypedDict, TypeVa
 
 from broker.client.admin import Admin
 from broker.client.connect import make_options
-from broker.client.consumer import Consumer, ConsumerOptions
+from broker.client.consumer import Consumer
+from broker.client.consumer_options import ConsumerOptions, subscribe
 from broker.client.errors import ClosedError
 from broker.client.handout import SharedHandout
 from broker.client.lookup import Lookup
@@ -47,7 +48,9 @@ if TYPE_CHECKING:
 
     from broker.client.acks import Acks, Flush
     from broker.client.compression import Compression
+    from broker.client.consumer_options import Subscription
     from broker.client.handout import ConsumerStats
+    from broker.client.rebalance import Rebalance
     from broker.client.records import Message
     from broker.client.results import SendResult
     from broker.client.send_loop import ProducerStats
@@ -88,6 +91,10 @@ class ConsumerKeywords(TypedDict, total=False):
     auto_commit: bool
     commit_interval: float
     poll_wait: float
+    ordered: bool
+    broadcasting: bool
+    rebalance: Rebalance
+    retries_max: int | None
 
 
 def _blocking(
@@ -275,17 +282,39 @@ class SyncConsumer:
     """See `broker.Consumer`; open one with ``with client.consumer(...) as consumer``."""
 
     def __init__(self, portal: Portal, real: Consumer) -> None:
-        self.group = real.group
-        self.topic = real.topic
-        self.options = real.options
         self._portal = portal
         self._real = real
         # Shared with the other thread, which leaves it alone while nobody waits for it.
         self._handout = real.handout
 
     @property
+    def subscription(self) -> Subscription:
+        """For which group it reads what."""
+        return self._real.subscription
+
+    @property
+    def group(self) -> str:
+        """The consumer group; "" for none."""
+        return self._real.group
+
+    @property
+    def topic(self) -> str:
+        """What is read; of several topics the first."""
+        return self._real.topic
+
+    @property
+    def topics(self) -> tuple[str, ...]:
+        """All topics that are read."""
+        return self._real.topics
+
+    @property
+    def options(self) -> ConsumerOptions:
+        """How it reads."""
+        return self._real.options
+
+    @property
     def queues(self) -> tuple[int, ...]:
-        """Numbers of the queues this consumer reads."""
+        """Numbers of the queues of `topic` that this consumer reads now."""
         return self._real.queues
 
     @property
@@ -331,13 +360,13 @@ class SyncConsumer:
             call_blocking(self._portal, self._real.gather, handout, count_max, linger)
             yield handout.take_gathered(count_max)
 
-    def position(self, queue: int) -> int:
+    def position(self, queue: int, *, topic: str | None = None) -> int:
         """Return the offset of the next message to hand out from *queue*."""
-        return self._real.position(queue)
+        return self._real.position(queue, topic=topic)
 
-    def positions(self) -> dict[int, int]:
-        """Return the offset of the next message to hand out from each queue."""
-        return self._real.positions()
+    def positions(self, *, topic: str | None = None) -> dict[int, int]:
+        """Return the offset of the next message to hand out from each queue that is read now."""
+        return self._real.positions(topic=topic)
 
     seek = _passing(Consumer.seek)
     seek_to = _blocking(Consumer.seek_to)
@@ -380,6 +409,11 @@ class SyncClient:
         return self._opened()[1].finder.nodes
 
     @property
+    def client_id(self) -> str:
+        """How the broker knows this client, as a member of consumer groups."""
+        return self._opened()[1].client_id
+
+    @property
     def admin(self) -> SyncAdmin:
         """What an operator does."""
         portal, session = self._opened()
@@ -401,16 +435,15 @@ class SyncClient:
     def consumer(
         self,
         group: str,
-        topic: str,
+        topic: str | Iterable[str],
         *,
         queues: Iterable[int] | None = None,
         **options: Unpack[ConsumerKeywords],
     ) -> SyncConsumer:
         """Return a consumer, to be opened with ``with``. See `broker.Client.consumer`."""
         portal, session = self._opened()
-        real = session.consumer(
-            group, topic, queues, ConsumerOptions(**options), handout=SharedHandout()
-        )
+        subscription = subscribe(group, topic, queues, ConsumerOptions(**options))
+        real = session.consumer(subscription, handout=SharedHandout())
         return SyncConsumer(portal, real)
 
     def send(
@@ -447,7 +480,7 @@ class SyncClient:
     def consume(
         self,
         group: str,
-        topic: str,
+        topic: str | Iterable[str],
         *,
         queues: Iterable[int] | None = None,
         **options: Unpack[ConsumerKeywords],
@@ -522,6 +555,7 @@ def connect(
     network: Network | None = None,
     clock: Clock | None = None,
     chance: random.Random | None = None,
+    client_id: str | None = None,
 ) -> SyncClient:
     """Return a client of the group at *addresses*, to be opened with ``with``.
 
@@ -540,5 +574,6 @@ def connect(
             network=network,
             clock=clock,
             chance=chance,
+            client_id=client_id,
         )
     )

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from broker.client.acks import Acks, Flush
     from broker.client.admin import Admin
-    from broker.client.consumer import ConsumerOptions
+    from broker.client.consumer_options import Subscription
     from broker.client.handout import Handout
     from broker.client.leader_finder import LeaderFinder
     from broker.client.lookup import Lookup
@@ -179,6 +179,11 @@ class AsyncioSession:
         return self._inner.finder
 
     @property
+    def client_id(self) -> str:
+        """How the broker knows this client."""
+        return self._inner.client_id
+
+    @property
     def admin(self) -> Admin:
         """What an operator does."""
         return _over_there(self._portal, self._inner.admin)
@@ -192,11 +197,9 @@ class AsyncioSession:
         """Return a producer that is not open yet."""
         return AsyncioProducer(self._portal, self._inner.producer(name, options))
 
-    def consumer(
-        self, group: str, topic: str, queues: Iterable[int] | None, options: ConsumerOptions
-    ) -> Consumer:
+    def consumer(self, subscription: Subscription) -> Consumer:
         """Return a consumer that is not open yet."""
-        real = self._inner.consumer(group, topic, queues, options, handout=SharedHandout())
+        real = self._inner.consumer(subscription, handout=SharedHandout())
         return AsyncioConsumer(self._portal, real)
 
     async def open(self) -> None:
@@ -305,14 +308,12 @@ class AsyncioConsumer(Consumer):
     """A consumer whose connections are in a portal's thread; what is at hand is handed out here."""
 
     def __init__(self, portal: AsyncioPortal, real: Consumer) -> None:
-        self.group = real.group
-        self.topic = real.topic
-        self.options = real.options
+        self.subscription = real.subscription
         self._portal = portal
         self._real = real
         # Shared with the other thread, which leaves them alone while nobody waits for it.
         self.handout = real.handout
-        self._queues = real._queues  # noqa: SLF001 - of the class this is derived from
+        self._readings = real._readings  # noqa: SLF001 - of the class this is derived from
         self._stats = real.stats
 
     async def fill(self) -> None:
@@ -328,26 +329,30 @@ class AsyncioConsumer(Consumer):
         """Gather a batch; what `batches` does is based on it."""
         await self._portal.call(self._real.gather, handout, count_max, linger)
 
-    def seek(self, queue: int, queue_offset: int) -> None:
+    def seek(self, queue: int, queue_offset: int, *, topic: str | None = None) -> None:
         """See `Consumer.seek`."""
-        call_blocking(self._portal.portal, self._real.seek, queue, queue_offset)
+        call_blocking(self._portal.portal, self._real.seek, queue, queue_offset, topic=topic)
 
-    async def seek_to(self, start: Start, *, queues: Iterable[int] | None = None) -> dict[int, int]:
+    async def seek_to(
+        self, start: Start, *, queues: Iterable[int] | None = None, topic: str | None = None
+    ) -> dict[int, int]:
         """See `Consumer.seek_to`."""
-        found: dict[int, int] = await self._portal.call(self._real.seek_to, start, queues=queues)
+        found: dict[int, int] = await self._portal.call(
+            self._real.seek_to, start, queues=queues, topic=topic
+        )
         return found
 
-    def pause(self, *queues: int) -> None:
+    def pause(self, *queues: int, topic: str | None = None) -> None:
         """See `Consumer.pause`."""
-        call_blocking(self._portal.portal, self._real.pause, *queues)
+        call_blocking(self._portal.portal, self._real.pause, *queues, topic=topic)
 
-    def resume(self, *queues: int) -> None:
+    def resume(self, *queues: int, topic: str | None = None) -> None:
         """See `Consumer.resume`."""
-        call_blocking(self._portal.portal, self._real.resume, *queues)
+        call_blocking(self._portal.portal, self._real.resume, *queues, topic=topic)
 
-    async def lag(self) -> dict[int, int]:
+    async def lag(self, *, topic: str | None = None) -> dict[int, int]:
         """See `Consumer.lag`."""
-        found: dict[int, int] = await self._portal.call(self._real.lag)
+        found: dict[int, int] = await self._portal.call(self._real.lag, topic=topic)
         return found
 
     async def commit(self) -> None:

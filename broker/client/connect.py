@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import sniffio
 
 from broker.client.compression import THRESHOLD_DEFAULT, Compression
-from broker.client.consumer import Consumer, ConsumerOptions
+from broker.client.consumer_options import ConsumerOptions, subscribe
 from broker.client.errors import ClosedError
 from broker.client.producer import Producer, ProducerOptions
 from broker.client.session import ClientOptions, Session, TrioSession
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
     from broker.client.acks import Acks, Flush
     from broker.client.admin import Admin
+    from broker.client.consumer import Consumer
     from broker.client.lookup import Lookup
+    from broker.client.rebalance import Rebalance
     from broker.client.starts import Start
 
 DEFAULT_PORT = 9876
@@ -47,6 +49,11 @@ class Client:
     def nodes(self) -> tuple[str, ...]:
         """Addresses of all nodes known, the leader's first."""
         return self._opened().finder.nodes
+
+    @property
+    def client_id(self) -> str:
+        """How the broker knows this client, as a member of consumer groups."""
+        return self._opened().client_id
 
     @property
     def admin(self) -> Admin:
@@ -123,7 +130,7 @@ class Client:
     def consumer(
         self,
         group: str,
-        topic: str,
+        topic: str | Iterable[str],
         *,
         queues: Iterable[int] | None = None,
         start: Start = "committed",
@@ -133,19 +140,25 @@ class Client:
         auto_commit: bool = True,
         commit_interval: float = 1.0,
         poll_wait: float = 15.0,
+        ordered: bool = False,
+        broadcasting: bool = False,
+        rebalance: Rebalance = "averagely",
+        retries_max: int | None = None,
     ) -> Consumer:
         """Return a consumer, to be opened with ``async with`` and iterated with ``async for``.
 
         Args:
-            group: whose offsets are kept; several consumers of one group each read all they are
-                told to, so give each its own *queues*. "" keeps none, for who only wants to look:
-                with ``auto_commit=False`` and a *start* other than "committed".
-            topic: what to read.
-            queues: numbers of the queues to read; None reads all there are when it is opened.
+            group: whose offsets are kept, and whose members share the queues out: each is read by
+                one consumer, and goes to another when consumers come and go. "" keeps none and
+                reads all, for who only wants to look: with ``auto_commit=False`` and a *start*
+                other than "committed".
+            topic: what to read; several, for one handler of all.
+            queues: numbers of the queues to read, whatever others read; None: the group's share.
             start: "committed" goes on where the group stopped, and begins with the oldest message
                 kept when it never started; "first"; "last"; an offset for every queue; a datetime,
                 or a timedelta for how long ago; a dict of offsets by queue, with the queues it
-                does not name where the group stopped.
+                does not name where the group stopped. Queues that come from another member later
+                go on where that one stopped.
             tags: only messages with one of these tags, ``"A || B"``; None or "*" for all. Nodes
                 filter by the tag's hash, so what is not wanted hardly travels.
             prefetch_bytes: bytes pulled ahead, all queues together.
@@ -154,26 +167,35 @@ class Client:
                 only ``async with message:``, `Message.ack` and `Consumer.commit` say so.
             commit_interval: seconds between commits of what is done.
             poll_wait: seconds a node may hold a pull until something arrives.
+            ordered: hand out the next message of a queue only once the last one is done, and read
+                no queue that another member may still be at; a message that fails is handed out
+                again at once, and its queue waits for it.
+            broadcasting: read everything, as every member of the group does; nothing is committed,
+                and "committed" means "last".
+            rebalance: how queues are shared out, the same for all members: "averagely",
+                "circle", "consistent-hash", or an object of `broker.client.rebalance`.
+            retries_max: how often a message comes again before it goes to the dead letters; None:
+                as the group has it, 16 times; with *ordered* for ever.
 
         Raises:
             ValueError: an option makes no sense.
             InvalidFilterError: *tags* names none.
             InvalidMessageError, InvalidTopicError: no group or topic can have that name.
         """
-        return self._opened().consumer(
-            group,
-            topic,
-            queues,
-            ConsumerOptions(
-                start=start,
-                tags=tags,
-                prefetch_bytes=prefetch_bytes,
-                prefetch_count=prefetch_count,
-                auto_commit=auto_commit,
-                commit_interval=commit_interval,
-                poll_wait=poll_wait,
-            ),
+        options = ConsumerOptions(
+            start=start,
+            tags=tags,
+            prefetch_bytes=prefetch_bytes,
+            prefetch_count=prefetch_count,
+            auto_commit=auto_commit,
+            commit_interval=commit_interval,
+            poll_wait=poll_wait,
+            ordered=ordered,
+            broadcasting=broadcasting,
+            rebalance=rebalance,
+            retries_max=retries_max,
         )
+        return self._opened().consumer(subscribe(group, topic, queues, options))
 
     async def __aenter__(self) -> Client:
         if self._session is not None:
@@ -226,6 +248,7 @@ def make_options(
     network: Network | None = None,
     clock: Clock | None = None,
     chance: random.Random | None = None,
+    client_id: str | None = None,
 ) -> ClientOptions:
     """Return what `connect` was told, with the machine's own time, chance and network."""
     return ClientOptions(
@@ -237,6 +260,7 @@ def make_options(
         network=network or TcpNetwork(),
         clock=clock or SystemClock(),
         chance=chance or random.Random(secrets.randbits(128)),
+        client_id=client_id,
     )
 
 
@@ -250,6 +274,7 @@ def connect(
     network: Network | None = None,
     clock: Clock | None = None,
     chance: random.Random | None = None,
+    client_id: str | None = None,
 ) -> Client:
     """Return a client of the group at *addresses*, to be opened with ``async with``.
 
@@ -275,6 +300,8 @@ def connect(
         network: where connections come from; TCP when None.
         clock: the one source of wall time; the system's when None.
         chance: the one source of chance; seeded by the system when None.
+        client_id: how the broker knows the client among the members of its groups, which are
+            sorted by it; by host and process when None. Two clients never have the same.
 
     Raises:
         ValueError: *addresses* holds none, or something that is no address.
@@ -289,6 +316,7 @@ def connect(
             network=network,
             clock=clock,
             chance=chance,
+            client_id=client_id,
         )
     )
 

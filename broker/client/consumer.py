@@ -3,65 +3,51 @@
 Messages are pulled ahead in the background and handed out batch by batch, the queues taking turns.
 What their receiver has dealt with (`broker.client.progress`) is committed from time to time: after
 a crash the group goes on with the messages that were not, and perhaps with a few that were.
+
+Which queues are read is the group's to say (`broker.client.group_member`), or the caller's.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections import deque
-from dataclasses import dataclass
+import threading
 from typing import TYPE_CHECKING
 
 import trio
 
 from broker.client.errors import ClosedError
+from broker.client.group_member import Seat
 from broker.client.handout import ConsumerStats, Handout, MessageBatches
-from broker.client.progress import QueueProgress
-from broker.client.queue_reader import QueueReader
-from broker.client.resets import ResetFollower
+from broker.client.prefetch import Prefetch
+from broker.client.send_backs import SendBacks
 from broker.client.starts import Start, check_start
+from broker.client.topic_reading import Surroundings, TopicReading
 from broker.errors import BrokerError, InvalidMessageError, NoPermissionError
-from broker.message.limits import check_group, check_topic
+from broker.message.limits import RETRY_PREFIX
 from broker.message.tags import parse_tag_expression
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from types import TracebackType
 
+    from broker.client.consumer_options import ConsumerOptions, Subscription
+    from broker.client.membership import Membership
     from broker.client.offsets import Offsets
+    from broker.client.progress import QueueProgress
     from broker.client.records import Message
     from broker.client.requests import Requests
     from broker.client.routes import RouteCache
     from broker.client.starts import Starts
 
-PULL_SIZE_MIN = 64 * 1024  # bytes of records one pull may bring
-PULL_SIZE_MAX = 4 * 1024 * 1024
-
 _LOG = logging.getLogger("broker.client")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConsumerOptions:
-    """Where a consumer starts, what it wants, how far it reads ahead, and how it commits."""
-
-    start: Start = "committed"
-    tags: str | None = None  # "A || B"; None or "*" for all messages
-    prefetch_bytes: int = 4 * 1024 * 1024  # bytes pulled ahead, all queues together
-    prefetch_count: int = 100_000  # messages pulled ahead, all queues together
-    auto_commit: bool = True  # coming back for the next message means that the last one is done
-    commit_interval: float = 1.0  # seconds
-    poll_wait: float = 15.0  # seconds a node may hold a pull until something arrives
-
-    def __post_init__(self) -> None:
-        check_start(self.start)
-        parse_tag_expression(self.tags)
-        for name in ("prefetch_bytes", "prefetch_count", "commit_interval", "poll_wait"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} = {getattr(self, name)}: must be above 0")
-
-
 class Consumer:
-    """Reads one topic for one group; open one with ``async with client.consumer(...) as consumer``.
+    """Reads for one group; open one with ``async with client.consumer(...) as consumer``.
+
+    Consumers of one group share its queues, wherever they run; a consumer that is told its *queues*
+    reads these and leaves the group alone.
 
     One task iterates: ``async for message in consumer``.  Messages may be dealt with by others, in
     any order, if each does it in ``async with message:``; give ``auto_commit=False`` then.
@@ -83,65 +69,115 @@ class Consumer:
 
     def __init__(
         self,
-        group: str,
-        topic: str,
+        subscription: Subscription,
         *,
-        queues: Iterable[int] | None,
         nursery: trio.Nursery,
         requests: Requests,
         routes: RouteCache,
         offsets: Offsets,
         starts: Starts,
+        membership: Membership,
         chance: Callable[[], float],
-        options: ConsumerOptions,
         handout: Handout | None = None,
     ) -> None:
-        if group:
-            check_group(group)
-        elif options.auto_commit or options.start == "committed":
-            raise InvalidMessageError(
-                "consumer group '': a consumer without one has nothing to commit to; name one, or "
-                'give auto_commit=False and a start other than "committed"'
-            )
-        check_topic(topic)
-        self.group = group
-        self.topic = topic
-        self.options = options
-        self._wanted_queues = None if queues is None else tuple(queues)
+        options = subscription.options
+        self.subscription = subscription
+        self.handout = handout or Handout()
+        self._stats = ConsumerStats()
         self._nursery = nursery
         self._requests = requests
         self._routes = routes
-        self._offsets = offsets
         self._starts = starts
-        self._chance = chance
-        self._stats = ConsumerStats()
-        self._queues: dict[int, QueueProgress] = {}
-        self._turns: deque[QueueReader] = deque()  # readers with batches, in order of arrival
-        self._prefetched = 0  # bytes waiting to be handed out
-        self._prefetched_count = 0  # messages, likewise
-        self._arrival = trio.Event()
+        self._membership = membership
+        self._prefetch = Prefetch(
+            size_max=options.prefetch_bytes,
+            count_max=options.prefetch_count,
+            one_by_one=options.ordered,
+        )
+        self._keeper: SendBacks | None = None
+        if subscription.is_shared:
+            self._keeper = SendBacks(
+                requests,
+                group=subscription.group,
+                retries_max=options.retries_max,
+                call_soon=self._call_soon,
+                prefetch=self._prefetch if options.ordered else None,
+            )
+        self._readings = self._make_readings(offsets, chance)
+        self._seat: Seat | None = None
+        self._inner: trio.Nursery | None = None
         self._scope = trio.CancelScope()
         self._is_closed = False
-        self._commit_lock = trio.Lock()
-        self.handout = handout or Handout()
-        self._resets = ResetFollower(
-            group=group, topic=topic, offsets=offsets, queues=self._queues, seek=self._put_elsewhere
+        self._commit_wanted = trio.Event()
+        self._token: trio.lowlevel.TrioToken | None = None
+        self._thread = 0
+
+    def _make_readings(
+        self, offsets: Offsets, chance: Callable[[], float]
+    ) -> dict[str, TopicReading]:
+        subscription = self.subscription
+        around = Surroundings(
+            subscription=subscription,
+            requests=self._requests,
+            offsets=offsets,
+            starts=self._starts,
+            chance=chance,
+            stats=self._stats,
+            prefetch=self._prefetch,
+            handout=self.handout,
+            keeper=self._keeper,
+            on_settled=self._note_settled if subscription.is_shared else None,
         )
+        tags = parse_tag_expression(self.options.tags)
+        found = {
+            topic: TopicReading(topic, around, tags=tags, on_parted=self._on_parted)
+            for topic in subscription.topics
+        }
+        if subscription.is_shared:
+            retry_topic = RETRY_PREFIX + subscription.group
+            found[retry_topic] = TopicReading(
+                retry_topic, around, tags=None, is_retry=True, on_parted=self._on_parted
+            )
+        return found
+
+    @property
+    def group(self) -> str:
+        """The consumer group; "" for none."""
+        return self.subscription.group
+
+    @property
+    def topic(self) -> str:
+        """What is read; of several topics the first."""
+        return self.subscription.topics[0]
+
+    @property
+    def topics(self) -> tuple[str, ...]:
+        """All topics that are read."""
+        return self.subscription.topics
+
+    @property
+    def options(self) -> ConsumerOptions:
+        """How it reads."""
+        return self.subscription.options
 
     @property
     def queues(self) -> tuple[int, ...]:
-        """Numbers of the queues this consumer reads."""
-        return tuple(self._queues)
+        """Numbers of the queues of `topic` that this consumer reads now."""
+        return tuple(self._reading().queues)
 
     @property
     def paused(self) -> tuple[int, ...]:
         """Numbers of those that are paused."""
-        return tuple(queue for queue, found in self._queues.items() if found.reader.is_paused)
+        return tuple(
+            queue for queue, found in list(self._reading().queues.items()) if found.reader.is_paused
+        )
 
     @property
     def left(self) -> dict[int, list[int]]:
-        """Offsets, by queue, of messages whose ``async with message:`` ended with an error."""
-        return {queue: found.left for queue, found in self._queues.items() if found.left}
+        """Offsets, by queue of `topic`, of messages that are not done and were not sent back."""
+        return {
+            queue: found.left for queue, found in list(self._reading().queues.items()) if found.left
+        }
 
     @property
     def stats(self) -> ConsumerStats:
@@ -212,7 +248,7 @@ class Consumer:
         while not handout.gather(count_max):
             if not handout.gathered_count:
                 await self.fill()
-            elif self._turns:
+            elif self._prefetch.is_ready:
                 self._take_turn()
             elif linger <= 0:
                 break
@@ -225,19 +261,21 @@ class Consumer:
     async def fill(self) -> None:
         """Wait for messages and have them handed out."""
         self.handout.use_up()
-        while not self._turns:
+        prefetch = self._prefetch
+        while not prefetch.is_ready:
             if self._is_closed:
                 raise ClosedError(
                     f"consumer of topic {self.topic} for group {self.group} is closed; "
                     "open another one"
                 )
-            for progress in self._queues.values():
+            for progress in prefetch.progresses:
                 reader = progress.reader
                 if reader.error is not None:
                     raise reader.error
             self._pass_over()
-            self._arrival = trio.Event()
-            await self._arrival.wait()
+            if self._is_parting():
+                self._commit_wanted.set()
+            await prefetch.wait()
         # Also when there is plenty: others want their turn, and a cancellation its effect.
         await trio.lowlevel.checkpoint()
         self._take_turn()
@@ -247,7 +285,7 @@ class Consumer:
         if wait is None:
             await self.fill()
             return True
-        if wait <= 0 and not self._turns:
+        if wait <= 0 and not self._prefetch.is_ready:
             await trio.lowlevel.checkpoint()
             return False
         with trio.move_on_after(max(wait, 0.001)) as scope:
@@ -256,15 +294,15 @@ class Consumer:
 
     # --- where it reads -----------------------------------------------------------------------
 
-    def position(self, queue: int) -> int:
+    def position(self, queue: int, *, topic: str | None = None) -> int:
         """Return the offset of the next message to hand out from *queue*."""
-        return self._queue(queue).handed_out
+        return self._queue(queue, topic).handed_out
 
-    def positions(self) -> dict[int, int]:
-        """Return the offset of the next message to hand out from each queue."""
-        return {queue: found.handed_out for queue, found in self._queues.items()}
+    def positions(self, *, topic: str | None = None) -> dict[int, int]:
+        """Return the offset of the next message to hand out from each queue that is read now."""
+        return {q: found.handed_out for q, found in list(self._reading(topic).queues.items())}
 
-    def seek(self, queue: int, queue_offset: int) -> None:
+    def seek(self, queue: int, queue_offset: int, *, topic: str | None = None) -> None:
         """Hand out *queue* from *queue_offset* on; what was read ahead is forgotten.
 
         A committed offset never goes back but by a reset: after a seek backwards the group's stays
@@ -274,25 +312,11 @@ class Consumer:
         """
         if queue_offset < 0:
             raise ValueError(f"queue_offset = {queue_offset}: must be at least 0")
-        self._go_to(self._queue(queue), queue_offset, forget=False)
+        self._reading(topic).go_to(self._queue(queue, topic), queue_offset)
 
-    def _go_to(self, progress: QueueProgress, queue_offset: int, *, forget: bool) -> None:
-        reader = progress.reader
-        for messages, size, _ in reader.batches:
-            self._prefetched -= size
-            self._prefetched_count -= len(messages)
-        if reader in self._turns:
-            self._turns.remove(reader)
-        with self.handout.exclusive:
-            self.handout.forget(progress)
-            reader.seek(queue_offset)
-            if forget:
-                progress.reset(queue_offset)
-            else:
-                progress.seek(queue_offset)
-        self._make_room()
-
-    async def seek_to(self, start: Start, *, queues: Iterable[int] | None = None) -> dict[int, int]:
+    async def seek_to(
+        self, start: Start, *, queues: Iterable[int] | None = None, topic: str | None = None
+    ) -> dict[int, int]:
         """Hand out from *start* on, as `seek` does, and return the offsets that came to.
 
         >>> async def main() -> dict[int, int]:
@@ -307,53 +331,53 @@ class Consumer:
             start: as for `Client.consumer`: "first", "last", "committed", a time, how long ago, an
                 offset for all queues, or one for each of some.
             queues: numbers of the queues; None for all that are read here, or all in *start*.
+            topic: whose queues; None for the first.
 
         Raises:
             NoBrokerError: nobody could say which offsets these are; nothing has changed.
         """
         check_start(start)
+        reading = self._reading(topic)
         if queues is None:
-            queues = start if isinstance(start, dict) else self._queues
+            queues = start if isinstance(start, dict) else reading.queues
         wanted = tuple(queues)
         for queue in wanted:
-            self._queue(queue)
-        offsets = await self._starts.find(self.group, self.topic, wanted, start)
+            self._queue(queue, topic)
+        offsets = await self._starts.find(self.group, reading.topic, wanted, start)
         for queue, queue_offset in offsets.items():
-            self.seek(queue, queue_offset)
+            if queue in reading.queues:  # it may have gone to another member meanwhile
+                self.seek(queue, queue_offset, topic=topic)
         return offsets
 
-    def pause(self, *queues: int) -> None:
+    def pause(self, *queues: int, topic: str | None = None) -> None:
         """Hand out nothing from *queues*, or from any, until `resume`; nor pull more of them."""
-        for progress in self._named(queues):
+        for progress in self._named(queues, topic):
             reader = progress.reader
             reader.is_paused = True
-            if reader in self._turns:
-                self._turns.remove(reader)
+            self._prefetch.hold(reader)
             back = self.handout.put_back(progress)
             if back:
-                end = reader.batches[0][0][0].queue_offset if reader.batches else reader.next_offset
-                reader.batches.appendleft((back, 0, end))
-                self._prefetched_count += len(back)
+                self._prefetch.put_back(reader, back)
 
-    def resume(self, *queues: int) -> None:
+    def resume(self, *queues: int, topic: str | None = None) -> None:
         """Go on with *queues*, or with all that are paused."""
-        for progress in self._named(queues):
+        for progress in self._named(queues, topic):
             reader = progress.reader
             if reader.is_paused:
                 reader.is_paused = False
-                if reader.batches:
-                    self._turns.append(reader)
-                    self._arrival.set()
-        self._make_room()
+                self._prefetch.release(reader)
+        self._prefetch.make_room()
 
-    async def lag(self) -> dict[int, int]:
+    async def lag(self, *, topic: str | None = None) -> dict[int, int]:
         """Return for each queue how many offsets lie between its position and its end.
 
         Raises:
             NoBrokerError: nobody could say where the queues end.
         """
-        found = await self._starts.find(self.group, self.topic, tuple(self._queues), "last")
-        return {queue: max(end - self._queues[queue].handed_out, 0) for queue, end in found.items()}
+        reading = self._reading(topic)
+        places = {queue: found.handed_out for queue, found in reading.queues.items()}
+        found = await self._starts.find(self.group, reading.topic, tuple(places), "last")
+        return {queue: max(end - places[queue], 0) for queue, end in found.items()}
 
     # --- committing ---------------------------------------------------------------------------
 
@@ -365,60 +389,39 @@ class Consumer:
 
         Raises:
             NoBrokerError: nobody took it in time; the automatic commit goes on trying.
-            ValueError: the consumer has no group.
+            ValueError: the consumer commits nothing.
         """
-        if not self.group:
-            raise ValueError(f"a consumer of topic {self.topic} without a group commits nothing")
-        for progress in self._queues.values():
-            progress.settle_all()
+        if not self.subscription.commits:
+            raise ValueError(
+                f"a consumer of topic {self.topic} without a group, or with broadcasting, commits "
+                "nothing"
+            )
+        self._settle_all()
         self._pass_over(settled=True)
         await self._commit_done()
 
     # --- opening and closing ------------------------------------------------------------------
 
     async def __aenter__(self) -> Consumer:
-        route = await self._routes.get(self.topic)
-        if not route.is_readable:
-            raise NoPermissionError(
-                f"topic {self.topic} may not be read: perm {route.perm}, "
-                f"{route.read_queue_count} queues for reading; alter the topic first"
-            )
-        wanted = self._wanted_queues
-        if wanted is None:
-            wanted = tuple(range(route.read_queue_count))
-        for queue_id in wanted:
-            if not 0 <= queue_id < route.read_queue_count:
-                raise InvalidMessageError(
-                    f"topic {self.topic} has no queue {queue_id}: it has 0 to "
-                    f"{route.read_queue_count - 1}; name others, or none to read all"
-                )
-        options = self.options
-        share = 2 * max(len(wanted), 1)
-        pull_size = min(max(options.prefetch_bytes // share, PULL_SIZE_MIN), PULL_SIZE_MAX)
-        if wanted and self.group:
-            await self._resets.begin(wanted[0])
-        starts = await self._starts.find(self.group, self.topic, wanted, options.start)
-        for queue_id in wanted:
-            reader = QueueReader(
-                group=self.group,
-                topic=self.topic,
-                queue_id=queue_id,
-                requests=self._requests,
-                pull_size_max=pull_size,
-                pull_count_max=max(options.prefetch_count // share, 1),
-                poll_wait=options.poll_wait,
-                on_arrival=self._on_arrival,
-                has_room=self._has_room,
-                chance=self._chance,
-                tags=parse_tag_expression(options.tags),
-                stats=self._stats,
-                resets=self._resets,
-            )
-            reader.seek(starts[queue_id])
-            self._queues[queue_id] = QueueProgress(
-                reader, starts[queue_id], is_auto=options.auto_commit
-            )
+        self._token = trio.lowlevel.current_trio_token()
+        self._thread = threading.get_ident()
+        counts = {topic: await self._readable_count(topic) for topic in self.topics}
+        wanted = self._check_queues(counts[self.topic])
         await self._nursery.start(self._run)
+        assert self._inner is not None
+        try:
+            if self.subscription.is_member:
+                seat = Seat(
+                    subscription=self.subscription, readings=self._readings, nursery=self._inner
+                )
+                await self._membership.join(seat)
+                self._seat = seat
+            else:
+                await self._reading().add(wanted, self.subscription.start, self._inner)
+        except BaseException:
+            self._is_closed = True
+            self._scope.cancel()
+            raise
         return self
 
     async def __aexit__(
@@ -427,92 +430,142 @@ class Consumer:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Stop reading and commit what is done.
+        """Stop reading, commit what is done, and let the other members have the queues.
 
-        With ``auto_commit`` that is all that was handed out, or without the last after an error.
+        With ``auto_commit`` all that was handed out is done, or all without the last after an
+        error.
         """
         self._is_closed = True
-        self._scope.cancel()
-        if error is None:
-            if self.options.auto_commit:
-                await self.commit()
-            else:
-                await self._commit_done()
-            return
+        self._prefetch.wake()
+        for reading in self._readings.values():
+            reading.stop()
         try:
+            if error is None:
+                await self._finish()
+                return
+            try:
+                with trio.move_on_after(self._requests.request_timeout, shield=True):
+                    await self._finish(is_after_error=True)
+            except BrokerError as failure:
+                _LOG.warning(
+                    "last commit of group %s in topic %s: %s", self.group, self.topic, failure
+                )
+        finally:
+            await self._leave()
+            self._scope.cancel()
+
+    async def _finish(self, *, is_after_error: bool = False) -> None:
+        if self._keeper is not None:
+            with trio.move_on_after(self._requests.group_timeout):
+                await self._keeper.drain()
+        if self.options.auto_commit and not is_after_error:
+            self._settle_all()
+            self._pass_over(settled=True)
+        await self._commit_done()
+
+    async def _leave(self) -> None:
+        seat, self._seat = self._seat, None
+        if seat is not None:
             with trio.move_on_after(self._requests.request_timeout, shield=True):
-                await self._commit_done()
-        except BrokerError as failure:
-            _LOG.warning("last commit of group %s in topic %s: %s", self.group, self.topic, failure)
+                await self._membership.leave(seat)
+
+    async def _readable_count(self, topic: str) -> int:
+        route = await self._routes.get(topic)
+        if not route.is_readable:
+            raise NoPermissionError(
+                f"topic {topic} may not be read: perm {route.perm}, "
+                f"{route.read_queue_count} queues for reading; alter the topic first"
+            )
+        return route.read_queue_count
+
+    def _check_queues(self, count: int) -> tuple[int, ...]:
+        wanted = self.subscription.queues
+        if wanted is None:
+            wanted = tuple(range(count))
+        for queue_id in wanted:
+            if not 0 <= queue_id < count:
+                raise InvalidMessageError(
+                    f"topic {self.topic} has no queue {queue_id}: it has 0 to "
+                    f"{count - 1}; name others, or none to read all"
+                )
+        return wanted
 
     # --- inside -------------------------------------------------------------------------------
-
-    def _put_elsewhere(self, queue: int, queue_offset: int) -> None:
-        """Follow a reset of the group."""
-        self._go_to(self._queues[queue], queue_offset, forget=True)
 
     async def _run(self, *, task_status: trio.TaskStatus[None]) -> None:
         finder = self._requests.leader
         finder.listen(self._on_leader)
         try:
             with self._scope:
-                async with trio.open_nursery() as nursery:
-                    for progress in self._queues.values():
-                        nursery.start_soon(progress.reader.run)
-                    nursery.start_soon(self._resets.run, self._commit_lock)
+                async with trio.open_nursery() as self._inner:
+                    for reading in self._readings.values():
+                        self._inner.start_soon(reading.run)
+                    if self._keeper is not None:
+                        self._inner.start_soon(self._keeper.run)
                     task_status.started()
                     await self._commit_regularly()
         finally:
             finder.unlisten(self._on_leader)
             self._is_closed = True
-            self._arrival.set()  # whoever waits hears that nothing comes any more
+            self._prefetch.wake()  # whoever waits hears that nothing comes any more
 
     def _take_turn(self) -> None:
-        if not self._turns:  # paused meanwhile
-            return
-        reader = self._turns.popleft()
-        messages, size, end = reader.batches.popleft()
-        if reader.batches:
-            self._turns.append(reader)
-        self._prefetched -= size
-        self._prefetched_count -= len(messages)
-        self._make_room()
-        self.handout.take_up(self._queues[reader.queue_id], messages, end)
-
-    def _on_arrival(self, reader: QueueReader, count: int) -> None:
-        if count:
-            self._prefetched += reader.batches[-1][1]
-            self._prefetched_count += count
-            if not reader.is_paused and reader not in self._turns:
-                self._turns.append(reader)
-        self._arrival.set()
-
-    def _has_room(self) -> bool:
-        return (
-            self._prefetched < self.options.prefetch_bytes
-            and self._prefetched_count < self.options.prefetch_count
-        )
-
-    def _make_room(self) -> None:
-        if self._has_room():
-            for progress in self._queues.values():
-                progress.reader.make_room()
+        taken = self._prefetch.take()
+        if taken is not None:
+            self.handout.take_up(*taken)
 
     def _on_leader(self) -> None:
-        for progress in self._queues.values():
+        for progress in self._prefetch.progresses:
             progress.reader.on_leader()
 
-    def _queue(self, queue: int) -> QueueProgress:
-        found = self._queues.get(queue)
+    def _is_parting(self) -> bool:
+        return any(reading.parting for reading in self._readings.values())
+
+    def _on_parted(self, topic: str, queue: int) -> None:
+        if self._seat is not None and self.options.ordered:
+            self._membership.look_again(self.group)
+
+    def _note_settled(self) -> None:
+        """Hear, in whichever thread, that a message was dealt with."""
+        if self.options.ordered or self._is_parting():
+            self._call_soon(self._on_settled)
+
+    def _on_settled(self) -> None:
+        if self._is_parting():
+            self._commit_wanted.set()
+        self._prefetch.wake()
+
+    def _call_soon(self, function: Callable[[], object]) -> None:
+        if threading.get_ident() == self._thread:
+            function()
+        elif self._token is not None:
+            with contextlib.suppress(trio.RunFinishedError):  # closed: nothing more is to be done
+                self._token.run_sync_soon(function)
+
+    def _reading(self, topic: str | None = None) -> TopicReading:
+        topic = self.topic if topic is None else topic
+        if topic not in self.subscription.topics:
+            raise ValueError(f"topic {topic} is not read here; these are: {', '.join(self.topics)}")
+        return self._readings[topic]
+
+    def _queue(self, queue: int, topic: str | None) -> QueueProgress:
+        reading = self._reading(topic)
+        found = reading.queues.get(queue)
         if found is None:
             raise ValueError(
-                f"queue {queue} of topic {self.topic} is not read here; these are: "
-                f"{', '.join(map(str, self._queues)) or 'none, as the consumer is not open'}"
+                f"queue {queue} of topic {reading.topic} is not read here; these are: "
+                f"{', '.join(map(str, reading.queues)) or 'none'}"
             )
         return found
 
-    def _named(self, queues: tuple[int, ...]) -> list[QueueProgress]:
-        return [self._queue(queue) for queue in queues or self._queues]
+    def _named(self, queues: tuple[int, ...], topic: str | None) -> list[QueueProgress]:
+        if queues or topic is not None:
+            return [self._queue(queue, topic) for queue in queues or self._reading(topic).queues]
+        return self._prefetch.progresses
+
+    def _settle_all(self) -> None:
+        for reading in self._readings.values():
+            reading.settle_all()
 
     def _pass_over(self, *, settled: bool = False) -> None:
         """Have what a filter passed over count as done, where nobody has a message before it.
@@ -524,7 +577,7 @@ class Consumer:
             return
         handout = self.handout
         with handout.exclusive:
-            for progress in self._queues.values():
+            for progress in self._prefetch.progresses:
                 reader = progress.reader
                 if (
                     progress.handed_out < reader.next_offset
@@ -535,7 +588,9 @@ class Consumer:
 
     async def _commit_regularly(self) -> None:
         while True:
-            await trio.sleep(self.options.commit_interval)
+            with trio.move_on_after(self.options.commit_interval):
+                await self._commit_wanted.wait()
+            self._commit_wanted = trio.Event()
             self._pass_over()
             try:
                 await self._commit_done()
@@ -544,16 +599,5 @@ class Consumer:
                 _LOG.warning("commit of group %s in topic %s: %s", self.group, self.topic, error)
 
     async def _commit_done(self) -> None:
-        if not self.group:
-            return
-        async with self._commit_lock:
-            for queue_id, progress in self._queues.items():
-                done = progress.done
-                if done > progress.committed:
-                    if not await self._offsets.commit(
-                        self.group, self.topic, queue_id, done, epoch=self._resets.epoch
-                    ):
-                        self._resets.notice()  # put elsewhere: what was done before is void
-                        return
-                    progress.committed = max(progress.committed, done)
-                    self._stats.commits += 1
+        for reading in self._readings.values():
+            await reading.commit()

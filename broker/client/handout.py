@@ -128,6 +128,10 @@ class Handout:
         if self.last is progress:
             self.last = None
 
+    def release(self, progress: QueueProgress) -> None:
+        """Hand out no more of one queue; what its receiver has, it can still say is done."""
+        self.put_back(progress)
+
     # --- batches ------------------------------------------------------------------------------
 
     @property

@@ -64,6 +64,7 @@ class Link:
         nursery: trio.Nursery,
         connect_timeout: float,
         on_lost: Callable[[Link, RemotingError], None],
+        on_request: Callable[[Link, Command], None],
     ) -> None:
         self.address = address
         self.state = LinkState.CLOSED
@@ -73,6 +74,7 @@ class Link:
         self._nursery = nursery
         self._connect_timeout = connect_timeout
         self._on_lost = on_lost
+        self._on_request = on_request
         self._stream: ByteStream | None = None
         self._outbox: list[Buffer] = []
         self._is_draining = False
@@ -112,6 +114,11 @@ class Link:
         if self.state is LinkState.CLOSED:
             self.open()
         return opaque
+
+    def reply(self, command: Command) -> None:
+        """Send the answer to a request of the node's; called while that is being taken."""
+        self._outbox += encode_frame(command)
+        self.flush()
 
     def abandon(self, opaque: int) -> None:
         """Call no callback for that request any more; a late answer is thrown away."""
@@ -215,7 +222,8 @@ class Link:
         requests = self._requests
         for command in commands:
             if not command.flag & FLAG_RESPONSE:
-                continue  # nothing a node asks of a client is of use to this one
+                self._on_request(self, command)
+                continue
             if command.flag & FLAG_GROUPED:
                 durability = durability_in(command.ext_fields)
                 for ack in decode_acks(command.body, durability):  # type: ignore[arg-type]
@@ -274,11 +282,22 @@ class Links:
         nursery: trio.Nursery,
         connect_timeout: float,
         on_lost: Callable[[Link, RemotingError], None],
+        on_request: Callable[[Link, Command], None] = lambda _link, _command: None,
     ) -> None:
+        """Open none yet.
+
+        Args:
+            network: where connections come from.
+            nursery: lives as long as the client.
+            connect_timeout: seconds.
+            on_lost: hears of every connection that breaks, or cannot be opened.
+            on_request: hears what nodes ask of the client.
+        """
         self._network = network
         self._nursery = nursery
         self._connect_timeout = connect_timeout
         self._on_lost = on_lost
+        self._on_request = on_request
         self._links: dict[str, Link] = {}
 
     def __getitem__(self, address: str) -> Link:
@@ -291,6 +310,7 @@ class Links:
                 nursery=self._nursery,
                 connect_timeout=self._connect_timeout,
                 on_lost=self._on_lost,
+                on_request=self._on_request,
             )
         return link
 

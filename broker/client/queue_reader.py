@@ -18,6 +18,7 @@ from broker.client.handout import ConsumerStats
 from broker.client.records import Message, decode_messages
 from broker.client.requests import RETRYABLE, error_of, failure_text
 from broker.errors import BrokerError, CorruptRecordError
+from broker.message.properties import RETRY_TOPIC
 from broker.protocol.headers import (
     PULL_FLAG_SUBSCRIPTION,
     PULL_FLAG_SUSPEND,
@@ -63,6 +64,7 @@ class QueueReader:
         tags: frozenset[str] | None = None,
         stats: ConsumerStats | None = None,
         resets: ResetFollower | None = None,
+        is_retry: bool = False,
     ) -> None:
         """Start nowhere; `seek` before `run`.
 
@@ -81,6 +83,8 @@ class QueueReader:
             tags: only messages with one of them; None for all.
             stats: what is counted where.
             resets: hears when the group was put elsewhere; None: that does not matter.
+            is_retry: whether messages come again here, which were sent to another topic first: they
+                are handed out as that one's.
         """
         self.topic = topic
         self.queue_id = queue_id
@@ -100,6 +104,7 @@ class QueueReader:
         self._pull_count_max = min(pull_count_max, PULL_COUNT_MAX)
         self._stats = stats or ConsumerStats()
         self._resets = resets
+        self._is_retry = is_retry
         self._tags = None if tags is None else frozenset(tag.encode() for tag in tags)
         self._subscription = None if tags is None else " || ".join(sorted(tags))
         self._room = trio.Event()
@@ -237,6 +242,10 @@ class QueueReader:
         )
         if messages:
             self.next_offset = messages[-1].queue_offset + 1
+            if self._is_retry:
+                # Source: RocketMQ ``DefaultMQPushConsumerImpl.resetRetryAndNamespace``
+                for message in messages:
+                    message.topic = message.properties.get(RETRY_TOPIC, self.topic)
             if self._tags is not None:
                 header = PullMessageResponse.decode(answer.ext_fields)
                 self.next_offset = max(self.next_offset, header.next_begin_offset)

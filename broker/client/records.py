@@ -13,6 +13,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from broker.client.compression import unpack
+from broker.client.delays import delay_as_ms
+from broker.client.progress import DEAD, Again
 from broker.errors import CorruptRecordError, InvalidMessageError
 from broker.message import properties as names
 from broker.message.codec import (
@@ -33,6 +35,7 @@ from broker.message.model import HostAddress
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from datetime import timedelta
     from types import TracebackType
 
     from broker.client.progress import QueueProgress
@@ -145,6 +148,16 @@ class Message:
         """How often it was handed out and given back before."""
         return int(_OTHERS.unpack(self._head)[6])
 
+    def count_once_more(self) -> None:
+        """Take note that it is handed out once more by the consumer that has it."""
+        times_at = BODY_OFFSET - 16  # in front of the prepared position and the body's size
+        times = self.reconsume_times + 1
+        self._head = b"%b%b%b" % (
+            self._head[:times_at],
+            times.to_bytes(4, "big"),
+            self._head[times_at + 4 :],
+        )
+
     @property
     def message_id(self) -> str:
         """The offset id. Source: RocketMQ ``MessageDecoder.createMessageId``."""
@@ -166,11 +179,39 @@ class Message:
         """
         self._from_consumer().ack(self)
 
+    def retry(self, delay: float | timedelta | None = None, *, level: int = 0) -> None:
+        """Have the message come again, to some member of the group, and be done with it here.
+
+        It comes with `reconsume_times` one higher, and after as many times as the group allows goes
+        to its dead letters instead. Nothing is waited for: the consumer sees to it, and commits
+        nothing behind the message before it is sure. With ``ordered`` it comes again right here,
+        and its queue waits for it.
+
+        Args:
+            delay: seconds until then; None: as the group has it, 10 s the first time and longer
+                each time.
+            level: RocketMQ's delay level instead, 1 (1 s) to 18 (2 h).
+
+        Raises:
+            RuntimeError: no member of a group has handed it out.
+        """
+        self._from_consumer().take_back(self, Again(level, delay_as_ms(delay)))
+
+    def dead_letter(self) -> None:
+        """Give the message up: it goes to the dead letters of the group, and is done with here.
+
+        Raises:
+            RuntimeError: no member of a group has handed it out.
+        """
+        self._from_consumer().take_back(self, Again(DEAD))
+
     def __enter__(self) -> Message:
         """Begin to deal with the message: it is done when the block ends, and not before.
 
-        After an error in the block it is *left*: neither it nor what lies behind it in its queue is
-        committed, so that it comes again to the next consumer of the group.
+        After an error in the block it comes again, as after `retry`, where a member of a group has
+        handed it out.  Otherwise, and when the block is cancelled, it is *left*: neither it nor
+        what lies behind it in its queue is committed, so that it comes again to the next consumer
+        of the group.
         """
         self._from_consumer().enter(self)
         return self
@@ -184,6 +225,8 @@ class Message:
         progress = self._from_consumer()
         if kind is None:
             progress.ack(self)
+        elif issubclass(kind, Exception):
+            progress.fail(self)
         else:
             progress.leave(self)
 

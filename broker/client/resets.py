@@ -92,7 +92,9 @@ class ResetFollower:
         self.epoch = epoch
         moved = {}
         for queue, offset in places.items():
-            progress = self._queues[queue]
+            progress = self._queues.get(queue)
+            if progress is None:
+                continue  # handed over meanwhile
             # Also back to where the group stood: its operator wants that done again. Which queues
             # were reset is not told, so the others, too, go on at what they have committed.
             if not progress.is_just_at(offset):
@@ -111,9 +113,11 @@ class ResetFollower:
         """Return the epoch and where the group goes on; None when that changed meanwhile."""
         epochs = set()
         places = {}
-        for queue in self._queues:
+        for queue in list(self._queues):
             committed, epoch = await self._offsets.progress(self._group, self._topic, queue)
             epochs.add(epoch)
             if committed is not None:  # otherwise the reset did not touch it
                 places[queue] = committed
+        if not epochs:
+            return self.epoch, {}
         return (max(epochs), places) if len(epochs) == 1 else None

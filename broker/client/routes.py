@@ -49,6 +49,11 @@ class Route:
     brokers: tuple[RouteBroker, ...] = ()
 
     @property
+    def broker_name(self) -> str:
+        """Name of the group that this client is connected to, as its queues are known by."""
+        return self.brokers[0].name if self.brokers else ""
+
+    @property
     def is_writable(self) -> bool:
         """Whether messages may be sent."""
         return bool(self.perm & PERM_WRITE) and self.write_queue_count > 0
@@ -72,8 +77,12 @@ class RouteCache:
         """Ask again when *topic* is next used."""
         self._routes.pop(topic, None)
 
-    async def get(self, topic: str) -> Route:
+    async def get(self, topic: str, *, creates: bool = True) -> Route:
         """Return the route of *topic*; creates the topic if that is wished and none is there.
+
+        Args:
+            topic: whose route.
+            creates: whether a topic may be made here that is not there.
 
         Raises:
             InvalidTopicError: no topic can have that name.
@@ -92,7 +101,7 @@ class RouteCache:
             try:
                 return await self.refresh(topic)
             except TopicNotFoundError:
-                if not self.auto_create_topic:
+                if not (creates and self.auto_create_topic):
                     raise
             await self.create(topic, AUTO_CREATED_QUEUE_COUNT, only_if_missing=True)
             return await self._refresh_created(topic)

@@ -12,6 +12,7 @@ from broker.client.consumer import Consumer
 from broker.client.leader_finder import LeaderFinder
 from broker.client.links import Links
 from broker.client.lookup import Lookup
+from broker.client.membership import Membership
 from broker.client.offsets import Offsets
 from broker.client.producer import Producer
 from broker.client.requests import Requests
@@ -22,12 +23,13 @@ from dledger.remoting.errors import ConnectionClosedError
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Iterable
 
-    from broker.client.consumer import ConsumerOptions
+    from broker.client.consumer_options import Subscription
     from broker.client.handout import Handout
+    from broker.client.links import Link
     from broker.client.producer import ProducerOptions
     from dledger.clock import Clock
+    from dledger.remoting.errors import RemotingError
     from dledger.remoting.network import Network
 
 
@@ -43,6 +45,7 @@ class ClientOptions:
     network: Network
     clock: Clock
     chance: random.Random
+    client_id: str | None = None  # how the broker knows this client; None: by host and process
 
 
 class Session(Protocol):
@@ -51,6 +54,10 @@ class Session(Protocol):
     @property
     def finder(self) -> LeaderFinder:
         """Who leads."""
+
+    @property
+    def client_id(self) -> str:
+        """How the broker knows this client."""
 
     @property
     def admin(self) -> Admin:
@@ -63,9 +70,7 @@ class Session(Protocol):
     def producer(self, name: str, options: ProducerOptions) -> Producer:
         """Return a producer that is not open yet."""
 
-    def consumer(
-        self, group: str, topic: str, queues: Iterable[int] | None, options: ConsumerOptions
-    ) -> Consumer:
+    def consumer(self, subscription: Subscription) -> Consumer:
         """Return a consumer that is not open yet."""
 
     async def open(self) -> None:
@@ -103,7 +108,8 @@ class TrioSession:
             network=options.network,
             nursery=services,
             connect_timeout=options.connect_timeout,
-            on_lost=self.finder.on_lost,
+            on_lost=self._on_lost,
+            on_request=lambda link, command: self._membership.on_request(link, command),
         )
         self.finder.use(self._links)
         self._requests = Requests(
@@ -114,10 +120,24 @@ class TrioSession:
             chance=options.chance.random,
         )
         self._routes = RouteCache(self._requests, auto_create_topic=options.auto_create_topic)
+        self._membership = Membership(
+            options.client_id,
+            self._requests,
+            self._routes,
+            nursery=services,
+            chance=options.chance,
+        )
         services.start_soon(self.finder.run)
+        services.start_soon(self._membership.run)
+
+    @property
+    def client_id(self) -> str:
+        """How the broker knows this client."""
+        return self._membership.client_id
 
     async def close(self) -> None:
         """Close every connection."""
+        self._membership.close()
         self._services.cancel()
         self._links.close(ConnectionClosedError("the client was closed"))
         # The block's own error is not passed in, so that it comes out as it is and not in a group.
@@ -147,30 +167,24 @@ class TrioSession:
             options=options,
         )
 
-    def consumer(
-        self,
-        group: str,
-        topic: str,
-        queues: Iterable[int] | None,
-        options: ConsumerOptions,
-        *,
-        handout: Handout | None = None,
-    ) -> Consumer:
+    def consumer(self, subscription: Subscription, *, handout: Handout | None = None) -> Consumer:
         """Return a consumer that is not open yet; *handout* is another one than usual."""
         offsets = Offsets(self._requests)
         return Consumer(
-            group,
-            topic,
-            queues=queues,
+            subscription,
             nursery=self._nursery,
             requests=self._requests,
             routes=self._routes,
             offsets=offsets,
             starts=Starts(offsets, Lookup(self._requests), self._options.clock),
+            membership=self._membership,
             chance=self._options.chance.random,
-            options=options,
             handout=handout,
         )
+
+    def _on_lost(self, link: Link, error: RemotingError) -> None:
+        self.finder.on_lost(link, error)
+        self._membership.on_lost(link)
 
     async def _serve(self, *, task_status: trio.TaskStatus[trio.Nursery]) -> None:
         with self._services:

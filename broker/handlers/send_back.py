@@ -15,7 +15,13 @@ from broker.delivery.schedule import Outgoing
 from broker.errors import CorruptRecordError, HeaderError
 from broker.handlers.registry import answer, error_response, handles
 from broker.message.codec import RECORD_SIZE_MIN, decode_record, record_size
-from broker.message.delay import RETRY_LEVEL_FIRST, Delay, delay_by_level, delay_until
+from broker.message.delay import (
+    DELAY_MS_MAX,
+    RETRY_LEVEL_FIRST,
+    Delay,
+    delay_by_level,
+    delay_until,
+)
 from broker.message.limits import DLQ_PREFIX, RETRY_PREFIX, check_group, check_group_characters
 from broker.message.message_id import encode_offset_id
 from broker.message.properties import DELAY, ORIGIN_MESSAGE_ID, RETRY_TOPIC
@@ -140,7 +146,7 @@ class SendBackHandlers:
             topic, queue_count, delay = DLQ_PREFIX + header.group, 1, None
         else:
             topic, queue_count = RETRY_PREFIX + header.group, config.retry_queue_count
-            delay = self._delay(config, header.delay_level, message.reconsume_times)
+            delay = self._delay(config, header, message.reconsume_times)
         found = self._topics.get(topic)
         is_going = self._is_being_deleted(topic)
         if found is None or is_going:
@@ -162,9 +168,14 @@ class SendBackHandlers:
             _SentBack(session, command, self._forwarder),
         )
 
-    def _delay(self, config: SubscriptionGroupConfig, level: int, times: int) -> Delay | None:
-        if level > 0:
-            return delay_by_level(level)
+    def _delay(
+        self, config: SubscriptionGroupConfig, header: ConsumerSendBackRequest, times: int
+    ) -> Delay | None:
+        if header.delay_level > 0:
+            return delay_by_level(header.delay_level)
+        if header.delay_millis is not None:
+            now = self._clock.wall_ms()
+            return delay_until(now + min(header.delay_millis, DELAY_MS_MAX), now_ms=now)
         if not config.retry_delays_ms:
             return delay_by_level(RETRY_LEVEL_FIRST + times)
         delays = config.retry_delays_ms

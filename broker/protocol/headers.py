@@ -464,6 +464,7 @@ class ConsumerSendBackRequest(Header):
     offset: Int64  # bytes: the message's position in the log
     group: str
     delay_level: Int32 = 0  # 0: the broker chooses; below: to the dead letters
+    delay_millis: Int64 | None = None  # ours: where the level is 0, for how long
     origin_msg_id: str | None = None
     origin_topic: str | None = None
     unit_mode: bool = False

@@ -92,6 +92,44 @@ class _Heartbeat(msgspec.Struct, gc=False):
 _decode = msgspec.json.Decoder(_Heartbeat).decode
 
 
+def encode_heartbeat(heartbeat: Heartbeat) -> bytes:
+    """Return the body that says so, as RocketMQ's clients of version 4 write it.
+
+    >>> decode_heartbeat(encode_heartbeat(Heartbeat(client_id="me")))
+    Heartbeat(client_id='me', consumers=(), producers=())
+    """
+    consumers = [
+        {
+            "groupName": data.group,
+            "consumeType": data.consume_type,
+            "messageModel": data.message_model,
+            "consumeFromWhere": data.from_where,
+            "subscriptionDataSet": [_subscription(item) for item in data.subscriptions],
+            "unitMode": False,
+        }
+        for data in heartbeat.consumers
+    ]
+    return msgspec.json.encode(
+        {
+            "clientID": heartbeat.client_id,
+            "consumerDataSet": consumers,
+            "producerDataSet": [{"groupName": name} for name in heartbeat.producers],
+        }
+    )
+
+
+def _subscription(item: Subscription) -> dict[str, object]:
+    return {
+        "classFilterMode": False,
+        "codeSet": [],
+        "expressionType": item.expression_type,
+        "subString": item.expression,
+        "subVersion": 0,
+        "tagsSet": [],
+        "topic": item.topic,
+    }
+
+
 def decode_heartbeat(body: bytes | bytearray | memoryview) -> Heartbeat:
     """Return what *body* says.
 

@@ -78,6 +78,47 @@ def decode_lock_request(body: bytes | bytearray | memoryview) -> LockRequest:
     )
 
 
+def encode_lock_request(request: LockRequest) -> bytes:
+    """Return the body that asks for it.
+
+    >>> decode_lock_request(
+    ...     encode_lock_request(LockRequest(client_id="me", group="g", queues=()))
+    ... ).group
+    'g'
+    """
+    return msgspec.json.encode(
+        {
+            "clientId": request.client_id,
+            "consumerGroup": request.group,
+            "mqSet": [
+                {"brokerName": queue.broker_name, "queueId": queue.queue_id, "topic": queue.topic}
+                for queue in request.queues
+            ],
+            "onlyThisBroker": False,
+        }
+    )
+
+
+class _Locked(msgspec.Struct, gc=False):
+    lockOKMQSet: list[_Queue] = []  # noqa: N815
+
+
+_decode_locked = msgspec.json.Decoder(_Locked).decode
+
+
+def decode_locked(body: bytes | bytearray | memoryview) -> list[LockedQueue]:
+    """Return the queues that an answer to LOCK_BATCH_MQ names.
+
+    Raises:
+        HeaderError: it is no such answer.
+    """
+    try:
+        found = _decode_locked(body)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError, ValueError) as error:
+        raise HeaderError(f"no answer about locks: {error}", field="body") from error
+    return [LockedQueue(item.brokerName, item.topic, item.queueId) for item in found.lockOKMQSet]
+
+
 def encode_locked(queues: Iterable[LockedQueue]) -> bytes:
     """Return the answer to LOCK_BATCH_MQ."""
     held = [

@@ -56,6 +56,7 @@ class Handling:
                         consumer = client.consumer(
                             GROUP,
                             TOPIC,
+                            queues=range(load.queue_count),
                             auto_commit=False,
                             prefetch_bytes=load.prefetch_bytes,
                             commit_interval=chance.choice((0.2, 1.0)),

@@ -47,6 +47,7 @@ class Readers:
                         consumer = client.consumer(
                             group or "everything",
                             TOPIC,
+                            queues=range(load.queue_count),
                             start="committed"
                             if group
                             else chance.choice(("first", "last", "last")),

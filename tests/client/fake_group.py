@@ -15,10 +15,20 @@ import trio
 
 from broker.message.batch import decode_sizes
 from broker.message.codec import QUEUE_OFFSET_OFFSET, decode_record, decode_records, encode_record
+from broker.message.properties import encode_properties
 from broker.protocol.bodies import Ack, GroupStatus, MemberStatus, encode_acks
-from broker.protocol.request_code import RequestCode
+from broker.protocol.headers import ConsumerSendBackRequest
+from broker.protocol.heartbeat import CLUSTERING, decode_heartbeat
+from broker.protocol.locks import decode_lock_request, encode_locked
+from broker.protocol.request_code import ClientRequestCode, RequestCode
 from broker.protocol.response_code import ResponseCode as Code
-from dledger.remoting.command import FLAG_GROUPED, FLAG_RESPONSE, Command, response
+from dledger.remoting.command import (
+    FLAG_GROUPED,
+    FLAG_ONEWAY,
+    FLAG_RESPONSE,
+    Command,
+    response,
+)
 from dledger.remoting.connection import Connection
 from dledger.remoting.errors import ConnectionLostError, RemoteProtocolError
 from dledger.remoting.frame import encode_frame
@@ -28,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from broker.message.model import StoredMessage
+    from broker.protocol.heartbeat import ConsumerData
 
 _PLACE = struct.Struct(">qq")
 FIRST_PORT = 9876
@@ -134,6 +145,8 @@ class FakeNode:
         answers: list[Command] = []
         for command in commands:
             self.requests.append(command)
+            if command.is_response:
+                continue  # of a client that was asked something
             answer = self.group.answer(self, stream, command)
             if isinstance(answer, Ack):
                 acks.append(answer)
@@ -185,6 +198,10 @@ class FakeGroup:
         self.send_times: list[float] = []
         self.batch_counts: list[int] = []  # messages of each send, in order of arrival
         self.transfers: list[str] = []
+        self.members: dict[str, dict[str, ConsumerData]] = defaultdict(dict)  # by group, client
+        self.listeners: dict[MemoryStream, tuple[FakeNode, set[str]]] = {}  # and their groups
+        self.locks: dict[tuple[str, str, int], str] = {}  # group, topic, queue: client
+        self.sent_back: list[ConsumerSendBackRequest] = []
 
     async def start(self) -> None:
         for node in self.nodes:
@@ -246,6 +263,12 @@ class FakeGroup:
             RequestCode.GET_MIN_OFFSET: self.min_offset,
             RequestCode.GET_GROUP_STATUS: self.status,
             RequestCode.LEADERSHIP_TRANSFER: self.transfer,
+            RequestCode.HEART_BEAT: self.heartbeat,
+            RequestCode.UNREGISTER_CLIENT: self.unregister,
+            RequestCode.GET_CONSUMER_LIST_BY_GROUP: self.list_members,
+            RequestCode.LOCK_BATCH_MQ: self.lock,
+            RequestCode.UNLOCK_BATCH_MQ: self.unlock,
+            RequestCode.CONSUMER_SEND_MSG_BACK: self.send_back,
         }[command.code]
         return handler(node, stream, command)
 
@@ -469,6 +492,99 @@ class FakeGroup:
         key = (command.ext_fields["topic"], command.ext_fields["queueId"])
         refused = self.not_leader(node, command)
         return refused or response(command, 0, None, {"offset": self.min_offsets[key]})
+
+    # --- members ------------------------------------------------------------------------------
+
+    def heartbeat(self, node: FakeNode, stream, command: Command) -> Command:
+        found = decode_heartbeat(command.body)
+        groups = self.listeners.setdefault(stream, (node, set()))[1]
+        for data in found.consumers:
+            groups.add(data.group)
+            if data.message_model == CLUSTERING:
+                self.topics.setdefault(f"%RETRY%{data.group}", 1)
+            if self.members[data.group].get(found.client_id) != data:
+                self.members[data.group][found.client_id] = data
+                self.tell_members(data.group)
+        return response(command, 0)
+
+    def unregister(self, node: FakeNode, stream, command: Command) -> Command:
+        refused = self.not_leader(node, command)
+        if refused is not None:
+            return refused
+        ext = command.ext_fields
+        self.expel(ext["consumerGroup"], ext["clientID"])
+        return response(command, 0)
+
+    def expel(self, group: str, client_id: str) -> None:
+        if self.members[group].pop(client_id, None) is not None:
+            self.tell_members(group)
+
+    def tell_members(self, group: str) -> None:
+        for stream, (node, groups) in list(self.listeners.items()):
+            if group in groups and stream in node.streams:
+                code = ClientRequestCode.NOTIFY_CONSUMER_IDS_CHANGED
+                fields = {"consumerGroup": group}
+                node.send(stream, [Command(code, FLAG_ONEWAY, ext_fields=fields)])
+
+    def list_members(self, node: FakeNode, stream, command: Command) -> Command:
+        refused = self.not_leader(node, command)
+        if refused is not None:
+            return refused
+        found = sorted(self.members[command.ext_fields["consumerGroup"]])
+        if not found:
+            return response(command, Code.SYSTEM_ERROR, "nobody")
+        return response(command, 0, body=json.dumps({"consumerIdList": found}).encode())
+
+    def lock(self, node: FakeNode, stream, command: Command) -> Command:
+        refused = self.not_leader(node, command)
+        if refused is not None:
+            return refused
+        asked = decode_lock_request(command.body)
+        held = []
+        for queue in asked.queues:
+            key = (asked.group, queue.topic, queue.queue_id)
+            if self.locks.setdefault(key, asked.client_id) == asked.client_id:
+                held.append(queue)
+        return response(command, 0, body=encode_locked(held))
+
+    def unlock(self, node: FakeNode, stream, command: Command) -> Command:
+        refused = self.not_leader(node, command)
+        if refused is not None:
+            return refused
+        asked = decode_lock_request(command.body)
+        for queue in asked.queues:
+            key = (asked.group, queue.topic, queue.queue_id)
+            if self.locks.get(key) == asked.client_id:
+                del self.locks[key]
+        return response(command, 0)
+
+    def send_back(self, node: FakeNode, stream, command: Command) -> Command:
+        refused = self.not_leader(node, command)
+        if refused is not None:
+            return refused
+        header = ConsumerSendBackRequest.decode(command.ext_fields)
+        (message,) = (
+            found
+            for records in self.queues.values()
+            for found in decode_records(b"".join(records))
+            if found.position == header.offset
+        )
+        self.sent_back.append(header)
+        times_max = 16 if header.max_reconsume_times is None else header.max_reconsume_times
+        is_dead = header.delay_level < 0 or message.reconsume_times >= times_max
+        topic = f"{'%DLQ%' if is_dead else '%RETRY%'}{header.group}"
+        self.topics.setdefault(topic, 1)
+        properties = {"RETRY_TOPIC": message.topic, **message.properties}
+        record = encode_record(
+            topic=topic.encode(),
+            queue_id=0,
+            body=message.body,
+            properties=encode_properties(properties),
+            reconsume_times=message.reconsume_times + 1,
+        )
+        self.append(topic, 0, record)
+        self.wake_pulls()
+        return response(command, 0)
 
     def transfer(self, node: FakeNode, stream, command: Command) -> Command:
         refused = self.not_leader(node, command)

@@ -37,7 +37,7 @@ async def test_a_message_left_by_an_error_comes_again_with_all_behind_it(
 ):
     group.put("orders", 0, numbered(10))
     async with connect() as mq:
-        async with mq.consumer("b", "orders", auto_commit=auto_commit) as consumer:
+        async with mq.consumer("b", "orders", queues=[0], auto_commit=auto_commit) as consumer:
             count = 0
             async for message in consumer:
                 count += 1
@@ -50,7 +50,7 @@ async def test_a_message_left_by_an_error_comes_again_with_all_behind_it(
                 if count == 10:
                     break
         assert group.offsets["b", "orders", 0] == 4
-        async with mq.consumer("b", "orders", auto_commit=auto_commit) as consumer:
+        async with mq.consumer("b", "orders", queues=[0], auto_commit=auto_commit) as consumer:
             assert (await anext(consumer)).queue_offset == 4
 
 
@@ -182,7 +182,7 @@ async def test_a_message_no_consumer_has_handed_out_cannot_be_acked(group, conne
     group.put("orders", 0, numbered(1))
     async with connect() as mq, mq.consumer("b", "orders", queues=[0]) as consumer:
         await trio.sleep(1)
-        message = consumer._queues[0].reader.batches[0][0][0]
+        message = consumer._readings["orders"].queues[0].reader.batches[0][0][0]
         with pytest.raises(RuntimeError, match="not handed out by a consumer"):
             message.ack()
 

@@ -17,7 +17,7 @@ import pytest
 import broker
 from broker import OutMessage, sync
 from broker.client.admin import Admin
-from broker.client.consumer import ConsumerOptions
+from broker.client.consumer_options import ConsumerOptions
 from broker.client.lookup import Lookup
 from broker.client.portal import BlockingCall, Portal, call_blocking
 from broker.client.producer import Producer, ProducerOptions

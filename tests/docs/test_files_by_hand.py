@@ -136,8 +136,10 @@ def test_commands_are_those_of_the_page(data):
     kind, args = commands[0]
     assert kind == "topic.put"
     assert args == args | {"topic": "by%hand", "read": 2, "write": 2, "perm": 6}
-    assert {kind for kind, _ in commands[1:]} == {"group.create", "offset.commit"}
-    assert all(args["group"] == "readers" for _, args in commands[1:])
+    assert {kind for kind, _ in commands[1:]} == {
+        "group.create", "consumer.join", "topic.create", "offset.commit", "consumer.leave"
+    }  # fmt: skip
+    assert all(args.get("group", "readers") == "readers" for _, args in commands[1:])
 
 
 def test_the_index_leads_to_every_entry(data):
