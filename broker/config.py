@@ -76,7 +76,7 @@ class BrokerConfig:
     broker_role: str = "SYNC_MASTER"
     ack_timeout_ms: int = 2_000  # longest time a send waits for more than a majority
     body_size_max: int = 4 * MIB  # bytes of one message's body
-    connections_max: int = 10_000  # one more is closed at once
+    connections_max: int = 10_000  # one more hears SYSTEM_BUSY and is closed
     # Bytes of answers that one connection has not taken; above it nothing more is read from it, and
     # at twice as much it is closed.
     connection_pending_size_max: int = 64 * MIB

@@ -63,6 +63,7 @@ from broker.metrics.rates import Rates
 from broker.metrics.rpc import RpcLatency
 from broker.metrics.traffic import Traffic
 from broker.nameserver.embedded import EmbeddedNameServer
+from broker.protocol.response_code import ResponseCode
 from broker.store.append_queue import AppendQueue
 from broker.store.derived import DerivedState
 from broker.store.dispatch_service import DispatchService
@@ -72,6 +73,7 @@ from broker.store.topic_rates import TopicRates
 from dledger.config import FlushDiskType
 from dledger.durability import Durability
 from dledger.errors import LedgerError
+from dledger.remoting.command import Command, response
 from dledger.remoting.server import Flow, RemotingServer
 from dledger.server import LedgerServer
 from dledger.store.data_folder import DataFolder
@@ -304,10 +306,19 @@ class Node:
             on_run=self.registry.on_run,
             flow=self.flow,
             connections_max=config.broker.connections_max,
+            refusal=self._too_many_connections,
             pending_size_max=config.broker.connection_pending_size_max,
             outbox_size_max=2 * config.broker.connection_pending_size_max,
             unread_size_max=config.broker.unread_size_max,
             partial_size_max=config.broker.partial_size_max,
+        )
+
+    def _too_many_connections(self, request: Command) -> Command:
+        return response(
+            request,
+            int(ResponseCode.SYSTEM_BUSY),
+            f"node {self.config.node_id} has {self.config.broker.connections_max} connections, as "
+            "many as connections_max allows; ask another node, or later",
         )
 
     def _make_families(self, advertised: dict[str, str], store_host: HostAddress) -> None:

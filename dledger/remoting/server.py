@@ -29,6 +29,7 @@ from dledger.remoting.frame_run import FrameRun, RunFinder
 from dledger.remoting.outbox import Outbox, OutboxBudget
 from dledger.remoting.rate_limited_log import RateLimitedLog
 from dledger.remoting.session import Flow, Session, SessionHandler
+from dledger.remoting.turned_away import TurnedAway
 
 __all__ = ["Flow", "FrameRun", "RemotingServer", "Session", "SessionHandler"]
 
@@ -68,7 +69,8 @@ class RemotingServer:
         port: port to listen on; 0 takes any.
         handler: what is done with commands.
         flow: how much may be under way, where the handler charges for it.
-        connections_max: connections served at a time; one more is closed at once.
+        connections_max: connections served at a time; one more is closed.
+        refusal: makes the answer to the first request of such a one; None: it gets none.
         pending_size_max: unsent bytes of one connection above which no more of its requests are
             read until half of them are gone.
         outbox_size_max: unsent bytes of one connection above which it is closed: answers to what
@@ -98,6 +100,7 @@ class RemotingServer:
         frame_size_max: int = FRAME_SIZE_MAX,
         partial_size_max: int = PARTIAL_SIZE_MAX,
         on_run: Callable[[Session, FrameRun], bool] | None = None,
+        refusal: Callable[[Command], Command] | None = None,
     ) -> None:
         assert connections_max >= 1
         assert 0 < pending_size_max <= outbox_size_max
@@ -107,6 +110,7 @@ class RemotingServer:
         self._handler = handler
         self._on_run = on_run
         self._connections_max = connections_max
+        self._turned_away = TurnedAway(refusal)
         self._pending_size_max = pending_size_max
         self._outbox_size_max = outbox_size_max
         self._frame_size_max = frame_size_max
@@ -178,6 +182,7 @@ class RemotingServer:
         """
         if self._listener is not None:
             self._listener.close()
+        self._turned_away.end()
         sessions = self.sessions
         with trio.move_on_after(grace_seconds):
             for session in sessions:
@@ -204,7 +209,7 @@ class RemotingServer:
                     stream.peer_address,
                     self._connections_max,
                 )
-                stream.close()
+                self._turned_away.take(stream, nursery)
                 continue
             self._last_session_id += 1
             outbox = Outbox(stream, self._outbox_size_max, budget=self._budget)

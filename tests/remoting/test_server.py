@@ -9,10 +9,11 @@ import pytest
 import trio
 import trio.testing
 
-from dledger.remoting.command import FLAG_ONEWAY, Command, SerializeType
+from dledger.remoting.command import FLAG_ONEWAY, Command, SerializeType, response
 from dledger.remoting.errors import AddressInUseError, ConnectFailedError, ConnectionLostError
 from dledger.remoting.frame import encode_frame
 from dledger.remoting.server import PASS_COUNT_MAX, RemotingServer
+from dledger.remoting.turned_away import AT_ONCE_MAX
 from tests.fakes.network import MemoryNetwork
 from tests.remoting.conftest import receive_commands
 
@@ -234,6 +235,43 @@ async def test_one_connection_too_many_is_closed_at_once(
     again = await network.connect("127.0.0.1", 10911)
     again.send_now([frame(10)])
     assert len(await receive_commands(again, 1)) == 1
+
+
+async def test_one_connection_too_many_hears_why(network, handler, autojump_clock):
+    """It was closed without a word, which looks like a broken network."""
+    server = RemotingServer(
+        network,
+        host="",
+        port=10912,
+        handler=handler,
+        connections_max=1,
+        refusal=lambda request: response(request, 2, "too many"),
+    )
+    async with trio.open_nursery() as nursery:
+        await nursery.start(server.serve)
+        await network.connect("127.0.0.1", 10912)
+        await trio.testing.wait_all_tasks_blocked()
+        extra = await network.connect("127.0.0.1", 10912)
+        extra.send_now([frame(10, opaque=7)])
+        (answer,) = await receive_commands(extra, 1)
+        assert (answer.code, answer.opaque, answer.remark) == (2, 7, "too many")
+        assert await is_ended(extra)
+
+        silent = await network.connect("127.0.0.1", 10912)
+        assert await is_ended(silent)
+        assert trio.current_time() < 3
+
+        many = [await network.connect("127.0.0.1", 10912) for _ in range(AT_ONCE_MAX + 5)]
+        await trio.testing.wait_all_tasks_blocked()
+        for stream in many[:AT_ONCE_MAX]:
+            stream.send_now([frame(10)])
+        for stream in many[AT_ONCE_MAX:]:
+            with trio.fail_after(0.1):
+                assert await is_ended(stream)
+        assert len(handler.opened) == 1
+        began = trio.current_time()
+        await server.close(grace_seconds=0)
+        assert trio.current_time() - began < 0.1
 
 
 async def test_a_flood_of_refused_connections_does_not_flood_the_log(
