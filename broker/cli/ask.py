@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from broker.client.requests import failure_text
 from broker.errors import HeaderError
 from broker.protocol.bodies import GroupStatus
 from broker.protocol.request_code import RequestCode
@@ -98,7 +99,7 @@ async def ask_node(
     if answer is None:
         return NodeAnswer(address=address, problem=problem)
     if answer.code:
-        return NodeAnswer(address=address, problem=f"code {answer.code}: {answer.remark}")
+        return NodeAnswer(address=address, problem=failure_text(answer))
     found = read_answer(address, _body(answer))
     if found.status is None or found.status.wall_ms < 0:  # nodes of 0.1 do not tell
         return found

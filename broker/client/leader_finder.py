@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from broker.client.requests import failure_text
 from broker.protocol.request_code import RequestCode
 from broker.protocol.response_code import ResponseCode
 from dledger.remoting.command import Command
@@ -59,6 +60,7 @@ class LeaderFinder:
         self.leader: str | None = None  # address; None while nobody is known to lead
         self.term = -1  # of the leader; -1 while unknown
         self.last_failure = "no node has been asked yet"
+        self._refused: dict[str, str] = {}  # by address: why it would not say how the group stands
         self._links: Links | None = None
         self._addresses: dict[str, str] = {}  # by node id, as the nodes say
         self._listeners: list[Callable[[], None]] = []
@@ -123,7 +125,8 @@ class LeaderFinder:
     def on_lost(self, link: Link, error: RemotingError) -> None:
         """Take note that *link* broke or could not be opened."""
         self._asked.pop(link.address, None)
-        self.suspect(link.address, str(error))
+        # A node that said why it would not have the connection ended it for that reason.
+        self.suspect(link.address, self._refused.pop(link.address, "") or str(error))
 
     def take_status(self, address: str, status: dict[str, Any]) -> None:
         """Learn from the group status that the node at *address* gave."""
@@ -254,8 +257,13 @@ class LeaderFinder:
 
     def _on_status(self, address: str, answer: Answer) -> None:
         self._asked.pop(address, None)
-        if not isinstance(answer, Command) or answer.code != ResponseCode.SUCCESS:
+        if not isinstance(answer, Command):
             return
+        if answer.code != ResponseCode.SUCCESS:
+            reason = f"{address}: {failure_text(answer)}"
+            self._refused[address] = self.last_failure = reason
+            return
+        self._refused.pop(address, None)
         try:
             status = json.loads(bytes(answer.body))  # type: ignore[arg-type]
         except (ValueError, RecursionError):

@@ -133,7 +133,7 @@ async def test_a_node_that_refuses_is_shown_with_its_words(network):
     answer = await ask_node("memory:9876", network=network)
 
     assert answer.status is None
-    assert answer.problem == "code 14: out of order"
+    assert answer.problem == "SERVICE_NOT_AVAILABLE: out of order"
 
 
 async def test_a_node_known_by_another_name_is_asked_once(network):

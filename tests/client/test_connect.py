@@ -9,6 +9,7 @@ import trio
 import broker
 from broker.client.connect import parse_addresses
 from broker.protocol.request_code import RequestCode
+from broker.protocol.response_code import ResponseCode
 from dledger.remoting.command import response
 
 
@@ -212,3 +213,19 @@ def test_a_client_opened_in_what_is_cancelled_already_ends_at_once():
 def test_an_address_that_is_no_text_is_named():
     with pytest.raises(TypeError, match="the address is a int; write host:port"):
         parse_addresses(9876)
+
+
+async def test_nodes_that_have_too_many_connections_are_quoted(group, connect, autojump_clock):
+    """They answer and end the connection: that it ended is not what a user wants to know."""
+
+    def refuse(node, command):
+        group.nursery.start_soon(end, node)
+        return response(command, ResponseCode.SYSTEM_BUSY, "2 connections are as many as may be")
+
+    async def end(node):
+        node.break_connections()
+
+    group.refuse = refuse
+    async with connect(group_timeout=2.0) as mq:
+        with pytest.raises(broker.NoBrokerError, match=r"SYSTEM_BUSY: 2 connections are as many"):
+            await mq.admin.list_topics()
