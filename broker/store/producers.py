@@ -112,7 +112,13 @@ class Producer:
                 last.first_sequence + last.record_count == run.first_sequence
                 and last.first_queue_offset + last.record_count == run.first_queue_offset
             ):
-                runs[-1] = last._replace(record_count=last.record_count + run.record_count)
+                # Not by _replace, which takes five times as long: this is done for every mark.
+                runs[-1] = Run(
+                    last.first_sequence,
+                    last.record_count + run.record_count,
+                    last.first_queue_offset,
+                    last.position,
+                )
                 return
         runs.append(run)
         if len(runs) > RUNS_MAX:
