@@ -602,6 +602,7 @@ class Node:
             connection_count=lambda: self.registry.session_count,
             held_pull_count=lambda: self.pulls.hold.count,
             store_time_of=self.lookups.store_time_of,
+            connected=self.connections.connected,
             rpc=self.rpc_latency,
             pulled=self.pulled,
             waiting={
