@@ -25,6 +25,7 @@ from broker.client.admin import Admin
 from broker.client.connect import make_options
 from broker.client.consumer import Consumer
 from broker.client.consumer_options import ConsumerOptions, subscribe
+from broker.client.dead_letters import DeadLetters
 from broker.client.errors import ClosedError
 from broker.client.handout import SharedHandout
 from broker.client.lookup import Lookup
@@ -58,7 +59,15 @@ if TYPE_CHECKING:
     from dledger.clock import Clock
     from dledger.remoting.network import Network
 
-__all__ = ["SyncAdmin", "SyncClient", "SyncConsumer", "SyncLookup", "SyncProducer", "connect"]
+__all__ = [
+    "SyncAdmin",
+    "SyncClient",
+    "SyncConsumer",
+    "SyncDeadLetters",
+    "SyncLookup",
+    "SyncProducer",
+    "connect",
+]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -169,6 +178,26 @@ class SyncLookup(_Mirror):
     by_unique_key = _blocking(Lookup.by_unique_key)
     offset_at = _blocking(Lookup.offset_at)
     earliest_store_time = _blocking(Lookup.earliest_store_time)
+
+
+class SyncDeadLetters(_Mirror):
+    """See `broker.DeadLetters`."""
+
+    @property
+    def group(self) -> str:
+        """Whose they are."""
+        return str(self._real.group)
+
+    @property
+    def topic(self) -> str:
+        """Where they lie."""
+        return str(self._real.topic)
+
+    count = _blocking(DeadLetters.count)
+    read = _blocking(DeadLetters.read)
+    resend = _blocking(DeadLetters.resend)
+    done = _blocking(DeadLetters.done)
+    resend_all = _blocking(DeadLetters.resend_all)
 
 
 class _BlockingSend(SendJob):
@@ -424,6 +453,11 @@ class SyncClient:
         """Messages found by time, key, id or place."""
         portal, session = self._opened()
         return SyncLookup(portal, session.messages)
+
+    def dead_letters(self, group: str) -> SyncDeadLetters:
+        """Return what can be done with the messages that *group* has given up."""
+        portal, session = self._opened()
+        return SyncDeadLetters(portal, session.dead_letters(group))
 
     def producer(
         self, name: str = "default-producer", **options: Unpack[ProducerKeywords]

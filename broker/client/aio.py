@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from broker.client.acks import Acks, Flush
     from broker.client.admin import Admin
     from broker.client.consumer_options import Subscription
+    from broker.client.dead_letters import DeadLetters
     from broker.client.handout import Handout
     from broker.client.leader_finder import LeaderFinder
     from broker.client.lookup import Lookup
@@ -192,6 +193,10 @@ class AsyncioSession:
     def messages(self) -> Lookup:
         """Messages found by what is known of them."""
         return _over_there(self._portal, self._inner.messages)
+
+    def dead_letters(self, group: str) -> DeadLetters:
+        """Messages that a group has given up."""
+        return _over_there(self._portal, self._inner.dead_letters(group))
 
     def producer(self, name: str, options: ProducerOptions) -> Producer:
         """Return a producer that is not open yet."""
@@ -380,7 +385,7 @@ def _over_there(portal: AsyncioPortal, real: T) -> T:
     """Return an object with the methods of *real*, each of which runs in the portal's thread."""
     made: Any = _passing_class(type(real))  # type: ignore[arg-type] # a class has a hash
     found: T = object.__new__(made)
-    found.__dict__.update(_portal=portal, _real=real)
+    found.__dict__.update(vars(real), _portal=portal, _real=real)
     return found
 
 

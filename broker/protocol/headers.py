@@ -465,6 +465,7 @@ class ConsumerSendBackRequest(Header):
     group: str
     delay_level: Int32 = 0  # 0: the broker chooses; below: to the dead letters
     delay_millis: Int64 | None = None  # ours: where the level is 0, for how long
+    count_anew: bool = False  # ours: a dead letter comes again, as if it had never failed
     origin_msg_id: str | None = None
     origin_topic: str | None = None
     unit_mode: bool = False
