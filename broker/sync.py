@@ -45,11 +45,13 @@ from broker.client.session import ClientOptions, TrioSession
 if TYPE_CHECKING:
     import random
     from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+    from datetime import datetime
     from types import TracebackType
 
     from broker.client.acks import Acks, Flush
     from broker.client.compression import Compression
     from broker.client.consumer_options import Subscription
+    from broker.client.delays import Seconds
     from broker.client.handout import ConsumerStats
     from broker.client.rebalance import Rebalance
     from broker.client.records import Message
@@ -263,12 +265,27 @@ class SyncProducer:
         ordering_key: str | None = None,
         acks: Acks | None = None,
         flush: Flush | None = None,
+        delay: Seconds | None = None,
+        deliver_at: datetime | None = None,
+        delay_level: int | None = None,
     ) -> SendResult:
         """Send one message and return where it is. See `broker.Producer.send`.
 
         A call that is interrupted leaves its message behind: it may be written or not.
         """
-        message = OutMessage(body, key, tag, properties, queue, ordering_key, acks, flush)
+        message = OutMessage(
+            body,
+            key,
+            tag,
+            properties,
+            queue,
+            ordering_key,
+            acks,
+            flush,
+            delay,
+            deliver_at,
+            delay_level,
+        )
         job = _BlockingSend(self._pumps, topic, message)
         self._portal.submit(job)
         return job.wait()
@@ -492,6 +509,9 @@ class SyncClient:
         ordering_key: str | None = None,
         acks: Acks | None = None,
         flush: Flush | None = None,
+        delay: Seconds | None = None,
+        deliver_at: datetime | None = None,
+        delay_level: int | None = None,
     ) -> SendResult:
         """Send one message through a producer that this client keeps for it."""
         with self._lock:
@@ -509,6 +529,9 @@ class SyncClient:
             ordering_key=ordering_key,
             acks=acks,
             flush=flush,
+            delay=delay,
+            deliver_at=deliver_at,
+            delay_level=delay_level,
         )
 
     def consume(

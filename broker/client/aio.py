@@ -22,12 +22,14 @@ from broker.client.send_many import ManySends, OutMessage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Mapping
+    from datetime import datetime
     from types import TracebackType
 
     from broker.client.acks import Acks, Flush
     from broker.client.admin import Admin
     from broker.client.consumer_options import Subscription
     from broker.client.dead_letters import DeadLetters
+    from broker.client.delays import Seconds
     from broker.client.handout import Handout
     from broker.client.leader_finder import LeaderFinder
     from broker.client.lookup import Lookup
@@ -248,6 +250,9 @@ class AsyncioProducer(Producer):
         ordering_key: str | None = None,
         acks: Acks | None = None,
         flush: Flush | None = None,
+        delay: Seconds | None = None,
+        deliver_at: datetime | None = None,
+        delay_level: int | None = None,
     ) -> SendResult:
         """See `Producer.send`."""
         if type(body) is not bytes and isinstance(body, bytearray | memoryview):
@@ -259,7 +264,19 @@ class AsyncioProducer(Producer):
             future,
             self._pumps,
             topic,
-            OutMessage(body, key, tag, properties, queue, ordering_key, acks, flush),
+            OutMessage(
+                body,
+                key,
+                tag,
+                properties,
+                queue,
+                ordering_key,
+                acks,
+                flush,
+                delay,
+                deliver_at,
+                delay_level,
+            ),
         )
         portal.portal.submit(job)
         try:

@@ -12,6 +12,7 @@ import itertools
 from typing import TYPE_CHECKING
 
 from broker.errors import HeaderError, InvalidMessageError, NoPermissionError, TopicNotFoundError
+from broker.handlers.delayed import check_delayed
 from broker.handlers.registry import handles, handles_frame_runs, handles_runs, holding_cost
 from broker.handlers.send_answers import Expected, SendAnswers, SendRequest
 from broker.handlers.send_runs import SendRuns
@@ -158,7 +159,10 @@ class SendHandlers:
 
     def _send_records(self, session: Session, command: Command) -> None:
         header = SendRecordsRequest.decode(command.ext_fields)
-        if not self._topic_is_there(session, command, header.topic, header.queue_id):
+        if header.topic == SCHEDULE_TOPIC:
+            check_delayed(header, _body_of(command), now_ms=self._clock.wall_ms())
+            self._schedule.ensure_topic()
+        elif not self._topic_is_there(session, command, header.topic, header.queue_id):
             return
         chunk = check_chunk(
             _body_of(command),
