@@ -1,12 +1,17 @@
 """Stock clients and a name server of its own: two groups share a topic; one of them fails over."""
 
+import json
 import os
 
 import pytest
 import trio
 
 from broker.config import NameserverConfig, RouteMode
-from tests.interop.helpers import consumed, topic
+from broker.protocol.request_code import RequestCode
+from dledger.remoting.client import open_remoting_client
+from dledger.remoting.command import Command, SerializeType
+from dledger.remoting.network import TcpNetwork
+from tests.interop.helpers import QUEUES, consumed, produced, topic
 from tests.interop.test_failover import INTERVAL, ROUTE_SECONDS, tell
 from tests.process.kit import NameServerProcess, ProcessGroup
 
@@ -106,4 +111,58 @@ async def test_a_killed_leader_behind_a_name_server(
             )
     with capsys.disabled():
         tell(f"{kind} behind a name server", route, producer, killed)
-    assert bool(producer.of("failed")) == (route is RouteMode.SINGLE)
+    assert route is RouteMode.SINGLE or not producer.of("failed")
+
+
+@pytest.mark.parametrize("route", MODES)
+@pytest.mark.parametrize("victim", ["leader", "the node read from"])
+async def test_what_a_consumer_notices_of_a_death(
+    kind, run, name_server, tmp_path, names_of, capsys, route, victim
+):
+    """Nothing is lost; whoever reads from the node that died waits for its next route."""
+    before, after = ([f"{when}{number}" for number in range(50)] for when in ("a", "b"))
+    async with group_of(tmp_path, name_server, "one", route) as group:
+        await topic(group, "T", queues=QUEUES)
+        await name_server.until_registered(3)
+        consuming = told(name_server, group=names_of("readers"))
+        async with run("consumer", **consuming) as consumer:
+            await produced(group, "T", before)
+            await consumer.until("the first", lambda client: set(client.bodies) >= set(before))
+            dying = await group.leader()
+            if victim != "leader":
+                address = await read_from(name_server)
+                dying = next(node for node in group if node.address == address)
+            dying.kill()
+            await produced(group, "T", after)
+            begun = trio.current_time()
+            await consumer.until(
+                "the others",
+                lambda client: set(client.bodies) >= set(after),
+                seconds=2 * ROUTE_SECONDS,
+            )
+            waited = trio.current_time() - begun
+    twice = len(consumer.bodies) - len(set(consumer.bodies))
+    with capsys.disabled():
+        print(
+            f"\n{kind}, route {route.value}, {victim} killed: all consumed {waited:.2f} s later, "
+            f"{twice} twice"
+        )
+
+
+async def read_from(server):
+    """Return the address that a client of this machine reads at."""
+    host, _, port = server.address.rpartition(":")
+    request = Command(
+        RequestCode.GET_ROUTEINFO_BY_TOPIC,
+        version=409,
+        ext_fields={"topic": "T"},
+        serialization=SerializeType.JSON,
+    )
+    async with open_remoting_client(TcpNetwork(), host, int(port)) as client:
+        answer = await client.request(request, timeout_seconds=10.0)
+    (broker,) = [
+        broker
+        for broker in json.loads(bytes(answer.body))["brokerDatas"]
+        if broker["brokerName"] == "one"
+    ]
+    return broker["brokerAddrs"]["0"]
