@@ -153,6 +153,17 @@ class ProducerTable:
         """Return what is known of *key*; not to be changed."""
         return self._producers.get(key)
 
+    def last_sequence_of(self, producer_id: int) -> int:
+        """Return the highest number of a producer in any queue; -1: nothing is known of it."""
+        return max(
+            (
+                producer.last_sequence
+                for key, producer in self._producers.items()
+                if key[0] == producer_id
+            ),
+            default=-1,
+        )
+
     def __iter__(self) -> Iterator[ProducerKey]:
         """Yield all keys, the longest idle first."""
         return iter(self._producers)
