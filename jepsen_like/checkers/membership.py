@@ -115,8 +115,7 @@ def _lost(
             before = [
                 beat
                 for beat in mine
-                if beat.completed <= listed.invoked
-                and listed.completed - beat.invoked < HEARD_NS
+                if beat.completed <= listed.invoked and listed.completed - beat.invoked < HEARD_NS
             ]
             if before:
                 yield Anomaly(
@@ -140,11 +139,7 @@ def _left(
         ):
             continue
         for listed in lists:
-            if (
-                listed.g == quit_.g
-                and listed.invoked > quit_.completed
-                and client in listed.v[2]
-            ):
+            if listed.g == quit_.g and listed.invoked > quit_.completed and client in listed.v[2]:
                 yield Anomaly(
                     "left-listed",
                     f"group {quit_.g}: {client} is listed, and has left",

@@ -106,9 +106,7 @@ def dump_copies(node: str, store: LedgerStore, history: History, epoch_ms: int) 
     except (LedgerError, CorruptRecordError):
         return  # told already, where the log was laid open
     for (topic, queue), copies in sorted(found.items()):
-        history.add(
-            history.new_process(), "ok", "copies", k=queue, v=[topic, copies], node=node
-        )
+        history.add(history.new_process(), "ok", "copies", k=queue, v=[topic, copies], node=node)
 
 
 def begins_of(queues: ConsumeQueues) -> list[list[int]]:

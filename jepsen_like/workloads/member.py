@@ -290,7 +290,9 @@ class GroupMember:
                 self.kind.group, message.position, level=level, times_max=TIMES_MAX
             )
 
-        while not await self._ask("back", back, [value, times, delay_ms]):
+        while True:
+            if await self._ask("back", back, [value, times, delay_ms]):
+                return
             await trio.sleep(AGAIN_SECONDS)
 
     async def _keep_committing(self) -> None:

@@ -152,9 +152,7 @@ class Membership:
             if not self._settled.is_set():
                 await trio.sleep(chance.expovariate(1 / NEXT_SECONDS))
 
-    def _new_member(
-        self, kind: Kind, nursery: trio.Nursery, chance: random.Random
-    ) -> GroupMember:
+    def _new_member(self, kind: Kind, nursery: trio.Nursery, chance: random.Random) -> GroupMember:
         self._count += 1
         client_id = f"10.9.0.{self._count}@{self._count}"
         process = self.history.new_process()
@@ -214,9 +212,7 @@ class Membership:
         p = history.new_process()
         history.add(p, "invoke", "issue", k=queue, v=value, o=delay_ms)
         try:
-            await client.send(
-                WORK_TOPIC, queue, f"{value} ".encode(), properties, wall_ms=wall_ms
-            )
+            await client.send(WORK_TOPIC, queue, f"{value} ".encode(), properties, wall_ms=wall_ms)
         except NotDoneError as error:
             history.add(p, "fail", "issue", k=queue, v=value, o=delay_ms, err=str(error))
         except UnclearError as error:

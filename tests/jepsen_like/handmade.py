@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from jepsen_like.checkers import delivery, membership, promises
 from jepsen_like.history import NEMESIS, Event, History
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 S = 1_000_000_000
 
