@@ -63,7 +63,7 @@ def _settings(command: Callable[..., Any]) -> Callable[..., Any]:
 @json_option
 @group_options
 def list_(*, servers: list[str], as_json: bool) -> None:
-    """List the consumer groups, what they read, and how many messages they have not done.
+    """List the consumer groups, who is in them, and how many messages they have not done.
 
     Example: dledger group list
     """
@@ -82,10 +82,12 @@ def list_(*, servers: list[str], as_json: bool) -> None:
     if not groups:
         print("no consumer group yet; the first `dledger consume` makes one")
         return
-    table = Table("group", "topics", "lag", "last commit", "settings", right=("topics", "lag"))
+    counts = ("members", "topics", "lag")
+    table = Table("group", *counts, "last commit", "settings", right=counts)
     for found in groups:
         table.add_row(
             found.group,
+            str(len(found.members)),
             str(len(found.topics)),
             f"{found.lag:,}",
             _moment(max((topic.committed_ms for topic in found.topics), default=0)),
@@ -100,9 +102,10 @@ def list_(*, servers: list[str], as_json: bool) -> None:
 @json_option
 @group_options
 def describe(name: str, *, watch: float | None, servers: list[str], as_json: bool) -> None:
-    """Show how far the consumer group NAME has come in each queue.
+    """Show how far the consumer group NAME has come in each queue, and who consumes for it.
 
-    Lag counts the messages that are kept and not committed.
+    Lag counts the messages that are kept and not committed. Members are the clients that share the
+    group's queues; they are known by their heartbeats.
 
     Example: dledger group describe billing --watch
     """
@@ -211,6 +214,7 @@ def _frame(found: GroupDescription) -> Frame:
             )
     value = _summary(found) | {
         "config": asdict(found.config),
+        "members": [asdict(member) for member in found.members],
         "topic_list": [
             asdict(topic) | {
                 "lag": topic.lag,
@@ -220,12 +224,35 @@ def _frame(found: GroupDescription) -> Frame:
         ],
     }  # fmt: skip
     line = f"{_headline(found.config)}; lag {found.lag:,}"
-    return ([line, table] if found.topics else [f"{line}; it has committed nothing"]), value
+    shown: list[str | Table] = [line, table]
+    if not found.topics:
+        shown = [f"{line}; it has committed nothing"]
+    if found.members:
+        shown += [plural(len(found.members), "member"), _members(found)]
+    return shown, value
+
+
+def _members(found: GroupDescription) -> Table:
+    table = Table("client", "from", "written in", "model", "reads")
+    for member in found.members:
+        reads = (
+            topic if expression == "*" else f"{topic} ({expression})"
+            for topic, expression in member.subscriptions.items()
+        )
+        table.add_row(
+            member.client_id,
+            member.address or "-",
+            member.language.capitalize() if len(member.language) > 4 else member.language or "-",
+            member.message_model.lower(),
+            ", ".join(reads),
+        )
+    return table
 
 
 def _summary(found: GroupDescription) -> dict[str, Any]:
     return {
         "group": found.group,
+        "member_count": len(found.members),
         "topics": [topic.topic for topic in found.topics],
         "lag": found.lag,
         "committed_ms": max((topic.committed_ms for topic in found.topics), default=0),

@@ -57,7 +57,8 @@ def reset(
 ) -> None:
     """Have the consumer group GROUP go on elsewhere in TOPIC, in all queues at once.
 
-    A consumer of this project that runs goes on at the new place; others have to be stopped before.
+    Consumers that run go on at the new place: those of this project at once, RocketMQ's in Java and
+    C++ some ten seconds after they are told. npm's ali-ons has to be started again.
 
     Example: dledger offset reset billing orders --to -1h --dry-run
     """

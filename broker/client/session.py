@@ -9,7 +9,6 @@ import trio
 
 from broker.client.admin import Admin
 from broker.client.consumer import Consumer
-from broker.client.dead_letters import DeadLetters
 from broker.client.leader_finder import LeaderFinder
 from broker.client.links import Links
 from broker.client.lookup import Lookup
@@ -67,9 +66,6 @@ class Session(Protocol):
     @property
     def messages(self) -> Lookup:
         """Messages found by what is known of them."""
-
-    def dead_letters(self, group: str) -> DeadLetters:
-        """Messages that a group has given up."""
 
     def producer(self, name: str, options: ProducerOptions) -> Producer:
         """Return a producer that is not open yet."""
@@ -156,10 +152,6 @@ class TrioSession:
     def messages(self) -> Lookup:
         """Messages found by what is known of them."""
         return Lookup(self._requests)
-
-    def dead_letters(self, group: str) -> DeadLetters:
-        """Messages that a group has given up."""
-        return DeadLetters(group, self._requests, Offsets(self._requests))
 
     def producer(self, name: str, options: ProducerOptions) -> Producer:
         """Return a producer that is not open yet."""

@@ -93,6 +93,11 @@ class TopicStateHandlers:
         """Answer what came in or went out here in the last minute, hour and day."""
         header = BrokerStatsRequest.decode(command.ext_fields)
         counter, is_size = self._counter(header)
+        if header.stats_key.partition("@")[0] not in self._topics:
+            # In RocketMQ's words, which its tools pass over.
+            what = f"The stats <{header.stats_name}> <{header.stats_key[:200]}> not exist"
+            answer(session, command, response(command, int(ResponseCode.SYSTEM_ERROR), what))
+            return
         sums = counter.sums(self._clock.wall_ms())
         names = ("statsMinute", "statsHour", "statsDay")
         stats = {

@@ -10,7 +10,6 @@ from jepsen_like.mutants import (
     keeping,
     leadership,
     lookups,
-    members,
     messages,
     replication,
 )
@@ -26,7 +25,6 @@ __all__ = [
     "keeping",
     "leadership",
     "lookups",
-    "members",
     "messages",
     "mutated",
     "replication",

@@ -15,6 +15,7 @@ from broker.cli.topic_commands import _frame as topic_frame
 from broker.cli.topic_commands import _perm_bits, _perm_letters, topic
 from broker.protocol.descriptions import (
     GroupDescription,
+    GroupMember,
     GroupQueueDescription,
     GroupTopicDescription,
     OffsetReset,
@@ -132,6 +133,33 @@ def test_a_group_is_shown():
         ["3", "10", "30", "20"],
     ]
     assert (value["lag"], value["topics"], value["committed_ms"]) == (45, ["orders"], 0)
+
+
+def test_who_consumes_for_a_group_is_shown():
+    members = tuple(
+        GroupMember(
+            client_id=client_id, address=address, language=language, version=409,
+            message_model="CLUSTERING", subscriptions={"orders": filter_, "%RETRY%billing": "*"},
+        )
+        for client_id, address, language, filter_ in (
+            ("c1", "10.0.0.7:50254", "JAVA", "red || green"), ("c2", "", "", "*"),
+        )
+    )  # fmt: skip
+    found = GroupDescription(
+        group="billing", node_id="n1", config=SubscriptionGroupConfig(group="billing"), topics=(),
+        members=members,
+    )  # fmt: skip
+
+    (headline, count, table), value = group_frame(found)
+
+    assert headline.endswith("it has committed nothing")
+    assert count == "2 members"
+    assert [line.split(maxsplit=4) for line in table.plain_lines()[1:]] == [
+        ["c1", "10.0.0.7:50254", "JAVA", "clustering", "orders (red || green), %RETRY%billing"],
+        ["c2", "-", "-", "clustering", "orders, %RETRY%billing"],
+    ]
+    assert value["member_count"] == 2
+    assert value["members"][0]["subscriptions"]["orders"] == "red || green"
 
 
 def test_a_reset_of_a_group_nobody_knows_is_told_so(capsys):

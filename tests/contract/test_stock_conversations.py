@@ -8,77 +8,23 @@ is read without any code of ours.
 import json
 import re
 import struct
-from pathlib import Path
 
 import pytest
 import trio
 
 from broker.message.codec import decode_records
 from broker.protocol.request_code import RequestCode
-from tests.fakes import nodes
-from tests.fakes.brokers import Brokers
+from tests.contract import captured
 
-FOLDER = Path(__file__).parent / "conversations"
-CAPTURED_MS = 1_795_346_800_000  # some of them ask for a delivery at a certain time
+FOLDER = captured.FOLDER
 PULL_SECONDS = 40.0  # virtual: longer than any client lets a pull be held
 
 # What is answered otherwise than RocketMQ does, on purpose: docs/divergence.md says why.
 RETRY_ROUTE = "%RETRY% topics have a route before they exist"
 
 
-class Connection:
-    """One connection of a client: bytes out, bytes in."""
-
-    def __init__(self, stream):
-        self.stream = stream
-        self.answers = {}
-        self.asked_of_it = []
-        self.opaque = 0
-        self.changed = trio.Event()
-
-    async def listen(self):
-        rest = b""
-        while data := await self.stream.receive_some():
-            rest += data
-            while len(rest) >= 4 and len(rest) >= 4 + (size := struct.unpack_from(">I", rest)[0]):
-                frame, rest = rest[4 : 4 + size], rest[4 + size :]
-                (head,) = struct.unpack_from(">I", frame)
-                assert head >> 24 == 0, "JSON is answered with JSON"
-                header = json.loads(frame[4 : 4 + (head & 0xFFFFFF)])
-                if header["flag"] & 1:
-                    self.answers[header["opaque"]] = header, frame[4 + (head & 0xFFFFFF) :]
-                else:
-                    self.asked_of_it.append(header)
-                self.changed.set()
-
-    def send(self, row):
-        self.opaque += 1
-        header = {
-            "code": row["code"],
-            "extFields": row["ext"],
-            "flag": row["flag"],
-            "language": row["language"],
-            "opaque": self.opaque,
-            "remark": row["remark"],
-            "serializeTypeCurrentRPC": "JSON",
-            "version": row["version"],
-        }
-        head = json.dumps({k: v for k, v in header.items() if v is not None}).encode()
-        body = row["body"].encode("latin-1")
-        frame = struct.pack(">II", 4 + len(head) + len(body), len(head)) + head + body
-        assert not self.stream.send_now([frame]), "it fits"
-        return self.opaque
-
-    async def answer(self, opaque, seconds):
-        with trio.move_on_after(seconds):
-            while opaque not in self.answers:
-                self.changed = trio.Event()
-                await self.changed.wait()
-        return self.answers.get(opaque)
-
-
 def rows_of(name):
-    return [json.loads(line) for line in (FOLDER / name).read_text().splitlines()]
+    return captured.rows_of(FOLDER / name)
 
 
 def conversations():
@@ -102,18 +48,6 @@ def said(row):
     return f"{RequestCode(row['code']).name} {row['ext']}"
 
 
-@pytest.fixture
-async def group(autojump_clock, monkeypatch):
-    """A group of one that leads, at the time of the captures."""
-    monkeypatch.setattr(nodes, "WALL_MS", CAPTURED_MS)
-    async with trio.open_nursery() as nursery:
-        group = Brokers(nursery, 1)
-        await group.start()
-        await group.leader()
-        yield group
-        nursery.cancel_scope.cancel()
-
-
 @pytest.mark.parametrize("name", conversations())
 async def test_a_captured_conversation_is_answered_as_rocketmq_did(autojump_clock, group, name):
     member = group["n1"]
@@ -129,7 +63,7 @@ async def test_a_captured_conversation_is_answered_as_rocketmq_did(autojump_cloc
             if row["connection"] not in connections:
                 port = group.config(member.name).listen_broker_port
                 stream = await group.wires.of("a client").connect(f"{member.name}-host", port)
-                connections[row["connection"]] = Connection(stream)
+                connections[row["connection"]] = captured.Connection(stream)
                 nursery.start_soon(connections[row["connection"]].listen)
             connection = connections[row["connection"]]
             if row["code"] == RequestCode.CONSUMER_SEND_MSG_BACK:
