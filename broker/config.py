@@ -97,6 +97,12 @@ class BrokerConfig:
     pulls_held_max: int = 100_000  # one more is SYSTEM_BUSY
     # Listen on broker_port - 2, too, where some of RocketMQ's clients send to.
     vip_channel: bool = False
+    # A client that is silent for longer is out of its groups.
+    # Source: RocketMQ ``ConsumerManager.CHANNEL_EXPIRED_TIMEOUT``.
+    client_silent_max_ms: int = 120_000
+    # A queue's lock that was not asked for again for so long is free for others; clients believe in
+    # theirs for 30 s. Source: RocketMQ ``rocketmq.broker.rebalance.lockMaxLiveTime``.
+    queue_lock_max_ms: int = 60_000
     # Most slots and entries of one file of the key index; files of small segments have fewer.
     key_index_slot_count: int = 500_000
     key_index_entry_count: int = 2_000_000
@@ -125,6 +131,8 @@ class BrokerConfig:
         check_range("requests_held_size_max", self.requests_held_size_max, MIB, 1024 * GIB)
         check_range("pull_hold_max_ms", self.pull_hold_max_ms, 0, 600_000)
         check_range("pulls_held_max", self.pulls_held_max, 0, 10_000_000)
+        check_range("client_silent_max_ms", self.client_silent_max_ms, 1_000, 3_600_000)
+        check_range("queue_lock_max_ms", self.queue_lock_max_ms, 1_000, 3_600_000)
         check_range("key_index_slot_count", self.key_index_slot_count, 8, 100_000_000)
         check_range("key_index_entry_count", self.key_index_entry_count, 32, 400_000_000)
         if self.log_level not in LOG_LEVELS:

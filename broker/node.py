@@ -365,6 +365,7 @@ class Node:
             limits=limits,
             is_serving=self._is_serving,
             is_being_deleted=self.topics.is_being_deleted,
+            last_delivered=files.derived.producers.last_sequence_of,
         )
         self.connections = Connections(consumers=files.consumers, groups=files.groups, clock=clock)
         self.changes = Changes(queue=self.queue, derived=files.derived, forwarder=self.forwarder)
@@ -397,6 +398,7 @@ class Node:
             forwarder=self.forwarder,
             is_serving=self._is_serving,
             create_topic=self.topics.create_missing,
+            silent_seconds_max=config.broker.client_silent_max_ms / 1000,
         )
         self.send_answers = SendAnswers(
             ledger=self.ledger, queue=self.queue, forwarder=self.forwarder, host=store_host
@@ -458,6 +460,7 @@ class Node:
             gate=gate,
             clock=clock,
             when_current=self.offsets.when_current,
+            lock_seconds=config.broker.queue_lock_max_ms / 1000,
         )
         self.resets = OffsetResetHandlers(
             commands=self.commands,
@@ -602,6 +605,7 @@ class Node:
             connection_count=lambda: self.registry.session_count,
             held_pull_count=lambda: self.pulls.hold.count,
             store_time_of=self.lookups.store_time_of,
+            connected=self.connections.connected,
             rpc=self.rpc_latency,
             pulled=self.pulled,
             waiting={

@@ -25,6 +25,7 @@ from broker.client.admin import Admin
 from broker.client.connect import make_options
 from broker.client.consumer import Consumer
 from broker.client.consumer_options import ConsumerOptions, subscribe
+from broker.client.dead_letters import DeadLetters
 from broker.client.errors import ClosedError
 from broker.client.handout import SharedHandout
 from broker.client.lookup import Lookup
@@ -44,11 +45,13 @@ from broker.client.session import ClientOptions, TrioSession
 if TYPE_CHECKING:
     import random
     from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+    from datetime import datetime
     from types import TracebackType
 
     from broker.client.acks import Acks, Flush
     from broker.client.compression import Compression
     from broker.client.consumer_options import Subscription
+    from broker.client.delays import Seconds
     from broker.client.handout import ConsumerStats
     from broker.client.rebalance import Rebalance
     from broker.client.records import Message
@@ -58,7 +61,15 @@ if TYPE_CHECKING:
     from dledger.clock import Clock
     from dledger.remoting.network import Network
 
-__all__ = ["SyncAdmin", "SyncClient", "SyncConsumer", "SyncLookup", "SyncProducer", "connect"]
+__all__ = [
+    "SyncAdmin",
+    "SyncClient",
+    "SyncConsumer",
+    "SyncDeadLetters",
+    "SyncLookup",
+    "SyncProducer",
+    "connect",
+]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -171,6 +182,26 @@ class SyncLookup(_Mirror):
     earliest_store_time = _blocking(Lookup.earliest_store_time)
 
 
+class SyncDeadLetters(_Mirror):
+    """See `broker.DeadLetters`."""
+
+    @property
+    def group(self) -> str:
+        """Whose they are."""
+        return str(self._real.group)
+
+    @property
+    def topic(self) -> str:
+        """Where they lie."""
+        return str(self._real.topic)
+
+    count = _blocking(DeadLetters.count)
+    read = _blocking(DeadLetters.read)
+    resend = _blocking(DeadLetters.resend)
+    done = _blocking(DeadLetters.done)
+    resend_all = _blocking(DeadLetters.resend_all)
+
+
 class _BlockingSend(SendJob):
     __slots__ = ("_result", "_settled")
 
@@ -234,12 +265,27 @@ class SyncProducer:
         ordering_key: str | None = None,
         acks: Acks | None = None,
         flush: Flush | None = None,
+        delay: Seconds | None = None,
+        deliver_at: datetime | None = None,
+        delay_level: int | None = None,
     ) -> SendResult:
         """Send one message and return where it is. See `broker.Producer.send`.
 
         A call that is interrupted leaves its message behind: it may be written or not.
         """
-        message = OutMessage(body, key, tag, properties, queue, ordering_key, acks, flush)
+        message = OutMessage(
+            body,
+            key,
+            tag,
+            properties,
+            queue,
+            ordering_key,
+            acks,
+            flush,
+            delay,
+            deliver_at,
+            delay_level,
+        )
         job = _BlockingSend(self._pumps, topic, message)
         self._portal.submit(job)
         return job.wait()
@@ -425,6 +471,11 @@ class SyncClient:
         portal, session = self._opened()
         return SyncLookup(portal, session.messages)
 
+    def dead_letters(self, group: str) -> SyncDeadLetters:
+        """Return what can be done with the messages that *group* has given up."""
+        portal, session = self._opened()
+        return SyncDeadLetters(portal, session.dead_letters(group))
+
     def producer(
         self, name: str = "default-producer", **options: Unpack[ProducerKeywords]
     ) -> SyncProducer:
@@ -458,6 +509,9 @@ class SyncClient:
         ordering_key: str | None = None,
         acks: Acks | None = None,
         flush: Flush | None = None,
+        delay: Seconds | None = None,
+        deliver_at: datetime | None = None,
+        delay_level: int | None = None,
     ) -> SendResult:
         """Send one message through a producer that this client keeps for it."""
         with self._lock:
@@ -475,6 +529,9 @@ class SyncClient:
             ordering_key=ordering_key,
             acks=acks,
             flush=flush,
+            delay=delay,
+            deliver_at=deliver_at,
+            delay_level=delay_level,
         )
 
     def consume(

@@ -39,4 +39,5 @@ def told_of_load(load: Load) -> dict[str, object]:
         "side_topics": load.side_topic_count,
         "level_share": load.level_share,
         "handles": load.handles,
+        "members": load.member_count,
     }

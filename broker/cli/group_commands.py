@@ -12,6 +12,7 @@ import trio
 from broker.cli import exits
 from broker.cli.ask import ask_group
 from broker.cli.local_group import (
+    DEFAULT_GROUP,
     DEFAULT_SEGMENT_SIZE,
     STOP_SECONDS,
     GroupPlan,
@@ -58,6 +59,14 @@ _FLUSH = {"sync": FlushDiskType.SYNC_FLUSH, "async": FlushDiskType.ASYNC_FLUSH}
     help=f"Size of one file of the log.  [{format_size(DEFAULT_SEGMENT_SIZE)}]",
 )  # fmt: skip
 @click.option(
+    "--group", "group_name", metavar="NAME", help=f"Name of a new group.  [{DEFAULT_GROUP}]"
+)
+@click.option("--cluster", metavar="NAME", help="Cluster that a new group belongs to.")
+@click.option(
+    "--name-server", "name_servers", metavar="HOST:PORT;...",
+    help="Name servers that the nodes of a new group register with.",
+)  # fmt: skip
+@click.option(
     "--dev", is_flag=True,
     help="A new group is one node, --flush async, files of 16 MiB, unless said otherwise.",
 )  # fmt: skip
@@ -70,6 +79,9 @@ def up(
     base_port: int | None,
     flush: str | None,
     segment_size: int | None,
+    group_name: str | None,
+    cluster: str | None,
+    name_servers: str | None,
     dev: bool,
     detach: bool,
     as_json: bool,
@@ -92,6 +104,9 @@ def up(
         base_port=base_port,
         flush_disk_type=_FLUSH[flush] if flush else None,
         segment_size=segment_size,
+        group=group_name,
+        cluster=cluster,
+        name_servers=name_servers,
     )
     data.mkdir(parents=True, exist_ok=True)
     group = LocalGroup.find_or_create(data, plan)

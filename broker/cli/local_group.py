@@ -28,7 +28,7 @@ from broker.cli.processes import (
     write_pid_file,
 )
 from broker.cli.servers import DEFAULT_BASE_PORT
-from broker.config import MemberConfig, MetricsConfig, NodeConfig
+from broker.config import MemberConfig, MetricsConfig, NameserverConfig, NodeConfig
 from broker.config_file import differing_keys, dump_config, load_config
 from dledger.config import MIB, FlushDiskType, StoreConfig
 from dledger.errors import ConfigError
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 NODE_COMMAND = (sys.executable, "-m", "broker.cli.main", "node", "start")
 PEER_PORT_DISTANCE = 1000  # from a node's broker port to its peer port
 METRICS_PORT_DISTANCE = 2000  # and to the one for metrics
+DEFAULT_GROUP = "local"
 DEFAULT_SEGMENT_SIZE = 64 * MIB  # small: three nodes share one machine's disk
 STOP_SECONDS = 10.0  # SIGTERM to SIGKILL
 
@@ -56,6 +57,9 @@ class GroupPlan:
     base_port: int | None = None  # broker port of n1; n2 has the next
     flush_disk_type: FlushDiskType | None = None
     segment_size: int | None = None  # bytes
+    group: str | None = None  # its name
+    cluster: str | None = None
+    name_servers: str | None = None  # to register with: host:port, several with ";" between them
 
     def configs(self) -> list[NodeConfig]:
         """Return the settings of every node, their data folders relative."""
@@ -82,11 +86,13 @@ class GroupPlan:
         )
         return [
             NodeConfig(
-                group="local",
+                group=self.group or DEFAULT_GROUP,
+                cluster=self.cluster or "",
                 node_id=member.node_id,
                 members=members,
                 data_folder="data",
                 store=store,
+                nameserver=NameserverConfig(addresses=self.name_servers or ""),
                 metrics=MetricsConfig(port=member.broker_port + METRICS_PORT_DISTANCE),
             )
             for member in members
@@ -374,6 +380,9 @@ class LocalGroup:
             base_port=first.member.broker_port,
             flush_disk_type=first.store.flush_disk_type,
             segment_size=first.store.segment_size,
+            group=first.group,
+            cluster=first.cluster,
+            name_servers=first.nameserver.addresses,
         )
         for item in dataclasses.fields(GroupPlan):
             wanted, found = getattr(plan, item.name), getattr(has, item.name)

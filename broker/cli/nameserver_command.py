@@ -33,23 +33,23 @@ DEFAULT_FOLDER = ".dledger-nameserver"
 )  # fmt: skip
 @click.option(
     "--host", metavar="HOST",
-    help="Address to listen on; 0.0.0.0 is every interface. Default 127.0.0.1.",
+    help="Address to listen on; 0.0.0.0 is every interface.  [127.0.0.1]",
 )  # fmt: skip
 @click.option(
     "--port",
     type=click.IntRange(1, 65_535),
     metavar="PORT",
-    help=f"Port to listen on. Default {DEFAULT_PORT}.",
+    help=f"Port to listen on.  [{DEFAULT_PORT}]",
 )
 @click.option(
     "--data", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
-    help=f"Folder of what it keeps for others. Default {DEFAULT_FOLDER}.",
+    help=f"Folder of what it keeps for others.  [{DEFAULT_FOLDER}]",
 )  # fmt: skip
 @click.option(
     "--metrics-port", type=click.IntRange(0, 65_535), metavar="PORT",
-    help="Port for /metrics, /healthz and /readyz. Default 0: none.",
+    help="Port for /metrics, /healthz and /readyz; 0: none.  [0]",
 )  # fmt: skip
-@click.option("--log-level", type=click.Choice(LOG_LEVELS), help="Default info.")
+@click.option("--log-level", type=click.Choice(LOG_LEVELS), help="Which lines its log has.  [info]")
 def nameserver(
     path: Path | None,
     *,

@@ -3,6 +3,7 @@
 from broker.client.admin import Admin
 from broker.client.connect import Client, connect
 from broker.client.consumer import Consumer
+from broker.client.dead_letters import DeadLetters
 from broker.client.errors import (
     ClientError,
     ClosedError,
@@ -32,6 +33,7 @@ __all__ = [
     "Consumer",
     "CorruptAnswerError",
     "CorruptBodyError",
+    "DeadLetters",
     "LessDurableError",
     "Lookup",
     "Message",

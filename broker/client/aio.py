@@ -22,11 +22,14 @@ from broker.client.send_many import ManySends, OutMessage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Mapping
+    from datetime import datetime
     from types import TracebackType
 
     from broker.client.acks import Acks, Flush
     from broker.client.admin import Admin
     from broker.client.consumer_options import Subscription
+    from broker.client.dead_letters import DeadLetters
+    from broker.client.delays import Seconds
     from broker.client.handout import Handout
     from broker.client.leader_finder import LeaderFinder
     from broker.client.lookup import Lookup
@@ -193,6 +196,10 @@ class AsyncioSession:
         """Messages found by what is known of them."""
         return _over_there(self._portal, self._inner.messages)
 
+    def dead_letters(self, group: str) -> DeadLetters:
+        """Messages that a group has given up."""
+        return _over_there(self._portal, self._inner.dead_letters(group))
+
     def producer(self, name: str, options: ProducerOptions) -> Producer:
         """Return a producer that is not open yet."""
         return AsyncioProducer(self._portal, self._inner.producer(name, options))
@@ -243,6 +250,9 @@ class AsyncioProducer(Producer):
         ordering_key: str | None = None,
         acks: Acks | None = None,
         flush: Flush | None = None,
+        delay: Seconds | None = None,
+        deliver_at: datetime | None = None,
+        delay_level: int | None = None,
     ) -> SendResult:
         """See `Producer.send`."""
         if type(body) is not bytes and isinstance(body, bytearray | memoryview):
@@ -254,7 +264,19 @@ class AsyncioProducer(Producer):
             future,
             self._pumps,
             topic,
-            OutMessage(body, key, tag, properties, queue, ordering_key, acks, flush),
+            OutMessage(
+                body,
+                key,
+                tag,
+                properties,
+                queue,
+                ordering_key,
+                acks,
+                flush,
+                delay,
+                deliver_at,
+                delay_level,
+            ),
         )
         portal.portal.submit(job)
         try:
@@ -380,7 +402,7 @@ def _over_there(portal: AsyncioPortal, real: T) -> T:
     """Return an object with the methods of *real*, each of which runs in the portal's thread."""
     made: Any = _passing_class(type(real))  # type: ignore[arg-type] # a class has a hash
     found: T = object.__new__(made)
-    found.__dict__.update(_portal=portal, _real=real)
+    found.__dict__.update(vars(real), _portal=portal, _real=real)
     return found
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from broker.client.acks import Acks, Flush
     from broker.client.admin import Admin
     from broker.client.consumer import Consumer
+    from broker.client.dead_letters import DeadLetters
     from broker.client.lookup import Lookup
     from broker.client.rebalance import Rebalance
     from broker.client.starts import Start
@@ -64,6 +65,14 @@ class Client:
     def messages(self) -> Lookup:
         """Messages found by time, key, id or place."""
         return self._opened().messages
+
+    def dead_letters(self, group: str) -> DeadLetters:
+        """Return what can be done with the messages that *group* has given up.
+
+        Raises:
+            InvalidMessageError: no group can have that name.
+        """
+        return self._opened().dead_letters(group)
 
     def producer(
         self,

@@ -19,6 +19,7 @@ import trio
 from broker.client.acks import check_acks
 from broker.client.batch import Batch
 from broker.client.compression import THRESHOLD_DEFAULT, make_compressor
+from broker.client.delays import WAITING_ROUTE, delay_wanted, encode_delay
 from broker.client.errors import ClientError, ClosedError, NotWrittenError
 from broker.client.queue_sender import QueueSender
 from broker.client.records import ENCODE_HEAD, encode_named_properties, with_system_flag
@@ -42,6 +43,7 @@ from broker.errors import (
 )
 from broker.message import properties as names
 from broker.message.codec import BODY_OFFSET, CRC_MASK
+from broker.message.delay import SCHEDULE_TOPIC
 from broker.message.limits import BODY_SIZE_MAX, check_body_size
 from broker.message.tags import java_string_hash
 from dledger.remoting.errors import RemotingError
@@ -49,16 +51,19 @@ from dledger.remoting.errors import RemotingError
 if TYPE_CHECKING:
     import random
     from collections.abc import Callable, Iterable, Mapping
+    from datetime import datetime
     from types import TracebackType
 
     from broker.client.acks import Acks, Flush
     from broker.client.batch import Place, Waiter
     from broker.client.compression import Compression
+    from broker.client.delays import Seconds
     from broker.client.leader_finder import LeaderFinder
     from broker.client.links import Links
     from broker.client.results import SendResult
     from broker.client.routes import Route, RouteCache
     from broker.client.unique_ids import UniqueIds
+    from broker.message.delay import Delay
     from dledger.clock import Clock
 
 Body = bytes | bytearray | memoryview
@@ -206,6 +211,9 @@ class Producer:
         ordering_key: str | None = None,
         acks: Acks | None = None,
         flush: Flush | None = None,
+        delay: Seconds | None = None,
+        deliver_at: datetime | None = None,
+        delay_level: int | None = None,
     ) -> SendResult:
         """Send one message and return where it is, once the group has it for good.
 
@@ -232,6 +240,10 @@ class Producer:
             acks: who has to have it first: the "leader" alone (quick, and lost if the lead changes
                 before a majority has it), a "majority", or "all" members.
             flush: whether they have to have it on disk ("sync") or in memory ("async").
+            delay: seconds, or a timedelta, until consumers get it; 40 days at most. The result says
+                where it waits.
+            deliver_at: when consumers get it, instead; without a time zone it is local time.
+            delay_level: RocketMQ's level instead, 1 (1 s) to 18 (2 h).
 
         Raises:
             LessDurableError: it is stored, and not kept as well as was asked for in time.
@@ -246,10 +258,16 @@ class Producer:
         queues = self._topics.get(topic)
         if queues is None or self._buffered_size >= self._buffer_size_max or self._is_closed:
             queues = await self._prepare(topic)
+        wait = None
+        if delay is not None or deliver_at is not None or delay_level is not None:
+            now_ms = self._clock.wall_ms()
+            wait = delay_wanted(delay, deliver_at, delay_level, now_ms=now_ms)
+            if wait is not None:
+                topic = SCHEDULE_TOPIC
         # No await from here to the parking: a record and its waiter go in together.
         task = _current_task()
         batch, queue_id, place, start, id_prefix, number = self._put(
-            task, queues, body, key, tag, properties, queue, ordering_key, acks, flush
+            task, queues, body, key, tag, properties, queue, ordering_key, acks, flush, wait
         )
         moved: SendResult | None = await _park(partial(_stop_waiting, task))
         if moved is not None:
@@ -318,6 +336,7 @@ class Producer:
             message.ordering_key,
             message.acks,
             message.flush,
+            message.wait(self._clock) if message.is_delayed else None,
         )
         place.unique_id = id_prefix + DIGIT_TEXTS[number]
         return True
@@ -379,6 +398,7 @@ class Producer:
         ordering_key: str | None,
         acks: Acks | None,
         flush: Flush | None,
+        wait: Delay | None,
     ) -> tuple[Batch, int, int, int, str, int]:
         """Encode one message into the open batch of a queue.
 
@@ -407,6 +427,13 @@ class Producer:
                 extra = encode_named_properties(key, tag, properties)
             except InvalidMessageError as error:
                 raise InvalidMessageError(f"topic {queues.topic}: {error}") from None
+        if wait is not None:
+            extra += encode_delay(wait, topic=queues.topic, queue_id=sender.queue_id)
+            if sender is queues.sticky:
+                queues.rotate()  # what waits for it makes no queue busy
+            queues = self._waiting_queues()
+            queue = wait.queue_id
+            sender = queues.senders[queue]
         system_flag = 0
         if body_size >= self._compression_threshold:
             assert self._compress is not None
@@ -510,7 +537,7 @@ class Producer:
         """Hear of queues added to the topics in use."""
         while True:
             await trio.sleep(ROUTE_AGE_MAX)
-            for topic in list(self._topics):
+            for topic in self._topics.keys() - {SCHEDULE_TOPIC}:
                 try:
                     self._take_route(await self._routes.get(topic))
                 except (ClientError, TopicNotFoundError):
@@ -553,6 +580,10 @@ class Producer:
         else:
             queues.update(route)
         return queues
+
+    def _waiting_queues(self) -> TopicQueues:
+        """Return the queues of messages that are sent for later."""
+        return self._topics.get(SCHEDULE_TOPIC) or self._take_route(WAITING_ROUTE)
 
     def _make_sender(self, queues: TopicQueues, queue_id: int) -> QueueSender:
         return QueueSender(

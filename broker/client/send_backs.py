@@ -71,7 +71,8 @@ class SendBacks:
         self._call_soon = call_soon
         self._prefetch = prefetch
         self._items: deque[_Item] = deque()
-        self._pending = 0  # not certain yet to come again
+        self._taken: deque[_Item] = deque()  # those of them that have a task
+        self._pending = 0  # tasks whose message is not certain yet to come again
         self._wake = trio.Event()
         self._calm = trio.Event()
         self._limit = trio.CapacityLimiter(IN_FLIGHT_MAX)
@@ -91,8 +92,13 @@ class SendBacks:
                 await self._wake.wait()
                 self._wake = trio.Event()
                 while self._items:
+                    item = self._items.popleft()
                     self._pending += 1
-                    nursery.start_soon(self._deal_with, self._items.popleft())
+                    if self._prefetch is None or self._is_given_up(item):
+                        self._taken.append(item)
+                        nursery.start_soon(self._send_next)
+                    else:
+                        nursery.start_soon(self._hold_back, self._prefetch, item)
 
     async def drain(self) -> None:
         """Return once every message taken so far is certain to come again, or left."""
@@ -100,17 +106,18 @@ class SendBacks:
             self._calm = trio.Event()
             await self._calm.wait()
 
-    async def _deal_with(self, item: _Item) -> None:
+    async def _send_next(self) -> None:
         try:
-            if self._prefetch is None or self._is_given_up(item):
-                async with self._limit:
-                    await self._send_back(item)
-            else:
-                await self._hold_back(self._prefetch, item)
+            async with self._limit:
+                # Taken only now: they leave in their order, and tasks start in none.
+                await self._send_back(self._taken.popleft())
         finally:
-            self._pending -= 1
-            if not self._pending and not self._items:
-                self._calm.set()
+            self._count_down()
+
+    def _count_down(self) -> None:
+        self._pending -= 1
+        if not self._pending and not self._items:
+            self._calm.set()
 
     def _is_given_up(self, item: _Item) -> bool:
         times = item.message.reconsume_times
@@ -122,11 +129,8 @@ class SendBacks:
         progress, message, again = item
         delay_ms = again.delay_ms
         progress.hold(message)
-        self._pending -= 1  # nobody has to wait for it: it is not done, and comes again anyhow
-        try:
-            await trio.sleep(SUSPEND_SECONDS if delay_ms is None else delay_ms / 1000)
-        finally:
-            self._pending += 1
+        self._count_down()  # nobody has to wait for it: it is not done, and comes again anyhow
+        await trio.sleep(SUSPEND_SECONDS if delay_ms is None else delay_ms / 1000)
         if progress.hand_out_again(message):
             message.count_once_more()
             prefetch.put_back(progress.reader, [message])

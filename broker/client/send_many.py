@@ -7,13 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from broker.client.delays import delay_wanted
 from broker.client.errors import SendManyError
 from broker.client.results import SendResult
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from datetime import datetime
 
     from broker.client.acks import Acks, Flush
+    from broker.client.delays import Seconds
+    from broker.message.delay import Delay
+    from dledger.clock import Clock
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +37,18 @@ class OutMessage:
     ordering_key: str | None = None
     acks: Acks | None = None
     flush: Flush | None = None
+    delay: Seconds | None = None
+    deliver_at: datetime | None = None
+    delay_level: int | None = None
+
+    @property
+    def is_delayed(self) -> bool:
+        """Whether it is to be delivered later."""
+        return (self.delay, self.deliver_at, self.delay_level) != (None, None, None)
+
+    def wait(self, clock: Clock) -> Delay | None:
+        """Return for how long it is to wait. Raises as `delay_wanted`."""
+        return delay_wanted(self.delay, self.deliver_at, self.delay_level, now_ms=clock.wall_ms())
 
 
 class PlaceOfMany:

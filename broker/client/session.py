@@ -9,6 +9,7 @@ import trio
 
 from broker.client.admin import Admin
 from broker.client.consumer import Consumer
+from broker.client.dead_letters import DeadLetters
 from broker.client.leader_finder import LeaderFinder
 from broker.client.links import Links
 from broker.client.lookup import Lookup
@@ -66,6 +67,9 @@ class Session(Protocol):
     @property
     def messages(self) -> Lookup:
         """Messages found by what is known of them."""
+
+    def dead_letters(self, group: str) -> DeadLetters:
+        """Messages that a group has given up."""
 
     def producer(self, name: str, options: ProducerOptions) -> Producer:
         """Return a producer that is not open yet."""
@@ -152,6 +156,10 @@ class TrioSession:
     def messages(self) -> Lookup:
         """Messages found by what is known of them."""
         return Lookup(self._requests)
+
+    def dead_letters(self, group: str) -> DeadLetters:
+        """Messages that a group has given up."""
+        return DeadLetters(group, self._requests, Offsets(self._requests))
 
     def producer(self, name: str, options: ProducerOptions) -> Producer:
         """Return a producer that is not open yet."""

@@ -1,9 +1,9 @@
 """Delivers what was to wait, on the serving leader, when its time has come.
 
-How far each level is delivered is an offset that an internal group has committed, and its command
-goes into the log right behind the messages it stands for: it is never ahead of them.  A new leader
-goes on from there.  Should the old one have been lost just between the two, what it delivered last
-comes a second time.
+How far each level is delivered stands in the log with the messages themselves: the mark before them
+(`broker.message.batch`) has the number of the last one in the queue it waited in.  So there is no
+moment at which a leader could be lost between the two, and each message comes once.  An internal
+group commits the same, for messages that came to nothing and for people who look.
 
 Source: RocketMQ ``ScheduleMessageService``, whose offsets are a file of each broker, written every
 ten seconds.
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import trio
 
 from broker.errors import BrokerError
-from broker.message.batch import encode_sizes
+from broker.message.batch import encode_sizes, own_producer_id
 from broker.message.codec import decode_record, encode_record
 from broker.message.delay import DELAY_LEVELS_MS, SCHEDULE_TOPIC, Delay, delay_until, hide, reveal
 from broker.message.properties import encode_properties
@@ -84,6 +84,7 @@ class Schedule:
         limits: MessageLimits,
         is_serving: Callable[[], bool],
         is_being_deleted: Callable[[str], bool],
+        last_delivered: Callable[[int], int],
     ) -> None:
         """Make one that delivers nothing yet.
 
@@ -96,6 +97,7 @@ class Schedule:
             limits: largest body and properties.
             is_serving: whether this node is the leader and lags behind nobody.
             is_being_deleted: whether a topic is about to go: nothing is written to it any more.
+            last_delivered: returns the highest number in the log by a producer id, or -1.
         """
         self._queue = queue
         self._reader = reader
@@ -105,6 +107,7 @@ class Schedule:
         self._limits = limits
         self._is_serving = is_serving
         self._is_being_deleted = is_being_deleted
+        self._last_delivered = last_delivered
         self._next: list[int] = []  # offset of each level; empty: this node does not deliver
         self._wake = trio.Event()
         self.delivered_count = 0
@@ -122,8 +125,23 @@ class Schedule:
             )
             self._queue.put_command(create_topic(config), lambda _index, _error: None)
 
-    def put(self, outgoing: Outgoing, delay: Delay | None, put: Put) -> None:
+    def put(
+        self,
+        outgoing: Outgoing,
+        delay: Delay | None,
+        put: Put,
+        *,
+        producer_id: int = 0,
+        sequence: int = 0,
+    ) -> None:
         """Append a message: to its topic, or to where it waits.
+
+        Args:
+            outgoing: the message.
+            delay: for how long it waits; None: not at all.
+            put: hears what becomes of it.
+            producer_id: of the broker's own, when it has waited already.
+            sequence: where it waited.
 
         Raises:
             LedgerError, BrokerError: it was not taken.
@@ -152,14 +170,17 @@ class Schedule:
             queue_id=queue_id,
             limits=self._limits,
         )
-        self._queue.put_chunk(chunk, put, producer_id=0, first_sequence=0)
+        self._queue.put_chunk(chunk, put, producer_id=producer_id, first_sequence=sequence)
 
     # -- what happens ---------------------------------------------------------------------------
 
     def began_to_serve(self) -> None:
         """Go on where the log says the last leader came to."""
         self._next = [
-            self._offsets.get(PROGRESS_GROUP, SCHEDULE_TOPIC, level) or 0
+            max(
+                self._offsets.get(PROGRESS_GROUP, SCHEDULE_TOPIC, level) or 0,
+                self._last_delivered(own_producer_id(level)) + 1,
+            )
             for level in range(len(DELAY_LEVELS_MS))
         ]
         if self._topics.get(SCHEDULE_TOPIC) is not None:
@@ -221,7 +242,7 @@ class Schedule:
                 wait_ms = message.store_timestamp_ms + DELAY_LEVELS_MS[level] - now
                 if wait_ms > 0:
                     break
-                self._deliver(message, now)
+                self._deliver(message, now, level)
                 at += 1
                 wait_ms = 0
         finally:
@@ -233,7 +254,7 @@ class Schedule:
                 )
         return min(wait_ms / 1000 + 0.001, CLOCK_SECONDS) if wait_ms else 0.0
 
-    def _deliver(self, message: StoredMessage, now_ms: int) -> None:
+    def _deliver(self, message: StoredMessage, now_ms: int, level: int) -> None:
         """Bring one message to its topic, or drop it.
 
         Raises:
@@ -260,6 +281,8 @@ class Schedule:
                 ),
                 delay,
                 _Nobody(),
+                producer_id=own_producer_id(level),
+                sequence=message.queue_offset,
             )
         except BrokerError as error:
             logger.warning("a message that waited for topic %s is dropped: %s", hidden.topic, error)

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from dledger.clock import Clock
 
-SILENT_SECONDS_MAX = 120.0  # Source: RocketMQ ``ConsumerManager.CHANNEL_EXPIRED_TIMEOUT``
 # Of a client that lost a connection, and is perhaps connected elsewhere: RocketMQ's interval of
 # heartbeats, 30 s, and a little for its sender's timers.
 HEARTBEAT_SECONDS = 35.0
@@ -36,8 +35,10 @@ class _Client:
 class Presence:
     """The clients that are in groups, as the serving leader has heard them."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, *, silent_seconds_max: float) -> None:
+        """Know nobody yet; who is silent for longer than *silent_seconds_max* will be gone."""
         self._clock = clock
+        self._silent_seconds_max = silent_seconds_max
         self._clients: dict[str, _Client] = {}
 
     @property
@@ -47,12 +48,12 @@ class Presence:
 
     def begin(self, client_ids: Iterable[str]) -> None:
         """Forget what was known, and give every client the time to be heard."""
-        deadline = self._clock.now() + SILENT_SECONDS_MAX
+        deadline = self._clock.now() + self._silent_seconds_max
         self._clients = {client_id: _Client(deadline, None) for client_id in client_ids}
 
     def heard(self, client_id: str, node_id: str) -> None:
         """Take note of a heartbeat that came in at *node_id*."""
-        deadline = self._clock.now() + SILENT_SECONDS_MAX
+        deadline = self._clock.now() + self._silent_seconds_max
         client = self._clients.get(client_id)
         if client is None:
             self._clients[client_id] = _Client(deadline, {node_id})

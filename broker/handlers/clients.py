@@ -97,6 +97,7 @@ class ClientHandlers:
         forwarder: Forwarder,
         is_serving: Callable[[], bool],
         create_topic: Callable[[str, int, Done], None],
+        silent_seconds_max: float,
     ) -> None:
         """Make the family.
 
@@ -113,6 +114,7 @@ class ClientHandlers:
             forwarder: hands heartbeats to the leader.
             is_serving: whether this node is the leader and lags behind nobody.
             create_topic: proposes a new topic with so many queues.
+            silent_seconds_max: a client that is silent for longer is out of its groups.
         """
         self._ledger = ledger
         self._queue = queue
@@ -125,7 +127,7 @@ class ClientHandlers:
         self._forwarder = forwarder
         self._is_serving = is_serving
         self._create_topic = create_topic
-        self._presence = Presence(clock)
+        self._presence = Presence(clock, silent_seconds_max=silent_seconds_max)
         self._heard = trio.Event()
         self.is_stopping = False  # connections that end now say nothing of their clients
 

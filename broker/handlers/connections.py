@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING, NamedTuple
 
+from broker.metrics.connected import ConnectedClient
 from broker.protocol.request_code import ClientRequestCode
 from dledger.remoting.command import FLAG_ONEWAY, Command, SerializeType
 
@@ -96,6 +97,19 @@ class Connections:
         for session, client in self._clients.items():
             for group in sorted(client.producer_groups):
                 yield ConnectedProducer(group, client, session.peer_address)
+
+    def connected(self) -> Iterator[ConnectedClient]:
+        """Yield what each connection says of its client, for metrics."""
+        for client in self._clients.values():
+            found = (
+                (group, self._consumers.get(group, client.client_id)) for group in client.groups
+            )
+            yield ConnectedClient(
+                client.language,
+                client.version,
+                tuple(client.producer_groups),
+                [(group, data.consume_type) for group, data in found if data is not None],
+            )
 
     def note(
         self,

@@ -1,7 +1,7 @@
 """LOCK_BATCH_MQ and UNLOCK_BATCH_MQ: queues that one consumer of a group reads alone, in order.
 
 A lock holds for a minute after it was last asked for, by the leader's clock; clients ask each 20 s
-and believe in theirs for 30 s.  A new leader gives each lock a full minute, and an old one has to
+and believe in theirs for 30 s.  A new leader gives each lock its full time, and an old one has to
 prove that it still leads before it says that a lock holds: two never hold one.
 
 Source: RocketMQ ``RebalanceLockManager``, ``AdminBrokerProcessor.lockBatchMQ``.
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from dledger.clock import Clock
     from dledger.remoting.server import Session
 
-LOCK_SECONDS = 60.0  # Source: RocketMQ ``REBALANCE_LOCK_MAX_LIVE_TIME`` of the broker
-
 
 class LockHandlers:
     """The family of queue locks, on the serving leader."""
@@ -45,6 +43,7 @@ class LockHandlers:
         gate: GroupGate,
         clock: Clock,
         when_current: Callable[[Session, Command, Callable[[], None]], None],
+        lock_seconds: float,
     ) -> None:
         """Make the family.
 
@@ -55,6 +54,7 @@ class LockHandlers:
             gate: knows which groups there are.
             clock: measures how long a lock was not asked for.
             when_current: calls back once this node has proved that it leads.
+            lock_seconds: for how long a lock holds that is not asked for again.
         """
         self._commands = commands
         self._locks = locks
@@ -62,13 +62,14 @@ class LockHandlers:
         self._gate = gate
         self._clock = clock
         self._when_current = when_current
+        self._lock_seconds = lock_seconds
         self._deadlines: dict[QueueLock, float] = {}
         self._changing: set[QueueLock] = set()  # on their way to another holder, or to none
 
     def began_to_serve(self) -> None:
         """Give every lock its full time: when it was last asked for only the last leader knew."""
         self._changing.clear()
-        deadline = self._clock.now() + LOCK_SECONDS
+        deadline = self._clock.now() + self._lock_seconds
         self._deadlines = dict.fromkeys(self._locks.all(), deadline)
 
     @handles(RequestCode.LOCK_BATCH_MQ, on_leader=True)
@@ -85,7 +86,7 @@ class LockHandlers:
             if lock in self._changing:
                 continue  # who had it is too late, and so is who comes now
             if holder == request.client_id:
-                self._deadlines[lock] = now + LOCK_SECONDS
+                self._deadlines[lock] = now + self._lock_seconds
             elif self._is_there(queue) and (
                 holder == NOBODY or self._deadlines.get(lock, 0.0) < now
             ):
@@ -98,7 +99,7 @@ class LockHandlers:
                 if self._locks.holder(lock) == request.client_id and lock not in self._changing:
                     held.append(queue)
                     if lock in wanted:
-                        self._deadlines[lock] = self._clock.now() + LOCK_SECONDS
+                        self._deadlines[lock] = self._clock.now() + self._lock_seconds
             return response(command, int(ResponseCode.SUCCESS), body=encode_locked(held))
 
         def tell() -> None:

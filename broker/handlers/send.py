@@ -12,10 +12,11 @@ import itertools
 from typing import TYPE_CHECKING
 
 from broker.errors import HeaderError, InvalidMessageError, NoPermissionError, TopicNotFoundError
+from broker.handlers.delayed import check_delayed
 from broker.handlers.registry import handles, handles_frame_runs, handles_runs, holding_cost
 from broker.handlers.send_answers import Expected, SendAnswers, SendRequest
 from broker.handlers.send_runs import SendRuns
-from broker.message.batch import decode_batch_body, encode_sizes
+from broker.message.batch import PRODUCER_ID_MAX, decode_batch_body, encode_sizes
 from broker.message.codec import encode_record
 from broker.message.delay import SCHEDULE_TOPIC, delay_asked_for, hide
 from broker.message.limits import RETRY_PREFIX
@@ -27,6 +28,7 @@ from broker.message.properties import (
     decode_properties,
     encode_properties,
 )
+from broker.protocol import headers
 from broker.protocol.headers import PERM_WRITE, SendMessageRequest, SendRecordsRequest
 from broker.protocol.request_code import RequestCode
 from broker.store.chunk import Chunk, check_chunk
@@ -47,6 +49,8 @@ if TYPE_CHECKING:
     from dledger.errors import LedgerError
     from dledger.remoting.command import Buffer, Command
     from dledger.remoting.server import FrameRun, Session
+
+assert headers.PRODUCER_ID_MAX == PRODUCER_ID_MAX
 
 
 class SendHandlers:
@@ -158,7 +162,10 @@ class SendHandlers:
 
     def _send_records(self, session: Session, command: Command) -> None:
         header = SendRecordsRequest.decode(command.ext_fields)
-        if not self._topic_is_there(session, command, header.topic, header.queue_id):
+        if header.topic == SCHEDULE_TOPIC:
+            check_delayed(header, _body_of(command), now_ms=self._clock.wall_ms())
+            self._schedule.ensure_topic()
+        elif not self._topic_is_there(session, command, header.topic, header.queue_id):
             return
         chunk = check_chunk(
             _body_of(command),

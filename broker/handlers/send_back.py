@@ -142,11 +142,12 @@ class SendBackHandlers:
         properties.setdefault(RETRY_TOPIC, message.topic)
         properties.setdefault(ORIGIN_MESSAGE_ID, encode_offset_id(self._host, message.position))
         properties.pop(DELAY, None)
-        if message.reconsume_times >= times_max or header.delay_level < 0:
+        times = -1 if header.count_anew else message.reconsume_times
+        if times >= times_max or header.delay_level < 0:
             topic, queue_count, delay = DLQ_PREFIX + header.group, 1, None
         else:
             topic, queue_count = RETRY_PREFIX + header.group, config.retry_queue_count
-            delay = self._delay(config, header, message.reconsume_times)
+            delay = self._delay(config, header, max(times, 0))
         found = self._topics.get(topic)
         is_going = self._is_being_deleted(topic)
         if found is None or is_going:
@@ -162,7 +163,7 @@ class SendBackHandlers:
                 next(self._next_queue) % queue_count,
                 message,
                 properties,
-                message.reconsume_times + 1,
+                times + 1,
             ),
             delay,
             _SentBack(session, command, self._forwarder),

@@ -14,6 +14,9 @@ duplicates are recognised.  It is 40 bytes, big-endian:
     queue_id        int32   28
     reserved        8 bytes 32   zero
 
+Producer ids above `PRODUCER_ID_MAX` are the broker's own, which numbers what it writes by where it
+took it from: numbers only grow, and some are left out.
+
 RocketMQ's batch body (request 320) holds per message:
 
     total_size int32, magic int32 0, body_crc int32 0, flag int32, body_size int32, body,
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
 
 MARK_SIZE = 40
 MARK_MAGIC = 0x44504D31  # "DPM1"
+PRODUCER_ID_MAX = (1 << 64) - 257  # of clients
 _MARK = struct.Struct(">iIQQii8x")
 _BATCH_HEAD = struct.Struct(">iiiii")
 _U16 = struct.Struct(">H")
@@ -49,6 +53,16 @@ class ProducerMark(NamedTuple):
     first_sequence: int
     record_count: int
     queue_id: int
+
+
+def own_producer_id(number: int) -> int:
+    """Return the id by which the broker itself is known where it writes messages anew.
+
+    Args:
+        number: 0 to 255: what it is that writes them.
+    """
+    assert 0 <= number <= 255
+    return PRODUCER_ID_MAX + 1 + number
 
 
 def encode_mark(mark: ProducerMark) -> bytes:

@@ -19,6 +19,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from broker.errors import InvalidMessageError
+from broker.message.limits import check_not_reserved, check_topic
 from broker.message.properties import DELAY, REAL_QUEUE_ID, REAL_TOPIC
 
 if TYPE_CHECKING:
@@ -113,6 +114,30 @@ def reveal(properties: Mapping[str, str]) -> Hidden:
     out_ms = int(left.pop(_OUT_MS, "0"))
     left.pop(DELAY, None)
     return Hidden(topic, queue_id, left, out_ms)
+
+
+def check_waiting(properties: Mapping[str, str], *, queue_id: int, now_ms: int) -> None:
+    """Raise `InvalidMessageError` unless a message that a sender hid itself can be delivered.
+
+    Whether its topic is there is not looked at: that is asked once more when its time has come.
+    """
+    try:
+        hidden = reveal(properties)
+    except (KeyError, ValueError) as error:
+        raise InvalidMessageError(
+            f"a message in {SCHEDULE_TOPIC} has to say where it is to go, by the properties "
+            f"{REAL_TOPIC} and {REAL_QUEUE_ID}"
+        ) from error
+    check_topic(hidden.topic)
+    check_not_reserved(hidden.topic)
+    if hidden.queue_id < 0:
+        raise InvalidMessageError(f"property {REAL_QUEUE_ID}: {hidden.queue_id} is no queue")
+    if hidden.out_ms:
+        _until(_OUT_MS, hidden.out_ms, now_ms)
+        if hidden.out_ms < 0:
+            raise InvalidMessageError(f"property {_OUT_MS}: {hidden.out_ms} is no time")
+    elif properties.get(DELAY) != str(queue_id + 1):
+        raise InvalidMessageError(f"property {DELAY}: queue {queue_id} is level {queue_id + 1}")
 
 
 def _until(name: str, out_ms: int, now_ms: int) -> Delay | None:

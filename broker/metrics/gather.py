@@ -14,15 +14,17 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from broker.metrics.connected import connection_families
 from broker.metrics.families import Distribution, counter, gauge, histogram
 from broker.metrics.traffic import PAIRS_MAX
 from dledger.core import Role
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from broker.metadata.consumer_offsets import ConsumerOffsets
     from broker.metadata.topics import Topics
+    from broker.metrics.connected import ConnectedClient
     from broker.metrics.families import Family
     from broker.metrics.pulled import PulledPlaces
     from broker.metrics.rpc import RpcLatency
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 
 QUEUES_MAX = 20_000  # queues of groups looked at for one page
 _STEP = 500  # of these between two turns of everybody else
+_DLQ_PREFIX = "%DLQ%"
 PERMISSION = 6  # read and write, RocketMQ's PermName
 
 
@@ -54,6 +57,7 @@ class Gatherer:
         connection_count: Callable[[], int],
         held_pull_count: Callable[[], int],
         store_time_of: Callable[[str, int, int], int],
+        connected: Callable[[], Iterable[ConnectedClient]],
         rpc: RpcLatency,
         pulled: PulledPlaces,
         waiting: Mapping[str, Callable[[], int]],
@@ -75,6 +79,7 @@ class Gatherer:
             connection_count: connections of clients.
             held_pull_count: pulls that wait.
             store_time_of: when the message of (topic, queue id, offset) was stored, milliseconds.
+            connected: clients with heartbeats that are connected here.
             rpc: how long requests took.
             pulled: how far consumers have pulled.
             waiting: by processor, how many requests wait for it.
@@ -85,6 +90,7 @@ class Gatherer:
         """
         self._cluster = cluster or ledger.config.group
         self._flow = flow
+        self._connected = connected
         self._rpc = rpc
         self._pulled = pulled
         self._waiting = waiting
@@ -110,7 +116,7 @@ class Gatherer:
         """Return all that is to be told; gives way to others in between."""
         found = [*self._messages(), *self._storage(), *self._raft(), *self._wal()]
         found += self._node()
-        found += [self._rpc.family(), self._watermarks()]
+        found += [self._rpc.family(), self._watermarks(), *connection_families(self._connected())]
         found += await self._pulled.families(
             self._offsets, self._derived.queues, self._store_time_of
         )
@@ -131,6 +137,14 @@ class Gatherer:
             row = (topic, "normal", _flag(_is_system(topic)))
             arrived.add(flow.messages, *row)
             arrived_bytes.add(flow.size, *row)
+        dead = counter(
+            "rocketmq_send_to_dlq_messages_total",
+            "Messages given up after all their retries.",
+            "topic", "consumer_group", "is_system",
+        )  # fmt: skip
+        for topic, flow in traffic.arrived.items():
+            if topic.startswith(_DLQ_PREFIX):
+                dead.add(flow.messages, topic, topic.removeprefix(_DLQ_PREFIX), "false")
         group_labels = ("topic", "consumer_group", "is_retry", "is_system")
         served = counter("rocketmq_messages_out_total", "Messages to consumers.", *group_labels)
         served_bytes = counter(
@@ -142,7 +156,7 @@ class Gatherer:
             served_bytes.add(flow.size, *row4)
         sizes = histogram("rocketmq_message_size", "Bytes of messages stored.")
         sizes.add(Distribution.of(traffic.sizes))
-        return [arrived, arrived_bytes, served, served_bytes, sizes]
+        return [arrived, arrived_bytes, served, served_bytes, sizes, dead]
 
     def _storage(self) -> list[Family]:
         store = self._ledger.store

@@ -67,8 +67,12 @@ class Traffic:
             self.sizes.observe(run.size)
         else:
             sizes = np.frombuffer(run.units, _UNIT)["size"]
-            places = np.searchsorted(SIZE_BOUNDS, sizes)
-            self.sizes.add(np.bincount(places, minlength=len(SIZE_BOUNDS) + 1).tolist(), run.size)
+            if int(sizes.max()) <= SIZE_BOUNDS[0]:  # nearly always, and twice as quick
+                counts = [count, *[0] * len(SIZE_BOUNDS)]
+            else:
+                places = np.searchsorted(SIZE_BOUNDS, sizes)
+                counts = np.bincount(places, minlength=len(SIZE_BOUNDS) + 1).tolist()
+            self.sizes.add(counts, run.size)
         flow = self.arrived.get(run.topic)
         if flow is None:
             topic = run.topic if len(self.arrived) < TOPICS_MAX else OTHER

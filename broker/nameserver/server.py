@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 STOP_SECONDS = 1.0  # longest time a graceful stop takes
 READ_SECONDS = 0.25  # of it: for clients to read their answers
+GROUPS_NAMED_MAX = 5  # in a remark
 _SETTLE_POLL_SECONDS = 0.005
 
 logger = logging.getLogger(__name__)
@@ -84,7 +85,7 @@ class NameServer:
             session_gone=self._registering.drop_session,
             what="name server; ask a broker",
         )
-        self.info = InfoHandlers(config)
+        self.info = InfoHandlers(config, self.registrations)
         routes = NameHandlers(
             registrations=self.registrations,
             names=file.names,
@@ -168,9 +169,28 @@ class Standing:
 class InfoHandlers:
     """The family of a name server's own affairs."""
 
-    def __init__(self, config: NameServerProcessConfig) -> None:
+    def __init__(self, config: NameServerProcessConfig, registrations: Registrations) -> None:
         self._settings = config.settings()
+        self._registrations = registrations
         self.set_log_level: Callable[[str], None] | None = None
+
+    @handles(RequestCode.GET_GROUP_STATUS)
+    def refuse_status(self, session: Session, command: Command) -> None:
+        """Say whom to ask: our own client and commands speak to the nodes of one group."""
+        known = [
+            f"{group.name} at {', '.join(sorted(found.address for found in group.registrations))}"
+            for group in self._registrations.groups[:GROUPS_NAMED_MAX]
+        ]
+        remark = (
+            f"this is a name server; give the nodes of one group: {'; '.join(known)}"
+            if known
+            else "this is a name server, and no broker has registered with it; name a node"
+        )
+        answer(
+            session,
+            command,
+            response(command, int(ResponseCode.REQUEST_CODE_NOT_SUPPORTED), remark),
+        )
 
     @handles(RequestCode.GET_NAMESRV_CONFIG)
     def get_config(self, session: Session, command: Command) -> None:

@@ -21,6 +21,7 @@ from broker.protocol.request_code import RECORD_FORMAT_COMMIT_LOG
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+PRODUCER_ID_MAX = (1 << 64) - 257  # those above are the broker's own: `broker.message.batch`
 
 # --- send -----------------------------------------------------------------------------------------
 
@@ -134,7 +135,7 @@ class SendRecordsRequest(NamedTuple):
                 and type(flush) is str
                 and record_format == RECORD_FORMAT_COMMIT_LOG
                 and 0 <= queue_id < 1 << 31
-                and 0 <= producer_id < 1 << 64
+                and 0 <= producer_id <= PRODUCER_ID_MAX
                 and 0 <= sequence < 1 << 64
             ):
                 return cls(group, topic, queue_id, 1, sizes, producer_id, sequence, acks, flush)
@@ -144,6 +145,11 @@ class SendRecordsRequest(NamedTuple):
                 f"{header.record_format} is unknown; this broker takes "
                 f"{RECORD_FORMAT_COMMIT_LOG}, commit-log records",
                 field="recordFormat",
+            )
+        if header.producer_id > PRODUCER_ID_MAX:
+            raise HeaderError(
+                f"{header.producer_id} is the broker's own; the highest is {PRODUCER_ID_MAX}",
+                field="producerId",
             )
         return header
 
@@ -465,6 +471,7 @@ class ConsumerSendBackRequest(Header):
     group: str
     delay_level: Int32 = 0  # 0: the broker chooses; below: to the dead letters
     delay_millis: Int64 | None = None  # ours: where the level is 0, for how long
+    count_anew: bool = False  # ours: a dead letter comes again, as if it had never failed
     origin_msg_id: str | None = None
     origin_topic: str | None = None
     unit_mode: bool = False

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from broker.message.batch import PRODUCER_ID_MAX
 from broker.store.log_view import CHANNEL_RECORDS
 from broker.store.producers import (
     GAP_VERDICT,
@@ -99,6 +100,8 @@ class AppendState:
         After NEW they must be appended, in the order of reservation; if the append fails this
         whole state is of no use any more and a new one has to be made.
         """
+        if producer_id > PRODUCER_ID_MAX:
+            return NEW_VERDICT  # the broker's own, which looks before it writes
         key = producer_id, topic, queue_id
         reserved = self._reserved.get(key)
         if reserved is not None:

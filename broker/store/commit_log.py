@@ -42,7 +42,7 @@ class _Bucket:
     """The records of one producer and queue inside a group."""
 
     __slots__ = (
-        "first_sequence",
+        "last_sequence",
         "parts",
         "producer_id",
         "queue_id",
@@ -52,11 +52,11 @@ class _Bucket:
         "topic",
     )
 
-    def __init__(self, topic: str, queue_id: int, producer_id: int, first_sequence: int) -> None:
+    def __init__(self, topic: str, queue_id: int, producer_id: int) -> None:
         self.topic = topic
         self.queue_id = queue_id
         self.producer_id = producer_id
-        self.first_sequence = first_sequence
+        self.last_sequence = -1
         self.parts: list[memoryview] = []
         self.sizes: list[list[int] | IntArray] = []
         self.record_count = 0
@@ -73,7 +73,13 @@ class _Bucket:
                 yield at
                 at += size
 
-    def add(self, chunk: Chunk) -> None:
+    @property
+    def first_sequence(self) -> int:
+        """What the mark says; of numbers with gaps it is the last that counts."""
+        return self.last_sequence - self.record_count + 1
+
+    def add(self, chunk: Chunk, first_sequence: int) -> None:
+        self.last_sequence = first_sequence + chunk.record_count - 1
         self.parts.append(chunk.body)
         if isinstance(chunk.sizes, np.ndarray):
             self.sizes.append(chunk.sizes)
@@ -163,12 +169,10 @@ class RecordGroup:
         key = producer_id, chunk.topic, chunk.queue_id
         bucket = self._buckets.get(key)
         if bucket is None:
-            bucket = self._buckets[key] = _Bucket(
-                chunk.topic, chunk.queue_id, producer_id, first_sequence
-            )
+            bucket = self._buckets[key] = _Bucket(chunk.topic, chunk.queue_id, producer_id)
             self._body_size += bucket.mark_size
         self._chunks.append((bucket, bucket.record_count, bucket.size))
-        bucket.add(chunk)
+        bucket.add(chunk, first_sequence)
         self._body_size += len(chunk.body)
         self._record_count += chunk.record_count
         return verdict

@@ -120,6 +120,7 @@ def take_keys(run: RecordRun, body: memoryview, raw: RawKeys) -> KeyBatch | None
         batch = _by_column(run, body, begins, ends)
         if batch is not None:
             return batch
+    if isinstance(begins, np.ndarray) and isinstance(ends, np.ndarray):
         begins, ends = begins.tolist(), ends.tolist()
     for number, (begin, end) in enumerate(zip(begins, ends, strict=True)):
         if begin < end:

@@ -12,6 +12,7 @@ Source: RocketMQ ``BrokerStatsManager``, which samples every ten seconds.
 
 from __future__ import annotations
 
+import operator
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ HOUR_MS = 60 * MINUTE_MS
 DAY_MS = 24 * HOUR_MS
 PERIODS = (MINUTE_MS, HOUR_MS, DAY_MS)
 BUCKETS = 6  # of a period that are over; one more is being filled
+_FINEST_MS = MINUTE_MS // BUCKETS  # the buckets of all periods begin where one of these does
 READERS_MAX = 10_000  # pairs of topic and group; the longest idle goes first
 
 
@@ -43,14 +45,19 @@ class _Meter:
         self._width_ms = period_ms // BUCKETS
         self._buckets: list[tuple[int, int, int, int]] = [(-1, 0, 0, 0)] * (BUCKETS + 1)
 
-    def add(self, at_ms: int, messages: int, size: int) -> None:
+    def add(self, at_ms: int, new: Sum) -> None:
         number = at_ms // self._width_ms
         place = number % (BUCKETS + 1)
         found, messages_before, size_before, additions = self._buckets[place]
         if found == number:
-            bucket = (number, messages_before + messages, size_before + size, additions + 1)
+            bucket = (
+                number,
+                messages_before + new.messages,
+                size_before + new.size,
+                additions + new.additions,
+            )
         elif found < number:
-            bucket = (number, messages, size, 1)
+            bucket = (number, *new)
         else:
             return  # older than all that counts: a node that catches up
         self._buckets[place] = bucket
@@ -65,23 +72,48 @@ class _Meter:
 class Counter:
     """What was counted of one thing, over a minute, an hour and a day, and ever."""
 
-    __slots__ = ("_meters", "total")
+    __slots__ = ("_additions", "_at_ms", "_bucket", "_messages", "_meters", "_size", "_total")
 
     def __init__(self) -> None:
         self._meters = tuple(_Meter(period) for period in PERIODS)
-        self.total = Sum()  # since the node started
+        self._total = Sum()
+        # What came since the meters were last told, all of one bucket of the finest.
+        self._bucket = -1
+        self._at_ms = 0
+        self._messages = self._size = self._additions = 0
+
+    @property
+    def total(self) -> Sum:
+        """What was counted since the node started."""
+        self._settle()
+        return self._total
 
     def add(self, at_ms: int, messages: int, size: int) -> None:
         """Count *messages* of *size* bytes together at the time *at_ms*."""
-        for meter in self._meters:
-            meter.add(at_ms, messages, size)
-        total = self.total
-        self.total = Sum(total.messages + messages, total.size + size, total.additions + 1)
+        bucket = at_ms // _FINEST_MS
+        if bucket != self._bucket:
+            self._settle()
+            self._bucket, self._at_ms = bucket, at_ms
+        self._messages += messages
+        self._size += size
+        self._additions += 1
 
     def sums(self, now_ms: int) -> tuple[Sum, Sum, Sum]:
         """Return what the last minute, hour and day add up to."""
+        self._settle()
         minute, hour, day = (meter.sum(now_ms) for meter in self._meters)
         return minute, hour, day
+
+    def _settle(self) -> None:
+        """Tell the meters: once for many additions, as there are some for each entry."""
+        new = Sum(self._messages, self._size, self._additions)
+        if not new.additions:
+            return
+        for meter in self._meters:
+            meter.add(self._at_ms, new)
+        total = self._total
+        self._total = Sum(*map(operator.add, total, new))
+        self._messages = self._size = self._additions = 0
 
 
 class TopicRates:

@@ -24,6 +24,7 @@ class Standing:
         self._engine = engine
         self._round = 0
         self._granted: set[str] = set()
+        self._is_asking = False  # a round of this node's own is open
         self._won_term: int | None = None  # a majority would elect this node out of this term
         self._voters: set[str] = set()
         self._voters_term = 0
@@ -41,6 +42,7 @@ class Standing:
             return True
         self._round += 1
         self._granted = {engine.node_id}
+        self._is_asking = True
         engine.delay_election()
         for peer_id in engine.peer_ids:
             engine.send(
@@ -56,7 +58,12 @@ class Standing:
         return False
 
     def on_pre_vote(self, peer_id: str, message: Message) -> None:
-        """Say whether this node would vote for the peer, without promising anything."""
+        """Say whether this node would vote for the peer, without promising anything.
+
+        Two that ask at the same time would both be told yes, and then split the vote, again and
+        again where links are long: their tries have to lie a round of both apart.  So of two whose
+        logs are equal the one with the higher id gives way; whose log is shorter does so anyway.
+        """
         engine = self._engine
         store = engine.store
         granted = (
@@ -75,6 +82,19 @@ class Standing:
                 "granted": granted,
             },
         )
+        if granted and self._is_asking and self._gives_way_to(peer_id, message):
+            self._close_round()
+            engine.delay_election()
+
+    def _gives_way_to(self, peer_id: str, message: Message) -> bool:
+        store = self._engine.store
+        theirs = (message["last_log_term"], message["last_log_index"])
+        ours = (store.end_term, store.end_index)
+        return theirs > ours or (theirs == ours and peer_id < self._engine.node_id)
+
+    def _close_round(self) -> None:
+        self._round += 1  # answers that come later belong to nobody
+        self._is_asking = False
 
     def on_pre_vote_answer(self, peer_id: str, message: Message) -> None:
         """Count an answer of the running round; a majority starts the election at once."""
@@ -86,7 +106,7 @@ class Standing:
             return
         self._granted.add(peer_id)
         if len(self._granted) >= engine.majority and self._round:
-            self._round += 1  # answers that come later belong to nobody
+            self._close_round()
             self._won_term = engine.term
             engine.hasten_election(0.0)
 

@@ -9,9 +9,11 @@ from jepsen_like.checkers import (
     administration,
     appends,
     cluster,
+    delivery,
     ends,
     groups,
     handling,
+    membership,
     polls,
     progress,
     promises,
@@ -30,6 +32,7 @@ __all__ = ["CHECKERS", "KINDS", "Anomaly", "check"]
 KINDS = (
     cluster.KINDS | appends.KINDS | polls.KINDS | ends.KINDS | groups.KINDS | progress.KINDS
     | promises.KINDS | administration.KINDS | acks.KINDS | handling.KINDS | stops.KINDS
+    | membership.KINDS | delivery.KINDS
 )  # fmt: skip
 
 
@@ -45,6 +48,8 @@ CHECKERS: dict[str, Callable[[list[Event], bool], Iterable[Anomaly]]] = {
         events, has_retention=kept
     ),
     "handling": lambda events, kept: handling.check_handling(events, has_retention=kept),
+    "membership": lambda events, _: membership.check_membership(events),
+    "delivery": lambda events, _: delivery.check_delivery(events),
     "promises": lambda events, _: promises.check_promises(events),
     "stops": lambda events, _: stops.check_stops(events),
 }

@@ -77,6 +77,26 @@ def check_groups(events: list[Event], *, has_retention: bool) -> Iterator[Anomal
             )
 
 
+def _add_members(
+    events: list[Event],
+    floors: dict[Key, list[tuple[int, int, tuple[int, ...]]]],
+    answers: list[tuple[Key, int, Operation]],
+) -> None:
+    """Add what members that come and go have committed, and were told; by topic, too."""
+    for commit in operations(events, "advance"):
+        if commit.type == "ok" and commit.g is not None:
+            topic, queue, offset = commit.v[1]
+            key = (f"{commit.g}, topic {topic}", queue)
+            floors.setdefault(key, []).append((commit.completed, offset, commit.lines))
+    for answer in operations(events, "stand"):
+        if answer.type != "ok" or answer.g is None:
+            continue
+        (topic, queue), offset = answer.v[1], (answer.v[2] or [None])[0]
+        key = (f"{answer.g}, topic {topic}", queue)
+        answers.append((key, offset or 0, answer))
+        floors.setdefault(key, []).append((answer.completed, offset or 0, answer.lines))
+
+
 def _regress(events: list[Event]) -> Iterator[Anomaly]:
     floors: dict[Key, list[tuple[int, int, tuple[int, ...]]]] = {}  # ns known, offset, lines
     for commit in operations(events, "commit"):
@@ -94,6 +114,7 @@ def _regress(events: list[Event]) -> Iterator[Anomaly]:
             key = (answer.g, answer.k)
             answers.append((key, answer.o, answer))
             floors.setdefault(key, []).append((answer.completed, answer.o, answer.lines))
+    _add_members(events, floors, answers)
     best: dict[Key, tuple[list[int], list[tuple[int, tuple[int, ...]]]]] = {}
     for key, known in floors.items():
         known.sort()

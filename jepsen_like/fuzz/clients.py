@@ -46,6 +46,7 @@ def requests(topic: str = "t") -> list[Command]:
     }  # fmt: skip
     queue: dict[str, Any] = {"topic": topic, "queueId": 0}
     group = {"consumerGroup": "g", "commitOffset": "3"}
+    broker = {"brokerName": "b", "brokerAddr": "h:1", "clusterName": "c", "brokerId": "0"}
     json, rocketmq = SerializeType.JSON, SerializeType.ROCKETMQ
     strings = {name: str(value) for name, value in pull.items()}
     return [
@@ -66,6 +67,9 @@ def requests(topic: str = "t") -> list[Command]:
         Command(31, 0, 15, ext_fields=queue, serialization=json),
         Command(34, 0, 16, 0, body=b'{"clientID":"c","producerDataSet":[{"groupName":"g"}]}'),
         Command(105, 0, 17, ext_fields={"topic": topic}, serialization=rocketmq),
+        Command(100, 0, 20, ext_fields={"namespace": "n", "key": "k", "value": "v"}),
+        Command(103, 0, 21, 0, 409, ext_fields=broker | {"compressed": "false"}),
+        Command(205, 0, 22, ext_fields={"brokerName": "b"}, serialization=json),
         Command(51005, 0, 18, ext_fields={"transfereeId": ""}),
         Command(60001, 0, 19),
     ]

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from broker.config_file import dump_config, load_config, parse_config
+from broker.metadata.name_config import NameConfig, put_name, wipe_broker
+from broker.nameserver.names_file import decode_names, encode_names
 from broker.store.state_file import CorruptStateError, decode_state
-from dledger.errors import ConfigError, CorruptStoreError
+from dledger.errors import ConfigError, CorruptStoreError, StorageFailedError
 from dledger.store.checkpoint import CheckpointFile, WatermarkFile
 from dledger.store.disk import OsDisk
 from dledger.store.slot_file import FILE_SIZE, PAYLOAD_SIZE_MAX, SLOT_OFFSETS
@@ -305,6 +307,27 @@ def run_config(data: bytes) -> None:
         shutil.rmtree(folder)
 
 
+# -- a name server's file -----------------------------------------------------------------------
+
+
+def _names_seeds() -> list[bytes]:
+    names = NameConfig()
+    for wanted in (put_name("ns", "k", "v"), put_name("ns", "x", ""), wipe_broker("b")):
+        names.appliers[wanted.kind](wanted.args)
+    return [encode_names(names), b'{"configTable":{}}', b"[" * 5000]
+
+
+def run_names(data: bytes) -> None:
+    """Read *data* as kvConfig.json; what is understood is written and read again."""
+    try:
+        names = decode_names(data, "kvConfig.json")
+    except StorageFailedError as error:
+        must_say(error, names="kvConfig.json")
+        return
+    again = decode_names(encode_names(names), "kvConfig.json")
+    must_be(again.snapshot() == names.snapshot(), "the settings read back differently")
+
+
 TARGETS = [
     Target(
         "checkpoint", "checkpoint and watermark", _slot_seeds("checkpoint", "watermark"),
@@ -317,4 +340,5 @@ TARGETS = [
     Target("identity", "identity.json", _identity_seeds, run_identity),
     Target("folder", "a data folder with damage in any file", _folder_seeds, run_folder),
     Target("config", "node.toml", _config_seeds, run_config),
+    Target("names", "kvConfig.json of a name server", _names_seeds, run_names),
 ]  # fmt: skip

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import zlib
 from typing import TYPE_CHECKING, Any
 
 from broker.errors import BrokerError, HeaderError
 from broker.handlers.registry import error_response, holding_cost
-from broker.protocol import headers
+from broker.protocol import headers, name_headers
 from broker.protocol.bodies import (
     Ack,
     GroupStatus,
@@ -18,6 +19,11 @@ from broker.protocol.bodies import (
     encode_topic_table,
 )
 from broker.protocol.header_fields import Header
+from broker.protocol.registration import (
+    decode_data_version,
+    decode_registration,
+    encode_registration,
+)
 from dledger.config import LedgerConfig, Member
 from dledger.entry import LOG_START
 from dledger.errors import HandshakeRefusedError
@@ -134,7 +140,8 @@ def _command_of(data: bytes) -> Command | None:
 
 _HEADERS = [
     kind
-    for kind in vars(headers).values()
+    for module in (headers, name_headers)
+    for kind in vars(module).values()
     if isinstance(kind, type) and issubclass(kind, Header) and kind is not Header
 ]
 
@@ -182,6 +189,33 @@ def run_body(data: bytes) -> None:
     for decode in (lambda body: list(decode_acks(body)), GroupStatus.decode, decode_topic_table):
         try:
             decode(data)
+        except HeaderError as error:
+            must_say(error, names="body")
+
+
+# -- registrations ------------------------------------------------------------------------------
+
+
+def _registration_seeds() -> list[bytes]:
+    plain = encode_registration([TopicEntry("t", 4, 4, 6)], version=3)
+    version = b'{"counter":3,"stateVersion":0,"timestamp":5}'
+    pieces = b"".join(
+        len(piece).to_bytes(4, "big") + piece for piece in (version, b"t 4 4 6 SINGLE_TAG", b"[]")
+    )
+    at = 4 + len(version)
+    rows = pieces[:at] + (1).to_bytes(4, "big") + pieces[at:]
+    return [b"\0" + plain, b"\0" + version, b"\1" + zlib.compress(rows), b"\0" + b"[" * 5000]
+
+
+def run_registration(data: bytes) -> None:
+    """Read a body as the topics of a broker, as its first byte says, and as their version."""
+    compressed = bool(data[:1] and data[0] & 1)
+    for decode in (
+        lambda body: decode_registration(body, compressed=compressed),
+        decode_data_version,
+    ):
+        try:
+            decode(data[1:])
         except HeaderError as error:
             must_say(error, names="body")
 
@@ -257,5 +291,11 @@ TARGETS = [
     Target("header", "headers in JSON, ROCKETMQ and MSGPACK", _header_seeds, run_header),
     Target("command", "the fields of every request", _header_seeds, run_command),
     Target("body", "bodies that our client reads", _body_seeds, run_body),
+    Target(
+        "registration",
+        "topics of brokers, plain and deflated",
+        _registration_seeds,
+        run_registration,
+    ),
     Target("peer", "handshakes and messages of members", _peer_seeds, run_peer),
 ]

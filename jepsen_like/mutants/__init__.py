@@ -10,6 +10,7 @@ from jepsen_like.mutants import (
     keeping,
     leadership,
     lookups,
+    members,
     messages,
     replication,
 )
@@ -25,6 +26,7 @@ __all__ = [
     "keeping",
     "leadership",
     "lookups",
+    "members",
     "messages",
     "mutated",
     "replication",

@@ -49,6 +49,7 @@ class Ground:
             "side_topic_count": 0,
             "level_share": 0.0,
             "handles": False,
+            "member_count": 0,
         }
         thick: dict[str, Any] = {
             "node_count": self.node_count,
@@ -130,6 +131,27 @@ HANDLING = Ground(
     faults=("transfer", "client-cut"),
     node_count=1,
     load={"handles": True, "send_timeout": 8.0, "queue_count": 2, "client_crash_mean": 4.0},
+)
+# Groups of members that come and go, under leaders that do.
+MEMBERS = Ground(
+    name="members",
+    faults=("kill", "isolate", "transfer"),
+    fault_seconds=8.0,
+    changes={"delay_mean": 0.001, "gap_mean": 1.0},
+    load={
+        "member_count": 2,
+        "client_crash_mean": 3.0,
+        "send_rate": 8.0,
+        "queue_count": 1,
+        "producer_count": 1,
+    },
+    raft=_QUICK,
+)
+# The same where every entry takes its time, so that many a leader is lost between two of them.
+SLOW_MEMBERS = replace(
+    MEMBERS,
+    name="slow-members",
+    changes={"delay_mean": 0.010, "sync_mean": 0.03, "gap_mean": 0.6},
 )
 # Logs that part while they are being synced.
 SLOW_CUTS = Ground(

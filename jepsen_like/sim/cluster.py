@@ -14,11 +14,13 @@ from jepsen_like.sim.member import BROKER_PORT, SimMember, address_of
 from jepsen_like.sim.promises import Promises
 from jepsen_like.sim.sim_clock import SimClock
 from jepsen_like.sim.sim_links import SimLinks
+from jepsen_like.workloads.stock import Node
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from broker.client.connect import Client
+    from dledger.remoting.network import Network
     from jepsen_like.faults.group import Member
     from jepsen_like.history import History
     from jepsen_like.sim.mix import Mix
@@ -57,6 +59,7 @@ class SimCluster:
         self.unsound: set[str] = set()
         self._has_wiped = False  # at the end of the faults, so that a copy has just begun
         self._client_addresses: list[str] = []
+        self._machines = 0  # of clients that no fault cuts off
 
     @property
     def leader(self) -> SimMember | None:
@@ -138,7 +141,7 @@ class SimCluster:
     async def heal(self) -> None:
         """End whatever faults have left behind, as the operators would.
 
-        From now on no message grows older, so that none goes while the queues are read.
+        With retention no message grows older from now on: none goes while the queues are read.
         """
         network = self.network
         for link in list(network.cuts):
@@ -150,7 +153,8 @@ class SimCluster:
             disk = member.disk
             disk.capacity = 1 << 40
             disk.size = 0
-            member.clock.freeze_wall()
+            if self.mix.has_retention:
+                member.clock.freeze_wall()
             disk.sync_errors = 0
             disk.die_in_steps = None
             member.speed.slowdown = 1.0
@@ -199,6 +203,21 @@ class SimCluster:
             request_timeout=chance.choice((0.3, 1.0, 1.0, 2.0)),
             auto_create_topic=False,
         )
+
+    @property
+    def nodes(self) -> list[Node]:
+        """See `Clients`."""
+        return [Node(member.name, member.address, BROKER_PORT) for member in self.members]
+
+    def network_of(self, name: str) -> Network:
+        """See `Clients`."""
+        self._machines += 1
+        self.trace.add(f"machine {self._machines} is {name}")
+        return self.network.host(f"10.7.{self._machines // 250}.{1 + self._machines % 250}")
+
+    def wall_ms(self) -> int:
+        """See `Clients`."""
+        return SimClock().wall_ms()
 
     def copying_seconds(self) -> float:
         """Return how long a member with an empty disk may need to copy the log, as this mix goes.

@@ -20,6 +20,10 @@ from jepsen_like.workloads.load import Load
 QUIET_SECONDS = 3.0
 FAULT_SECONDS = 40.0
 HANDLES_SHARE = 0.35  # of seeds
+MEMBERS_SHARE = 0.4  # of seeds that keep everything: what waits for long would be dropped
+# RocketMQ's two minutes and one, made short: seconds of a run are dear.
+CLIENT_SILENT_MS = 8_000
+QUEUE_LOCK_MS = 6_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +115,8 @@ def draw(seed: int, *, fault_seconds: float = FAULT_SECONDS, only: tuple[str, ..
     apart = random.Random(f"levels {seed}")
     level_share = apart.choice((0.0, 0.0, 0.3))
     inflight_size_max = apart.choice((4, 16, 16 * KIB)) * KIB
+    membership = random.Random(f"members {seed}")
+    has_members = membership.random() < MEMBERS_SHARE and not has_retention
     wanted = fitting if only else [name for name in fitting if chance.random() < 0.45]
     mix = Mix(
         seed=seed,
@@ -137,13 +143,20 @@ def draw(seed: int, *, fault_seconds: float = FAULT_SECONDS, only: tuple[str, ..
             level_share=level_share,
             # By a chance of its own, so that the seeds of before are what they were.
             handles=random.Random(f"handles {seed}").random() < HANDLES_SHARE,
+            member_count=membership.randint(1, 3) if has_members else 0,
+            lock_ms=QUEUE_LOCK_MS,
         ),
         faults=tuple(wanted) or ((chance.choice(fitting),) if fitting else ()),
         gap_mean=chance.choice((0.7, 2.0, 5.0)),
         hold_max=chance.choice((1.0, 4.0, 10.0)),
         fault_seconds=fault_seconds,
         quiet_seconds=min(QUIET_SECONDS, fault_seconds / 5),  # a short run is short altogether
-        broker=BrokerConfig(ack_timeout_ms=300, connection_inflight_size_max=inflight_size_max),
+        broker=BrokerConfig(
+            ack_timeout_ms=300,
+            connection_inflight_size_max=inflight_size_max,
+            client_silent_max_ms=CLIENT_SILENT_MS,
+            queue_lock_max_ms=QUEUE_LOCK_MS,
+        ),
         only=only,
     )
     return _with_retention(mix, random.Random(f"retention {seed}")) if has_retention else mix

@@ -46,6 +46,7 @@ class SimNetwork:
         delay_min: float = 0.0005,
         delay_mean: float = 0.004,
         reset_seconds: float = 1.0,
+        capacity: int = CAPACITY,
     ) -> None:
         """Make an empty network.
 
@@ -55,12 +56,14 @@ class SimNetwork:
             delay_min: seconds that bytes take at least.
             delay_mean: seconds on top of that, exponentially distributed.
             reset_seconds: how long a connection bears that nothing gets through.
+            capacity: bytes on the way in one direction before the sender is blocked.
         """
         self.chance = chance
         self.trace = trace
         self.delay_min = delay_min
         self.delay_mean = delay_mean
         self.reset_seconds = reset_seconds
+        self.capacity = capacity
         self.cuts: dict[tuple[str, str], int] = {}  # directed; how many faults cut it
         self.held: Counter[tuple[str, str]] = Counter()  # what could not pass, by its way
         self.extra_delay: dict[tuple[str, str], float] = {}
@@ -333,7 +336,7 @@ class SimStream:
         pipe = self._outbound
         self._check(pipe)
         data = b"".join(buffers)
-        room = CAPACITY - pipe.size
+        room = pipe.network.capacity - pipe.size
         rest = data[room:] if room < len(data) else b""
         if rest:
             data = data[:room]
@@ -347,7 +350,7 @@ class SimStream:
         pipe = self._outbound
         while True:
             self._check(pipe)
-            if pipe.size < CAPACITY:
+            if pipe.size < pipe.network.capacity:
                 return
             await pipe.changed.park()
 
@@ -407,7 +410,7 @@ class SimStream:
             parts.append(chunk)
             room -= len(chunk)
         data = b"".join(parts)
-        was_full = pipe.size >= CAPACITY
+        was_full = pipe.size >= pipe.network.capacity
         pipe.size -= len(data)
         if was_full:
             pipe.changed.unpark_all()

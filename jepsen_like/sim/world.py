@@ -23,14 +23,17 @@ from jepsen_like.sim.cluster import SimCluster
 from jepsen_like.sim.keys import check_keys
 from jepsen_like.sim.mix import Mix, draw
 from jepsen_like.sim.scheduling import PROCESS, deterministic
+from jepsen_like.sim.sim_clock import EPOCH_MS
 from jepsen_like.sim.sim_network import SimNetwork
 from jepsen_like.sim.sim_time import SimTime
 from jepsen_like.sim.trace import Trace
 from jepsen_like.verdict import judge
 from jepsen_like.workloads.administration import Administration
 from jepsen_like.workloads.appends import TOPIC, Appends
-from jepsen_like.workloads.final import begins_of, drain, dump
+from jepsen_like.workloads.final import begins_of, drain, dump, dump_copies
 from jepsen_like.workloads.handling import Handling, Ordered
+from jepsen_like.workloads.member import WORK_TOPIC
+from jepsen_like.workloads.membership import QUEUES, Membership
 from jepsen_like.workloads.questions import Questions
 from jepsen_like.workloads.readers import Readers
 
@@ -243,9 +246,44 @@ class _World:
                 await client.admin.create_topic(
                     TOPIC, mix.load.queue_count, retention_ms=mix.topic_retention_ms or None
                 )
+                if mix.load.member_count:
+                    await client.admin.create_topic(WORK_TOPIC, QUEUES)
         except (ClientError, BrokerError) as error:
             history.note("never-began", err=f"{type(error).__name__}: {error}")
             return
+        membership = Membership(cluster, history)
+        async with trio.open_nursery() as members:
+            if mix.load.member_count:
+                members.start_soon(membership.run)
+            await self._load_and_attack(cluster)
+            if mix.load.member_count:
+                await membership.settle()
+            members.cancel_scope.cancel()
+        missing = await cluster.await_recovery(RECOVERY_SECONDS)
+        if missing:
+            history.note("recovered", err=missing)
+        try:
+            with trio.fail_after(DRAIN_SECONDS):
+                await drain(cluster, history, random.Random(mix.seed))
+            history.note("drained")
+        except (ClientError, BrokerError, trio.TooSlowError) as error:
+            history.note("drain-failed", err=f"{type(error).__name__}: {error}")
+        for member in cluster.members:
+            if member.is_up:
+                assert member.files is not None
+                dump(member.name, member.files.store, history)
+                if mix.load.member_count:
+                    dump_copies(member.name, member.files.store, history, EPOCH_MS)
+                topics = {config.topic: config.retention_ms for config in member.files.topics}
+                history.note("listed", node=member.name, v=topics)
+                assert member.mount is not None
+                check_keys(member.name, member.files, member.mount, history)
+                history.note("begins", node=member.name, v=begins_of(member.files.derived.queues))
+                history.note("dumped", node=member.name)
+
+    async def _load_and_attack(self, cluster: SimCluster) -> None:
+        """Have clients at work all the time, and faults come, until all is healed."""
+        mix, history = self.mix, self.history
         appends = Appends(cluster, history)
         ordered = Ordered(cluster, history)
         async with trio.open_nursery() as nursery:
@@ -269,25 +307,6 @@ class _World:
                 producers.cancel_scope.deadline = trio.current_time() + END_SECONDS
             nursery.cancel_scope.cancel()  # a crash of all that still read
         self.counts["retried"] = appends.retried
-        missing = await cluster.await_recovery(RECOVERY_SECONDS)
-        if missing:
-            history.note("recovered", err=missing)
-        try:
-            with trio.fail_after(DRAIN_SECONDS):
-                await drain(cluster, history, random.Random(mix.seed))
-            history.note("drained")
-        except (ClientError, BrokerError, trio.TooSlowError) as error:
-            history.note("drain-failed", err=f"{type(error).__name__}: {error}")
-        for member in cluster.members:
-            if member.is_up:
-                assert member.files is not None
-                dump(member.name, member.files.store, history)
-                topics = {config.topic: config.retention_ms for config in member.files.topics}
-                history.note("listed", node=member.name, v=topics)
-                assert member.mount is not None
-                check_keys(member.name, member.files, member.mount, history)
-                history.note("begins", node=member.name, v=begins_of(member.files.derived.queues))
-                history.note("dumped", node=member.name)
 
     async def _attack(self, cluster: SimCluster) -> None:
         """Inject faults one after another, each for its time, and heal them all at the end."""

@@ -14,11 +14,14 @@ from broker.store.log_view import CHANNEL_RECORDS
 from dledger.entry import EntryKind
 from dledger.errors import LedgerError
 from jepsen_like.workloads.appends import TOPIC, value_of
+from jepsen_like.workloads.membership import WORK_TOPICS
 
 if TYPE_CHECKING:
     import random
+    from collections.abc import Iterator
 
     from broker.client.connect import Client
+    from broker.message.model import StoredMessage
     from broker.store.consume_queues import ConsumeQueues
     from dledger.store.ledger_store import LedgerStore
     from jepsen_like.history import History
@@ -79,6 +82,33 @@ def dump(node: str, store: LedgerStore, history: History) -> None:
         )  # fmt: skip
 
 
+def dump_copies(node: str, store: LedgerStore, history: History, epoch_ms: int) -> None:
+    """Note where messages of W7 lie in the log of *node*, one line for each topic and queue.
+
+    Each is told with its offset, value, how often it was sent back, and when it was stored, in
+    milliseconds after *epoch_ms*, where the history's clock begins.
+    """
+    found: dict[tuple[str, int], list[list[object]]] = {}
+    try:
+        for entry in store.entries(store.base.index + 1, store.end_index):
+            if entry.channel != CHANNEL_RECORDS or entry.kind == EntryKind.NOOP:
+                continue
+            for message in _messages(entry.body):
+                if message.topic in WORK_TOPICS:
+                    found.setdefault((message.topic, message.queue_id), []).append(
+                        [
+                            message.queue_offset,
+                            value_of(message.body),
+                            message.reconsume_times,
+                            message.store_timestamp_ms - epoch_ms,
+                        ]
+                    )
+    except (LedgerError, CorruptRecordError):
+        return  # told already, where the log was laid open
+    for (topic, queue), copies in sorted(found.items()):
+        history.add(history.new_process(), "ok", "copies", k=queue, v=[topic, copies], node=node)
+
+
 def begins_of(queues: ConsumeQueues) -> list[list[int]]:
     """Return where each queue of the topic begins on one node."""
     return [
@@ -88,7 +118,7 @@ def begins_of(queues: ConsumeQueues) -> list[list[int]]:
     ]
 
 
-def _read_records(body: memoryview, values: Values) -> None:
+def _messages(body: memoryview) -> Iterator[StoredMessage]:
     at = 0
     while at < len(body):
         if int.from_bytes(body[at + 4 : at + 8], "big") == MARK_MAGIC:
@@ -96,6 +126,11 @@ def _read_records(body: memoryview, values: Values) -> None:
             continue
         message = decode_record(body, at)
         at += message.size
+        yield message
+
+
+def _read_records(body: memoryview, values: Values) -> None:
+    for message in _messages(body):
         if message.topic != TOPIC:
             continue
         content = bytes(message.body)

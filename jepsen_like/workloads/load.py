@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from broker.client.connect import Client
+    from dledger.remoting.network import Network
+    from jepsen_like.workloads.stock import Node
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +32,8 @@ class Load:
     side_topic_count: int = 0  # topics that come and go, with groups that are put elsewhere
     level_share: float = 0.0  # of the sends: so many ask for a level of durability by chance
     handles: bool = False  # whether W6 runs as well
+    member_count: int = 0  # members of each group of W7, which does not run with none
+    lock_ms: int = 60_000  # for how long a queue's lock holds
 
 
 class Clients(Protocol):
@@ -41,3 +45,17 @@ class Clients(Protocol):
 
     def client(self, name: str, chance: random.Random) -> AbstractAsyncContextManager[Client]:
         """Return a client on a machine of its own, of the project's own library."""
+
+
+class StockClients(Clients, Protocol):
+    """Where workloads get clients of another make."""
+
+    @property
+    def nodes(self) -> list[Node]:
+        """Where clients of another make find the members."""
+
+    def network_of(self, name: str) -> Network:
+        """Return the network of a machine of its own, which no fault cuts off."""
+
+    def wall_ms(self) -> int:
+        """Return milliseconds since 1970 by a client's clock."""

@@ -143,3 +143,31 @@ def test_a_mark_of_another_queue_is_refused():
 
     with pytest.raises(CorruptRecordError, match="mark of 5"):
         list(RunReader().runs(memoryview(body), entry.body_position))
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_a_record_by_itself_is_read_as_one_of_many_is(seed, monkeypatch):
+    """The short way for a run of one says the same, and leaves what is wrong to the long one."""
+    chance = random.Random(seed)
+    entry = random_entry(seed % 40)
+    body = bytearray(entry.body)
+    if seed % 2:
+        body[chance.randrange(len(body))] ^= 1 << chance.randrange(8)
+    monkeypatch.setattr("broker.store.runs._RECORDS_A_RUN_MIN", 1 << 30)
+
+    def read() -> object:
+        try:
+            found = list(RunReader().runs(memoryview(body), entry.body_position))
+        except CorruptRecordError as error:
+            return str(error)
+        return [
+            run._replace(
+                properties_begins=list(run.properties_begins),
+                properties_ends=list(run.properties_ends),
+            )
+            for run in found
+        ]
+
+    short = read()
+    monkeypatch.setattr(RunReader, "_run_of_one", lambda *_: None)
+    assert read() == short

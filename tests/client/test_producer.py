@@ -422,13 +422,6 @@ async def test_what_is_refused_here_names_its_topic(group, connect, autojump_clo
             await producer.send("orders", body, **options)
 
 
-async def test_there_is_no_delay_to_be_taken_for_a_property(group, connect, autojump_clock):
-    async with connect() as mq, mq.producer() as producer:
-        for options in ({"delay": 3}, {"at": None}):
-            with pytest.raises(TypeError, match="unexpected keyword argument"):
-                await producer.send("orders", b"x", **options)
-
-
 async def test_whoever_waits_hears_that_the_client_was_closed(
     group, connect, autojump_clock, nursery
 ):

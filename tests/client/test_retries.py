@@ -333,3 +333,67 @@ async def test_in_order_against_a_real_node(virtual_broker, autojump_clock):
                     async with message:
                         seen.append(int(message.body))
             assert seen == list(range(30))
+
+
+# --- dead letters ---------------------------------------------------------------------------------
+
+
+async def test_dead_letters_are_read_and_come_to_their_group_once_more(
+    virtual_broker, autojump_clock
+):
+    async with virtual_broker.connect() as mq:
+        letters = mq.dead_letters("g")
+        assert (letters.topic, await letters.count(), await letters.read()) == ("%DLQ%g", 0, [])
+        async with mq.producer() as producer:
+            for number in range(100):
+                await producer.send("orders", b"%d" % number, key=f"k{number}", queue=0)
+        async with mq.consumer("g", "orders") as consumer:
+            for _ in range(100):
+                (await anext(consumer)).dead_letter()
+        assert await letters.count() == 100
+        found = await letters.read(70)
+        assert [int(message.body) for message in found] == list(range(70))
+        assert {message.topic for message in found} == {"orders"}
+        assert (found[3].key, found[3].reconsume_times) == ("k3", 1)
+        await letters.resend(found[3])
+        await letters.done(found[9])
+        assert await letters.count() == 90
+        assert [m.queue_offset for m in await letters.read(1)] == [10]
+        assert [m.queue_offset for m in await letters.read(1, start=0)] == [0]
+        assert await letters.resend_all(limit=2) == 2
+        assert await letters.resend_all() == 88
+        assert await letters.count() == 0
+        async with mq.consumer("g", "orders") as consumer:
+            again = [await anext(consumer) for _ in range(91)]
+            assert [int(m.body) for m in again] == [3, *range(10, 100)]
+            assert {(m.topic, m.reconsume_times) for m in again} == {("orders", 0)}
+        async with mq.consumer("other", "orders") as consumer:
+            assert len([await anext(consumer) for _ in range(100)]) == 100
+            assert await consumer.get(1) is None  # they came to no other group
+
+
+async def test_a_dead_letter_can_be_given_one_last_chance(virtual_broker, autojump_clock):
+    async with virtual_broker.connect() as mq:
+        async with mq.producer() as producer:
+            await producer.send("orders", b"x")
+        async with mq.consumer("g", "orders", retries_max=1) as consumer:
+            for _ in range(2):
+                await fail(await anext(consumer))
+            await trio.sleep(1)
+            letters = mq.dead_letters("g")
+            (message,) = await letters.read()
+            await letters.resend(message, count_anew=False)
+            await fail(await anext(consumer))
+            assert await consumer.get(600) is None
+        assert await letters.count() == 2
+
+
+async def test_only_dead_letters_are_sent_again(virtual_broker, autojump_clock):
+    async with virtual_broker.connect() as mq:
+        async with mq.producer() as producer:
+            sent = await producer.send("orders", b"x")
+        message = await mq.messages.at("orders", sent.queue_id, sent.queue_offset)
+        with pytest.raises(broker.InvalidMessageError, match="is no dead letter"):
+            await mq.dead_letters("g").resend(message)
+        with pytest.raises(ValueError, match="at least 1"):
+            await mq.dead_letters("g").read(0)

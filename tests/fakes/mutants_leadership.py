@@ -68,6 +68,12 @@ def no_pre_vote(stack):
 
 
 @mutant
+def nobody_gives_way(stack):
+    """Of two that ask for pre-votes at the same time both stand."""
+    put(stack, Standing, "_gives_way_to", lambda self, peer_id, message: False)
+
+
+@mutant
 def late_pre_votes_count(stack):
     """Pre-votes that come after a leader was heard of start an election all the same."""
 

@@ -1,6 +1,9 @@
 """When a client counts as gone."""
 
-from broker.groups.presence import HEARTBEAT_SECONDS, SILENT_SECONDS_MAX, Presence
+from broker.config import BrokerConfig
+from broker.groups.presence import HEARTBEAT_SECONDS, Presence
+
+SILENT_SECONDS_MAX = BrokerConfig().client_silent_max_ms / 1000
 
 ALL = frozenset({"n1", "n2", "n3"})
 
@@ -18,7 +21,7 @@ class Clock:
 
 def presence():
     clock = Clock()
-    return Presence(clock), clock
+    return Presence(clock, silent_seconds_max=SILENT_SECONDS_MAX), clock
 
 
 def test_a_client_is_gone_with_the_last_of_its_connections():

@@ -6,13 +6,15 @@ import json
 import pytest
 import trio
 
-from broker.groups.presence import SILENT_SECONDS_MAX
+from broker.config import BrokerConfig
 from broker.handlers.clients import SCAN_SECONDS
 from broker.protocol.request_code import ClientRequestCode, RequestCode
 from broker.protocol.response_code import ResponseCode
 from dledger.errors import LedgerBusyError
 from dledger.remoting.command import SerializeType
 from tests.fakes.nodes import until
+
+SILENT_SECONDS_MAX = BrokerConfig().client_silent_max_ms / 1000
 
 PYTHON_HEARTBEAT = (  # as PyPI's rocketmq 0.4.4 writes it
     '{"clientID":"%s","consumerDataSet":[{"consumeFromWhere":0,"consumeType":1,"groupName":"%s",'

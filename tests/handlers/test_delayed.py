@@ -5,6 +5,7 @@ import trio
 
 from broker.message.codec import decode_records
 from broker.message.delay import DELAY_LEVELS_MS, SCHEDULE_TOPIC
+from broker.metadata.consumer_offsets import commit_offsets
 from broker.protocol.request_code import RequestCode
 from broker.protocol.response_code import ResponseCode
 from dledger.remoting.command import Command, SerializeType
@@ -105,6 +106,37 @@ async def test_what_was_delivered_does_not_come_again_after_a_failover(
         await trio.sleep(10)
 
         assert len(await until_there(caller)) == 1
+
+
+async def test_a_leader_lost_between_a_delivery_and_its_progress_delivers_nothing_twice(
+    autojump_clock, make_brokers, monkeypatch
+):
+    """The progress was an entry of its own behind the message; with it the next leader began."""
+    group = make_brokers(3)
+    await group.start()
+    leader = await group.leader()
+    async with group.caller(leader) as caller:
+        await caller.create_topic("t")
+        await caller.create_topic("other")
+        for number in range(6):
+            topic = "other" if number % 3 == 0 else "t"
+            await send(caller, b"%d" % number, topic=topic, properties="DELAY\x011\x02")
+        for number in (6, 7):
+            await send(caller, b"%d" % number, properties="DELAY\x012\x02")
+        monkeypatch.setattr(
+            "broker.delivery.schedule.commit_offsets",
+            lambda group, topic, offsets: commit_offsets(group, topic, {}),
+        )
+        await until_there(caller, 4)
+        await until_there(caller, 2, topic="other")
+        await leader.kill()
+    async with group.caller(await group.leader()) as caller:
+        await trio.sleep(10)
+        messages = await until_there(caller, 6)
+        others = await until_there(caller, 2, topic="other")
+
+    assert [message.body for message in messages] == [b"1", b"2", b"4", b"5", b"6", b"7"]
+    assert [message.body for message in others] == [b"0", b"3"]
 
 
 async def test_a_message_whose_topic_is_gone_holds_up_nobody(autojump_clock, caller):

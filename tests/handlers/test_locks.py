@@ -5,11 +5,13 @@ import json
 import pytest
 import trio
 
-from broker.handlers.locks import LOCK_SECONDS
+from broker.config import BrokerConfig
 from broker.protocol.request_code import RequestCode
 from broker.protocol.response_code import ResponseCode
 from dledger.remoting.command import SerializeType
 from tests.fakes.nodes import until
+
+LOCK_SECONDS = BrokerConfig().queue_lock_max_ms / 1000
 
 
 def body(client, *queues, topic="t", group="g", broker="b"):

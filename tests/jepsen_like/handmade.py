@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from jepsen_like.checkers import promises
+from typing import TYPE_CHECKING
+
+from jepsen_like.checkers import delivery, membership, promises
 from jepsen_like.history import NEMESIS, Event, History
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 S = 1_000_000_000
 
@@ -79,6 +84,59 @@ def whole() -> Lines:
     return lines
 
 
+RETRY, DEAD = "%RETRY%w-group", "%DLQ%w-group"
+# Offset, value, count, and milliseconds when it was stored.
+COPIES = {
+    "w": [(0, "x-1-f9", 0, 105), (1, "x-2-f0", 0, 305), (2, "d-1-f0", 0, 1710)],
+    RETRY: [(0, "x-1-f9", 1, 2930), (1, "x-1-f9", 2, 4000)],
+    DEAD: [(0, "x-1-f9", 3, 4010)],
+}
+
+
+def members_at_work() -> Lines:
+    """Two members of one group, one of which leaves; a lock, a delay, and a dead letter."""
+    lines = Lines()
+    for node in ("n1", "n2", "n3"):
+        lines.note("start", node=node, t=0)
+    lines.note("leader", node="n1", o=1, t=0)
+    ms = S // 1000
+    group = {"g": "w-group"}
+
+    def ask(p, f, t, value, answer=None, **fields) -> None:
+        lines.add(p, "invoke", f, v=value, t=t * ms, **fields)
+        found = [*value, answer] if answer is not None else value
+        lines.add(p, "ok", f, v=found, t=(t + 10) * ms, **fields)
+
+    for client, node in (("a", "n1"), ("b", "n2")):
+        ask(20, "beat", 0, [client, None], node=node, **group)
+    ask(21, "list", 20, ["a", None], ["a", "b"], **group)
+    ask(22, "issue", 100, "x-1-f9", k=0, o=0)
+    ask(22, "issue", 300, "x-2-f0", k=0, o=0)
+    ask(23, "issue", 700, "d-1-f0", k=0, o=1000)
+    ask(24, "lock", 750, ["a", [0]], [0], o=500, **group)
+    for offset, value, times, _ in COPIES["w"]:
+        v = ["w", offset, value, times]
+        lines.add(25, "ok", "got", k=0, v=v, t=1800 * ms, **group)
+    ask(26, "back", 1920, ["a", ["x-1-f9", 0, 1000]], **group)
+    ask(27, "lock", 2300, ["b", [0]], [0], o=500, **group)
+    ask(28, "advance", 2320, ["a", ["w", 0, 3]], **group)
+    ask(28, "stand", 2340, ["b", ["w", 0]], [3], **group)
+    ask(20, "quit", 2360, ["a", None], **group)
+    ask(21, "list", 2380, ["b", None], ["b"], **group)
+    for times, at in ((1, 2950), (2, 4000)):
+        v = [RETRY, times - 1, "x-1-f9", times]
+        lines.add(25, "ok", "got", k=0, v=v, t=at * ms, **group)
+        delay_ms = 1000 if times == 1 else 0
+        ask(26, "back", at, ["b", ["x-1-f9", times, delay_ms]], **group)
+    ask(20, "beat", 4100, ["b", None], node="n2", **group)
+    ask(21, "list", 4200, ["b", None], ["b"], **group)
+    lines.note("settled", t=20 * S)
+    for topic, copies in COPIES.items():
+        v = [topic, [list(copy) for copy in copies]]
+        lines.add(7, "ok", "copies", k=0, v=v, node="n1", t=20 * S)
+    return lines
+
+
 def administrate(lines: Lines) -> None:
     """A topic that is made, filled, deleted and made again; a group that is put elsewhere."""
 
@@ -134,9 +192,17 @@ def busy() -> Lines:
     return lines
 
 
+def _history_for(kind: str) -> Callable[[], Lines]:
+    if kind in membership.KINDS or kind in delivery.KINDS:
+        return members_at_work
+    if kind == "stale-poll":
+        return busy
+    return cut_short if kind in _OF_CUT_SHORT else whole
+
+
 def one_edit(kind: str) -> Lines:
     """A good history with one edit that raises *kind* and nothing else."""
-    lines = busy() if kind == "stale-poll" else cut_short() if kind in _OF_CUT_SHORT else whole()
+    lines = _history_for(kind)()
     find = lines.find
     match kind:
         case "lost-write":
@@ -212,6 +278,32 @@ def one_edit(kind: str) -> Lines:
             lines.add(33, "invoke", "send", k=0, v="c-8")
             lines.note("early", k=0, v="c-8", o=9, err="leader/sync")
             lines.add(33, "info", "send", k=0, v="c-8")
+        case "two-holders":
+            find("lock").o = 2000
+        case "member-lost":
+            find("list").v[2].remove("b")
+        case "left-listed":
+            find("list", nth=1).v[2].append("a")
+        case "unsettled":
+            find("settled", "info").err = "group w-group has ['a'], and ['b'] live"
+        case "passed-over":
+            lines.events.remove(find("got", nth=2))
+        case "order-lost":
+            first, second = find("got"), find("got", nth=1)
+            first.v, second.v = second.v, first.v
+        case "never-delivered":
+            find("copies").v[1].pop()
+            lines.events.remove(find("got", nth=2))
+            find("advance").v[1][2] = 2
+            find("stand").v[2] = [2]
+        case "delivered-twice":
+            find("copies").v[1].append([3, "d-1-f0", 0, 1800])
+        case "delivered-early":
+            find("copies").v[1][2][3] = 1500
+        case "delivered-late":
+            find("copies").v[1][2][3] = 9000
+        case "misfiled":
+            find("copies", nth=2).v[0] = RETRY
         case "stop-failed-send":
             lines.events.insert(0, Event(0, 0, NEMESIS, "info", "fault", v="rolling one by one"))
             lines.note("heal", v="rolling one by one")

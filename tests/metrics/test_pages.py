@@ -176,6 +176,41 @@ async def test_requests_are_timed_from_arrival_to_answer(autojump_clock, brokers
     assert found[f"{name}_bucket", *with_bound] == 1
 
 
+async def test_clients_with_heartbeats_are_counted_by_language(autojump_clock, brokers):
+    leader = await brokers.leader()
+    body = json.dumps(
+        {
+            "clientID": "c",
+            "producerDataSet": [{"groupName": "writers"}, {"groupName": "others"}],
+            "consumerDataSet": [
+                {"groupName": "readers", "consumeType": "CONSUME_PASSIVELY", "messageModel": 1,
+                 "subscriptionDataSet": [{"topic": "t", "subString": "*"}]},
+            ],
+        }
+    ).encode()  # fmt: skip
+    async with brokers.caller(leader) as caller:
+        await caller.ask(RequestCode.HEART_BEAT, {}, body)
+        found = await samples(brokers, leader)
+    spoken = (("language", "python"), ("protocol_type", "remoting"), ("version", "401"))
+    assert found["rocketmq_producer_connections", *spoken] == 2
+    labels = sorted([*spoken, ("consumer_group", "readers"), ("consume_mode", "push"),
+                     ("is_system", "false")])  # fmt: skip
+    assert found["rocketmq_consumer_connections", *labels] == 1
+    await trio.sleep(2)
+    found = await samples(brokers, leader)
+    assert not [key for key in found if key[0] == "rocketmq_consumer_connections"]
+
+
+async def test_dead_letters_are_counted_by_their_group(autojump_clock, brokers):
+    leader = await brokers.leader()
+    async with brokers.caller(leader) as caller:
+        await caller.create_topic("%DLQ%readers", queues=1)
+        await caller.sent(b"x", topic="%DLQ%readers")
+    found = await samples(brokers, leader)
+    labels = (("consumer_group", "readers"), ("is_system", "false"), ("topic", "%DLQ%readers"))
+    assert found["rocketmq_send_to_dlq_messages_total", *labels] == 1
+
+
 async def test_what_waits_and_what_is_kept_is_told(autojump_clock, brokers):
     leader = await brokers.leader()
     async with brokers.caller(leader) as caller:

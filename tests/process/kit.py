@@ -7,6 +7,7 @@ sleeps for a fixed time and hopes: `eventually` waits for what has to become tru
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import shutil
@@ -14,7 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -154,6 +155,93 @@ class NodeProcess:
         return (await ask_node(self.address, seconds=2.0)).status
 
 
+class NameServerProcess:
+    """A name server of its own; use as ``async with NameServerProcess(folder) as server``."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port, self.metrics_port = free_ports(2)
+        self.process: subprocess.Popen[bytes] | None = None
+        folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def log(self) -> str:
+        path = self.folder / "nameserver.log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    async def start(self) -> None:
+        """Start it, and wait until it can be connected to."""
+        options = ["--port", self.port, "--data", self.folder / "data"]
+        options += ["--metrics-port", self.metrics_port]
+        before = self.log.count("name server ready")
+        self._launch([*map(str, options)])
+
+        async def is_ready() -> bool:
+            assert self.process is not None
+            assert self.process.poll() is None, self.log
+            return self.log.count("name server ready") > before
+
+        await eventually("the name server is ready", is_ready)
+
+    def _launch(self, options: list[str]) -> None:
+        with (self.folder / "nameserver.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", _LAUNCH, "nameserver", *options],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    async def until_registered(self, count: int) -> None:
+        """Wait until *count* brokers have registered since its start."""
+
+        async def are() -> bool:
+            return (await http_json(self.metrics_port, "/readyz")).get("brokers") == count
+
+        await eventually(f"{count} brokers are registered", are)
+
+    async def terminate(self) -> int:
+        """SIGTERM; return its exit code."""
+        process = self.process
+        assert process is not None
+        process.terminate()
+
+        async def is_over() -> bool:
+            return process.poll() is not None
+
+        await eventually("the name server ends", is_over)
+        return int(process.returncode)
+
+    def kill(self) -> None:
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    async def __aenter__(self) -> NameServerProcess:
+        await self.start()
+        return self
+
+    async def __aexit__(self, kind: object, error: object, traceback: object) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.kill()
+        if kind is not None:
+            lines = self.log.splitlines()[-LAST_LINES:]
+            sys.stderr.write("\n".join(["--- the last words of the name server", *lines, ""]))
+
+
+async def http_json(port: int, path: str) -> Any:
+    """Return what a page of a local process says."""
+    stream = await trio.open_tcp_stream("127.0.0.1", port)
+    async with stream:
+        await stream.send_all(f"GET {path} HTTP/1.1\r\n\r\n".encode())
+        answer = b"".join([piece async for piece in stream])
+    return json.loads(answer.partition(b"\r\n\r\n")[2])
+
+
 class ProcessGroup:
     """The members of one group; use as ``async with ProcessGroup(folder) as group``."""
 
@@ -165,6 +253,8 @@ class ProcessGroup:
         host: str = "127.0.0.1",
         broker: BrokerConfig | None = None,
         nameserver: NameserverConfig | None = None,
+        group: str = "proof",
+        cluster: str = "",
         **store: object,
     ) -> None:
         ports = free_ports(3 * count, host)
@@ -180,7 +270,8 @@ class ProcessGroup:
             member.node_id: NodeProcess(
                 folder / member.node_id,
                 NodeConfig(
-                    group="proof",
+                    group=group,
+                    cluster=cluster,
                     node_id=member.node_id,
                     members=members,
                     data_folder="data",

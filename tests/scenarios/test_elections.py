@@ -186,6 +186,22 @@ def test_a_dead_leader_with_closed_connections_is_replaced_within_tens_of_millis
         assert cluster.leader is not None, f"seed {seed}"
 
 
+@against("nobody_gives_way")
+def test_survivors_do_not_split_the_vote_over_long_links():
+    """Links of 50 ms, longer than the survivors' turns lie apart: both ask at the same time.
+
+    Each was told yes, stood, and voted for itself; a kill took up to 2.7 seconds and nine terms.
+    """
+    for seed in range(5):
+        cluster = group(seed=seed, latency=(0.050, 0.052))
+        old = cluster.leader
+        term = old.core.engine.term
+        cluster.crash(old.node_id)
+        cluster.run(0.6)
+        assert cluster.leader not in (None, old), f"seed {seed}"
+        assert cluster.leader.core.engine.term == term + 1, f"seed {seed}"
+
+
 def test_a_frozen_leader_is_replaced_after_an_election_timeout():
     for seed in range(3):
         cluster = group(seed=seed)
