@@ -149,12 +149,14 @@ class SendHandlers:
     @handles(RequestCode.SEND_MESSAGE_V2, on_leader=True)
     def send_v2(self, session: Session, command: Command) -> None:
         """Take one message whose header uses the short names a to n."""
-        self._send_plain(session, command, SendMessageRequest.decode_v2(command.ext_fields))
+        self._send_stock(session, command, SendMessageRequest.decode_v2(command.ext_fields))
 
     @handles(RequestCode.SEND_MESSAGE, on_leader=True)
     def send(self, session: Session, command: Command) -> None:
         """Take one message."""
-        header = SendMessageRequest.decode(command.ext_fields)
+        self._send_stock(session, command, SendMessageRequest.decode(command.ext_fields))
+
+    def _send_stock(self, session: Session, command: Command, header: SendMessageRequest) -> None:
         if header.batch:
             self._send_batch_body(session, command, header)
         else:
@@ -228,8 +230,8 @@ class SendHandlers:
             found.append(each)
             records.append(self._encode(header, header.topic, queue_id, properties, message.body))
         level = self._policy.level_of_plain(header, found)
-        # By code 10 RocketMQ takes the batch for one message, and its client expects one id.
-        is_one = command.code == RequestCode.SEND_MESSAGE
+        # By these codes RocketMQ takes the batch for one message, and its clients expect one id.
+        is_one = command.code in (RequestCode.SEND_MESSAGE, RequestCode.SEND_MESSAGE_V2)
         expected = Expected(
             ",".join(each[UNIQUE_KEY] for each in found),
             sizes=() if is_one else tuple(map(len, records)),

@@ -60,6 +60,22 @@ async def test_the_messages_of_a_batch_get_a_key_each(autojump_clock, caller):
     assert answer.ext_fields["transactionId"] == ",".join(keys)
 
 
+async def test_a_batch_by_the_short_names_is_its_messages(autojump_clock, caller):
+    """The C++ core 2.1 sends a batch by code 310 with m = "1"; RocketMQ stores it as one message."""
+    header = {
+        "a": "p", "b": "t", "c": "TBW102", "d": 4, "e": 0, "f": 0, "g": "1795652955546", "h": 0,
+        "i": "WAIT\x01true\x02", "j": "0", "k": "0", "l": 16, "m": "1",
+    }  # fmt: skip
+    body = encode_batch_body([BatchMessage(0, b"a", b""), BatchMessage(0, b"b", b"")])
+    answer = await caller.ask(
+        RequestCode.SEND_MESSAGE_V2, header, body, serialization=SerializeType.JSON
+    )
+
+    assert answer.code == ResponseCode.SUCCESS
+    assert [bytes(message.body) for message in await stored(caller)] == [b"a", b"b"]
+    assert len(answer.ext_fields["msgId"]) == 32
+
+
 @pytest.mark.parametrize(
     ("topic", "fields", "queues"),
     [
