@@ -43,6 +43,7 @@ from broker.handlers.pull import PullHandlers
 from broker.handlers.query import QueryHandlers
 from broker.handlers.queue_state import QueueStates
 from broker.handlers.registry import REQUEST_NAMES, RESPONSE_NAMES, Registry
+from broker.handlers.repeats import EarlierTries
 from broker.handlers.reset_news import ResetNews
 from broker.handlers.send import SendHandlers
 from broker.handlers.send_answers import SendAnswers
@@ -423,6 +424,7 @@ class Node:
             create_topic=self.topics.create_missing,
             is_being_deleted=self.topics.is_being_deleted,
             schedule=self.schedule,
+            earlier_tries=EarlierTries(log=files.store, queues=files.derived.queues),
         )
         self.send_backs = SendBackHandlers(
             log=files.store,

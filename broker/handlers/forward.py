@@ -21,6 +21,7 @@ from broker.handlers.registry import (
     holding_cost,
     stock_client_host,
 )
+from broker.handlers.repeats import SENT_AFTER, may_be_repeated
 from broker.protocol.headers import LeaderHint
 from broker.protocol.response_code import ResponseCode
 from dledger.errors import LedgerBusyError, NotLeaderError, OutcomeUnknownError
@@ -185,10 +186,15 @@ class Forwarder:
         )
         leader = self._client_leader or ""
         cost = holding_cost(command)
+        committed_index = self._ledger.committed_index
 
         def passed_back(result: Command | RemotingError) -> None:
             session.release(cost)
             if session.closed:
+                return
+            if self._is_unknown(result, leader) and may_be_repeated(session, command):
+                command.ext_fields.setdefault(SENT_AFTER, committed_index)
+                self._hold(session, command, cost)
                 return
             if isinstance(result, RemotingError):
                 reply = error_response(
@@ -230,6 +236,12 @@ class Forwarder:
             return
         self.forwarded_count += 1
         client.flush()
+
+    def _is_unknown(self, result: Command | RemotingError, leader: str) -> bool:
+        """Return whether *leader* has died or been deposed before it knew what came of a request."""
+        if isinstance(result, RemotingError):
+            return True
+        return result.code == ResponseCode.OUTCOME_UNKNOWN and self._ledger.leader_id != leader
 
     def hold_again(self, session: Session, command: Command) -> None:
         """Let a request wait that was turned away unwritten; errors become its answer."""

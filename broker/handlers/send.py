@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from broker.delivery.schedule import Schedule
     from broker.handlers.ack_policy import AckPolicy
     from broker.handlers.registry import Handler
+    from broker.handlers.repeats import EarlierTries
     from broker.message.limits import MessageLimits
     from broker.message.model import HostAddress
     from broker.metadata.topics import Topics
@@ -73,6 +74,7 @@ class SendHandlers:
         create_topic: Callable[[str, int, Callable[[int, LedgerError | None], None]], None],
         is_being_deleted: Callable[[str], bool],
         schedule: Schedule,
+        earlier_tries: EarlierTries,
     ) -> None:
         """Make the family.
 
@@ -91,6 +93,7 @@ class SendHandlers:
             create_topic: proposes a new topic with so many queues.
             is_being_deleted: whether a topic is about to go: nothing is written to it any more.
             schedule: where messages wait that are to be delivered later.
+            earlier_tries: finds what was handed to a leader of the past and written by it.
         """
         self._queue = queue
         self._topics = topics
@@ -105,6 +108,7 @@ class SendHandlers:
         self._create_topic = create_topic
         self._is_being_deleted = is_being_deleted
         self._schedule = schedule
+        self._earlier_tries = earlier_tries
         self._runs = SendRuns(self, queue=queue, policy=policy, answers=answers, limits=limits)
         self._awaiting_topic: dict[str, list[tuple[Session, Command]]] = {}
         self._awaiting_count = 0
@@ -205,7 +209,7 @@ class SendHandlers:
         record = self._encode(header, topic, queue_id, properties, _body_of(command))
         expected = Expected(found[UNIQUE_KEY], queue_id=asked_queue_id)
         request = SendRequest(self._answers, session, command, expected, topic, level)
-        self._put_encoded(request, queue_id, [record])
+        self._put_encoded(request, queue_id, [record], found[UNIQUE_KEY])
 
     def _send_batch_body(
         self, session: Session, command: Command, header: SendMessageRequest
@@ -237,7 +241,7 @@ class SendHandlers:
             sizes=() if is_one else tuple(map(len, records)),
         )
         request = SendRequest(self._answers, session, command, expected, header.topic, level)
-        self._put_encoded(request, queue_id, records)
+        self._put_encoded(request, queue_id, records, found[0][UNIQUE_KEY])
 
     def _with_unique_key(self, properties: bytes) -> tuple[bytes, dict[str, str]]:
         """Return *properties* with a unique key, ours where the client gave none; also decoded."""
@@ -277,7 +281,15 @@ class SendHandlers:
             limits=self._limits,
         )
 
-    def _put_encoded(self, request: SendRequest, queue_id: int, records: list[bytes]) -> None:
+    def _put_encoded(
+        self, request: SendRequest, queue_id: int, records: list[bytes], unique_key: str
+    ) -> None:
+        earlier = self._earlier_tries.find(
+            request.command, topic=request.topic, queue_id=queue_id, unique_key=unique_key
+        )
+        if earlier is not None:  # a batch is in the log as a whole, or not at all
+            request.succeeded(earlier, self._queue.commit_durability)
+            return
         chunk = check_chunk(
             b"".join(records),
             encode_sizes([len(record) for record in records]),

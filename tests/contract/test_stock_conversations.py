@@ -132,6 +132,6 @@ def compare_pull(row, header, body):
 
 
 def test_a_conversation_is_there_for_each_kind_of_client():
-    assert len(conversations()) == 4
+    assert len(conversations()) == 7
     codes = {row["code"] for name in conversations() for row in rows_of(name)}
     assert codes >= {10, 11, 14, 15, 34, 35, 36, 38, 41, 42, 105, 310, 320}

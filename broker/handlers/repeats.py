@@ -1,0 +1,94 @@
+"""Requests of RocketMQ's clients that are handed to a second leader, as the first died with them.
+
+RocketMQ's clients know no "outcome unknown": they are told code 1, and what they make of it differs.
+Java's fails a send with a callback or a queue of its own choice, and the C++ core forgets a message
+that it could not give back, and a queue lock that it could not release.  So the node that handed
+such a request on waits for the next leader and hands it on again.  Most of them may be done twice.
+A send goes with the index before which it cannot lie (`SENT_AFTER`); whoever leads now has taken in
+all that its predecessors left, and looks whether it is behind that already.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING
+
+from broker.handlers.registry import stock_client_host
+from broker.message.properties import UNIQUE_KEY, find_property
+from broker.protocol.request_code import RequestCode
+from broker.store.commit_log import Receipt
+from broker.store.consume_queue import UNIT_SIZE
+from broker.store.record_finder import record_at
+
+if TYPE_CHECKING:
+    from broker.store.consume_queues import ConsumeQueues
+    from broker.store.log_view import LogView
+    from dledger.remoting.command import Command
+    from dledger.remoting.server import Session
+
+# On a send that is handed on again: the last index committed when it was handed on at first.
+SENT_AFTER = "sentAfterIndex"
+REPEATED_CODES = frozenset(
+    {
+        RequestCode.SEND_MESSAGE,
+        RequestCode.SEND_MESSAGE_V2,
+        RequestCode.SEND_BATCH_MESSAGE,
+        RequestCode.QUERY_CONSUMER_OFFSET,
+        RequestCode.UPDATE_CONSUMER_OFFSET,  # an offset never falls
+        RequestCode.SEARCH_OFFSET_BY_TIMESTAMP,
+        RequestCode.GET_MAX_OFFSET,
+        RequestCode.GET_MIN_OFFSET,
+        RequestCode.HEART_BEAT,
+        RequestCode.UNREGISTER_CLIENT,
+        RequestCode.CONSUMER_SEND_MSG_BACK,  # at worst the message comes again twice
+        RequestCode.GET_CONSUMER_LIST_BY_GROUP,
+        RequestCode.LOCK_BATCH_MQ,  # a lock is its holder's already
+        RequestCode.UNLOCK_BATCH_MQ,
+    }
+)
+# Messages of one queue that are looked at: as many as come while nobody answers, and few enough not
+# to keep the others waiting.  What lies further back is written a second time.
+_LOOKED_AT_MAX = 4096
+_AT_A_TIME = 128
+_UNIT = struct.Struct(">qi8x")
+
+
+def may_be_repeated(session: Session, command: Command) -> bool:
+    """Return whether *command* may be handed to another leader, its outcome unknown."""
+    return command.code in REPEATED_CODES and stock_client_host(session, command) is not None
+
+
+class EarlierTries:
+    """What of a send is in the log already."""
+
+    def __init__(self, *, log: LogView, queues: ConsumeQueues) -> None:
+        """Look in *log* by *queues*, on a leader that has taken in what its predecessors left."""
+        self._log = log
+        self._queues = queues
+
+    def find(
+        self, command: Command, *, topic: str, queue_id: int, unique_key: str
+    ) -> Receipt | None:
+        """Return where the message with *unique_key* is, if *command* was handed on before."""
+        after = command.ext_fields.get(SENT_AFTER)
+        queue = self._queues.get(topic, queue_id)
+        if not isinstance(after, int) or queue is None:
+            return None
+        base, last = self._log.base, self._log.end_index
+        position_min = self._log.point_at(min(max(after, base.index), last)).position
+        key, end = unique_key.encode(), queue.max_offset
+        lowest = max(queue.min_offset, end - _LOOKED_AT_MAX)
+        while end > lowest:
+            begin = max(lowest, end - _AT_A_TIME)
+            units = queue.units_from(begin, unit_count_max=end - begin)
+            for offset in range(end - 1, begin - 1, -1):
+                position, _ = _UNIT.unpack_from(units, (offset - begin) * UNIT_SIZE)
+                if position < position_min:
+                    return None
+                record = record_at(self._log, self._queues, position)
+                if record is not None and key == find_property(
+                    record.encoded_properties, UNIQUE_KEY.encode()
+                ):
+                    return Receipt(queue_id, offset, position)
+            end = begin
+        return None

@@ -1,0 +1,154 @@
+"""A leader dies with what a RocketMQ client had asked of it by way of another node: it is asked again.
+
+Seen with the real clients: Java's fails a send with a callback on code 1, and the C++ core loses a
+message that it could not give back and leaves a queue locked that it could not release.
+"""
+
+import json
+
+import pytest
+import trio
+
+from broker.message.batch import BatchMessage, encode_batch_body
+from broker.protocol.request_code import RequestCode
+from broker.protocol.response_code import ResponseCode
+from dledger.remoting.command import SerializeType
+from tests.fakes.brokers import bodies_of
+from tests.fakes.nodes import until
+
+JSON = SerializeType.JSON
+MESSAGE = {
+    "a": "p", "b": "t", "c": "TBW102", "d": "4", "e": "0", "f": "0", "g": "1795652955546", "h": "0",
+    "i": "UNIQ_KEY\x01mine\x02", "j": "0", "k": "false", "l": "16", "m": "false",
+}  # fmt: skip
+
+
+async def asked_of_the_dying(brokers, code, fields, body=b"", *, reaches_it=True):
+    """Ask a follower for what the leader dies with; return the answer, and the follower.
+
+    The others promise nothing before the leader is dead: it cannot have answered.
+    """
+    leader = await brokers.leader()
+    follower, other = brokers.others(leader)
+    async with brokers.caller(follower) as caller, trio.open_nursery() as nursery:
+        await caller.sent(b"first")  # the way to the leader is there
+        await brokers.equal()
+        answers = []
+        for survivor in (follower, other):
+            survivor.workers["sync"].stall()
+        if not reaches_it:
+            for survivor in (follower, other):
+                brokers.wires.silence(leader.name, survivor.name)
+
+        async def ask():
+            answers.append(await caller.ask(code, fields, body, serialization=JSON))
+
+        nursery.start_soon(ask)
+        if reaches_it:
+            await until("it is under way", lambda: leader.running.ledger.core.inflight_count)
+        else:
+            await until("it is asked", lambda: follower.running.forwarder.unanswered_count)
+        await leader.kill()
+        for survivor in (follower, other):
+            survivor.workers["sync"].go_on()
+    return answers[0], follower
+
+
+async def all_of(brokers, follower, **where):
+    await brokers.leader()
+    await brokers.equal()
+    async with brokers.caller(follower) as caller:
+        return bodies_of(await caller.pull(**where))
+
+
+@pytest.mark.parametrize("reaches_it", [True, False])
+async def test_a_send_is_there_once_whether_the_dead_leader_passed_it_on_or_not(
+    autojump_clock, brokers, reaches_it
+):
+    answer, follower = await asked_of_the_dying(
+        brokers, RequestCode.SEND_MESSAGE_V2, MESSAGE, b"x", reaches_it=reaches_it
+    )
+
+    assert (answer.code, answer.ext_fields["queueOffset"]) == (ResponseCode.SUCCESS, "1")
+    assert answer.ext_fields["transactionId"] == "mine"
+    assert await all_of(brokers, follower) == [b"first", b"x"]
+
+
+@pytest.mark.parametrize("reaches_it", [True, False])
+async def test_a_batch_is_there_once(autojump_clock, brokers, reaches_it):
+    keys = [f"UNIQ_KEY\x01k{n}\x02".encode() for n in range(3)]
+    body = encode_batch_body([BatchMessage(0, b"%d" % n, key) for n, key in enumerate(keys)])
+    answer, follower = await asked_of_the_dying(
+        brokers,
+        RequestCode.SEND_BATCH_MESSAGE,
+        {**MESSAGE, "i": "", "m": "true"},
+        body,
+        reaches_it=reaches_it,
+    )
+
+    assert (answer.code, answer.ext_fields["queueOffset"]) == (ResponseCode.SUCCESS, "1")
+    assert len(answer.ext_fields["msgId"].split(",")) == 3
+    assert await all_of(brokers, follower) == [b"first", b"0", b"1", b"2"]
+
+
+async def test_the_same_key_in_an_older_message_is_no_earlier_try(autojump_clock, brokers):
+    """Whoever sends a key twice on purpose gets two messages."""
+    async with brokers.caller(await brokers.leader()) as caller:
+        await caller.ask(RequestCode.SEND_MESSAGE_V2, MESSAGE, b"x", serialization=JSON)
+    answer, follower = await asked_of_the_dying(
+        brokers, RequestCode.SEND_MESSAGE_V2, MESSAGE, b"x", reaches_it=False
+    )
+
+    assert answer.ext_fields["queueOffset"] == "2"
+    assert await all_of(brokers, follower) == [b"x", b"first", b"x"]
+
+
+async def test_a_message_sent_back_comes_again(autojump_clock, brokers):
+    async with brokers.caller(await brokers.leader()) as caller:
+        sent = await caller.sent(b"x")
+    fields = {"group": "readers", "offset": str(sent.ext_fields["position"]), "delayLevel": "-1"}
+    answer, follower = await asked_of_the_dying(
+        brokers, RequestCode.CONSUMER_SEND_MSG_BACK, fields
+    )
+
+    assert answer.code == ResponseCode.SUCCESS
+    assert set(await all_of(brokers, follower, topic="%DLQ%readers")) == {b"x"}
+
+
+async def test_a_lock_is_released(autojump_clock, brokers):
+    queue = {"topic": "t", "brokerName": "b", "queueId": 0}
+
+    def body(client_id):
+        named = {"consumerGroup": "g", "clientId": client_id, "mqSet": [queue]}
+        return json.dumps(named).encode()
+
+    async with brokers.caller(await brokers.leader()) as caller:
+        new = json.dumps({"groupName": "g"}).encode()
+        await caller.ok(RequestCode.UPDATE_AND_CREATE_SUBSCRIPTIONGROUP, {}, new)
+        await caller.ok(RequestCode.LOCK_BATCH_MQ, {}, body("one"))
+    answer, follower = await asked_of_the_dying(
+        brokers, RequestCode.UNLOCK_BATCH_MQ, {}, body("one")
+    )
+
+    assert answer.code == ResponseCode.SUCCESS
+    async with brokers.caller(follower) as caller:
+        locked = await caller.ok(RequestCode.LOCK_BATCH_MQ, {}, body("two"))
+        assert len(json.loads(bytes(locked.body))["lockOKMQSet"]) == 1
+
+
+async def test_our_own_client_is_told_that_the_outcome_is_unknown(autojump_clock, brokers):
+    """It numbers its messages and asks again by itself."""
+    leader = await brokers.leader()
+    follower, other = brokers.others(leader)
+    for survivor in (follower, other):
+        survivor.workers["sync"].stall()
+    async with brokers.caller(follower) as caller:
+        answers = caller.submit(RequestCode.SEND_MESSAGE_V2, MESSAGE, b"x")
+        caller.flush()
+        await until("it is under way", lambda: leader.running.ledger.core.inflight_count)
+        await leader.kill()
+        for survivor in (follower, other):
+            survivor.workers["sync"].go_on()
+        await until("it is answered", lambda: answers)
+
+    assert answers[0].code == ResponseCode.OUTCOME_UNKNOWN
