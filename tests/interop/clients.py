@@ -1,90 +1,97 @@
-"""RocketMQ's own clients as subprocesses: installed once, told what to do, listened to.
+"""RocketMQ's own clients as subprocesses: told what to do, and listened to.
 
-Each runs in a process and an environment of its own: the C++ core of PyPI's rocketmq may crash,
-and neither may find anything of ours.  What they do is in ``scripts/``; they tell it in JSON lines.
+Each runs in a process and an environment of its own: the C++ cores may crash, and none may find
+anything of ours.  What they do is in ``scripts/``; they tell it in JSON lines.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import os
-import shutil
 import subprocess
-import sys
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import trio
 
+from tests.interop import installs
+
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Mapping
+    from pathlib import Path
 
-SCRIPTS = Path(__file__).parent / "scripts"
-CACHE = Path(
-    os.environ.get("INTEROP_CACHE", Path(__file__).parents[2] / ".interop")
-)  # what was installed, kept between runs
-PYTHON_PACKAGE = "rocketmq==0.4.4"
-NODE_PACKAGES = ("ali-ons@3.12.0", "urllib@2")
-INSTALL_SECONDS = 240.0
 SECONDS = 45.0  # RocketMQ's clients ask for a new route every 30 s
-
-PYTHON = CACHE / "python" / "bin" / "python"
-NODE_MODULES = CACHE / "node" / "node_modules"
-
-
-@functools.cache
-def why_no_python_client() -> str:
-    """Install PyPI's rocketmq; return why it cannot be had, "" when it can."""
-    stamp = CACHE / "python" / PYTHON_PACKAGE
-    if stamp.exists():
-        return ""
-    if sys.platform != "linux" or os.uname().machine != "x86_64":
-        return "PyPI's rocketmq brings a library for Linux on x86_64 only"
-    made = _run([sys.executable, "-m", "venv", "--clear", CACHE / "python"])
-    made = made or _run([PYTHON, "-m", "pip", "install", "--quiet", PYTHON_PACKAGE])
-    if not made:
-        stamp.touch()
-    return made
+NOISE_LINES = 50
+# A program that lives for seconds: nothing of it is worth the second compiler, or a second core.
+_JAVA = ("java", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xmx128m")
 
 
-@functools.cache
-def why_no_node_client() -> str:
-    """Install npm's ali-ons; return why it cannot be had, "" when it can."""
-    stamp = CACHE / "node" / "-".join(NODE_PACKAGES)
-    if stamp.exists():
-        return ""
-    if shutil.which("node") is None or shutil.which("npm") is None:
-        return "node and npm are not installed"
-    stamp.parent.mkdir(parents=True, exist_ok=True)
-    (stamp.parent / "package.json").write_text('{"private": true}')
-    made = _run(
-        ["npm", "install", "--no-audit", "--no-fund", "--silent", *NODE_PACKAGES], stamp.parent
-    )
-    if not made:
-        stamp.touch()
-    return made
+@dataclass(frozen=True)
+class Kind:
+    """One of the clients, and what it cannot do by itself."""
+
+    name: str
+    package: str
+    why_not: Callable[[], str]  # installs it; "" when it is there
+    cannot: Mapping[str, str] = field(default_factory=dict)  # by scenario, the reason
+    # Its consumer crashes when it is shut down, so that it gives nothing back: no last commit, no
+    # queue locks, which last for RocketMQ's 60 s.
+    crashes_at_end: bool = False
+    # Of messages pulled at once the first that fails takes the others along, untried.
+    fails_together: bool = False
+
+    def __str__(self) -> str:
+        return self.name
+
+    def command(self, role: str, told: str, home: Path) -> list[str]:
+        """Return the command for *role*: producer, consumer or puller."""
+        script = installs.SCRIPTS / f"{self.name}_{role}"
+        if self.name == "java":
+            verb = {"producer": "produce", "consumer": "consume", "puller": "pull"}[role]
+            place = ["-cp", installs.java_class_path(), f"-Duser.home={home}"]
+            return [*_JAVA, *place, "Interop", verb, told]
+        if self.name == "ali":
+            return ["node", f"{script}.js", told]
+        python = installs.STOCK_PYTHON if self.name == "stock" else installs.RCP_PYTHON
+        return [str(python), f"{script}.py", told]
 
 
-def _run(command: list[Any], folder: Path | None = None) -> str:
-    """Run an installer; return why it failed, "" when it has not."""
-    words = [str(word) for word in command]
-    try:
-        done = subprocess.run(
-            words,
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            timeout=INSTALL_SECONDS,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return f"{' '.join(words)}: {error}"
-    if done.returncode:
-        said = (done.stderr or done.stdout).strip().splitlines()
-        return f"{' '.join(words)}: {said[-1] if said else done.returncode}"
-    return ""
+_NOT_LITE = "only Java's client has one"
+STOCK = Kind(
+    "stock",
+    f"PyPI {installs.STOCK_PACKAGE.replace('==', ' ')}",
+    installs.why_no_stock,
+    {"async": "its callbacks come in threads of its core", "lite": _NOT_LITE},
+    fails_together=True,
+)
+RCP = Kind(
+    "rcp",
+    f"PyPI {installs.RCP_PACKAGE.replace('==', ' ')}",
+    installs.why_no_rcp,
+    {
+        "async": "its package has no callbacks for sends",
+        "pull": "its package has no pull consumer",
+        "lite": _NOT_LITE,
+    },
+    crashes_at_end=True,
+    fails_together=True,
+)
+ALI = Kind(
+    "ali",
+    f"npm {installs.NODE_PACKAGES[0].replace('@', ' ')}",
+    installs.why_no_ali,
+    {
+        "async": "every send of it is: `sync` awaits each",
+        "oneway": "it waits for every answer",
+        "batch": "it has no batches",
+        "pull": "it has no pull consumer",
+        "lite": _NOT_LITE,
+        "orderly": "it knows no queue locks",
+    },
+)
+JAVA = Kind("java", f"Java {installs.JAVA_VERSION}", installs.why_no_java)
+KINDS = (STOCK, RCP, ALI, JAVA)
 
 
 class Client:
@@ -120,10 +127,12 @@ class Client:
                 self._changed = trio.Event()
                 await self._changed.wait()
             return found
-        raise AssertionError(
-            f"{self.name}: not within {seconds:g} s: {what}; it told\n"
-            + "\n".join(map(str, [*self.events[-15:], *self.noise[-15:]]))
-        )
+        raise AssertionError(f"{self.name}: not within {seconds:g} s: {what}; it told\n{self.told}")
+
+    @property
+    def told(self) -> str:
+        """What it has told last, for people."""
+        return "\n".join(str(line)[:300] for line in [*self.events[-12:], *self.noise[-12:]])
 
     async def started(self) -> None:
         """Wait until it is connected."""
@@ -134,10 +143,10 @@ class Client:
         await self.until("the end", lambda client: client.of("ended"), seconds=seconds)
 
     async def stop(self) -> None:
-        """Let a consumer shut down in good order."""
+        """Tell it to end in good order, and wait until its process has."""
         assert self.process.stdin is not None
         await self.process.stdin.aclose()
-        with trio.move_on_after(10.0):
+        with trio.move_on_after(SECONDS):
             await self.process.wait()
 
     def kill(self) -> None:
@@ -162,31 +171,44 @@ class Client:
                     self.noise.append(line.decode(errors="replace"))
             self._changed.set()
 
+    async def hear_noise(self) -> None:
+        """Keep what it says of its troubles."""
+        assert self.process.stderr is not None
+        async for piece in self.process.stderr:
+            self.noise += piece.decode(errors="replace").splitlines()
+            del self.noise[:-NOISE_LINES]
+
 
 @contextlib.asynccontextmanager
-async def running(script: str, told: dict[str, Any], *, home: Path) -> AsyncIterator[Client]:
+async def running(
+    kind: Kind, role: str, told: dict[str, Any], *, home: Path
+) -> AsyncIterator[Client]:
     """Run one of the scripts until the block is left.
 
     Args:
-        script: file name in ``scripts/``.
-        told: what it is told; see there.
-        home: its home folder, where the C++ core writes logs and both keep local offsets.
+        kind: whose.
+        role: producer, consumer or puller.
+        told: what it is told; see ``scripts/telling.py``.
+        home: its home folder, where the cores write logs and all keep local offsets.
     """
-    is_python = script.endswith(".py")
-    command = [str(PYTHON) if is_python else "node", str(SCRIPTS / script), json.dumps(told)]
-    environment = {"HOME": str(home), "PATH": os.environ["PATH"], "NODE_PATH": str(NODE_MODULES)}
+    environment = {
+        "HOME": str(home),
+        "PATH": os.environ["PATH"],
+        "NODE_PATH": str(installs.NODE_MODULES),
+    }
     process = await trio.lowlevel.open_process(
-        command,
+        kind.command(role, json.dumps(told), home),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        stderr=subprocess.PIPE,
         env=environment,
         cwd=home,
     )
-    client = Client(process, f"{script} {told.get('instance', '')}")
+    client = Client(process, f"{kind} {role} {told.get('instance', '')}")
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(client.listen)
+            nursery.start_soon(client.hear_noise)
             yield client
             nursery.cancel_scope.cancel()
     finally:

@@ -1,5 +1,5 @@
 // Send with npm's ali-ons, as told by a JSON object in argv; one JSON line for each event.
-// Keys as in stock_producer.py; how is sync or ordered.
+// Keys as in telling.py, and delay_ms; how is sync or ordered.
 'use strict';
 const { Producer, Message } = require('ali-ons');
 
@@ -8,6 +8,31 @@ const begun = Date.now();
 const tell = (event, fields) =>
   console.log(JSON.stringify({ event, at: (Date.now() - begun) / 1000, ...fields }));
 const quiet = { info() {}, debug() {}, warn() {}, error: text => tell('log', { why: String(text) }) };
+const pause = seconds => new Promise(done => setTimeout(done, seconds * 1000));
+let stopped = false;
+process.stdin.resume();
+process.stdin.on('end', () => { stopped = true; });
+
+const sent = async (producer, body) => {
+  const message = new Message(told.topic, told.tag || '', body + 'x'.repeat(told.padding || 0));
+  if (told.keys) message.keys = told.keys.split(' ');
+  if (told.how === 'ordered') message.shardingKey = String(told.key || 0);
+  if (told.delay_ms) message.setStartDeliverTime(Date.now() + told.delay_ms);
+  const asked = Date.now();
+  try {
+    const result = await producer.send(message);
+    tell('sent', {
+      bodies: [ body ],
+      seconds: (Date.now() - asked) / 1000,
+      offset: result.queueOffset,
+      id: result.msgId,
+    });
+    return true;
+  } catch (error) {
+    tell('failed', { bodies: [ body ], seconds: (Date.now() - asked) / 1000, why: String(error) });
+    return false;
+  }
+};
 
 (async () => {
   const producer = new Producer({
@@ -19,24 +44,10 @@ const quiet = { info() {}, debug() {}, warn() {}, error: text => tell('log', { w
   producer.on('error', error => tell('error', { why: String(error) }));
   await producer.ready();
   tell('started');
-  for (const body of told.bodies) {
-    const message = new Message(told.topic, told.tag || '', body);
-    if (told.keys) message.keys = told.keys.split(' ');
-    if (told.how === 'ordered') message.shardingKey = String(told.key || 0);
-    if (told.delay_ms) message.setStartDeliverTime(Date.now() + told.delay_ms);
-    const asked = Date.now();
-    try {
-      const result = await producer.send(message);
-      tell('sent', {
-        bodies: [ body ],
-        seconds: (Date.now() - asked) / 1000,
-        offset: result.queueOffset,
-        id: result.msgId,
-      });
-    } catch (error) {
-      tell('failed', { bodies: [ body ], seconds: (Date.now() - asked) / 1000, why: String(error) });
-    }
-    if (told.interval) await new Promise(done => setTimeout(done, told.interval * 1000));
+  for (let at = 0; told.endless ? !stopped : at < told.bodies.length; at++) {
+    const body = told.endless ? told.endless + at : told.bodies[at];
+    while (!(await sent(producer, body)) && told.insist && !stopped) await pause(0.05);
+    if (told.interval) await pause(told.interval);
   }
   await producer.close();
   tell('ended');

@@ -1,0 +1,270 @@
+"""Scenarios of consuming: our own client sends, through the middle, and stock clients consume."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from typing import TYPE_CHECKING
+
+import trio
+
+from tests.interop import clients
+from tests.interop.case import ENOUGH, QUEUES
+
+if TYPE_CHECKING:
+    from tests.interop.case import Case
+    from tests.interop.clients import Client
+
+RETRY_MS = 2000
+
+
+def _names(prefix: str, count: int) -> list[str]:
+    return [f"{prefix}{number}" for number in range(count)]
+
+
+async def push(case: Case) -> None:
+    """What was sent before and what is sent after comes, once, with its tag and keys."""
+    early = _names("a", 20)
+    await case.produced(early, tag="red", key="k")
+    async with case.run("consumer") as consumer:
+        await case.until_consumed(early, consumer)
+        first = consumer.of("got")[0]
+        async with case.trickle() as sent:
+            await case.more(sent)
+            await case.middle()
+            await case.more(sent)
+        begun = trio.current_time()
+        await case.until_consumed(sent, consumer)
+        case.facts["after the last"] = f"{trio.current_time() - begun:.2f} s"
+    case.same(consumer.bodies, [*early, *sent])
+    assert (first["tag"], first["keys"], first["times"]) == ("red", "k", 0)
+    if case.is_calm:
+        assert not consumer.of("error")
+
+
+async def pull(case: Case, *, lite: bool = False) -> None:
+    """What is pulled queue by queue is all there is, once."""
+    async with case.run("puller", lite=lite) as puller:
+        await puller.started()
+        async with case.trickle() as sent:
+            await case.more(sent)
+            await case.until_consumed(sent[:1], puller)
+            await case.middle()
+            await case.more(sent)
+        await case.until_consumed(sent, puller)
+    case.same(puller.bodies, sent)
+
+
+async def lite_pull(case: Case) -> None:
+    """The same by what shares queues and pulls ahead by itself."""
+    await pull(case, lite=True)
+
+
+async def orderly(case: Case) -> None:
+    """Two members, one leaves: each queue in order, and at one member at a time."""
+    async with contextlib.AsyncExitStack() as stack:
+        one = await stack.enter_async_context(case.run("consumer", instance="one", ordered=True))
+        sent = await stack.enter_async_context(case.trickle())
+        await _until_alone(one)
+        other = await stack.enter_async_context(
+            case.run("consumer", instance="other", ordered=True)
+        )
+        await other.until("its share", lambda client: len(client.bodies) >= ENOUGH)
+        await case.middle()
+        count = len(other.bodies)
+        await other.until("more", lambda client: len(client.bodies) >= count + ENOUGH)
+        if case.kind.crashes_at_end:
+            case.facts["left out"] = "one leaves: it crashes, and its locks last 60 s"
+        else:
+            await other.stop()
+            begun = trio.current_time()
+            await _until_alone(one)
+            case.facts["taken over after"] = f"{trio.current_time() - begun:.1f} s"
+        await sent.stop()
+        await case.until_consumed(sent, one, other)
+    queues_of_two = 0
+    for queue in range(QUEUES):
+        events = sorted(
+            (event["clock"], client.name, event["body"])
+            for client in (one, other)
+            for event in client.of("got")
+            if event["queue"] == queue
+        )
+        turns = [
+            [body for _, _, body in turn]
+            for _, turn in itertools.groupby(events, lambda event: event[1])
+        ]
+        queues_of_two += len(turns) > 1
+        assert len(turns) <= 3, f"queue {queue}: one at a time: {events}"
+        for bodies in turns:
+            assert bodies == sorted(set(bodies)), f"queue {queue}: each once, in order: {bodies}"
+    assert queues_of_two == QUEUES // 2
+    # What one has read and not committed when it gives a queue away, the other reads, too.
+    assert set(one.bodies + other.bodies) == set(sent)
+
+
+async def _until_alone(client: Client) -> None:
+    """Wait until *client* has all queues: until messages from each come to it, from now on."""
+    count = len(client.of("got"))
+    await client.until(
+        "all queues",
+        lambda client: len({event["queue"] for event in client.of("got")[count:]}) == QUEUES,
+    )
+
+
+async def broadcasting(case: Case) -> None:
+    """Every member gets everything from where it began."""
+    async with contextlib.AsyncExitStack() as stack:
+        sent = await stack.enter_async_context(case.trickle())
+        both = [
+            await stack.enter_async_context(
+                case.run("consumer", instance=name, broadcasting=True)
+            )
+            for name in ("one", "other")
+        ]
+        # Who broadcasts keeps its offsets to itself, and begins where a queue ends just then.
+        for consumer in both:
+            await _until_alone(consumer)
+        begun = len(sent)
+        await case.middle()
+        await case.more(sent)
+        expected = sent[begun:]
+        for consumer in both:
+            await case.until_consumed(expected, consumer)
+    for consumer in both:
+        case.same([body for body in consumer.bodies if body in set(expected)], expected)
+
+
+async def tags(case: Case) -> None:
+    """Only the tags that were asked for come."""
+    async with case.run("consumer", expression="red || blue") as consumer:
+        async with (
+            case.trickle("red", tag="red") as red,
+            case.trickle("green", tag="green") as green,
+            case.trickle("blue", tag="blue") as blue,
+        ):
+            await case.until_consumed(["red00000", "blue00000"], consumer)
+            await case.more(green)
+            await case.middle()
+            await case.more(green)
+        await case.until_consumed([*red, *blue], consumer)
+    case.same(consumer.bodies, [*red, *blue])
+
+
+async def members(case: Case) -> None:
+    """Two share the queues; one goes (killed, or in good order when the leader is killed)."""
+    async with contextlib.AsyncExitStack() as stack:
+        sent = await stack.enter_async_context(case.trickle())
+        one = await stack.enter_async_context(case.run("consumer", instance="one"))
+        await _until_alone(one)
+        other = await stack.enter_async_context(case.run("consumer", instance="other"))
+        await other.started()
+        # ali-ons looks who else is there each 10 s, and meanwhile reads what the other reads, too.
+        begun = trio.current_time()
+        await _until_shared(one, other)
+        case.facts["shared after"] = f"{trio.current_time() - begun:.1f} s"
+        await case.middle()
+        await case.more(sent)
+        if case.is_calm:
+            one.kill()
+        else:
+            await one.stop()
+        begun = trio.current_time()
+        await _until_alone(other)
+        case.facts["taken over after"] = f"{trio.current_time() - begun:.1f} s"
+        await sent.stop()
+        await case.until_consumed(sent, one, other)
+
+
+async def _until_shared(*members: Client) -> None:
+    """Wait until each queue's latest messages come to one member only, and each member has some."""
+
+    def queues_since(client: Client, time: float) -> set[int]:
+        return {event["queue"] for event in client.of("got") if event["seen"] > time}
+
+    with trio.fail_after(clients.SECONDS):
+        while True:
+            begun = trio.current_time()
+            await trio.sleep(0.5)
+            found = [queues_since(client, begun) for client in members]
+            if all(found) and sum(map(len, found)) == QUEUES == len(set().union(*found)):
+                return
+
+
+async def again(case: Case) -> None:
+    """A group that comes back goes on where it was."""
+    early, late = _names("a", 40), _names("b", 40)
+    await case.produced(early)
+    async with case.run("consumer") as consumer:
+        await case.until_consumed(early, consumer)
+        await case.middle()
+        if case.kind.crashes_at_end:
+            await case.until_committed()
+        await consumer.stop()
+    await case.produced(late)
+    async with case.run("consumer") as consumer:
+        await case.until_consumed(late, consumer)
+    case.facts["consumed again"] = str(len(set(consumer.bodies) & set(early)))
+    assert sorted(consumer.bodies) == sorted(late)
+
+
+async def retry(case: Case) -> None:
+    """What fails comes again: after 10 s, or as the group says."""
+    if not case.is_calm:
+        await case.settle_group(retry_delays_ms=(RETRY_MS,))
+    async with case.run("consumer", fails=1) as consumer:
+        async with case.trickle(tag="red") as sent:
+            await consumer.until("a refusal", lambda client: client.of("refused"))
+            await case.middle()
+            if not case.is_calm:
+                await case.more(sent)
+        await case.until_consumed(sent, consumer)
+    refused: dict[str, float] = {}  # when first
+    for event in consumer.of("refused"):
+        refused.setdefault(event["body"], event["at"])
+    waits = [
+        event["at"] - refused[event["body"]]
+        for event in consumer.of("got")
+        if event["body"] in refused
+    ]
+    case.facts["came again after"] = f"{min(waits):.1f} to {max(waits):.1f} s"
+    assert {(event["times"], event["tag"]) for event in consumer.of("got")} == {(1, "red")}
+    assert min(waits) > (9 if case.is_calm else RETRY_MS / 1000 - 1)
+    case.same(consumer.bodies, sent)
+
+
+async def dead(case: Case) -> None:
+    """What always fails ends as a dead letter, as often as it may fail and no more."""
+    await case.settle_group(retry_times_max=1, retry_delays_ms=(1000,))
+    async with (
+        case.read(f"%DLQ%{case.readers}") as reading,
+        case.run("consumer", fails=100, times=1) as consumer,
+    ):
+        async with case.trickle() as sent:
+            await consumer.until("a refusal", lambda client: client.of("refused"))
+            await case.middle()
+            if not case.is_calm:
+                await case.more(sent)
+        await reading.until_there(sent)
+    times = {
+        body: sorted(event["times"] for event in consumer.of("refused") if event["body"] == body)
+        for body in sent
+    }
+    case.same(reading.bodies, sent)
+    if case.is_calm:
+        assert all(found in ([0, 1], [0], [1], []) for found in times.values()), times
+        assert case.kind.fails_together or all(len(found) == 2 for found in times.values()), times
+
+
+CONSUMING = {
+    "push": push,
+    "pull": pull,
+    "lite": lite_pull,
+    "orderly": orderly,
+    "broadcasting": broadcasting,
+    "tags": tags,
+    "members": members,
+    "again": again,
+    "retry": retry,
+    "dead": dead,
+}
