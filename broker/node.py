@@ -273,7 +273,7 @@ class Node:
             session_gone=self._session_gone,
             node_id=config.node_id,
         )
-        self.forwarder.connect_to(self.registry.dispatch, self._end_of_pass)
+        self.forwarder.connect_to(self.registry.dispatch, self._end_of_pass, self._is_serving)
         self.commands = Commands(queue=self.queue, derived=derived, forwarder=self.forwarder)
         self.flow = Flow(
             connection_size_max=config.broker.connection_inflight_size_max,

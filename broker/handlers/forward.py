@@ -97,12 +97,19 @@ class Forwarder:
         self._changed = trio.Event()
         self._redispatch: Handler | None = None
         self._end_of_pass: Callable[[], None] | None = None
+        self._is_serving: Callable[[], bool] = lambda: False
         self.forwarded_count = 0
 
-    def connect_to(self, redispatch: Handler, end_of_pass: Callable[[], None]) -> None:
-        """Name what handles held requests once this node itself serves."""
+    def connect_to(
+        self,
+        redispatch: Handler,
+        end_of_pass: Callable[[], None],
+        is_serving: Callable[[], bool],
+    ) -> None:
+        """Name what handles held requests once this node itself serves, and what knows of that."""
         self._redispatch = redispatch
         self._end_of_pass = end_of_pass
+        self._is_serving = is_serving
 
     @property
     def held_count(self) -> int:
@@ -146,6 +153,11 @@ class Forwarder:
         self._held_size += cost
         session.charge(cost)
         self._changed.set()
+
+    def _await_next(self, session: Session, command: Command, cost: int) -> None:
+        self._hold(session, command, cost)
+        if self._is_serving():  # the next one is this node, and has handled what waited here
+            self.serve_held()
 
     def leader_changed(self) -> None:
         """Look again who leads; called for every change of role."""
@@ -194,7 +206,7 @@ class Forwarder:
                 return
             if self._is_unknown(result, leader) and may_be_repeated(session, command):
                 command.ext_fields.setdefault(SENT_AFTER, committed_index)
-                self._hold(session, command, cost)
+                self._await_next(session, command, cost)
                 return
             if isinstance(result, RemotingError):
                 reply = error_response(
@@ -205,7 +217,7 @@ class Forwarder:
                 )
             elif result.code == ResponseCode.NOT_LEADER:
                 # Nothing was written: wait for whoever does lead, and do not ask at once again.
-                self._hold(session, command, cost)
+                self._await_next(session, command, cost)
                 return
             else:
                 result.opaque = opaque
@@ -223,7 +235,7 @@ class Forwarder:
             client.submit(request, passed_back)
         except NotConnectedError:
             session.release(cost)
-            self._hold(session, command, cost)  # it broke just now: not sent
+            self._await_next(session, command, cost)  # it broke just now: not sent
             return
         except LocalProtocolError as error:
             # It came in a form or size that can be read and not be passed on.
@@ -238,7 +250,7 @@ class Forwarder:
         client.flush()
 
     def _is_unknown(self, result: Command | RemotingError, leader: str) -> bool:
-        """Return whether *leader* has died or been deposed before it knew what came of a request."""
+        """Return whether *leader* died or was deposed before it knew what came of a request."""
         if isinstance(result, RemotingError):
             return True
         return result.code == ResponseCode.OUTCOME_UNKNOWN and self._ledger.leader_id != leader

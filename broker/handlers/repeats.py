@@ -1,6 +1,6 @@
 """Requests of RocketMQ's clients that are handed to a second leader, as the first died with them.
 
-RocketMQ's clients know no "outcome unknown": they are told code 1, and what they make of it differs.
+RocketMQ's clients know no "outcome unknown".  They are told code 1, and make of it what they like:
 Java's fails a send with a callback or a queue of its own choice, and the C++ core forgets a message
 that it could not give back, and a queue lock that it could not release.  So the node that handed
 such a request on waits for the next leader and hands it on again.  Most of them may be done twice.
@@ -17,8 +17,8 @@ from broker.handlers.registry import stock_client_host
 from broker.message.properties import UNIQUE_KEY, find_property
 from broker.protocol.request_code import RequestCode
 from broker.store.commit_log import Receipt
-from broker.store.consume_queue import UNIT_SIZE
 from broker.store.record_finder import record_at
+from broker.store.runs import UNIT_SIZE
 
 if TYPE_CHECKING:
     from broker.store.consume_queues import ConsumeQueues

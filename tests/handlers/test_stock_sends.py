@@ -61,7 +61,7 @@ async def test_the_messages_of_a_batch_get_a_key_each(autojump_clock, caller):
 
 
 async def test_a_batch_by_the_short_names_is_its_messages(autojump_clock, caller):
-    """The C++ core 2.1 sends a batch by code 310 with m = "1"; RocketMQ stores it as one message."""
+    """The C++ core 2.1 sends one by code 310 with m = "1"; RocketMQ stores it as one message."""
     header = {
         "a": "p", "b": "t", "c": "TBW102", "d": 4, "e": 0, "f": 0, "g": "1795652955546", "h": 0,
         "i": "WAIT\x01true\x02", "j": "0", "k": "0", "l": 16, "m": "1",

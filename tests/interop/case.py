@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-import broker
 from tests.interop import clients
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
     from pathlib import Path
 
+    import broker
     from tests.interop.clients import Client, Kind
     from tests.process.kit import ProcessGroup
 
@@ -178,7 +178,7 @@ class Case:
         with trio.fail_after(clients.SECONDS):
             for queue in range(QUEUES):
                 end = await admin.max_offset(self.topic, queue)
-                while await admin.committed_offset(self.readers, self.topic, queue) != end:
+                while await admin.committed_offset(self.readers, self.topic, queue) != end:  # noqa: ASYNC110
                     await trio.sleep(0.1)
 
     @contextlib.asynccontextmanager

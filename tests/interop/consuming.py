@@ -117,9 +117,7 @@ async def broadcasting(case: Case) -> None:
     async with contextlib.AsyncExitStack() as stack:
         sent = await stack.enter_async_context(case.trickle())
         both = [
-            await stack.enter_async_context(
-                case.run("consumer", instance=name, broadcasting=True)
-            )
+            await stack.enter_async_context(case.run("consumer", instance=name, broadcasting=True))
             for name in ("one", "other")
         ]
         # Who broadcasts keeps its offsets to itself, and begins where a queue ends just then.

@@ -84,7 +84,7 @@ async def batch(case: Case) -> None:
 
 async def ordered(case: Case) -> None:
     """By a key: one queue, in order; what fails is sent again, as whoever wants an order must."""
-    producer, reading = await _arrives(case, how="ordered", key=7, insist=True)
+    _, reading = await _arrives(case, how="ordered", key=7, insist=True)
     queues = {message.queue_id for message in reading.messages}
     bodies = list(dict.fromkeys(reading.bodies))  # the first of each
     numbers = [int(body[1:]) for body in bodies]

@@ -78,7 +78,7 @@ async def side_by_side(
         async def run(case: Case) -> None:
             try:
                 await SCENARIOS[case.scenario](case)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - told with the others at the end
                 error.add_note(f"{case.kind.package}: {case.scenario}")
                 failures.append(error)
                 case.facts["FAILED"] = str(error).split("\n")[0][:200]

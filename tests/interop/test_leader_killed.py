@@ -1,4 +1,4 @@
-"""The leader is killed in the middle of everything: what was acknowledged is consumed all the same."""
+"""The leader is killed in the middle of everything; what was acknowledged is consumed."""
 
 import os
 
