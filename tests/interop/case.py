@@ -71,6 +71,7 @@ class Case:
         mq: broker.Session,
         producer: broker.Producer,
         home: Path,
+        servers: str = "",
         middle: Middle | None = None,
     ) -> None:
         self.kind = kind
@@ -80,7 +81,7 @@ class Case:
         self._name = f"{scenario}-{kind}-{next(_numbers)}"
         self.topic = f"T-{self._name}"
         self.readers = f"readers-{self._name}"
-        self._group = group
+        self._servers = servers or ";".join(group.addresses)  # every node is a name server
         self._producer = producer
         self._home = home / self._name
         self._home.mkdir()
@@ -114,8 +115,7 @@ class Case:
     def run(self, role: str, **told: Any) -> contextlib.AbstractAsyncContextManager[Client]:
         """Run one of this client's scripts: ``async with case.run("consumer") as consumer``."""
         order = {
-            # Every node is a name server.
-            "servers": ";".join(self._group.addresses),
+            "servers": self._servers,
             "topic": self.topic,
             "group": f"senders-{self._name}" if role == "producer" else self.readers,
             **told,

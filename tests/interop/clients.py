@@ -27,7 +27,7 @@ NOISE_LINES = 50
 _JAVA = ("java", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xmx128m")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Kind:
     """One of the clients, and what it cannot do by itself."""
 
@@ -141,6 +141,12 @@ class Client:
     async def ended(self, *, seconds: float = SECONDS) -> None:
         """Wait until the script is through with what it was told."""
         await self.until("the end", lambda client: client.of("ended"), seconds=seconds)
+
+    async def sends_no_more(self) -> None:
+        """Tell a producer to end, and wait until it has heard of all it sent."""
+        assert self.process.stdin is not None
+        await self.process.stdin.aclose()
+        await self.until("its last send", lambda client: client.of("through"))
 
     async def stop(self) -> None:
         """Tell it to end in good order, and wait until its process has."""

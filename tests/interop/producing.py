@@ -30,7 +30,7 @@ async def _sent(case: Case, **told: Any) -> AsyncIterator[tuple[Client, Reading]
             await case.middle()
             count = len(producer.sent)
             await producer.until("more", lambda client: len(client.sent) >= count + ENOUGH)
-            await producer.stop()
+            await producer.sends_no_more()
         case.tell_sends(producer)
         yield producer, reading
 

@@ -49,8 +49,9 @@ async def side_by_side(
     home: Path,
     *,
     kill_leader: bool = False,
+    servers: str = "",
     circumstance: str = "",
-) -> None:
+) -> list[Case]:
     """Run *pairs* at the same time, and raise what went wrong with any when all are over.
 
     Args:
@@ -58,7 +59,11 @@ async def side_by_side(
         group: on which.
         home: folder for the clients' own files.
         kill_leader: whether the leader is killed when all are in the middle of what they do.
+        servers: addresses of name servers; every node is one.
         circumstance: under which the table tells of it.
+
+    Returns:
+        What each has found.
     """
     circumstance = circumstance or (table.KILLED if kill_leader else table.CALM)
     pairs = list(pairs)
@@ -68,7 +73,16 @@ async def side_by_side(
         mq = await stack.enter_async_context(broker.connect(group.addresses))
         producer = await stack.enter_async_context(mq.producer())
         cases = [
-            Case(kind, scenario, group=group, mq=mq, producer=producer, home=home, middle=middle)
+            Case(
+                kind,
+                scenario,
+                group=group,
+                mq=mq,
+                producer=producer,
+                home=home,
+                servers=servers,
+                middle=middle,
+            )
             for kind, scenario in pairs
         ]
         for case in cases:
@@ -96,3 +110,4 @@ async def side_by_side(
                 middle.open()
     if failures:
         raise ExceptionGroup("not all did as they should", failures)
+    return cases

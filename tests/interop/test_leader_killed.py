@@ -49,10 +49,11 @@ async def test_a_single_broker_name_costs_the_time_to_the_next_route(kinds, tmp_
     """As RocketMQ has it: nothing is sent until the client asks for a new route."""
     single = NameserverConfig(route=RouteMode.SINGLE)
     async with ProcessGroup(tmp_path / "group", nameserver=single) as group:
-        await side_by_side(
+        cases = await side_by_side(
             possible(kinds, ["sync"]),
             group,
             tmp_path,
             kill_leader=True,
             circumstance=table.KILLED_SINGLE,
         )
+    assert all(case.facts["failed"] != "0" for case in cases)

@@ -102,6 +102,7 @@ public final class Interop {
             }
         }
         if (how.equals("oneway")) Thread.sleep(500); // shutdown does not wait for what went one way
+        tell("through", new JSONObject());
         producer.shutdown();
     }
 

@@ -49,6 +49,7 @@ const sent = async (producer, body) => {
     while (!(await sent(producer, body)) && told.insist && !stopped) await pause(0.05);
     if (told.interval) await pause(told.interval);
   }
+  tell('through'); // it cannot close while a broker that it knows is gone
   await producer.close();
   tell('ended');
   process.exit(0);

@@ -56,6 +56,7 @@ def produce(send):
         time.sleep(told.get("interval", 0))
     if told.get("how") == "oneway":
         time.sleep(0.5)  # shutdown does not wait for what was sent one way
+    tell("through")  # some of them hang in their shutdown while a broker that they know is gone
 
 
 def _sent(send, bodies):
