@@ -20,7 +20,7 @@ from broker.nameserver import routes
 from broker.protocol.bodies import TopicEntry
 from broker.protocol.headers import PERM_INHERIT, PERM_READ, PERM_WRITE
 from broker.protocol.name_headers import RegisterBrokerRequest, UnregisterBrokerRequest
-from broker.protocol.registration import encode_registration
+from broker.protocol.registration import encode_topic, join_topics
 from broker.protocol.request_code import RequestCode
 from broker.protocol.response_code import ResponseCode
 from dledger.remoting.client import RemotingClient
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from broker.config import RouteMode
+    from broker.metadata.topic_config import TopicConfig
     from broker.metadata.topics import Topics
     from dledger.remoting.network import Network
     from dledger.server import LedgerServer
@@ -101,6 +102,7 @@ class Registrar:
         self._seen: _Told | None = None
         self._news = trio.lowlevel.ParkingLot()  # who waits in it looks again what there is
         self._body: tuple[int, bytes] | None = None  # of a version of the topics
+        self._encoded: dict[str, tuple[TopicConfig, bytes]] = {}
         self._clients: dict[str, RemotingClient] = {}  # of those that have answered
         self._complaints: dict[str, str] = {}
         self._is_leaving = False
@@ -220,23 +222,19 @@ class Registrar:
     def _encoded_topics(self) -> bytes:
         version = self._topics.version
         if self._body is None or self._body[0] != version:
-            entries = [
-                TopicEntry(
-                    config.topic,
-                    config.read_queue_count,
-                    config.write_queue_count,
-                    config.perm,
-                    order=config.order,
-                    filter_type=config.filter_type,
-                    system_flag=config.system_flag,
-                )
-                for config in self._topics
-            ]
+            known, self._encoded = self._encoded, {}
+            for config in self._topics:
+                row = known.get(config.topic)
+                # A topic that has changed is another object.
+                if row is None or row[0] is not config:
+                    row = config, encode_topic(_entry_of(config))
+                self._encoded[config.topic] = row
+            rows = [row for _, row in self._encoded.values()]
             if self._auto_create_topic:
                 count = self._default_queue_count
                 perm = PERM_READ | PERM_WRITE | PERM_INHERIT
-                entries.append(TopicEntry(routes.DEFAULT_TOPIC, count, count, perm))
-            self._body = version, encode_registration(entries, version=version)
+                rows.append(encode_topic(TopicEntry(routes.DEFAULT_TOPIC, count, count, perm)))
+            self._body = version, join_topics(rows, version=version)
         return self._body[1]
 
     def _now(self) -> _Told:
@@ -257,3 +255,15 @@ class Registrar:
         if failure != self._complaints.get(address) and not self._is_leaving:
             self._complaints[address] = failure  # tried every second, said once
             logger.warning("not registered with the name server %s: %s", address, failure)
+
+
+def _entry_of(config: TopicConfig) -> TopicEntry:
+    return TopicEntry(
+        config.topic,
+        config.read_queue_count,
+        config.write_queue_count,
+        config.perm,
+        order=config.order,
+        filter_type=config.filter_type,
+        system_flag=config.system_flag,
+    )

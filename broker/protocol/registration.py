@@ -14,7 +14,7 @@ from __future__ import annotations
 import struct
 import zlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -103,28 +103,37 @@ def decode_registration(body: Buffer, *, compressed: bool) -> RegisteredTopics:
     return RegisteredTopics(wrapper.data_version, wrapper.topic_config_table)
 
 
-def encode_registration(topics: Iterable[TopicEntry], *, version: int) -> bytes:
-    """Return the body by which a node of ours registers."""
-    table = {
-        entry.topic: {
-            "order": entry.order,
-            "perm": entry.perm,
-            "readQueueNums": entry.read_queue_count,
-            "topicFilterType": entry.filter_type,
-            "topicName": entry.topic,
-            "topicSysFlag": entry.system_flag,
-            "writeQueueNums": entry.write_queue_count,
-        }
-        for entry in topics
+def encode_topic(entry: TopicEntry) -> bytes:
+    """Return one topic as `join_topics` takes it."""
+    config = {
+        "order": entry.order,
+        "perm": entry.perm,
+        "readQueueNums": entry.read_queue_count,
+        "topicFilterType": entry.filter_type,
+        "topicName": entry.topic,
+        "topicSysFlag": entry.system_flag,
+        "writeQueueNums": entry.write_queue_count,
     }
-    body: dict[str, Any] = {
-        "filterServerList": [],
-        "topicConfigSerializeWrapper": {
-            "dataVersion": DataVersion(counter=version),
-            "topicConfigTable": table,
-        },
-    }
-    return msgspec.json.encode(body)
+    return msgspec.json.encode(entry.topic) + b":" + msgspec.json.encode(config)
+
+
+def join_topics(topics: Iterable[bytes], *, version: int) -> bytes:
+    """Return the body by which a node of ours registers.
+
+    Args:
+        topics: each as `encode_topic` returns it, so that those that stay as they are need not be
+            written anew with every change of another.
+        version: how often any topic has changed.
+    """
+    return b"".join(
+        (
+            b'{"filterServerList":[],"topicConfigSerializeWrapper":{"dataVersion":',
+            DataVersion(counter=version).encode(),
+            b',"topicConfigTable":{',
+            b",".join(topics),
+            b"}}}",
+        )
+    )
 
 
 def _inflate(data: bytes) -> bytes:

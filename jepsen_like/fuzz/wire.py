@@ -22,7 +22,8 @@ from broker.protocol.header_fields import Header
 from broker.protocol.registration import (
     decode_data_version,
     decode_registration,
-    encode_registration,
+    encode_topic,
+    join_topics,
 )
 from dledger.config import LedgerConfig, Member
 from dledger.entry import LOG_START
@@ -197,7 +198,7 @@ def run_body(data: bytes) -> None:
 
 
 def _registration_seeds() -> list[bytes]:
-    plain = encode_registration([TopicEntry("t", 4, 4, 6)], version=3)
+    plain = join_topics([encode_topic(TopicEntry("t", 4, 4, 6))], version=3)
     version = b'{"counter":3,"stateVersion":0,"timestamp":5}'
     pieces = b"".join(
         len(piece).to_bytes(4, "big") + piece for piece in (version, b"t 4 4 6 SINGLE_TAG", b"[]")

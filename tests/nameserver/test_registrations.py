@@ -18,7 +18,8 @@ from broker.protocol.registration import (
     RegisteredTopics,
     decode_data_version,
     decode_registration,
-    encode_registration,
+    encode_topic,
+    join_topics,
 )
 from dledger.errors import LedgerBusyError
 
@@ -307,7 +308,8 @@ def test_a_deflated_registration_is_read():
 
 
 def test_a_plain_registration_is_read_back():
-    body = encode_registration([TopicEntry("t", 8, 4, 6, system_flag=3)], version=5)
+    rows = [encode_topic(TopicEntry("t", 8, 4, 6, system_flag=3))]
+    body = join_topics(rows, version=5)
     found = decode_registration(body, compressed=False)
 
     assert found.version.counter == 5
