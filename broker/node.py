@@ -620,6 +620,7 @@ class Node:
             state_seconds=self.dispatch.state_seconds,
             cluster=config.cluster_name,
             flow=self.flow,
+            name_servers=self.names.registrar.counts,
         )
 
     # -- what happens, and who has to know ------------------------------------------------------

@@ -65,6 +65,7 @@ class Gatherer:
         state_seconds: Histogram,
         cluster: str = "",
         flow: Flow | None = None,
+        name_servers: Callable[[], tuple[int, int]] = lambda: (0, 0),
     ) -> None:
         """Make one.
 
@@ -87,7 +88,9 @@ class Gatherer:
             state_seconds: how long it took to write a state.
             cluster: the label of every row; "": the group.
             flow: how much of all connections is under way.
+            name_servers: with how many this node is registered, and with how many it is not.
         """
+        self._name_servers = name_servers
         self._cluster = cluster or ledger.config.group
         self._flow = flow
         self._connected = connected
@@ -265,7 +268,14 @@ class Gatherer:
         serving.add(self._is_serving())
         permission = gauge("rocketmq_broker_permission", "4 read, 2 write.")
         permission.add(PERMISSION)
-        return [connections, held, serving, permission, *self._flow_control()]
+        names = gauge(
+            "dledger_name_servers", "Name servers this node is to register with.", "is_registered"
+        )
+        registered, missing = self._name_servers()
+        if registered or missing:
+            names.add(registered, _flag(True))
+            names.add(missing, _flag(False))
+        return [connections, held, serving, permission, names, *self._flow_control()]
 
     def _flow_control(self) -> list[Family]:
         if (flow := self._flow) is None:

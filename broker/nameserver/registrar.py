@@ -107,15 +107,9 @@ class Registrar:
         self._complaints: dict[str, str] = {}
         self._is_leaving = False
 
-    @property
-    def registered_count(self) -> int:
-        """With how many name servers this node is registered now."""
-        return len(self._clients)
-
-    @property
-    def server_count(self) -> int:
-        """With how many it should be."""
-        return len(self._servers)
+    def counts(self) -> tuple[int, int]:
+        """Return with how many name servers this node is registered, and with how many not."""
+        return len(self._clients), len(self._servers) - len(self._clients)
 
     def look(self) -> None:
         """Register anew if there is anything new; called when something may have changed."""

@@ -95,7 +95,7 @@ async def test_a_node_that_is_its_own_name_server_is_told_once(autojump_clock, m
         registrar = member.running.names.registrar
 
         async def is_registered():
-            return registrar.registered_count
+            return registrar.counts()[0]
 
         await until_async("it is registered", is_registered)
         assert written(await stock_route(caller, "t")) == ["one-n1"]
