@@ -169,6 +169,7 @@ class Broker:
             create_topic=lambda *_: None,
             is_being_deleted=lambda _: False,
             schedule=None,  # type: ignore[arg-type]
+            earlier_tries=None,  # type: ignore[arg-type]
         )
         self.registry = Registry(
             is_serving=lambda: self.queue.is_open,
