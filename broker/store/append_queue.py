@@ -247,7 +247,9 @@ class AppendQueue:
             )
         if ledger.core.disk_full is not None:
             raise ledger.core.disk_full
-        waiting = ledger.core.pending_size + sum(group.body_size for group in self._groups)
+        waiting = ledger.core.pending_size
+        for group in self._groups:
+            waiting += group.body_size
         if waiting and waiting + size + 64 > self._pending_size_max:
             raise LedgerBusyError(
                 f"{waiting} bytes wait to be committed on node {ledger.config.node_id}, the limit "

@@ -247,10 +247,20 @@ class RecordGroup:
             return
         starts: list[IntArray] = []
         queue_offsets: list[IntArray] = []
+        few_starts: list[int] = []  # of buckets not worth arrays of their own
+        few_offsets: list[int] = []
         for bucket, (at, queue_offset) in begins.items():
+            behind = queue_offset + bucket.record_count
+            if bucket.record_count < COLUMN_MIN:
+                few_starts.extend(bucket.starts(at))
+                few_offsets.extend(range(queue_offset, behind))
+                continue
             sizes = bucket.all_sizes()
             starts.append(np.cumsum(sizes) - sizes + at)
-            queue_offsets.append(np.arange(queue_offset, queue_offset + len(sizes)))
+            queue_offsets.append(np.arange(queue_offset, behind))
+        if few_starts:
+            starts.append(np.array(few_starts, np.int64))
+            queue_offsets.append(np.array(few_offsets, np.int64))
         stamp_columns(
             body,
             np.concatenate(starts),
