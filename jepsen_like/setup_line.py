@@ -40,4 +40,5 @@ def told_of_load(load: Load) -> dict[str, object]:
         "level_share": load.level_share,
         "handles": load.handles,
         "members": load.member_count,
+        "picks": load.picks,
     }

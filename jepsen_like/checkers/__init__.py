@@ -14,6 +14,7 @@ from jepsen_like.checkers import (
     groups,
     handling,
     membership,
+    picking,
     polls,
     progress,
     promises,
@@ -32,7 +33,7 @@ __all__ = ["CHECKERS", "KINDS", "Anomaly", "check"]
 KINDS = (
     cluster.KINDS | appends.KINDS | polls.KINDS | ends.KINDS | groups.KINDS | progress.KINDS
     | promises.KINDS | administration.KINDS | acks.KINDS | handling.KINDS | stops.KINDS
-    | membership.KINDS | delivery.KINDS
+    | membership.KINDS | delivery.KINDS | picking.KINDS
 )  # fmt: skip
 
 
@@ -50,6 +51,7 @@ CHECKERS: dict[str, Callable[[list[Event], bool], Iterable[Anomaly]]] = {
     "handling": lambda events, kept: handling.check_handling(events, has_retention=kept),
     "membership": lambda events, _: membership.check_membership(events),
     "delivery": lambda events, _: delivery.check_delivery(events),
+    "picking": lambda events, kept: picking.check_picking(events, has_retention=kept),
     "promises": lambda events, _: promises.check_promises(events),
     "stops": lambda events, _: stops.check_stops(events),
 }

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from broker.client import records
+from broker.client import queue_reader, records
 from broker.client.consumer import Consumer
 from broker.client.errors import NotWrittenError
+from broker.client.handout import Handout
 from broker.client.progress import QueueProgress
 from broker.client.queue_sender import Failure, QueueSender
-from jepsen_like.mutants.grounds import CLIENTS, CUTS, HANDLING, KILLS
+from jepsen_like.mutants.grounds import CLIENTS, CUTS, HANDLING, KILLS, PICKING
 from jepsen_like.mutants.mutant import Patch, mutant
 
 if TYPE_CHECKING:
@@ -117,3 +118,26 @@ def newest_batch_first() -> Sequence[Patch]:
 def bodies_stay_compressed() -> Sequence[Patch]:
     """A consumer hands out a compressed body as it is stored."""
     return [(records, "unpack", lambda body, _system_flag, *, what: body)]
+
+
+@mutant(on=CLIENTS)
+def a_seek_goes_on_with_what_is_at_hand() -> Sequence[Patch]:
+    """A consumer that is put elsewhere hands out first what it had at hand where it was."""
+    return [(Handout, "forget", lambda *_args: None)]
+
+
+@mutant(on=PICKING)
+def tags_are_compared_by_their_hash() -> Sequence[Patch]:
+    """A consumer takes all that the node has found by the hashes of tags for what it wants."""
+    stock = records.decode_messages
+
+    def decode(*args: Any, tags: frozenset[bytes] | None = None, **rest: Any) -> Any:
+        return stock(*args, tags=tags and tags | {b"Aa", b"BB"}, **rest)
+
+    return [(queue_reader, "decode_messages", decode)]
+
+
+@mutant(on=PICKING)
+def what_is_at_hand_is_passed_over() -> Sequence[Patch]:
+    """What a filter has passed over counts as done, with the messages before it still at hand."""
+    return [(Handout, "has", lambda *_args, **_options: False)]

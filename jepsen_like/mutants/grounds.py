@@ -50,6 +50,7 @@ class Ground:
             "level_share": 0.0,
             "handles": False,
             "member_count": 0,
+            "picks": False,
         }
         thick: dict[str, Any] = {
             "node_count": self.node_count,
@@ -152,6 +153,18 @@ SLOW_MEMBERS = replace(
     MEMBERS,
     name="slow-members",
     changes={"delay_mean": 0.010, "sync_mean": 0.03, "gap_mean": 0.6},
+)
+# Readers of one tag, who come and go and commit often.
+PICKING = Ground(
+    name="picking",
+    faults=("transfer", "client-cut"),
+    load={
+        "picks": True,
+        "send_timeout": 8.0,
+        "send_rate": 80.0,
+        "queue_count": 1,
+        "client_crash_mean": 1.0,
+    },
 )
 # Logs that part while they are being synced.
 SLOW_CUTS = Ground(

@@ -24,6 +24,7 @@ MEMBERS_SHARE = 0.4  # of seeds that keep everything: what waits for long would 
 # RocketMQ's two minutes and one, made short: seconds of a run are dear.
 CLIENT_SILENT_MS = 8_000
 QUEUE_LOCK_MS = 6_000
+PICKS_SHARE = 0.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,6 +146,7 @@ def draw(seed: int, *, fault_seconds: float = FAULT_SECONDS, only: tuple[str, ..
             handles=random.Random(f"handles {seed}").random() < HANDLES_SHARE,
             member_count=membership.randint(1, 3) if has_members else 0,
             lock_ms=QUEUE_LOCK_MS,
+            picks=random.Random(f"picks {seed}").random() < PICKS_SHARE,
         ),
         faults=tuple(wanted) or ((chance.choice(fitting),) if fitting else ()),
         gap_mean=chance.choice((0.7, 2.0, 5.0)),

@@ -34,6 +34,7 @@ from jepsen_like.workloads.final import begins_of, drain, dump, dump_copies
 from jepsen_like.workloads.handling import Handling, Ordered
 from jepsen_like.workloads.member import WORK_TOPIC
 from jepsen_like.workloads.membership import QUEUES, Membership
+from jepsen_like.workloads.picking import Picking
 from jepsen_like.workloads.questions import Questions
 from jepsen_like.workloads.readers import Readers
 
@@ -292,6 +293,8 @@ class _World:
             nursery.start_soon(Administration(cluster, history).run)
             async with trio.open_nursery() as producers:
                 producers.start_soon(appends.run)
+                if mix.load.picks:
+                    nursery.start_soon(Picking(cluster, history).run)
                 if mix.load.handles:
                     nursery.start_soon(Handling(cluster, history).run)
                     producers.start_soon(ordered.run)

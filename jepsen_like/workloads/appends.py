@@ -105,7 +105,8 @@ class Appends:
         history.add(p, "invoke", "send", k=queue, v=value)
         try:
             body = f"{value} ".encode().ljust(size, b"x")
-            result = await producer.send(TOPIC, body, queue=queue, acks=acks, flush=flush)
+            tag = tag_of(value) if self.clients.load.picks else None
+            result = await producer.send(TOPIC, body, queue=queue, tag=tag, acks=acks, flush=flush)
         except LessDurableError as error:
             result = error.result
             # Less than was asked for, after a while: not on disk is not what others rely on.
@@ -138,6 +139,14 @@ def _holds(durability: str, flush: str | None) -> bool:
     """Return whether an ack promises as much as one that nobody asks anything else of."""
     copies, _, disks = durability.partition("/")
     return copies in ("majority", "all") and (disks == "sync" or flush != "async")
+
+
+def tag_of(value: str) -> str | None:
+    """Return the tag that a value of this workload has in runs with tags; None for all others."""
+    kind, _, number = value.partition("-")
+    if kind != "c" or not number.isdigit():
+        return None
+    return ("Aa", "BB", "C", "C")[int(number) % 4]  # the first two have the same hash
 
 
 def value_of(body: bytes | memoryview) -> str:

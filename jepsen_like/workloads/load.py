@@ -34,6 +34,7 @@ class Load:
     handles: bool = False  # whether W6 runs as well
     member_count: int = 0  # members of each group of W7, which does not run with none
     lock_ms: int = 60_000  # for how long a queue's lock holds
+    picks: bool = False  # whether W8 runs as well, and values have tags
 
 
 class Clients(Protocol):

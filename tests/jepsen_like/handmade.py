@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from jepsen_like.checkers import delivery, membership, promises
+from jepsen_like.checkers import delivery, membership, picking, promises
 from jepsen_like.history import NEMESIS, Event, History
 
 if TYPE_CHECKING:
@@ -161,6 +161,25 @@ def administrate(lines: Lines) -> None:
     ask(12, "place", v=2, o=2, **group, asked=group)
 
 
+def picked() -> Lines:
+    """Two readers of one tag, one after the other; every fourth value has it."""
+    lines = Lines()
+    everything = []
+    for number in range(12):
+        lines.send(1, f"c-{number}", number)
+        everything.append([number, f"c-{number}"])
+    lines.add(2, "ok", "assign", v=[[0, 0]])
+    lines.add(2, "ok", "poll", k=0, v=list(everything))
+    lines.add(4, "ok", "want", v=[[0, 0]], g="f")
+    lines.add(4, "ok", "pick", k=0, v=[[0, "c-0"]], g="f")
+    lines.add(4, "ok", "pick", k=0, v=[[4, "c-4"]], g="f")
+    lines.add(5, "ok", "want", v=[[0, 3]], g="f")
+    lines.add(5, "ok", "pick", k=0, v=[[4, "c-4"]], g="f")
+    lines.add(5, "ok", "pick", k=0, v=[[8, "c-8"]], g="f")
+    lines.add(6, "ok", "want", v=[[0, 12]], g="f")
+    return lines
+
+
 def cut_short() -> Lines:
     """Two readers and a queue that nobody reads; it ends before a drain."""
     lines = Lines()
@@ -195,6 +214,8 @@ def busy() -> Lines:
 def _history_for(kind: str) -> Callable[[], Lines]:
     if kind in membership.KINDS or kind in delivery.KINDS:
         return members_at_work
+    if kind in picking.KINDS:
+        return picked
     if kind == "stale-poll":
         return busy
     return cut_short if kind in _OF_CUT_SHORT else whole
@@ -257,6 +278,14 @@ def one_edit(kind: str) -> Lines:
             lines.add(6, "ok", "drain", k=1, v=list(everything), o=0)
             for node in ("n1", "n2"):
                 lines.add(7, "ok", "dump", k=1, v=list(everything), o=0, node=node)
+        case "unwanted":
+            find("pick", nth=1).v = [[4, "c-4"], [5, "c-5"]]
+        case "pick-skip":
+            lines.events.remove(find("pick", nth=2))
+        case "pick-back":
+            find("want", nth=1).v = [[0, 5]]
+        case "wanted-lost":
+            lines.events.remove(find("pick", nth=3))
         case "two-leaders":
             find("leader", "info", nth=1).o = 1
         case "crash":

@@ -10,7 +10,15 @@ import pytest
 import jepsen_like.checkers
 from jepsen_like.checkers import KINDS, check
 from jepsen_like.history import NEMESIS, Event, operations
-from tests.jepsen_like.handmade import S, busy, cut_short, members_at_work, one_edit, whole
+from tests.jepsen_like.handmade import (
+    S,
+    busy,
+    cut_short,
+    members_at_work,
+    one_edit,
+    picked,
+    whole,
+)
 
 SOURCES = sorted(Path(jepsen_like.checkers.__file__).parent.glob("*.py"))
 
@@ -19,7 +27,7 @@ def kinds_of(lines, **options) -> set[str]:
     return {anomaly.kind for anomaly in check(lines.history(), **options)}
 
 
-@pytest.mark.parametrize("make", [whole, cut_short, busy, members_at_work])
+@pytest.mark.parametrize("make", [whole, cut_short, busy, members_at_work, picked])
 def test_a_good_history_raises_nothing(make) -> None:
     assert check(make().history()) == []
 
