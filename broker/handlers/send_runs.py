@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from broker.errors import BrokerError
+from broker.handlers.registry import open_requests_of
 from broker.handlers.send_answers import SendRequest
 from broker.protocol.bodies import ACK, ACK_SIZE
 from broker.protocol.headers import SendRecordsRequest
+from broker.protocol.request_code import RequestCode
 from broker.store.chunk import Chunk, check_chunk, check_records
 from broker.store.columns import COLUMN_MIN
 from broker.store.commit_log import Receipt
@@ -47,6 +49,7 @@ BODY_SIZE_MAX = 8 * 1024  # bytes of a send worth gathering: a larger one is a b
 CHUNK_SIZE_MAX = 256 * 1024  # bytes gathered for one queue: as much as one receive brings
 
 # Rows of grouped acks, as `broker.protocol.bodies` describes them.
+_SEND_BATCH = int(RequestCode.SEND_BATCH_MESSAGE)
 _ACK_ROW = np.dtype(
     [
         ("opaque", ">u4"),
@@ -80,6 +83,7 @@ class RunRequest:
 
     __slots__ = (
         "_answers",
+        "_begun",
         "_charged",
         "_commands",
         "_level",
@@ -122,6 +126,8 @@ class RunRequest:
         self._opaques = opaques
         self._record_counts = record_counts
         self._send_sizes = send_sizes
+        known = open_requests_of(session)
+        self._begun = None if known is None else known.now()
         self._charged = int(sum(send_sizes) if isinstance(send_sizes, list) else send_sizes.sum())
 
     def charge(self) -> None:
@@ -138,6 +144,10 @@ class RunRequest:
         if not reached.covers(self._level):
             self._tell_each(receipt, reached)
             return
+        if self._begun is not None and (known := open_requests_of(self._session)) is not None:
+            known.end_many(
+                int(RequestCode.SEND_BATCH_MESSAGE), self._begun, count=len(self._opaques)
+            )
         if self._record_counts is None and len(self._opaques) < COLUMN_MIN:
             rows = self._few_rows(receipt)
         else:

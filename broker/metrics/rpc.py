@@ -1,8 +1,7 @@
 """How long requests take, from their arrival to their answer, by what they ask for.
 
 Bounds, names and labels are those of RocketMQ 5's ``rocketmq_rpc_latency``
-(``RemotingMetricsManager``).  What arrives in one go, four requests and more of one kind, is
-handled by column and not measured one by one: for these there is ``raft_append_latency_seconds``.
+(``RemotingMetricsManager``).  Sends that arrive together are handled together, and have one time.
 """
 
 from __future__ import annotations
@@ -43,8 +42,10 @@ class RpcLatency:
         self._response_names = response_names
         self._found: dict[tuple[int, int, bool], Histogram] = {}
 
-    def observe(self, request_code: int, response_code: int, *, was_held: bool, ms: float) -> None:
-        """Take in that a request was answered."""
+    def observe(
+        self, request_code: int, response_code: int, *, was_held: bool, ms: float, times: int = 1
+    ) -> None:
+        """Take in that a request, or *times* of them together, was answered."""
         key = (request_code, response_code, was_held)
         found = self._found.get(key)
         if found is None:
@@ -52,7 +53,7 @@ class RpcLatency:
             if request_code not in self._request_names:
                 key = (-1, response_code, was_held)
             found = self._found.setdefault(key, Histogram(BOUNDS_MS))
-        found.observe(ms)
+        found.observe(ms, times=times)
 
     def family(self) -> Family:
         """Return all of them as rows."""
@@ -95,6 +96,16 @@ class OpenRequests:
         """Take note that *request* has arrived; one that waited and comes again has its time."""
         if self._latency is not None and len(self._begun) < BEGUN_MAX and not request.is_oneway:
             self._begun.setdefault(request.opaque, self._latency.clock.now())
+
+    def now(self) -> float | None:
+        """Return the time, for `end_many`; None when nobody wants to know."""
+        return None if self._latency is None else self._latency.clock.now()
+
+    def end_many(self, request_code: int, begun: float, *, count: int) -> None:
+        """Take note that *count* requests that came together have succeeded together."""
+        if self._latency is not None:
+            ms = (self._latency.clock.now() - begun) * 1000
+            self._latency.observe(request_code, 0, was_held=False, ms=ms, times=count)
 
     def hold(self, request: Command) -> None:
         """Take note that *request* waits for something to happen."""

@@ -176,6 +176,20 @@ async def test_requests_are_timed_from_arrival_to_answer(autojump_clock, brokers
     assert found[f"{name}_bucket", *with_bound] == 1
 
 
+@pytest.mark.parametrize("count", [10, 200])
+async def test_sends_that_arrive_together_are_timed_too(autojump_clock, brokers, count):
+    leader = await brokers.leader()
+    async with brokers.caller(leader) as caller:
+        for number in range(count):
+            caller.send(b"%03d" % number, is_grouped=True)
+        caller.flush()
+        await until("all are answered", lambda: len(caller.acks) == count)
+    found = await samples(brokers, leader)
+    labels = latency("send_batch_message", "success")
+    assert found["rocketmq_rpc_latency_count", *labels] == count
+    assert found["rocketmq_rpc_latency_sum", *labels] > 0
+
+
 async def test_clients_with_heartbeats_are_counted_by_language(autojump_clock, brokers):
     leader = await brokers.leader()
     body = json.dumps(
