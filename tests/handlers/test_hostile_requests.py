@@ -224,3 +224,58 @@ async def test_requests_of_a_connection_that_is_gone_are_not_worked_on(
 
     assert node.pulls.message_count == before + 1
     stream.close()
+
+
+# -- who else is served -------------------------------------------------------------------------
+
+HOSTILE = {
+    "a length of nothing": struct.pack(">i", 0),
+    "a negative length": struct.pack(">i", -1),
+    "a header longer than its frame": struct.pack(">II", 8, 1000) + b"abcd",
+    "a serialization that is none": raw_frame(9, b"{}"),
+    "no JSON": raw_frame(0, b"{nonsense"),
+    "JSON that is no header": raw_frame(0, b"[1, 2, 3]"),
+    "ext fields of lists": raw_frame(0, b'{"code":11,"opaque":1,"extFields":{"topic":["t"]}}'),
+    "a binary header cut short": raw_frame(1, b"\0\x0b\0"),
+    "ext fields beyond the header": raw_frame(
+        1, struct.pack(">HBHiiii", 11, 0, 409, 7, 0, 0, 1000) + b"\0\1a"
+    ),
+    "no MSGPACK": raw_frame(77, b"\xc1"),
+    "a web browser": b"GET / HTTP/1.1\r\nHost: broker\r\n\r\n",
+    "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(40),
+}
+
+
+@pytest.mark.parametrize("data", HOSTILE.values(), ids=HOSTILE.keys())
+async def test_what_is_no_frame_ends_its_own_connection_alone(
+    autojump_clock, brokers, caller, data
+):
+    waiting = caller.submit(RequestCode.PULL_MESSAGE, pull_fields(wait_ms=5000))
+    caller.flush()
+    await until("the pull is held", lambda: brokers["n1"].running.pulls.hold.count)
+    port = brokers.config("n1").listen_broker_port
+    stream = await brokers.wires.of("an attacker").connect("n1-host", port)
+    stream.send_now([data])
+    with trio.fail_after(10):
+        while await stream.receive_some():
+            pass
+
+    await caller.sent(b"served all the same")
+    await until("the pull is answered", lambda: waiting)
+    assert bodies_of(waiting[0]) == [b"served all the same"]
+
+
+@pytest.mark.parametrize("code", [10, 11, 40, 310, 320, 307])
+async def test_answers_to_what_was_never_asked_are_dropped(autojump_clock, brokers, caller, code):
+    """So many at once that requests of that code would go by column."""
+    port = brokers.config("n1").listen_broker_port
+    stream = await brokers.wires.of("an attacker").connect("n1-host", port)
+    fields, body = records(b"forged")
+    for _ in range(8):
+        answer = Command(code, flag=1, opaque=1, ext_fields=fields, body=body)
+        stream.send_now(encode_frame(answer))
+    await trio.sleep(1)
+
+    assert await is_served(caller)
+    assert bodies_of(await caller.pull()) == []
+    stream.close()
