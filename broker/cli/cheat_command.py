@@ -58,6 +58,8 @@ SHEET: dict[str, list[tuple[str, str]]] = {
         ("how far it is, live", "dledger group describe billing --watch"),
         ("what a reset would do", "dledger offset reset billing orders --to -1h --dry-run"),
         ("an hour back", "dledger offset reset billing orders --to -1h --yes"),
+        ("what it has given up, and once more", "dledger dlq show billing"),
+        ("", "dledger dlq resend billing"),
     ],
     "watch": [
         ("who leads, who lags", "dledger status --watch"),

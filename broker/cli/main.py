@@ -59,6 +59,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
             "List, describe, create, alter and delete consumer groups.",
         ),
         "offset": ("offset_commands", "Put a consumer group elsewhere in a topic."),
+        "dlq": ("dlq_commands", "Show dead letters, and send them to their group once more."),
     },
     "Running groups": {
         "status": ("group_commands", "Show who leads and how far each node has come."),

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from broker.store.append_queue import AppendQueue
     from dledger.remoting.server import Session
 
+# Who looks at messages by it consumes nothing, so it does not come to be, and may be used where
+# groups are made by hand. Source: RocketMQ ``MixAll.TOOLS_CONSUMER_GROUP``.
+TOOLS_GROUP = "TOOLS_CONSUMER"
 ASKED_MAX = 10_000  # groups whose creation was asked for; then all may be asked for again
 
 
@@ -117,7 +120,7 @@ class GroupGate:
                     f"consumer group {group!r} may not consume (consumeEnable is false); allow it "
                     f"with `dledger group alter {group} --consume`"
                 )
-        elif group and not self._offsets.has_group(group):
+        elif group and group != TOOLS_GROUP and not self._offsets.has_group(group):
             self._check_creation(group)
             if group not in self._asked and len(self._groups) < self._groups_max:
                 self._ask_for(session, group)

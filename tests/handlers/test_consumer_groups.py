@@ -203,6 +203,20 @@ async def test_without_auto_creation_an_unknown_group_is_told_so(autojump_clock,
         assert "groups_max is 2" in full.remark
 
 
+@pytest.mark.parametrize("auto_create", [True, False])
+async def test_who_only_looks_makes_no_group(autojump_clock, make_brokers, auto_create):
+    """mqadmin and `dledger message get` pull as TOOLS_CONSUMER, and were refused, or listed."""
+    group = make_brokers(1, broker={"auto_create_group": auto_create})
+    await group.start()
+    async with group.caller(await group.leader()) as caller:
+        await caller.create_topic("t")
+        await caller.sent(b"a")
+        answer = await caller.pull(consumerGroup="TOOLS_CONSUMER")
+        assert answer.code == ResponseCode.SUCCESS
+        await caller.sent(b"b")
+        assert [config.group for config in group._files["n1"].groups] == []
+
+
 async def test_how_far_a_group_has_come(autojump_clock, caller):
     await caller.sent(b"a", b"b", b"c")
     await caller.sent(b"d", queue_id=1)
