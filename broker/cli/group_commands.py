@@ -151,14 +151,20 @@ def status(*, servers: list[str], watch: float | None, as_json: bool) -> None:
         raise SystemExit(exits.UNHEALTHY)
 
 
-@click.command("kill-leader", hidden=True)
+@click.command("kill-leader")
 @data_option
-def kill_leader(data: Path) -> None:
-    """Kill the leader of the group on this machine with SIGKILL and tell who follows it."""
+@json_option
+def kill_leader(data: Path, *, as_json: bool) -> None:
+    """Kill the leader of the group on this machine with SIGKILL and tell who follows it.
+
+    To see what a failover is like; `dledger up --detach` starts the node again.
+
+    Example: dledger kill-leader
+    """
     group = LocalGroup.find(data)
     if group is None:
         raise ConfigError(f"no group in {data}; `dledger up --detach` starts one")
-    trio.run(_kill_leader, group)
+    trio.run(_kill_leader, group, as_json)
 
 
 async def _up(group: LocalGroup, detach: bool, as_json: bool) -> bool:
@@ -288,7 +294,7 @@ def _frame(view: GroupView) -> Frame:
     return [status_table(view), *lines], status_json(view)
 
 
-async def _kill_leader(group: LocalGroup) -> None:
+async def _kill_leader(group: LocalGroup, as_json: bool) -> None:
     view = await ask_group(group.addresses)
     if view.leader is None or view.leader.status is None:
         raise ConfigError(f"nobody leads the group in {group.folder}; `dledger status` shows why")
@@ -296,7 +302,9 @@ async def _kill_leader(group: LocalGroup) -> None:
     mark = group.node(leader).send_signal(signal.SIGKILL)
     if mark is None:
         raise ConfigError(f"{leader} leads, but it is no process of {group.folder}")
-    print(f"killed {leader} (pid {mark.pid}), leader of term {term}", flush=True)
+    found: dict[str, object] = {"killed": leader, "pid": mark.pid, "term": term}
+    talk = _talk(as_json)
+    print(f"killed {leader} (pid {mark.pid}), leader of term {term}", file=talk, flush=True)
     killed_at = trio.current_time()
     others = [node.address for node in group.nodes if node.node_id != leader]
     with trio.move_on_after(NEW_LEADER_SECONDS):
@@ -304,7 +312,15 @@ async def _kill_leader(group: LocalGroup) -> None:
             now = (await ask_group(others)).leader
             if now is not None and now.status is not None and now.status.term > term:
                 seconds = trio.current_time() - killed_at
-                print(f"{now.node_id} leads in term {now.status.term}, {seconds:.2f} s later")
+                tell(
+                    f"{now.node_id} leads in term {now.status.term}, {seconds:.2f} s later",
+                    found | {"leader": now.node_id, "seconds": round(seconds, 3)},
+                    as_json=as_json,
+                )
                 return
             await trio.sleep(_POLL_SECONDS / 5)
-    print(f"no new leader: {plural(len(group.running()), 'node')} left of {len(group.nodes)}")
+    tell(
+        f"no new leader: {plural(len(group.running()), 'node')} left of {len(group.nodes)}",
+        found | {"leader": None, "seconds": None},
+        as_json=as_json,
+    )

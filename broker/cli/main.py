@@ -38,6 +38,10 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
             "restart_command",
             "Restart the nodes of the group on this machine one after another.",
         ),
+        "kill-leader": (
+            "group_commands",
+            "Kill the leader of the group on this machine with SIGKILL and tell who follows it.",
+        ),
     },
     "Messages": {
         "produce": (
@@ -107,7 +111,6 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         ),
     },
 }
-HIDDEN = {"kill-leader": "group_commands"}
 
 
 def command_names() -> list[str]:
@@ -119,7 +122,7 @@ def _module_of(name: str) -> str | None:
     for section in SECTIONS.values():
         if name in section:
             return section[name][0]
-    return HIDDEN.get(name)
+    return None
 
 
 def _show_version(context: click.Context, _: click.Parameter, is_wanted: bool) -> None:

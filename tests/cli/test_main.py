@@ -7,7 +7,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from broker.cli.main import HIDDEN, SECTIONS, cli, command_names, main
+from broker.cli.main import SECTIONS, cli, command_names, main
 from broker.client.errors import NoBrokerError
 from dledger.errors import ConfigError
 from dledger.remoting.errors import AddressInUseError
@@ -97,7 +97,7 @@ def test_the_cheat_sheet_shows_a_task_and_heeds_no_color(monkeypatch):
 
 
 def test_every_command_can_be_loaded_and_explains_itself(capsys):
-    for name in [*command_names(), *HIDDEN]:
+    for name in command_names():
         with pytest.raises(SystemExit) as ended:
             main([name, "--help"])
         assert ended.value.code in (0, None)

@@ -409,3 +409,30 @@ def test_what_passes_through_as_a_whole_only_has_methods_that_wait(kind):
         if not name.startswith("_") and not inspect.iscoroutinefunction(member)
     ]
     assert others == []
+
+
+@pytest.mark.parametrize(
+    ("backend", "options"),
+    [("asyncio", {}), ("asyncio", {"use_uvloop": True}), ("trio", {})],
+    ids=["asyncio", "uvloop", "trio"],
+)
+def test_anyio_may_run_it_on_any_of_its_loops(address, backend, options):
+    anyio = pytest.importorskip("anyio", reason="anyio is not installed")
+    if "use_uvloop" in options:
+        pytest.importorskip("uvloop", reason="uvloop is not installed")
+
+    async def main():
+        topic = f"anyio-{backend}-{len(options)}"
+        async with broker.connect(address) as mq:
+            async with mq.producer() as producer:
+                async with anyio.create_task_group() as tasks:
+                    for number in range(50):
+                        tasks.start_soon(producer.send, topic, b"%d" % number)
+                await producer.send_many(topic, [b"many"] * 50)
+            async with mq.consumer("g", topic) as consumer:
+                found = await drain(consumer, 100)
+                with anyio.move_on_after(0.05):
+                    await anext(consumer)
+            assert len({message.unique_id for message in found}) == 100
+
+    anyio.run(main, backend=backend, backend_options=options)
