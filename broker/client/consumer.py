@@ -163,7 +163,7 @@ class Consumer:
     @property
     def queues(self) -> tuple[int, ...]:
         """Numbers of the queues of `topic` that this consumer reads now."""
-        return tuple(self._reading().queues)
+        return tuple(sorted(self._reading().queues))
 
     @property
     def paused(self) -> tuple[int, ...]:
