@@ -330,13 +330,9 @@ class AsyncioConsumer(Consumer):
     """A consumer whose connections are in a portal's thread; what is at hand is handed out here."""
 
     def __init__(self, portal: AsyncioPortal, real: Consumer) -> None:
-        self.subscription = real.subscription
+        super().__init__(real._readings)  # noqa: SLF001 - of the class this is derived from
         self._portal = portal
         self._real = real
-        # Shared with the other thread, which leaves them alone while nobody waits for it.
-        self.handout = real.handout
-        self._readings = real._readings  # noqa: SLF001 - of the class this is derived from
-        self._stats = real.stats
 
     async def fill(self) -> None:
         """See `Consumer.fill`."""

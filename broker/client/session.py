@@ -10,12 +10,14 @@ import trio
 from broker.client.admin import Admin
 from broker.client.consumer import Consumer
 from broker.client.dead_letters import DeadLetters
+from broker.client.handout import Handout
 from broker.client.leader_finder import LeaderFinder
 from broker.client.links import Links
 from broker.client.lookup import Lookup
 from broker.client.membership import Membership
 from broker.client.offsets import Offsets
 from broker.client.producer import Producer
+from broker.client.readings import Readings
 from broker.client.requests import Requests
 from broker.client.routes import RouteCache
 from broker.client.starts import Starts
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
     import random
 
     from broker.client.consumer_options import Subscription
-    from broker.client.handout import Handout
     from broker.client.links import Link
     from broker.client.producer import ProducerOptions
     from dledger.clock import Clock
@@ -179,15 +180,17 @@ class TrioSession:
         """Return a consumer that is not open yet; *handout* is another one than usual."""
         offsets = Offsets(self._requests)
         return Consumer(
-            subscription,
-            nursery=self._nursery,
-            requests=self._requests,
-            routes=self._routes,
-            offsets=offsets,
-            starts=Starts(offsets, Lookup(self._requests), self._options.clock),
-            membership=self._membership,
-            chance=self._options.chance.random,
-            handout=handout,
+            Readings(
+                subscription,
+                nursery=self._nursery,
+                requests=self._requests,
+                routes=self._routes,
+                offsets=offsets,
+                starts=Starts(offsets, Lookup(self._requests), self._options.clock),
+                membership=self._membership,
+                chance=self._options.chance.random,
+                handout=handout or Handout(),
+            )
         )
 
     def _on_lost(self, link: Link, error: RemotingError) -> None:

@@ -10,6 +10,7 @@ from broker.client.errors import NotWrittenError
 from broker.client.handout import Handout
 from broker.client.progress import QueueProgress
 from broker.client.queue_sender import Failure, QueueSender
+from broker.client.readings import Readings
 from jepsen_like.mutants.grounds import CLIENTS, CUTS, HANDLING, KILLS, PICKING
 from jepsen_like.mutants.mutant import Patch, mutant
 
@@ -63,14 +64,14 @@ def sent_counts_as_written() -> Sequence[Patch]:
 @mutant(on=KILLS)
 def commit_before_processing() -> Sequence[Patch]:
     """A consumer commits what it has only pulled."""
-    stock = Consumer._commit_done
+    stock = Readings._commit_done
 
     async def commit_done(self: Any) -> None:
-        for queue in self._queues.values():
+        for queue in self.prefetch.progresses:
             queue.done = max(queue.done, queue.reader.next_offset)
         await stock(self)
 
-    return [(Consumer, "_commit_done", commit_done)]
+    return [(Readings, "_commit_done", commit_done)]
 
 
 @mutant(on=HANDLING)
@@ -83,8 +84,8 @@ def left_counts_as_done() -> Sequence[Patch]:
 def pause_forgets_what_is_at_hand() -> Sequence[Patch]:
     """A paused queue pulls no more, and what was pulled before is handed out all the same."""
 
-    def pause(self: Any, *queues: int) -> None:
-        for progress in self._named(queues):
+    def pause(self: Any, *queues: int, topic: str | None = None) -> None:
+        for progress in self._readings.named(queues, topic):
             progress.reader.is_paused = True
 
     return [(Consumer, "pause", pause)]
@@ -93,13 +94,13 @@ def pause_forgets_what_is_at_hand() -> Sequence[Patch]:
 @mutant(on=HANDLING)
 def close_waits_for_no_commit() -> Sequence[Patch]:
     """A consumer that is closed in peace does not commit what was done since the last time."""
-    stock = Consumer._commit_done
+    stock = Readings._commit_done
 
     async def commit_done(self: Any) -> None:
         if not self._is_closed:
             await stock(self)
 
-    return [(Consumer, "_commit_done", commit_done)]
+    return [(Readings, "_commit_done", commit_done)]
 
 
 @mutant(on=HANDLING)

@@ -171,10 +171,10 @@ async def test_with_a_filter_an_ack_takes_along_what_was_passed_over(
         first, second, third = await take(consumer, 3)
         second.ack()
         third.ack()
-        await consumer._commit_done()
+        await consumer._readings._commit_done()
         assert ("b", "orders", 0) not in group.offsets
         first.ack()
-        await consumer._commit_done()
+        await consumer._readings._commit_done()
         assert group.offsets["b", "orders", 0] == 9
 
 
@@ -182,7 +182,7 @@ async def test_a_message_no_consumer_has_handed_out_cannot_be_acked(group, conne
     group.put("orders", 0, numbered(1))
     async with connect() as mq, mq.consumer("b", "orders", queues=[0]) as consumer:
         await trio.sleep(1)
-        message = consumer._readings["orders"].queues[0].reader.batches[0][0][0]
+        message = consumer._readings.of().queues[0].reader.batches[0][0][0]
         with pytest.raises(RuntimeError, match="not handed out by a consumer"):
             message.ack()
 
