@@ -227,7 +227,7 @@ def test_what_is_interrupted_while_it_opens_is_closed_if_it_has_opened(mq, kind,
     monkeypatch.setattr(BlockingCall, "wait", wait_and_be_interrupted)
     with pytest.raises(KeyboardInterrupt):
         made.__enter__()
-    assert made._real._is_closed
+    assert getattr(made._real, "_readings", made._real)._is_closed
     assert mq.send("sync-11", b"y").queue_offset >= 0
 
 
