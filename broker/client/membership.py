@@ -181,9 +181,10 @@ class Membership:
         return self._all_told_at + HEARTBEAT_INTERVAL if self._groups else float("inf")
 
     def _on_leader(self) -> None:
-        leader = self._requests.leader.leader
-        if self._groups and leader is not None:
-            self._untold.add(leader)
+        if self._groups:
+            # A new leader knows the members, and not by which nodes it can hear them: until it
+            # does, it takes a broken connection for the end of a client, or for nothing.
+            self._untold.update(self._requests.leader.nodes)
             self._wake.set()
 
     async def _announce(self) -> None:

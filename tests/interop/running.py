@@ -11,6 +11,7 @@ import broker
 from tests.interop import table
 from tests.interop.case import Case, Middle
 from tests.interop.consuming import CONSUMING
+from tests.interop.mixed import MIXED
 from tests.interop.producing import PRODUCING
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from tests.interop.clients import Kind
     from tests.process.kit import ProcessGroup
 
-SCENARIOS = {**PRODUCING, **CONSUMING}
+SCENARIOS = {**PRODUCING, **CONSUMING, **MIXED}
 
 
 class Pair(NamedTuple):

@@ -19,6 +19,7 @@ TOGETHER = (
     ("orderly", "broadcasting"),
     ("members", "again"),
     ("retry", "dead"),
+    ("mixed", "mixed-retry"),
 )
 
 
