@@ -5,8 +5,9 @@ node anyway.  RocketMQ's clients ask again only every 30 s and go by broker name
 forms for them:
 
     per-node   <group> may be read, at one node in touch; <group>-<node id> may be written, at that
-               node.  Whoever sends tries another broker name when one fails, and every node hands
-               what it is sent to the leader: a failover costs no failed send.  Queues are read
+               node, or at a follower while it leads.  Whoever sends tries another broker name when
+               one fails, and every node hands what it is sent to the leader, or to the next when
+               one dies with it: a failover costs no failed send.  Queues are read
                under one name only, which never changes, so that none is consumed twice.
     single     <group> may be read and written, at the leader, as RocketMQ has it.
 
@@ -68,12 +69,25 @@ class Group(NamedTuple):
 
         A follower, where there is one: whoever reads from it notices nothing when a leader dies.
         """
+        return self.addresses[self._follower(client_host) or self.node_id]
+
+    def writer(self, node_id: str, client_host: str) -> str:
+        """Return the address at which a client sends what it sends under the name of *node_id*.
+
+        Never the leader's, where there is a follower to hand it on: no connection of a sender
+        breaks with the leader, and what was handed to a dead one its follower hands to the next.
+        """
+        if node_id in self.reachable and node_id != self.leader_id:
+            return self.addresses[node_id]
+        follower = self._follower(f"{node_id}@{client_host}")
+        return self.stand_in(node_id) if follower is None else self.addresses[follower]
+
+    def _follower(self, of_whom: str) -> str | None:
         followers = sorted(self.reachable - {self.leader_id})
-        if not followers:
-            return self.addresses[self.node_id]
         # Rendezvous hashing: a member that comes or goes moves only those that were with it.
-        chosen = max(followers, key=lambda node: zlib.crc32(f"{node}@{client_host}".encode()))
-        return self.addresses[chosen]
+        return max(
+            followers, key=lambda node: zlib.crc32(f"{node}@{of_whom}".encode()), default=None
+        )
 
     def by_broker_id(self) -> dict[str, str]:
         """Return all addresses: 0 is the leader, absent while none is known; others by node id."""
@@ -207,7 +221,7 @@ def _per_node_brokers(group: Group, client_host: str) -> list[dict[str, Any]]:
     # A member that is gone keeps its name: who orders by key counts the queues of all names, and
     # must come to the same one before and after.
     for node, name in zip(sorted(group.addresses), written_names(group), strict=True):
-        brokers.append(_broker(group, name, {"0": group.stand_in(node)}))
+        brokers.append(_broker(group, name, {"0": group.writer(node, client_host)}))
     return brokers
 
 

@@ -112,7 +112,11 @@ async def delayed(case: Case) -> None:
         told = {"delay_level": 2, "delay_ms": int(DELAY_SECONDS * 1000)}
         async with _sent(case, **told) as (producer, _):
             await case.until_consumed(producer.sent, consumer)
-        sent = {body: event["seen"] for event in producer.of("sent") for body in event["bodies"]}
+        sent = {
+            body: event["seen"] - event["seconds"]
+            for event in producer.of("sent")
+            for body in event["bodies"]
+        }
         waits = [
             event["seen"] - sent[event["body"]]
             for event in consumer.of("got")

@@ -52,10 +52,23 @@ def test_queues_are_read_under_one_name_and_written_under_one_for_each_node():
 
     assert names(route, 4) == ["orders"]
     assert names(route, 2) == ["orders-n1", "orders-n2", "orders-n3"]
-    assert addresses(route)["orders-n2"] == {"0": "b:2"}
+    assert addresses(route)["orders-n1"] == {"0": "a:1"}
+    assert addresses(route)["orders-n3"] == {"0": "c:3"}
     assert all(
         (item["readQueueNums"], item["writeQueueNums"]) == (4, 3) for item in route["queueDatas"]
     )
+
+
+def test_nobody_sends_to_the_leader_while_a_follower_can_hand_it_on():
+    """No connection of a sender breaks with it: they wait 3 s for an answer that never comes."""
+    found = {
+        addresses(stock(group(), client=f"10.0.0.{number}"))["orders-n2"]["0"]
+        for number in range(50)
+    }
+    alone = stock(group(reachable=frozenset({"n2"}), node="n2"))
+
+    assert found == {"a:1", "c:3"}
+    assert {where["0"] for where in addresses(alone).values()} == {"b:2"}
 
 
 def test_a_client_reads_from_a_follower_and_the_same_one_whoever_is_asked():
@@ -83,12 +96,12 @@ def test_a_follower_that_goes_moves_only_those_who_read_from_it():
     assert all(after[c] == before[c] for c in clients if before[c] == "a:1")
 
 
-def test_a_member_out_of_reach_keeps_its_name_at_the_leader():
+def test_a_member_out_of_reach_keeps_its_name_at_a_follower():
     """Who orders by key counts the queues of all names: their number must stay."""
     route = stock(group(reachable=ALL - {"n3"}))
 
     assert names(route, 2) == ["orders-n1", "orders-n2", "orders-n3"]
-    assert addresses(route)["orders-n3"] == {"0": "b:2"}
+    assert addresses(route)["orders-n3"] == {"0": "a:1"}
 
 
 def test_a_node_that_knows_of_nobody_names_itself():
