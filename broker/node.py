@@ -527,6 +527,7 @@ class Node:
             traffic=files.traffic,
             rates=files.topic_rates,
             forward=self.forwarder.take,
+            host=store_host,
         )
         self.group = GroupHandlers(
             ledger=self.ledger,

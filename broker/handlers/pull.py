@@ -23,6 +23,7 @@ from broker.errors import (
     TopicNotFoundError,
 )
 from broker.handlers.registry import answer, error_response, handles, open_requests_of
+from broker.message.store_hosts import goes_by_store_hosts, with_store_host
 from broker.message.tags import parse_tag_expression, tags_codes
 from broker.protocol.headers import (
     PERM_READ,
@@ -40,12 +41,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from broker.handlers.group_gate import GroupGate
+    from broker.message.model import HostAddress
     from broker.metadata.topics import Topics
     from broker.metrics.pulled import PulledPlaces
     from broker.metrics.traffic import Traffic
     from broker.store.reader import PullResult, Reader
     from broker.store.topic_rates import TopicRates
     from dledger.clock import Clock
+    from dledger.entry import Buffer
     from dledger.remoting.server import Session
 
 COUNT_MAX = 4096  # records in one answer
@@ -76,6 +79,7 @@ class PullHandlers:
         rates: TopicRates,
         pulled: PulledPlaces,
         forward: Callable[[Session, Command], None],
+        host: HostAddress,
     ) -> None:
         """Make the family.
 
@@ -94,6 +98,7 @@ class PullHandlers:
             rates: the same, over the last minutes.
             pulled: takes note of how far consumers are.
             forward: takes what only the leader may answer.
+            host: this broker's address, for who gives messages back to whom their records name.
         """
         self._reader = reader
         self._topics = topics
@@ -107,6 +112,7 @@ class PullHandlers:
         self._rates = rates
         self._pulled = pulled
         self._forward = forward
+        self._host = host
         self.hold = PullHold(clock, count_max=held_max, answer=self._answer_held)
         self.message_count = 0
 
@@ -268,6 +274,9 @@ class PullHandlers:
         if self._may_come(result) and result.status is not PullStatus.NO_MATCHED_MESSAGE:
             code, remark = ResponseCode.PULL_NOT_FOUND, ""
             next_offset = header.queue_offset
+        views: list[Buffer] = list(result.views)
+        if views and goes_by_store_hosts(command):
+            views = [with_store_host(view, self._host) for view in views]
         return response(
             command,
             int(code),
@@ -278,7 +287,7 @@ class PullHandlers:
                 min_offset=result.min_offset,
                 max_offset=result.max_offset,
             ).encode(),
-            list(result.views),
+            views,
         )
 
     def _answer_held(self, pull: HeldPull, is_late: bool) -> None:

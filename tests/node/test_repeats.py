@@ -10,10 +10,12 @@ import pytest
 import trio
 
 from broker.message.batch import BatchMessage, encode_batch_body
+from broker.message.codec import decode_records
+from broker.message.model import HostAddress
 from broker.protocol.request_code import RequestCode
 from broker.protocol.response_code import ResponseCode
-from dledger.remoting.command import SerializeType
-from tests.fakes.brokers import bodies_of
+from dledger.remoting.command import Command, SerializeType
+from tests.fakes.brokers import bodies_of, pull_fields
 from tests.fakes.nodes import until
 
 JSON = SerializeType.JSON
@@ -168,3 +170,25 @@ async def test_our_own_client_is_told_that_the_outcome_is_unknown(autojump_clock
         await until("it is answered", lambda: answers)
 
     assert answers[0].code == ResponseCode.OUTCOME_UNKNOWN
+
+
+@pytest.mark.parametrize(("language", "version", "is_named"), [(1, 63, True), (1, 333, False)])
+async def test_an_old_cpp_client_is_told_to_give_back_to_whom_it_reads_from(
+    autojump_clock, brokers, language, version, is_named
+):
+    """It gives a message back to the host its record names, and loses it when that one is dead."""
+    leader = await brokers.leader()
+    follower = brokers.others(leader)[0]
+    async with brokers.caller(leader) as caller:
+        await caller.sent(b"a", b"b")
+    await brokers.equal()
+    async with brokers.caller(follower) as caller:
+        command = Command(
+            RequestCode.PULL_MESSAGE, language=language, version=version, ext_fields=pull_fields()
+        )
+        follower.running.pulls._host = here = HostAddress(b"\x7f\x00\x00\x02", 4711)
+        answer = await caller.client.request(command, timeout_seconds=10.0)
+        found = decode_records(bytes(answer.body))
+
+    assert [bytes(message.body) for message in found] == [b"a", b"b"]
+    assert all((message.store_host == here) == is_named for message in found)
