@@ -101,10 +101,12 @@ class LedgerCore:
         )
         self._clock = clock
         self._pending_size_max = config.raft.pending_size_max
+        self._body_size_max = body_size_limit(config.store.segment_size)
         self._transfer_seconds = config.raft.transfer_timeout_ms / 1000
         self._inflight: deque[tuple[int, int, float, AppendProposal]] = deque()
         self._waiting: deque[AppendProposal] = deque()
         self._pending_size = 0
+        self._settled_index = -1  # applied when `step` was through
         self._level_waits = LevelWaits(self.engine.levels)
         self._transfer: _Transfer | None = None
         self._connected: set[str] = set()
@@ -210,9 +212,10 @@ class LedgerCore:
                 f"node {engine.node_id} was elected just now and is not ready yet", leader_id=None
             )
         size = proposal.body_size
-        if size > (size_max := body_size_limit(self.config.store.segment_size)):
+        if size > self._body_size_max:
             raise EntryTooLargeError(
-                f"an entry of {size} bytes is over the limit of {size_max}; send less at a time"
+                f"an entry of {size} bytes is over the limit of {self._body_size_max}; send less "
+                "at a time"
             )
         if self._pending_size and self._pending_size + size > self._pending_size_max:
             raise LedgerBusyError(
@@ -300,37 +303,62 @@ class LedgerCore:
     def step(self) -> None:
         """Let time pass and messages take effect; then collect `take_outbox` and publish."""
         engine = self.engine
-        self._look_for_room()
+        if self.disk_full is not None or engine.following.waiting_for_room:
+            self._look_for_room()
         engine.tick()
         if engine.is_leader:
-            self._resume_waiting()
-            self._go_on_with_transfer()
+            if self._waiting:
+                self._resume_waiting()
+            if self._transfer is not None:
+                self._go_on_with_transfer()
             engine.send_new_entries()
-        elif self._level_waits:
+        elif self._level_waits.count:
             # Before anything else: what is not in flight any more was committed while this node
             # led, but once a new leader has replaced entries that is true no longer.
             uncommitted = {item[0] for item in self._inflight}
             self._level_waits.give_up(lambda index: index not in uncommitted)
-        self._finish_committed()
-        if self._level_waits and engine.is_leader:
-            self._level_waits.finish(self._clock.now(), committed_index=engine.applied_index)
+        self._settled_index = engine.applied_index
+        if self._inflight:
+            self._finish_committed()
         if not engine.is_leader:
             if self._inflight or self._waiting:
                 self._fail_all()
-            self._go_on_with_transfer()
+            if self._transfer is not None:
+                self._go_on_with_transfer()
+        elif self._level_waits.count:
+            self._level_waits.finish(self._clock.now(), committed_index=engine.applied_index)
 
     def next_deadline(self) -> float:
         """Return when `step` has something to do at the latest, as the clock's second."""
         deadline = self.engine.next_deadline()
         if self._transfer is not None:
             deadline = min(deadline, self._transfer.deadline)
-        if self._level_waits:
+        if self._level_waits.count:
             deadline = min(deadline, self._level_waits.next_deadline)
         return deadline
 
     def take_outbox(self) -> list[tuple[str, Message]]:
         """Return (peer id, message) pairs to send, in order."""
         return self.engine.transport.take_outbox()
+
+    @property
+    def waits_for_room(self) -> bool:
+        """Whether somebody waits for a segment: proposals, or what a leader sent."""
+        return bool(self._waiting) or self.engine.following.waiting_for_room
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether `step` has nothing to do before something else happens or time has passed."""
+        engine = self.engine
+        return not (
+            engine.tick_wanted
+            or engine.transport.outbox
+            or self._transfer is not None
+            or self._waiting
+            or self._level_waits.count
+            or engine.applied_index != self._settled_index
+            or not engine.is_leader
+        )
 
     def _resume_waiting(self) -> None:
         while (
@@ -389,8 +417,6 @@ class LedgerCore:
 
     def _look_for_room(self) -> None:
         """Notice room that nobody allocated: retention turns old segments into new ones."""
-        if self.disk_full is None and not self.engine.following.waiting_for_room:
-            return
         if not self.store.needs_prepare:
             self.room_made()
 

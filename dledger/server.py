@@ -47,6 +47,11 @@ Message = dict[str, Any]
 
 logger = logging.getLogger(__name__)
 
+# It is looked whether segments, checkpoints or retention are due when the log has grown by so many
+# entries or a part of a segment, when something waits for room, and at this interval.
+_LOOK_COUNT = 16
+_LOOKS_PER_SEGMENT = 64
+_LOOK_SECONDS = 0.05
 # A step is cheap; waking a hair late keeps "deadline reached" true on any clock.
 _WAKE_SLACK_SECONDS = 0.001
 
@@ -105,6 +110,7 @@ class LedgerServer:
         self._failure: BaseException | None = None
         self._failed = trio.Event()
         self._timer: trio.CancelScope | None = None
+        self._timer_due = 0.0  # second of the clock for which the timer is set
         self._sync_ticket: SyncTicket | None = None  # of the sync that is running
         self._sync_started_at = 0.0
         self._vote_syncing = False
@@ -122,7 +128,11 @@ class LedgerServer:
         self._role_watchers: list[Callable[[Role, int, str | None], None]] = []
         self._published_index = self.core.committed_index
         self._published_role: tuple[Role, int, str | None, bool] | None = None
+        self._published_situation: tuple[object, ...] = ()
         self._leader_is_lost = False
+        self._looked_at = 0.0  # when it was last looked what files are to be worked at
+        self._looked_at_end = store.end  # and where the log ended then
+        self._look_size = config.store.segment_size // _LOOKS_PER_SEGMENT
         self.disk_usage: DiskUsage | None = None  # as of the last look
         self.write_refusal: LedgerFullError | None = None  # why a leader should take no messages
         self.sync_seconds_last = 0.0
@@ -234,9 +244,11 @@ class LedgerServer:
 
     async def _drive(self) -> None:
         while True:
+            self._looked_at = float("-inf")  # it may be what the timer was for
             self.pump()
             with trio.CancelScope() as scope:
-                scope.deadline = trio.current_time() + self._seconds_to_deadline()
+                self._timer_due = self._next_deadline()
+                scope.deadline = self._on_loop_clock(self._timer_due)
                 self._timer = scope
                 await trio.sleep_forever()
             self._timer = None
@@ -245,12 +257,19 @@ class LedgerServer:
             await trio.lowlevel.checkpoint()
             await trio.lowlevel.checkpoint()
 
-    def _seconds_to_deadline(self) -> float:
-        now = self._clock.now()
-        deadline = min(self.core.next_deadline(), self._housekeeping.next_deadline())
-        if not self._sync_each and self._sync_ticket is None:
-            deadline = min(deadline, self._flush_at)
-        return max(deadline - now, 0.0) + _WAKE_SLACK_SECONDS
+    def _next_deadline(self) -> float:
+        """Return when `pump` has something to do at the latest, as the clock's second."""
+        deadline = self.core.next_deadline()
+        if (house_at := self._housekeeping.next_deadline()) < deadline:
+            deadline = house_at
+        if self._flush_at < deadline and not self._sync_each and self._sync_ticket is None:
+            return self._flush_at
+        return deadline
+
+    def _on_loop_clock(self, deadline: float) -> float:
+        """Return when to wake up for what is due at *deadline*."""
+        seconds = max(deadline - self._clock.now(), 0.0)
+        return trio.current_time() + seconds + _WAKE_SLACK_SECONDS
 
     def pump_soon(self) -> None:
         """Have `pump` run: now, or again where it is running."""
@@ -269,12 +288,14 @@ class LedgerServer:
             self._pump_again = True
             return
         self._pumping = True
+        core = self.core
         try:
             while True:
                 self._pump_again = False
-                self.core.step()
+                core.step()
+                if core.engine.transport.outbox:
+                    self._send_outbox()
                 self._start_syncs()
-                self._send_outbox()
                 self._publish()
                 if not self._pump_again:
                     break
@@ -283,14 +304,19 @@ class LedgerServer:
             raise
         finally:
             self._pumping = False
-        for link in self._links.values():
-            link.flush()
-        self._start_file_work()
+        engine, end = core.engine, self.store.end
+        if (
+            engine.ticked_at >= self._looked_at + _LOOK_SECONDS
+            or end.index >= self._looked_at_end.index + _LOOK_COUNT
+            or end.position >= self._looked_at_end.position + self._look_size
+            or core.waits_for_room
+            or engine.snapshot_wanted
+        ):
+            self._start_file_work()
         timer = self._timer
-        if timer is not None:
-            deadline = trio.current_time() + self._seconds_to_deadline()
-            if deadline < timer.deadline:
-                timer.deadline = deadline
+        if timer is not None and (deadline := self._next_deadline()) < self._timer_due:
+            self._timer_due = deadline
+            timer.deadline = self._on_loop_clock(deadline)
 
     def _fail(self, error: BaseException) -> None:
         if self._failure is None:
@@ -298,18 +324,30 @@ class LedgerServer:
             self._failed.set()
 
     def _send_outbox(self) -> None:
+        # What goes to one peer shares a system call, and is on its way before the next is encoded.
+        writing: PeerLink | None = None
         for peer_id, message in self.core.take_outbox():
             link = self._links.get(peer_id)
+            if link is not writing:
+                if writing is not None:
+                    writing.flush()
+                writing = link
             if link is not None:
                 link.send(message)
+        if writing is not None:
+            writing.flush()
 
     def _publish(self) -> None:
-        committed = self.core.committed_index
+        engine = self.core.engine
+        committed = engine.applied_index
         if committed > self._published_index:
             self._published_index = committed
             for watcher in self._commit_watchers:
                 watcher(committed)
-        engine = self.core.engine
+        situation = engine.situation()
+        if situation == self._published_situation:
+            return
+        self._published_situation = situation
         # Lost only here, where the watchers hear of it, and not by the mere passing of time.
         self._leader_is_lost = not engine.has_live_leader
         role = (self.core.role, engine.term, self.leader_id, engine.leader_ready)
@@ -324,14 +362,14 @@ class LedgerServer:
     # -- syncs ----------------------------------------------------------------------------------
 
     def _start_syncs(self) -> None:
-        if not self._vote_syncing:
+        if not self._vote_syncing and self._votes.synced_version != self._votes.version:
             vote_ticket = self._votes.begin_sync()
             if vote_ticket is not None:
                 self._vote_syncing = True
                 self._vote_worker.submit(
                     vote_ticket.run, lambda failure: self._vote_synced(vote_ticket, failure)
                 )
-        now = self._clock.now()
+        now = self.core.engine.ticked_at
         if self._sync_ticket is not None:
             self._judge_slow_sync(now)
         elif (
@@ -376,15 +414,19 @@ class LedgerServer:
         if self._sync_ticket is not ticket:
             return  # `stop` was quicker
         self._sync_ticket = None
-        with self._on_loop():
+        try:
             _raise_if_any(failure)
             synced_before = self.store.synced_index
-            self.store.finish_sync(ticket)
+            self.store.finish_sync(ticket, watermark=False)
             self.sync_seconds_last = self._clock.now() - self._sync_started_at
             self.sync_seconds.observe(self.sync_seconds_last)
             self.sync_entries.observe(max(self.store.synced_index - synced_before, 0))
             self.core.engine.storage_stalled = False
             self.core.engine.log_synced()
+            self.pump()
+            self.store.write_watermark()  # a hint, for which no answer waits
+        except BaseException as error:  # noqa: BLE001 - as `_on_loop`
+            self._fail(error)
 
     def _vote_synced(self, ticket: VoteTicket, failure: BaseException | None) -> None:
         self._vote_syncing = False
@@ -396,6 +438,7 @@ class LedgerServer:
     # -- segments, checkpoints, states ----------------------------------------------------------
 
     def _start_file_work(self) -> None:
+        self._looked_at, self._looked_at_end = self._clock.now(), self.store.end
         wanted = self.core.engine.snapshot_wanted
         if wanted and not self._housekeeping.is_busy:
             self.core.engine.snapshot_wanted = 0
@@ -491,7 +534,8 @@ class LedgerServer:
             # From here on nothing may leave this node, also not while its links are closed.
             self._fail(error)
             raise
-        self.pump()
+        if not self.core.is_settled:
+            self.pump()
 
     def stop(self) -> None:
         """Sync what is appended and write a checkpoint; blocking.

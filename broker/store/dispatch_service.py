@@ -57,7 +57,9 @@ class DispatchService:
         self._state_interval_seconds = state_interval_seconds
         self._dispatched = dispatched
         self._committed_index = 0
-        self._wake = trio.Event()
+        self._sleeper: trio.lowlevel.Task | None = None
+        self._is_woken = False
+        self._timer_due = math.inf  # second of the clock at which the sleep ends by itself
         self._state_at = clock.now() + state_interval_seconds
         self.state_seconds = Histogram(SECONDS_BOUNDS)  # from the beginning of each to its end
         self._running: list[Job] = []
@@ -69,8 +71,9 @@ class DispatchService:
 
     def committed_to(self, index: int) -> None:
         """Hear that entries up to *index* may be taken in."""
-        self._committed_index = max(self._committed_index, index)
-        self._wake.set()
+        if index > self._committed_index:
+            self._committed_index = index
+        self._wake_up()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Dispatch until cancelled.
@@ -79,27 +82,57 @@ class DispatchService:
             LedgerError: an entry cannot be taken in, or the disk fails; the node has to stop.
         """
         task_status.started()
-        derived = self._derived
         while True:
-            if self._failure is not None:
-                raise self._failure
-            self._wake = trio.Event()
-            before = derived.dispatched_index
-            if before < self._committed_index:
-                derived.dispatch_up_to(self._committed_index)
-                self._dispatched()
-            self._start_jobs()
-            if before < derived.dispatched_index < self._committed_index:
-                await trio.lowlevel.checkpoint()
-                continue
-            with trio.move_on_after(self._seconds_to_next_job()):
-                await self._wake.wait()
+            # One scope for many turns: most end because something was committed.
+            self._timer_due = math.inf
+            with trio.CancelScope() as timer:
+                while True:
+                    is_through = self._turn()
+                    self._set_timer(timer)
+                    if is_through and not self._is_woken:
+                        await self._sleep()
+                    else:
+                        await trio.lowlevel.checkpoint()
 
-    def _seconds_to_next_job(self) -> float:
+    def _turn(self) -> bool:
+        """Take in some of what is committed, start what is due; whether nothing is left."""
+        if self._failure is not None:
+            raise self._failure
+        self._is_woken = False
+        derived = self._derived
+        before = derived.dispatched_index
+        if before < self._committed_index:
+            derived.dispatch_up_to(self._committed_index)
+            self._dispatched()
+        self._start_jobs()
+        return not before < derived.dispatched_index < self._committed_index
+
+    async def _sleep(self) -> None:
+        """Wait for `_wake_up`, or the timer."""
+
+        def abort(_: object) -> trio.lowlevel.Abort:
+            self._sleeper = None
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        self._sleeper = trio.lowlevel.current_task()
+        await trio.lowlevel.wait_task_rescheduled(abort)
+
+    def _wake_up(self) -> None:
+        self._is_woken = True
+        sleeper, self._sleeper = self._sleeper, None
+        if sleeper is not None:
+            trio.lowlevel.reschedule(sleeper)
+
+    def _set_timer(self, timer: trio.CancelScope) -> None:
+        """Have the sleep end when the next job is due."""
         if self._running and not self._refused:
-            return math.inf  # the end of what runs wakes
-        due_at = self._retry_at if self._refused else self._state_at
-        return max(due_at - self._clock.now(), 0.0) + 0.001
+            due_at = math.inf  # the end of what runs wakes
+        else:
+            due_at = self._retry_at if self._refused else self._state_at
+        if due_at != self._timer_due:
+            self._timer_due = due_at
+            seconds = max(due_at - self._clock.now(), 0.0) + 0.001
+            timer.deadline = trio.current_time() + seconds
 
     def _start_jobs(self) -> None:
         if self._refused and self._clock.now() >= self._retry_at:
@@ -134,7 +167,7 @@ class DispatchService:
                 logger.warning("%s; trying again in %.0f s", failure, FULL_RETRY_SECONDS)
                 self._refused.append(jobs)
                 self._retry_at = self._clock.now() + FULL_RETRY_SECONDS
-                self._wake.set()
+                self._wake_up()
                 return
             self._running = [job for job in self._running if job not in jobs]
             if failure is not None:
@@ -144,7 +177,7 @@ class DispatchService:
                     self.state_seconds.observe(self._clock.now() - begun)
                 for job in jobs:
                     job.finish()
-            self._wake.set()
+            self._wake_up()
 
         self._worker.submit(work, done)
 
@@ -217,9 +250,9 @@ class DispatchService:
         except LedgerFullError as error:
             # What was derived belongs to a log that is gone: nothing may be dispatched behind it.
             self._failure = error
-            self._wake.set()
+            self._wake_up()
             raise
         self._committed_index = max(self._committed_index, base.index)
         logger.info("took over the state at entry %d from the leader", base.index)
         self._dispatched()
-        self._wake.set()
+        self._wake_up()

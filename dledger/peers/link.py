@@ -36,8 +36,10 @@ Message = dict[str, Any]
 # longest names and hosts have 2.5 KiB.
 GREETING_SIZE_MAX = 64 * 1024
 _SHOWN_MAX = 200  # characters of a value in a complaint; longer ones are cut
+_LOOKS_PER_SILENCE = 4  # how often the watch looks within the time after which a link is given up
 _COMPLAINTS_MAX = 1000  # reasons remembered
 
+_PING_CODE = int(PeerCode.PING)
 _PING = b"".join(bytes(part) for part in encode_frame(Command(int(PeerCode.PING), FLAG_ONEWAY)))
 
 
@@ -82,8 +84,9 @@ class PeerLink:
         self._hooks = hooks
         self._silence_seconds = silence_seconds
         self._outbox = Outbox(stream, limit_bytes=buffer_size_max)
-        self._heard_at = trio.current_time()
-        self._sent_at = trio.current_time()
+        # Looked at by `_watch` now and then, so that no message has to ask for the time.
+        self._has_heard = True
+        self._has_sent = True
         self.closed = False
 
     def send(self, message: Message) -> None:
@@ -100,9 +103,9 @@ class PeerLink:
 
     def flush(self) -> None:
         """Send what is queued as far as the socket takes it; the rest follows by itself."""
-        if self.closed or not self._outbox.pending_size:
+        if self.closed:
             return
-        self._sent_at = trio.current_time()
+        self._has_sent = True
         self._outbox.flush()
 
     def close(self) -> None:
@@ -128,7 +131,7 @@ class PeerLink:
                 data = await self._stream.receive_some()
                 if not data or self.closed:
                     break
-                self._heard_at = trio.current_time()
+                self._has_heard = True
                 self._connection.receive_data(data)
         except ConnectionLostError as error:
             reason = str(error)
@@ -138,11 +141,10 @@ class PeerLink:
         logger.info("connection to %s ended: %s", self.peer_id, reason)
 
     def _deliver(self) -> None:
-        messages = [
-            from_command(command)
-            for command in self._connection.commands()
-            if command.code != PeerCode.PING
-        ]
+        messages = []
+        for command in self._connection.commands():
+            if command.code != _PING_CODE:
+                messages.append(from_command(command))  # noqa: PERF401 - one message mostly
         if messages:
             self._hooks.on_messages(self.peer_id, messages)
 
@@ -151,16 +153,19 @@ class PeerLink:
 
         TCP alone would go on retransmitting for minutes after a partition has healed.
         """
-        interval = self._silence_seconds / 4
+        interval = self._silence_seconds / _LOOKS_PER_SILENCE
+        silent_looks = 0
         while not self.closed:
             await trio.sleep(interval)
-            now = trio.current_time()
-            if now - self._heard_at > self._silence_seconds:
-                logger.info("%s has been silent for %.1f s", self.peer_id, now - self._heard_at)
+            silent_looks = 0 if self._has_heard else silent_looks + 1
+            self._has_heard = False
+            if silent_looks >= _LOOKS_PER_SILENCE:
+                logger.info("%s has been silent for %.1f s", self.peer_id, silent_looks * interval)
                 self.close()
-            elif now - self._sent_at >= interval and not self._outbox.pending_size:
+            elif not self._has_sent and not self._outbox.pending_size:
                 self._outbox.write([_PING])
                 self.flush()
+            self._has_sent = False
 
 
 # -- handshake ----------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ and each field is checked, because PySyncObj trusts what it is given (raft-engin
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from dledger.entry import LogPoint
@@ -28,6 +28,14 @@ class _Form:
     fields: Mapping[str, type]
     optional: Mapping[str, type]
     body: str | None = None  # the field that travels as the frame's body
+
+    # The same, as a message needs it: a loop over these calls nothing.
+    code_number: int = field(init=False)
+    wanted: tuple[tuple[str, type], ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "code_number", int(self.code))
+        object.__setattr__(self, "wanted", tuple(self.fields.items()))
 
 
 _FORMS: dict[str, _Form] = {
@@ -88,14 +96,16 @@ _FORMS: dict[str, _Form] = {
         {},
     ),
 }
-_TYPE_OF_CODE = {form.code: kind for kind, form in _FORMS.items()}
+_TYPE_OF_CODE = {form.code_number: kind for kind, form in _FORMS.items()}
 
 
 def to_command(message: Message) -> Command:
-    """Return *message* as a one-way frame; raw bytes are not copied."""
+    """Return *message* as a one-way command; raw bytes are not copied."""
     kind = message["type"]
     form = _FORMS[kind]
-    fields = {name: message[name] for name in form.fields}
+    fields = {}
+    for name in form.fields:
+        fields[name] = message[name]
     for name in form.optional:
         if name in message:
             fields[name] = message[name]
@@ -103,7 +113,7 @@ def to_command(message: Message) -> Command:
         base: LogPoint = fields["base"]
         fields["base"] = [base.index, base.term, base.position, base.chain_crc]
     body = message[form.body] if form.body else b""
-    return Command(code=int(form.code), flag=FLAG_ONEWAY, ext_fields=fields, body=body)
+    return Command(form.code_number, FLAG_ONEWAY, ext_fields=fields, body=body)
 
 
 def from_command(command: Command) -> Message:
@@ -113,19 +123,23 @@ def from_command(command: Command) -> Message:
         RemoteProtocolError: an unknown code, or a field is missing, of the wrong type or outside
             of what the files can hold.
     """
-    kind = _TYPE_OF_CODE.get(command.code)  # type: ignore[call-overload]  # any int may come
+    kind = _TYPE_OF_CODE.get(command.code)
     if kind is None:
         raise RemoteProtocolError(f"code {command.code} is no message between peers")
     form = _FORMS[kind]
     given = command.ext_fields or {}
     message: Message = {"type": kind}
-    for name, wanted in form.fields.items():
+    for name, wanted in form.wanted:
         if name not in given:
             raise RemoteProtocolError(f"{kind}: field {name} is missing")
-        message[name] = _checked(kind, name, given[name], wanted)
-    for name, wanted in form.optional.items():
-        if name in given:
-            message[name] = _checked(kind, name, given[name], wanted)
+        value = given[name]
+        if type(value) is not wanted or (wanted is int and not 0 <= value <= _INT_MAX):  # type: ignore[operator]
+            value = _checked(kind, name, value, wanted)
+        message[name] = value
+    if len(given) > len(form.wanted):
+        for name, wanted in form.optional.items():
+            if name in given:
+                message[name] = _checked(kind, name, given[name], wanted)
     if form.body:
         message[form.body] = command.body
     if kind == "install":

@@ -1,27 +1,28 @@
-"""PySyncObj as the Raft engine, and the only file that reaches inside it.
+"""PySyncObj as the Raft engine; only this file and `guarded` reach inside it.
 
-PySyncObj 0.3.17 keeps the elections, terms and votes, the commit rule, the timers and the queue
-of commands.  What is unsafe or slow in it is replaced here, method by method; `_GuardedSyncObj`
-names each with the flaw's letter, and ``docs/raft-engine.md`` tells the story of each.  The
-touch points are pinned: on another version, or another text of that version, the engine refuses
-to start, and ``tests/contract`` says which touch point has moved.
+PySyncObj 0.3.17 keeps the elections, terms and votes, the commit rule and the timers.
+What is unsafe or slow in it is replaced in `dledger.raft.guarded`; here it is driven.
 """
 
 from __future__ import annotations
 
-import hashlib
-import inspect
 from typing import TYPE_CHECKING
 
-from pysyncobj import SyncObj, SyncObjConf
+from pysyncobj import SyncObjConf
 from pysyncobj import syncobj as library
-from pysyncobj.node import Node
-from pysyncobj.version import VERSION
 
-from dledger.errors import LedgerError
 from dledger.raft.following import Following
+from dledger.raft.guarded import (
+    CANDIDATE,
+    FOLLOWER,
+    LEADER,
+    GuardedSyncObj,
+    NullPoller,
+    Peer,
+    check_library,
+)
 from dledger.raft.journal import LedgerJournal
-from dledger.raft.leading import Leading
+from dledger.raft.leading import COMMIT_NOTICE_SECONDS, Leading
 from dledger.raft.levels import Levels
 from dledger.raft.standing import Standing
 from dledger.raft.transport import EngineTransport, Message
@@ -37,132 +38,6 @@ if TYPE_CHECKING:
     from dledger.store.ledger_store import LedgerStore
     from dledger.store.vote_file import VoteFile
 
-PINNED_VERSION = "0.3.17"
-PINNED_SOURCE_SHA256 = "e8bdf06797085d734df86e24ab4802fe87893dff77268565ec036f7ad4a1cfe4"
-
-# When a commit is not carried by the next message anyway, it is announced after this time.
-COMMIT_NOTICE_SECONDS = 0.005
-
-_FOLLOWER, _CANDIDATE, _LEADER = 0, 1, 2
-
-
-def check_library() -> None:
-    """Raise `LedgerError` unless PySyncObj is the one whose seams are known."""
-    source = inspect.getsource(library)
-    digest = hashlib.sha256(source.encode()).hexdigest()
-    if VERSION != PINNED_VERSION or digest != PINNED_SOURCE_SHA256:
-        raise LedgerError(
-            f"pysyncobj {VERSION} (source {digest[:12]}) is not the pinned {PINNED_VERSION} "
-            f"({PINNED_SOURCE_SHA256[:12]}), whose seams this engine relies on; "
-            f"install pysyncobj=={PINNED_VERSION}"
-        )
-
-
-class _Peer(Node):  # type: ignore[misc]  # PySyncObj is untyped
-    """A member as PySyncObj knows it.
-
-    Hashed by rank: string hashes differ from process to process, and with them the order in
-    which a set of nodes is walked and messages are sent.
-    """
-
-    def __init__(self, node_id: str, rank: int) -> None:
-        super().__init__(node_id)
-        self._rank = rank
-
-    def __hash__(self) -> int:
-        return self._rank
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Peer) and self._rank == other._rank
-
-
-class _NullPoller:
-    """PySyncObj's poller, with nothing to poll: our event loop calls, it is never called."""
-
-    def subscribe(self, *_: object) -> None:
-        """Ignore."""
-
-    def unsubscribe(self, *_: object) -> None:
-        """Ignore."""
-
-    def poll(self, timeout: float) -> None:
-        """Return at once."""
-
-
-class _MatchView(dict[_Peer, int]):
-    """PySyncObj's match indexes, read from our progress and clamped to the leader's own disk.
-
-    PySyncObj counts the leader itself without asking its disk (flaw c).  Clamped like this, an
-    entry reaches a majority only when the leader has synced it too, so its sync and those of the
-    followers may overlap.
-
-    A joining member counts as having nothing: before its disk was lost it may have promised the
-    same entry, or its vote, to somebody else.
-
-    Whoever lacks this term's first entry counts as having nothing: nothing older can be committed
-    by counting (Raft paper, section 5.4.2), and PySyncObj would look at every entry of the
-    uncommitted tail in each tick to find that out.
-    """
-
-    def __init__(self, engine: RaftEngine) -> None:
-        super().__init__()
-        self._engine = engine
-
-    def __getitem__(self, peer: _Peer) -> int:
-        engine = self._engine
-        progress = engine.leading.progress[peer.id]
-        if progress.joining:
-            return 0
-        match_index = min(progress.match_index, engine.store.durable_index)
-        return match_index if match_index >= engine.first_index_of_own_term else 0
-
-
-class _GuardedSyncObj(SyncObj):  # type: ignore[misc]  # PySyncObj is untyped
-    """PySyncObj with the methods replaced that lose entries, hang or cost too much."""
-
-    def __init__(
-        self, engine: RaftEngine, me: _Peer, others: list[_Peer], conf: SyncObjConf
-    ) -> None:
-        self._engine = engine
-        super().__init__(me, others, conf=conf, transport=engine.transport)
-        self._SyncObj__raftMatchIndex = _MatchView(engine)
-
-    def _SyncObj__onMessageReceived(self, node: _Peer, message: Message) -> None:
-        """Ours, because answers carry no term and appends cut what is there (flaws a, b, e)."""
-        self._engine.on_message(node, message)
-
-    def handle_stock(self, node: _Peer, message: Message) -> None:
-        """Give one message to PySyncObj's own handler."""
-        super()._SyncObj__onMessageReceived(node, message)
-
-    def _SyncObj__sendAppendEntries(self) -> None:
-        """Ours: the stock sender pipelines without bound and never finds the parting (flaw i)."""
-        self._engine.on_heartbeat_due()
-
-    def _SyncObj__applyLogEntries(self) -> bool:
-        """Ours: only publishes how far the log is committed; the stock one retries for ever (j)."""
-        self._engine.apply()
-        return False
-
-    def _SyncObj__doApplyCommand(self, command: object) -> None:
-        """Refuse: the stock one unpickles what arrives from the network (flaw o)."""
-        raise AssertionError("commands are applied by the dispatcher, never by PySyncObj")
-
-    def _SyncObj__generateRaftTimeout(self) -> float:
-        return self._engine.election_timeout(super()._SyncObj__generateRaftTimeout())
-
-    def _SyncObj__connectedToAnyone(self) -> bool:
-        """Ours: asked only before an election, so the pre-vote hangs here (flaw f)."""
-        return self._engine.standing.may_stand()
-
-    def _SyncObj__tryLogCompaction(self) -> None:
-        """Do nothing: without a dump file the stock one trims the journal (flaw n4)."""
-
-    def _SyncObj__onBecomeLeader(self) -> None:
-        self._engine.leading.start()
-        self._engine.levels.start()
-        super()._SyncObj__onBecomeLeader()
-
 
 class RaftEngine:
     """Raft for one node: messages and ticks in, messages and a committed index out.
@@ -170,6 +45,12 @@ class RaftEngine:
     Not to be entered from two threads.  It never waits, reads no clock but the one given, and
     sends nothing itself: `transport` collects what is to be sent.
     """
+
+    # What is read several times for each message is a plain attribute, kept up where the library
+    # changes its own: in one place each, which `tests/contract` counts.
+    term: int  # the current one
+    is_leader = False  # whether this node thinks it leads; another may have been elected since
+    is_candidate = False  # whether this node is standing for election
 
     def __init__(
         self,
@@ -204,15 +85,18 @@ class RaftEngine:
         self.append_size_max = raft.append_size_max
         self._votes = votes
         self._clock = clock
+        self.now = clock.now  # seconds
         self._chance = chance
         self._install = install
-        self._heartbeat_seconds = raft.heartbeat_interval_ms / 1000
+        self.heartbeat_seconds = raft.heartbeat_interval_ms / 1000
         self._election_seconds_min = raft.election_timeout_min_ms / 1000
         self._election_seconds_max = raft.election_timeout_max_ms / 1000
         self._election_stagger_seconds = raft.election_stagger_ms / 1000
-        self._leader_heard_at = float("-inf")
-        self._leader_is_gone = False  # its connection broke, and no other has been heard of
+        self.leader_heard_at = float("-inf")
+        self.leader_is_gone = False  # its connection broke, and no other has been heard of
         self._stopped_leading = False
+        self.tick_wanted = True  # something has happened that PySyncObj has to look at
+        self.ticked_at = clock.now()  # when `tick` was called last
         self.storage_stalled = False  # set by the server: a sync hangs, so do not stand
         self._snapshot: tuple[int, bytes] | None = None
         self.snapshot_wanted = 0  # base index of the state that a peer needs; 0: none
@@ -222,12 +106,12 @@ class RaftEngine:
         self.levels = Levels(self, config.store.flush_disk_type)
         self.following = Following(self)
         self.standing = Standing(self)
-        self._peers = {node_id: _Peer(node_id, rank) for rank, node_id in enumerate(ids)}
+        self._peers = {node_id: Peer(node_id, rank) for rank, node_id in enumerate(ids)}
         journal = LedgerJournal(store, votes, commit_index=commit_index)
         conf = SyncObjConf(
             autoTick=False,
             appendEntriesUseBatch=True,
-            appendEntriesPeriod=self._heartbeat_seconds,
+            appendEntriesPeriod=self.heartbeat_seconds,
             raftMinTimeout=self._election_seconds_min,
             raftMaxTimeout=self._election_seconds_max,
             connectionTimeout=self._election_seconds_max * 2,
@@ -243,9 +127,9 @@ class RaftEngine:
         self._enter()
         stock = library.createJournal, library.createPoller
         library.createJournal = lambda given: given
-        library.createPoller = lambda _kind: _NullPoller()
+        library.createPoller = lambda _kind: NullPoller()
         try:
-            self._raft = _GuardedSyncObj(
+            self._raft = GuardedSyncObj(
                 self,
                 self._peers[self.node_id],
                 [self._peers[peer_id] for peer_id in self.peer_ids],
@@ -253,6 +137,7 @@ class RaftEngine:
             )
         finally:
             library.createJournal, library.createPoller = stock
+        self.term = int(self._raft._SyncObj__raftCurrentTerm)
         self.commit_index: int = journal.getRaftCommitIndex()
         self._raft._SyncObj__raftCommitIndex = self.commit_index
         self.applied_index = self.commit_index
@@ -270,21 +155,6 @@ class RaftEngine:
     # -- what this node is ----------------------------------------------------------------------
 
     @property
-    def term(self) -> int:
-        """Return the current term."""
-        return int(self._raft._SyncObj__raftCurrentTerm)
-
-    @property
-    def is_leader(self) -> bool:
-        """Return whether this node thinks it leads; another may have been elected since."""
-        return bool(self._raft._SyncObj__raftState == _LEADER)
-
-    @property
-    def is_candidate(self) -> bool:
-        """Return whether this node is standing for election."""
-        return bool(self._raft._SyncObj__raftState == _CANDIDATE)
-
-    @property
     def leader_ready(self) -> bool:
         """Return whether this node leads and its first entry is applied (flaw l).
 
@@ -296,7 +166,7 @@ class RaftEngine:
     def leader_id(self) -> str | None:
         """Return whom this node follows, itself when it leads, None while nobody is known."""
         leader = self._raft._SyncObj__raftLeader
-        return None if leader is None else str(leader.id)
+        return None if leader is None else leader.id
 
     @property
     def has_live_leader(self) -> bool:
@@ -305,7 +175,24 @@ class RaftEngine:
             return True
         if self.leader_id is None:
             return False
-        return self.now() < self._leader_heard_at + self._election_seconds_min
+        return self.now() < self.leader_heard_at + self._election_seconds_min
+
+    def situation(self) -> tuple[object, ...]:
+        """Return all that role, term and leader depend on, to be compared with an older answer.
+
+        As of the last `tick`; cheap, where the properties are not.
+        """
+        raft = self._raft
+        leader = raft._SyncObj__raftLeader
+        return (
+            raft._SyncObj__raftState,
+            raft._SyncObj__raftCurrentTerm,
+            leader,
+            self._votes.joining,
+            self.leader_ready,
+            leader is not None
+            and self.ticked_at < self.leader_heard_at + self._election_seconds_min,
+        )
 
     @property
     def joining(self) -> bool:
@@ -322,10 +209,6 @@ class RaftEngine:
         """Return whether the leader has asked this node to take over."""
         return bool(self._raft._SyncObj__transferInProgress)
 
-    def now(self) -> float:
-        """Return the clock's seconds."""
-        return self._clock.now()
-
     def next_deadline(self) -> float:
         """Return the clock's second at which `tick` has something to do at the latest."""
         if self.is_leader:
@@ -335,8 +218,18 @@ class RaftEngine:
     # -- driving it -----------------------------------------------------------------------------
 
     def tick(self) -> None:
-        """Do what time and arrived messages call for: elect, commit, apply, send."""
+        """Do what time and arrived messages call for: elect, commit, apply, send.
+
+        PySyncObj's own tick runs when its timer is due or something has happened that it has to
+        look at; between that only what has become committed or durable is published.
+        """
+        now = self.ticked_at = self.now()
+        if not self.tick_wanted and now <= self.next_deadline():
+            self.apply()
+            return
+        self.tick_wanted = False
         self._enter()
+        library.monotonicTime = lambda: now  # no time passes inside a tick
         if self.is_leader:
             self.leading.start_barriers()
             self._skip_to_own_term()
@@ -370,15 +263,14 @@ class RaftEngine:
         The caller has checked `is_leader` and that the store has room.
         """
         assert self.is_leader
-        # PySyncObj empties its queue for one heartbeat interval by its clock.  Were the process
-        # paused between two looks at it, the proposal would stay in the queue while its proposer
-        # is told of another entry's end; so in here no time passes.
-        instant = self._clock.now()
-        library.monotonicTime = lambda: instant
+        # What PySyncObj does with a command, without its queue: that is emptied for one heartbeat
+        # interval by its clock, and were the process paused between two looks at it, the proposal
+        # would stay there while its proposer is told of another entry's end.
         index = self.store.end_index + 1
-        self._raft._applyCommand(proposal, None)
-        self._raft._checkCommandsToApply()
+        self._raft._SyncObj__raftLog.add(proposal, index, self.term)
         assert self.store.end_index == index
+        if not self.peer_ids:
+            self.tick_wanted = True  # its own copy is the majority; with others, answers make one
         return index
 
     def send_new_entries(self) -> None:
@@ -389,7 +281,7 @@ class RaftEngine:
     def receive(self, peer_id: str, message: Message) -> None:
         """Take one message of a peer, already checked for its form."""
         self._enter()
-        self.transport.deliver(self._peers[peer_id], message)
+        self.on_message(self._peers[peer_id], message)
 
     def peer_connected(
         self, peer_id: str, *, joining: bool, last_index: int, promises_synced: bool
@@ -400,18 +292,20 @@ class RaftEngine:
         self.leading.connected(
             peer_id, joining=joining, last_index=last_index, promises_synced=promises_synced
         )
+        self.tick_wanted = True
         if self.is_leader:
             self.leading.send_heartbeats()
 
     def peer_disconnected(self, peer_id: str) -> None:
         """Note that a peer's connection broke; if it led, do not wait for the timeout."""
         self._enter()
+        self.tick_wanted = True
         self.transport.disconnected(self._peers[peer_id])
         self.transport.drop_held(peer_id)
         self.leading.disconnected(peer_id)
         if peer_id == self.leader_id and not self.is_leader:
-            self._leader_heard_at = float("-inf")
-            self._leader_is_gone = True
+            self.leader_heard_at = float("-inf")
+            self.leader_is_gone = True
             self.hasten_election(self._turn_to_stand(peer_id) + 0.0001)
 
     def _turn_to_stand(self, gone_leader: str) -> float:
@@ -426,16 +320,19 @@ class RaftEngine:
 
     def log_synced(self) -> None:
         """Note that more of the log is durable."""
+        if not self.peer_ids or (self.is_leader and self.leading.has_uncommitted_answers):
+            self.tick_wanted = True
         self.following.after_sync()
 
     def vote_synced(self) -> None:
         """Note that term and vote are durable: let go what waited for that."""
+        self.tick_wanted = True
         self.transport.release_votes(self.term)
         self.following.after_sync()
 
     # -- messages -------------------------------------------------------------------------------
 
-    def on_message(self, node: _Peer, message: Message) -> None:
+    def on_message(self, node: Peer, message: Message) -> None:
         """Sort one message: whose handler, and whether its term still counts."""
         kind = message["type"]
         peer_id = node.id
@@ -466,7 +363,7 @@ class RaftEngine:
             assert kind == "timeout_now", kind
             self._raft.handle_stock(node, message)
 
-    def _on_leader_message(self, node: _Peer, message: Message) -> None:
+    def _on_leader_message(self, node: Peer, message: Message) -> None:
         if message["term"] < self.term:
             # Tell the sender that its time is over; stock drops this silently (flaw e).
             self.send(
@@ -486,30 +383,32 @@ class RaftEngine:
             self.step_down(message["term"])
         assert not self.is_leader, "two leaders in one term"
         if self.is_candidate:
-            self._raft._SyncObj__setState(_FOLLOWER)
-        if not self.transfer_in_progress:
-            self.delay_election()
-        self._leader_heard_at = self.now()
-        self._leader_is_gone = False
-        self._raft._SyncObj__raftLeader = node
+            self._raft._SyncObj__setState(FOLLOWER)
+        self.leader_heard_at = now = self.now()
+        raft = self._raft
+        if not raft._SyncObj__transferInProgress:
+            raft._SyncObj__raftElectionDeadline = now + raft._SyncObj__generateRaftTimeout()
+        self.leader_is_gone = False
+        raft._SyncObj__raftLeader = node
         if message["type"] == "append_entries":
             self.following.on_append(message)
         else:
             self.following.on_install(message)
 
     def send(self, peer_id: str, message: Message) -> None:
-        """Put a message into the outbox."""
-        self.transport.send(self._peers[peer_id], message)
+        """Put a message into the outbox that waits for no vote."""
+        self.transport.outbox.append((peer_id, message))
 
     # -- what the halves of replication ask for -------------------------------------------------
 
     def step_down(self, term: int) -> None:
         """Adopt a higher *term* as a follower of nobody."""
         assert term > self.term
+        self.tick_wanted = True
         self._raft._SyncObj__setCurrentTerm(term, None)
         self._raft._SyncObj__raftLeader = None
         self._raft._SyncObj__transferInProgress = False
-        self._raft._SyncObj__setState(_FOLLOWER)
+        self._raft._SyncObj__setState(FOLLOWER)
 
     def note_answer(self, peer_id: str) -> None:
         """Count a peer as alive for the leader's check that a majority still listens."""
@@ -525,32 +424,32 @@ class RaftEngine:
 
     def apply(self) -> None:
         """Publish what is both committed and durable here."""
-        commit_index = int(self._raft._SyncObj__raftCommitIndex)
+        commit_index: int = self._raft._SyncObj__raftCommitIndex
         if commit_index > self.commit_index:
             self.commit_index = commit_index
             if self.is_leader:
-                due = self.now() + COMMIT_NOTICE_SECONDS
+                self.leading.committed_at = self.ticked_at
+                due = self.ticked_at + COMMIT_NOTICE_SECONDS
                 if due < self._raft._SyncObj__newAppendEntriesTime:
                     self._raft._SyncObj__newAppendEntriesTime = due
+        if self.applied_index == self.commit_index:
+            return
         index = min(self.commit_index, self.store.durable_index)
         if index > self.applied_index:
             self.applied_index = index
             self._raft._SyncObj__raftLastApplied = index
 
     def on_heartbeat_due(self) -> None:
-        """Send to everyone, and set the time for the next heartbeat."""
-        self._raft._SyncObj__newAppendEntriesTime = self.now() + self._heartbeat_seconds
-        self.leading.send_heartbeats()
+        """Send to whoever has heard nothing for too long; set the time for the next look."""
+        self._raft._SyncObj__newAppendEntriesTime = self.leading.send_heartbeats()
 
-    def election_timeout(self, timeout: float) -> float:
-        """Return how long to wait for an election's outcome, PySyncObj's choice being *timeout*.
+    def short_election_timeout(self) -> float:
+        """Return how long to wait for an election's outcome when the leader is known to be gone.
 
-        The long timeout tells a dead leader from a slow one.  When the leader is known to be gone
-        it only has to outlast one round of votes.
+        PySyncObj's long one tells a dead leader from a slow one; this has to outlast one round of
+        votes only.
         """
-        if self._leader_is_gone:
-            return self._election_seconds_min * (0.25 + 0.35 * self._chance.random())
-        return timeout
+        return self._election_seconds_min * (0.25 + 0.35 * self._chance.random())
 
     def delay_election(self) -> None:
         """Wait an election timeout from now."""
@@ -575,12 +474,13 @@ class RaftEngine:
     def abdicate(self) -> None:
         """Stop leading without a new term: this node's disk no longer keeps up."""
         if self.is_leader:
-            self._raft._SyncObj__setState(_FOLLOWER)
+            self._raft._SyncObj__setState(FOLLOWER)
             self._raft._SyncObj__raftLeader = None
 
     def become_voter(self, reason: str) -> None:
         """Let this node vote from now on; kept with the vote."""
         self._votes.end_joining(reason)
+        self.tick_wanted = True
 
     def snapshot_at_base(self) -> bytes | None:
         """Return the state at the store's base, or None and have it read."""
@@ -605,6 +505,8 @@ class RaftEngine:
         self._raft._SyncObj__raftLog.setRaftCommitIndex(base.index)
 
     def _on_state_changed(self, old: int, new: int) -> None:
-        if old == _LEADER:
+        self.is_leader, self.is_candidate = new == LEADER, new == CANDIDATE
+        self.tick_wanted = True
+        if old == LEADER:
             self._stopped_leading = True
             self.delay_election()  # the deadline is as old as the leadership

@@ -40,40 +40,43 @@ class Following:
         """Take an append message of the current leader, whose term is the current one."""
         engine = self._engine
         store = engine.store
-        self._enter_term()
+        if self._term != engine.term:
+            self._enter_term()
         self._answer_id = message["id"]
         raw = memoryview(message["entries"])
         previous, previous_term = message["prev_index"], message["prev_term"]
+        last_index, base_index = message["last_index"], store.base.index
         if previous > store.end_index:
             if self.waiting_for_room:
                 self._say_alive()
             else:
                 self._refuse(store.end_index + 1)
             return
-        if previous >= store.base.index:
+        if previous >= base_index:
             if store.term_at(previous) != previous_term:
                 self._refuse(self._first_disputed_index(previous))
                 return
             self._verify_to(previous)
-        elif message["last_index"] <= store.base.index:
+        elif last_index <= base_index:
             # What lies before the base was committed before it was dropped, so it agrees.
-            self._verify_to(store.base.index)
-        if raw.nbytes and not self._keep_entries(raw, message["last_index"]):
+            self._verify_to(base_index)
+        if raw.nbytes and not self._keep_entries(raw, last_index):
             return
-        if message["last_index"] > store.end_index:
+        if last_index > store.end_index:
             raise CorruptEntryError(
-                f"an append message of {engine.leader_id} ends before its entry "
-                f"{message['last_index']}"
+                f"an append message of {engine.leader_id} ends before its entry {last_index}"
             )
-        if message["last_index"] >= store.base.index:
-            self._verify_to(message["last_index"])
-        engine.commit_to(min(message["commit_index"], self._verified_index))
-        if (admit_index := message.get("admit_index", -1)) >= 0:
+        if last_index >= base_index:
+            self._verify_to(last_index)
+        if message["commit_index"] > engine.commit_index:
+            engine.commit_to(min(message["commit_index"], self._verified_index))
+        if "admit_index" in message and (admit_index := message["admit_index"]) >= 0:
             self._admit(admit_index)
-        tell_written = message.get("tell_written", False)
-        sync_index = min(message.get("sync_index", 0), self._verified_index)
+        tell_written = "tell_written" in message and message["tell_written"]
         self._tells_more = tell_written or "sync_index" in message
-        engine.sync_wanted = max(engine.sync_wanted, sync_index)
+        if "sync_index" in message:
+            sync_index = min(message["sync_index"], self._verified_index)
+            engine.sync_wanted = max(engine.sync_wanted, sync_index)
         if raw.nbytes and store.durable_index < self._verified_index and not tell_written:
             self._answer_due = True  # one answer when the sync is done
         else:
@@ -89,7 +92,8 @@ class Following:
             self.waiting_for_room = False
 
     def _verify_to(self, index: int) -> None:
-        self._verified_index = max(self._verified_index, index)
+        if index > self._verified_index:
+            self._verified_index = index
 
     def _first_disputed_index(self, previous: int) -> int:
         """Return where to go on looking: the start of the whole term that disagrees.
@@ -169,7 +173,7 @@ class Following:
         store = engine.store
         match_index = min(self._verified_index, store.durable_index)
         # The rest is promised when its sync is done, not when the next message happens to come.
-        self._answer_due = match_index < min(self._verified_index, store.end_index)
+        self._answer_due = match_index < self._verified_index and match_index < store.end_index
         more: Message = {}
         if self._tells_more:
             more = {
@@ -181,10 +185,11 @@ class Following:
 
     def _send_answer(self, *, next_index: int, success: bool, reset: bool, **more: int) -> None:
         engine = self._engine
-        if engine.leader_id is None or engine.leader_id == engine.node_id:
+        leader_id = engine.leader_id
+        if leader_id is None or leader_id == engine.node_id:
             return
         engine.send(
-            engine.leader_id,
+            leader_id,
             {
                 "type": "append_answer",
                 "term": engine.term,

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 Message = dict[str, Any]
 
+# When a commit is not carried by the next message anyway, it is announced after this time.
+COMMIT_NOTICE_SECONDS = 0.005
+
 
 class Leading:
     """Progress of every follower while this node leads."""
@@ -29,6 +32,7 @@ class Leading:
     def __init__(self, engine: RaftEngine) -> None:
         self._engine = engine
         self.progress: dict[str, Progress] = {peer_id: Progress() for peer_id in engine.peer_ids}
+        self.committed_at = 0.0  # when the commit index rose last
         self._barriers_wanted: list[Callable[[bool], None]] = []
         self._barriers: deque[tuple[dict[str, int], list[Callable[[bool], None]]]] = deque()
 
@@ -63,6 +67,7 @@ class Leading:
         """
         progress = self.progress[peer_id]
         progress.connected = True
+        progress.last_sent_at = float("-inf")  # nothing over this connection: it is due
         progress.joining = joining
         progress.sent_before = {
             other_id: other.append_id for other_id, other in self.progress.items()
@@ -85,21 +90,40 @@ class Leading:
 
     # -- sending --------------------------------------------------------------------------------
 
+    @property
+    def has_uncommitted_answers(self) -> bool:
+        """Whether some follower has what is not committed yet."""
+        commit_index = self._engine.commit_index
+        return any(progress.match_index > commit_index for progress in self.progress.values())
+
     def send_new_entries(self) -> None:
         """Send what each follower's window has room for."""
-        for peer_id in self._engine.peer_ids:
-            self._send_entries(peer_id)
+        end_index = self._engine.store.end_index
+        for peer_id, progress in self.progress.items():
+            if progress.next_index <= end_index:
+                self._send_entries(peer_id)
 
-    def send_heartbeats(self) -> None:
-        """Send to every follower, an empty message to whom there is nothing else to say."""
-        now = self._engine.now()
+    def send_heartbeats(self) -> float:
+        """Send to every follower that should hear something; return when to look again.
+
+        Any message is a heartbeat, and tells of commits.  An empty one goes to whoever was sent
+        nothing for a heartbeat interval, or has not heard of a commit for some milliseconds.
+        """
+        engine = self._engine
+        now = engine.now()
+        next_due = now + engine.heartbeat_seconds
         for peer_id, progress in self.progress.items():
             if not progress.connected or self._send_entries(peer_id):
                 continue
-            # A message that left in this very instant was the heartbeat already.
-            news = progress.sent_commit_index < self._engine.commit_index
-            if news or progress.last_sent_at < now:
+            due = progress.last_sent_at + engine.heartbeat_seconds
+            if progress.sent_commit_index < engine.commit_index:
+                last_news_at = max(progress.last_sent_at, self.committed_at)
+                due = min(due, last_news_at + COMMIT_NOTICE_SECONDS)
+            if due <= now:
                 self._send_empty(peer_id)
+            else:
+                next_due = min(next_due, due)
+        return next_due
 
     def _send_entries(self, peer_id: str) -> bool:
         engine, progress = self._engine, self.progress[peer_id]
@@ -137,7 +161,7 @@ class Leading:
         engine = self._engine
         previous = progress.next_index - 1
         progress.append_id += 1
-        progress.last_sent_at = engine.now()
+        progress.last_sent_at = engine.ticked_at
         progress.sent_commit_index = engine.commit_index
         message: Message = {
             "type": "append_entries",
@@ -205,10 +229,11 @@ class Leading:
     def on_answer(self, peer_id: str, message: Message) -> None:
         """Take an answer to an append message; its term is the current one."""
         engine, progress = self._engine, self.progress[peer_id]
-        if message["success"] and message["next_index"] > engine.store.end_index + 1:
+        end_index = engine.store.end_index
+        if message["success"] and message["next_index"] > end_index + 1:
             raise CorruptEntryError(
                 f"{peer_id} answers for entry {message['next_index'] - 1}, but this leader's log "
-                f"ends with {engine.store.end_index}"
+                f"ends with {end_index}"
             )
         self._heard_from(peer_id, message)
         if message["success"]:
@@ -216,19 +241,20 @@ class Leading:
                 progress.probing = progress.probe_pending = False
             progress.acknowledge(message["next_index"] - 1)
             if "synced_index" in message:
-                end_index = engine.store.end_index
                 progress.synced_index = max(
                     progress.synced_index, min(message["synced_index"], end_index)
                 )
                 progress.written_index = max(
                     progress.written_index, min(message.get("written_index", 0), end_index)
                 )
+            if progress.match_index > engine.commit_index:
+                engine.tick_wanted = True
         elif message["reset"] and message["id"] >= progress.reset_floor:
-            end_index = engine.store.end_index
             progress.reset_to(
                 max(progress.match_index + 1, min(message["next_index"], end_index + 1))
             )
-        self._send_entries(peer_id)
+        if progress.next_index <= end_index:
+            self._send_entries(peer_id)
 
     def on_install_answer(self, peer_id: str, message: Message) -> None:
         """Take an answer to a piece of a snapshot; its term is the current one."""
@@ -237,6 +263,7 @@ class Leading:
         if message["base_index"] != self._engine.store.base.index:
             progress.installing_base = progress.install_offset = 0  # retention went on meanwhile
         elif message["done"]:
+            self._engine.tick_wanted = True
             progress.installing_base = progress.install_offset = 0
             if progress.acknowledge(message["base_index"]):
                 progress.reset_to(message["base_index"] + 1)
@@ -247,17 +274,22 @@ class Leading:
 
     def _heard_from(self, peer_id: str, message: Message) -> None:
         progress = self.progress[peer_id]
-        progress.joining = message["joining"]
-        progress.acked_id = max(progress.acked_id, message["id"])
+        if progress.joining != message["joining"]:
+            progress.joining = message["joining"]
+            self._engine.tick_wanted = True
+        if progress.acked_id < message["id"]:
+            progress.acked_id = message["id"]
         if not progress.joining:
             self._engine.note_answer(peer_id)
-            self._check_barriers()
+            if self._barriers:
+                self._check_barriers()
 
     # -- proof of leadership (ReadIndex, Raft dissertation 6.4) ---------------------------------
 
     def request_barrier(self, callback: Callable[[bool], None]) -> None:
         """Call *callback* with true once a majority has confirmed this leadership from now on."""
         self._barriers_wanted.append(callback)
+        self._engine.tick_wanted = True
 
     def start_barriers(self) -> None:
         """Send one round of heartbeats for all barriers asked for since the last round."""

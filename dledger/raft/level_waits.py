@@ -47,11 +47,11 @@ class LevelWaits:
         self._deadlines: deque[_Wait] = deque()  # in the order of their deadlines
         self._overdue: list[tuple[int, int, _Wait]] = []  # a heap: late, and not committed yet
         self._order = itertools.count()
-        self._count = 0
+        self.count = 0  # how many wait
 
     def __len__(self) -> int:
         """Return how many wait."""
-        return self._count
+        return self.count
 
     @property
     def next_deadline(self) -> float:
@@ -77,7 +77,7 @@ class LevelWaits:
         wait = _Wait(index, level, deadline, done)
         heapq.heappush(self._by_level.setdefault(level, []), (index, next(self._order), wait))
         self._deadlines.append(wait)
-        self._count += 1
+        self.count += 1
 
     def finish(self, now: float, *, committed_index: int) -> None:
         """End the waits whose level is reached, and those whose time is up; call on a leader."""
@@ -104,7 +104,7 @@ class LevelWaits:
     def _forget_ended(self) -> None:
         """Drop what is over and still stands in a heap: its level may not be reached for days."""
         for heap in self._by_level.values():
-            if len(heap) > 2 * self._count + _ENDED_MAX:
+            if len(heap) > 2 * self.count + _ENDED_MAX:
                 heap[:] = [item for item in heap if not item[2].is_over]
                 heapq.heapify(heap)
 
@@ -133,7 +133,7 @@ class LevelWaits:
     def _end(self, wait: _Wait, reached: Durability | None) -> None:
         if not wait.is_over:
             wait.is_over = True
-            self._count -= 1
+            self.count -= 1
             # Ended waits stay in their heaps for a while; what they answered with need not.
             done, wait.done = wait.done, _ended
             done(reached)

@@ -23,10 +23,12 @@ _NEEDS_VOTE = frozenset({"request_vote", "response_vote"})
 class EngineTransport(Transport):  # type: ignore[misc]  # PySyncObj is untyped
     """An outbox; the server above empties it after each step."""
 
+    ready = True  # there is nothing to bind
+
     def __init__(self, votes: VoteFile) -> None:
         super().__init__(None, None, [])
         self._votes = votes
-        self._outbox: list[tuple[str, Message]] = []
+        self.outbox: list[tuple[str, Message]] = []  # what waits for no vote goes in as it is
         self._held: list[tuple[int, int, str, Message]] = []  # (version, term, peer, message)
 
     def send(self, node: Node, message: Message) -> bool:
@@ -34,7 +36,7 @@ class EngineTransport(Transport):  # type: ignore[misc]  # PySyncObj is untyped
         if message["type"] in _NEEDS_VOTE and self._votes.synced_version < self._votes.version:
             self._held.append((self._votes.version, message["term"], node.id, message))
         else:
-            self._outbox.append((node.id, message))
+            self.outbox.append((node.id, message))
         return True
 
     def release_votes(self, current_term: int) -> None:
@@ -45,12 +47,12 @@ class EngineTransport(Transport):  # type: ignore[misc]  # PySyncObj is untyped
             if version > synced:
                 still_held.append((version, term, peer_id, message))
             elif term == current_term:
-                self._outbox.append((peer_id, message))
+                self.outbox.append((peer_id, message))
         self._held = still_held
 
     def take_outbox(self) -> list[tuple[str, Message]]:
         """Return what is to be sent, as (peer id, message), oldest first, and forget it."""
-        outbox, self._outbox = self._outbox, []
+        outbox, self.outbox = self.outbox, []
         return outbox
 
     def drop_held(self, peer_id: str) -> None:
@@ -68,11 +70,6 @@ class EngineTransport(Transport):  # type: ignore[misc]  # PySyncObj is untyped
     def disconnected(self, node: Node) -> None:
         """Tell the engine that a peer is not reachable any more."""
         self._onNodeDisconnected(node)
-
-    @property
-    def ready(self) -> bool:
-        """There is nothing to bind, so always true."""
-        return True
 
     def destroy(self) -> None:
         """There is nothing to close."""

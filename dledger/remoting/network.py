@@ -289,7 +289,9 @@ class TcpStream:
         for start in range(0, len(buffers), _VECTOR_MAX):
             vector = buffers[start : start + _VECTOR_MAX]
             try:
-                if _HAS_SENDMSG:
+                if len(vector) == 1:
+                    sent = self._socket.send(vector[0])
+                elif _HAS_SENDMSG:
                     sent = self._socket.sendmsg(vector)
                 else:
                     sent = self._socket.send(b"".join(vector))

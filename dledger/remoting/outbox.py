@@ -130,10 +130,12 @@ class Outbox:
             self._fail(error)
             return
         self._queue = list(rest)
-        self._set_pending(sum(map(len, rest)))
         if rest:
+            self._set_pending(sum(map(len, rest)))
             self._is_blocked = True
             self._runner.unpark_all()
+        else:
+            self._set_pending(0)
         if self._waiters:
             self._waiters.unpark_all()
 

@@ -85,8 +85,8 @@ class EntryIndex:
 
     def has_room(self, index: int) -> bool:
         """Whether units up to that of *index* fit without allocating."""
-        room = self.files.last.end + self.files.spare_count * self.files.file_size
-        return (index + 1) * UNIT_SIZE <= room
+        end, room = (index + 1) * UNIT_SIZE, self.files.last.end
+        return end <= room or end <= room + self.files.spare_count * self.files.file_size
 
     def needs_prepare(self, end_index: int) -> bool:
         """Whether the next file should be prepared now: no spare, and half of the last is used."""
@@ -111,7 +111,7 @@ class EntryIndex:
         for ref in refs:
             unit = _UNIT.pack(ref.kind, ref.position, ref.size, ref.index, ref.term)
             offset = ref.index * UNIT_SIZE
-            self.files.find(offset).write(offset, [unit], through_map=True)
+            self.files.find(offset).write(offset, (unit,), through_map=True)
 
     def take_before(self, index: int) -> list[MappedFile]:
         """Take the files that only hold units below *index* out; the caller retires them."""

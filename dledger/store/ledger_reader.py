@@ -39,6 +39,8 @@ class LedgerReader:
         self._index = index
         self._base = base
         self._end = end
+        # Where the last few entries appended lie: these are asked for again and again at once.
+        self._recent: dict[int, EntryRef] = {}
 
     @property
     def base(self) -> LogPoint:
@@ -94,6 +96,9 @@ class LedgerReader:
             EntryNotFoundError: *index* lies outside the log.
             CorruptStoreError: the index file is damaged.
         """
+        ref = self._recent.get(index)
+        if ref is not None:
+            return ref
         self._check_index(index)
         return self._index.read(index)
 
@@ -141,6 +146,8 @@ class LedgerReader:
             CorruptStoreError: the index file is damaged.
         """
         first = self.locate(first_index)
+        if first_index == self._end.index:
+            return self._view(first_index, first.position, first.size), first_index
         self._view(first_index, first.position, first.size)
         segment = self._log.find(first.position)
         limit = min(first.position + max(size_max, first.size), segment.end)

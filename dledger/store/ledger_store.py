@@ -56,6 +56,7 @@ if TYPE_CHECKING:
 # The next segment is prepared when less than this is left in the last one (or less than half of
 # it): twice the largest frame a peer or client may send.
 _ROOM_AHEAD = 32 * 1024 * 1024
+RECENT_MAX = 4  # entries of which it is kept where they lie
 
 
 class LedgerStore(LedgerReader):
@@ -74,6 +75,8 @@ class LedgerStore(LedgerReader):
             config.write_mode is WriteMode.AUTO
             and config.flush_disk_type is FlushDiskType.ASYNC_FLUSH
         )
+        self._counts_unsynced = config.flush_disk_type is FlushDiskType.ASYNC_FLUSH
+        self._segment_size = config.segment_size
         self._appended_count = 0
         self._appended_size = 0
         self._sync_count = 0
@@ -104,9 +107,7 @@ class LedgerStore(LedgerReader):
     @property
     def durable_index(self) -> int:
         """Last index that may be acknowledged: synced, or with ASYNC_FLUSH in the page cache."""
-        if self._config.flush_disk_type is FlushDiskType.ASYNC_FLUSH:
-            return self._end.index
-        return self._synced_index
+        return self._end.index if self._counts_unsynced else self._synced_index
 
     @property
     def checkpoint_commit_index(self) -> int:
@@ -194,7 +195,8 @@ class LedgerStore(LedgerReader):
             LedgerFullError: no room for another segment; the entries before it may stand.
             StorageFailedError: the write failed; stop the process.
         """
-        headers = list(check_entries(raw, after=self._end, segment_size=self._config.segment_size))
+        headers = list(check_entries(raw, after=self._end, segment_size=self._segment_size))
+        refs = list(map(_ref, headers))
         start = 0
         while start < len(headers):
             stop = start + 1
@@ -203,14 +205,21 @@ class LedgerStore(LedgerReader):
                 size += headers[stop].size
                 stop += 1
             run, raw = raw[:size], raw[size:]
-            self._write_run([run], [_ref(header) for header in headers[start:stop]])
+            self._write_run((run,), refs[start:stop])
             self._end = point_behind(headers[stop - 1])
             start = stop
-        return [_ref(header) for header in headers]
+        return refs
 
     def has_room(self, body_size: int) -> bool:
         """Whether an entry of *body_size*, and a no-op behind it, fit without allocating."""
-        segment_size = self._config.segment_size
+        segment_size = self._segment_size
+        end = self._end
+        if end.position % segment_size + 2 * HEADER_SIZE + body_size + 2 * FILLER_SIZE <= (
+            segment_size
+        ):
+            # Mostly: both fit what is left of the segment.
+            self._spares_wanted = 1
+            return self._index.has_room(end.index + 2)
         if HEADER_SIZE + body_size > segment_size - FILLER_SIZE:
             return False
         entry = self.position_for(body_size)
@@ -228,6 +237,10 @@ class LedgerStore(LedgerReader):
         For a follower: where its entries lie, and that a no-op has room behind them, was settled
         by the leader.
         """
+        end = self._end
+        if end.position % self._segment_size + entry_size + FILLER_SIZE <= self._segment_size:
+            self._spares_wanted = 1
+            return self._index.has_room(end.index + entry_count)
         if entry_size > self._config.segment_size - FILLER_SIZE:
             return False
         position = self.position_for(entry_size - HEADER_SIZE)
@@ -284,6 +297,7 @@ class LedgerStore(LedgerReader):
             self._watermark.write(self._synced_index)
         for ticket in self._tickets:
             ticket.index = min(ticket.index, index - 1)
+        self._recent.clear()
         self._log.blank_header_at(end.position)
         self._log.retire_behind(end.position)
         self._end = end
@@ -301,6 +315,7 @@ class LedgerStore(LedgerReader):
             return None
         index = self.find_index_at_position(kept) - 1
         last = self.point_at(index)
+        self._recent.clear()
         self._base = LogPoint(index, last.term, kept, last.chain_crc)
         before = self._checkpoint
         self._checkpoint = Checkpoint(
@@ -342,6 +357,7 @@ class LedgerStore(LedgerReader):
         self._checkpoints.write(self._checkpoint)
         for ticket in self._tickets:
             ticket.index = min(ticket.index, base.index)
+        self._recent.clear()
         self._log.reset(base.position)
         self._log.blank_header_at(base.position)
         self._log.sync_from(base.position)
@@ -371,8 +387,12 @@ class LedgerStore(LedgerReader):
         self._tickets.append(ticket)
         return ticket
 
-    def finish_sync(self, ticket: SyncTicket) -> int:
+    def finish_sync(self, ticket: SyncTicket, *, watermark: bool = True) -> int:
         """Take note of a ticket that has run and return the new `durable_index`.
+
+        Args:
+            ticket: the oldest that was begun and is not finished.
+            watermark: whether to write it down at once; otherwise `write_watermark` is called soon.
 
         Raises:
             StorageFailedError: the sync failed; stop the process.
@@ -386,8 +406,13 @@ class LedgerStore(LedgerReader):
         self._sync_count += 1
         if ticket.index > self._synced_index:
             self._synced_index = ticket.index
-            self._watermark.write(ticket.index)
+            if watermark:
+                self.write_watermark()
         return self.durable_index
+
+    def write_watermark(self) -> None:
+        """Write down up to where the log is synced, for a start after a crash of the process."""
+        self._watermark.write(self._synced_index)
 
     def sync(self) -> int:
         """Sync everything appended so far and return the new `durable_index`; blocking."""
@@ -450,8 +475,14 @@ class LedgerStore(LedgerReader):
             file = self._roll(file)
         file.write(refs[0].position, parts, through_map=self._through_map)
         self._index.write(refs)
+        last = refs[-1]
+        recent = self._recent
+        if len(refs) > 1:
+            recent.clear()
+        recent.pop(last.index - RECENT_MAX, None)
+        recent[last.index] = last
         self._appended_count += len(refs)
-        self._appended_size += refs[-1].end - refs[0].position
+        self._appended_size += last.position + last.size - refs[0].position
 
     def _roll(self, full: MappedFile) -> MappedFile:
         # The new segment first: without it nothing may change.

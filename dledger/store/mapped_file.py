@@ -25,16 +25,12 @@ class MappedFile:
         self.path = path
         self.position = position  # of the first byte
         self.size = size
+        self.end = position + size  # the position behind the last byte
         self.is_dirty = False  # written since the last sync began
         self._disk = disk
         self._region = region
         self._bytes: memoryview | None = None
         self._sync_has_failed = False
-
-    @property
-    def end(self) -> int:
-        """The position behind the last byte."""
-        return self.position + self.size
 
     @property
     def bytes(self) -> memoryview:
@@ -47,7 +43,7 @@ class MappedFile:
         """Return *size* bytes at *position*, read-only, over the map."""
         start = position - self.position
         assert 0 <= start <= start + size <= self.size
-        return self.bytes[start : start + size]
+        return (self._bytes or self.bytes)[start : start + size]
 
     def write(self, position: int, parts: Sequence[Buffer], *, through_map: bool) -> None:
         """Write *parts* one after another at *position*.
@@ -56,7 +52,9 @@ class MappedFile:
             StorageFailedError: the write failed, perhaps in part; stop the process.
         """
         self.is_dirty = True
-        self._open().write(position - self.position, parts, through_map=through_map)
+        (self._region or self._open()).write(
+            position - self.position, parts, through_map=through_map
+        )
 
     def sync(self) -> None:
         """Make what was written before the call durable; blocking, any thread.
@@ -84,6 +82,7 @@ class MappedFile:
         self._disk.rename(self.path, path)
         self.path = path
         self.position = position
+        self.end = position + self.size
         if self._region is not None:
             self._region.path = path
 

@@ -125,10 +125,13 @@ class MappedFileQueue:
 
     def holds(self, position: int) -> bool:
         """Whether one of the files covers *position*."""
-        return bool(self._files) and self.first.position <= position < self.last.end
+        files = self._files
+        return bool(files) and files[0].position <= position < files[-1].end
 
     def find(self, position: int) -> MappedFile:
         """Return the file that covers *position*; there must be one."""
+        if self._files and (last := self._files[-1]).position <= position < last.end:
+            return last  # mostly: what is asked for is new
         assert self.holds(position), f"{self.folder} has no file for position {position}"
         return self._files[(position - self._files[0].position) // self.file_size]
 

@@ -10,7 +10,7 @@ from broker.client import records
 from broker.message import codec
 from dledger.entry import LogPoint, check_entry, decode_header
 from dledger.errors import CorruptEntryError, StorageFailedError
-from dledger.raft import engine as engine_module
+from dledger.raft import guarded
 from dledger.raft.engine import RaftEngine
 from dledger.raft.following import Following
 from dledger.raft.transport import EngineTransport
@@ -82,7 +82,7 @@ def leader_counts_what_it_has_not_synced() -> Sequence[Patch]:
         if self.is_leader:
             self.applied_index = max(self.applied_index, self.commit_index)
 
-    return [(engine_module._MatchView, "__getitem__", match_index), (RaftEngine, "apply", apply)]
+    return [(guarded.MatchView, "__getitem__", match_index), (RaftEngine, "apply", apply)]
 
 
 @mutant(on=FAILED_SYNCS)
@@ -163,7 +163,7 @@ def vote_leaves_early() -> Sequence[Patch]:
     """A vote leaves before it is on the disk."""
 
     def send(self: Any, node: Any, message: object) -> bool:
-        self._outbox.append((node.id, message))
+        self.outbox.append((node.id, message))
         return True
 
     return [(EngineTransport, "send", send)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from broker.handlers.offsets import OffsetHandlers
-from dledger.raft import engine as engine_module
+from dledger.raft import guarded
 from dledger.raft.engine import RaftEngine
 from dledger.raft.leading import Leading
 from dledger.server import LedgerServer
@@ -89,7 +89,7 @@ def joining_members_count() -> Sequence[Patch]:
                 callback(True)
 
     return [
-        (engine_module._MatchView, "__getitem__", match_index),
+        (guarded.MatchView, "__getitem__", match_index),
         (Leading, "_heard_from", heard_from),
         (Leading, "_check_barriers", check_barriers),
     ]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from dledger.core import LedgerCore
 from dledger.entry import HEADER_SIZE, decode_header
-from dledger.raft import engine as engine_module
+from dledger.raft import guarded
 from dledger.raft.engine import RaftEngine
 from dledger.raft.following import Following
 from dledger.raft.leading import Leading
@@ -34,7 +34,7 @@ def early_ack() -> Sequence[Patch]:
             self._raft._SyncObj__raftCommitIndex = max(self.commit_index, self.store.end_index)
         stock(self)
 
-    return [(engine_module._MatchView, "__getitem__", match_index), (RaftEngine, "apply", apply)]
+    return [(guarded.MatchView, "__getitem__", match_index), (RaftEngine, "apply", apply)]
 
 
 @mutant(on=OLD_TERMS)

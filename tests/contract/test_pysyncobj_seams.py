@@ -18,8 +18,9 @@ from pysyncobj.transport import Transport
 from pysyncobj.version import VERSION
 
 from dledger.errors import LedgerError
-from dledger.raft import engine as engine_module
-from dledger.raft.engine import PINNED_SOURCE_SHA256, PINNED_VERSION, RaftEngine, check_library
+from dledger.raft import guarded
+from dledger.raft.engine import RaftEngine
+from dledger.raft.guarded import PINNED_SOURCE_SHA256, PINNED_VERSION, check_library
 from dledger.raft.journal import NO_OP_COMMAND, LedgerJournal
 from tests.fakes.lone_core import Log, LoneCore
 
@@ -53,7 +54,7 @@ def test_upstream_source_hash():
     [("PINNED_SOURCE_SHA256", "0" * 64), ("PINNED_VERSION", "0.3.18")],
 )
 def test_another_text_or_version_is_refused_and_the_remedy_is_named(monkeypatch, name, value):
-    monkeypatch.setattr(engine_module, name, value)
+    monkeypatch.setattr(guarded, name, value)
     with pytest.raises(LedgerError, match=r"install pysyncobj==0\.3\.1[78]"):
         LoneCore()
 
@@ -129,7 +130,7 @@ def test_the_states_are_numbered_as_the_engine_has_them():
         library._RAFT_STATE.FOLLOWER,
         library._RAFT_STATE.CANDIDATE,
         library._RAFT_STATE.LEADER,
-    ) == (engine_module._FOLLOWER, engine_module._CANDIDATE, engine_module._LEADER)
+    ) == (guarded.FOLLOWER, guarded.CANDIDATE, guarded.LEADER)
 
 
 def test_a_no_op_is_the_command_that_the_journal_takes_for_one():
@@ -186,7 +187,7 @@ def test_a_new_leader_appends_its_no_op_and_then_sends():
 
 
 def test_the_queue_appends_at_once_on_a_leader():
-    """And stops when a heartbeat interval has passed, which is why `propose` stops the clock."""
+    """And stops when a heartbeat interval has passed, which is why `propose` goes past it."""
     text = source_of("_checkCommandsToApply")
     assert_in_order(
         text,
@@ -218,6 +219,20 @@ def test_a_change_of_state_is_reported_only_when_it_is_one():
 
 
 # -- messages ------------------------------------------------------------------------------------
+
+
+def test_state_and_term_change_in_one_method_each():
+    """Both are kept as plain attributes of the engine, which hears of a change from there."""
+    text = inspect.getsource(library)
+    assert text.count("self.__raftState = ") == 2, "set in __init__ and in __setState"
+    assert "self.__raftState = newState" in source_of("__setState")
+    node = LoneCore(log=Log(1))
+    node.lead()
+    raft = node.engine._raft
+    assert (node.engine.term, node.engine.is_leader) == (raft._SyncObj__raftCurrentTerm, True)
+    node.engine.step_down(node.engine.term + 3)
+    assert node.engine.term == raft._SyncObj__raftCurrentTerm
+    assert (node.engine.is_leader, node.engine.is_candidate) == (False, False)
 
 
 def test_the_stock_handler_does_what_is_left_to_it():
@@ -276,10 +291,10 @@ def test_the_journal_has_every_method_that_is_called():
 
 def test_a_node_is_known_by_its_id():
     assert Node("n1").id == "n1"
-    one, same = engine_module._Peer("n1", 0), engine_module._Peer("n1", 0)
+    one, same = guarded.Peer("n1", 0), guarded.Peer("n1", 0)
     assert one == same
     assert hash(one) == hash(same) == 0
-    assert one != engine_module._Peer("n2", 1)
+    assert one != guarded.Peer("n2", 1)
 
 
 def test_messages_leave_in_the_order_of_the_members_in_every_process():
@@ -306,7 +321,7 @@ def test_a_method_that_is_replaced_or_called_is_there(name):
 
 def test_what_is_replaced_replaces_something():
     """An override that overrides nothing would leave the flaw in place, silently."""
-    ours = [name for name in vars(engine_module._GuardedSyncObj) if name.startswith("_SyncObj__")]
+    ours = [name for name in vars(guarded.GuardedSyncObj) if name.startswith("_SyncObj__")]
     assert len(ours) >= 7
     for name in ours:
         assert hasattr(SyncObj, name), f"{name} overrides nothing"

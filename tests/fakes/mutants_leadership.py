@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dledger.core import LedgerCore
 from dledger.raft import engine as engine_module
+from dledger.raft import guarded
 from dledger.raft.engine import RaftEngine
 from dledger.raft.leading import Leading
 from dledger.raft.standing import Standing
@@ -19,7 +20,7 @@ def votes_are_not_held(stack):
     """Flaw c: a vote leaves before it is on the disk."""
 
     def send(self, node, message):
-        self._outbox.append((node.id, message))
+        self.outbox.append((node.id, message))
         return True
 
     put(stack, EngineTransport, "send", send)
@@ -161,7 +162,7 @@ def joining_members_count(stack):
             for callback in callbacks:
                 callback(True)
 
-    put(stack, engine_module._MatchView, "__getitem__", match_index)
+    put(stack, guarded.MatchView, "__getitem__", match_index)
     put(stack, Leading, "_heard_from", heard_from)
     put(stack, Leading, "_check_barriers", check_barriers)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dledger.core import LedgerCore
 from dledger.peers import messages as wire
-from dledger.raft import engine as engine_module
+from dledger.raft import guarded
 from dledger.raft.engine import RaftEngine
 from dledger.raft.following import Following
 from dledger.raft.journal import LedgerJournal
@@ -177,7 +177,7 @@ def leader_counts_what_it_has_not_synced(stack):
         index = 0 if progress.joining else progress.match_index
         return index if index >= self._engine.first_index_of_own_term else 0
 
-    put(stack, engine_module._MatchView, "__getitem__", match_index)
+    put(stack, guarded.MatchView, "__getitem__", match_index)
     # And publishes what is committed by the others alone, as stock does.
     stock = RaftEngine.apply
 

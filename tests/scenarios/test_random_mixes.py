@@ -218,8 +218,8 @@ def test_a_random_mix_with_async_flush_loses_nothing_while_the_machines_run(seed
     [
         ("commits_what_is_not_verified", 0),
         ("no_joining", 8),
-        ("votes_are_not_held", 15),
-        ("promises_what_is_not_synced", 30),
+        ("votes_are_not_held", 109),
+        ("promises_what_is_not_synced", 5),
     ],
 )
 def test_the_mixes_have_teeth(mutant, seed):

@@ -208,7 +208,7 @@ def test_late_old_connection():
     assert not progress.probing
 
 
-@against("has_no_window", "success_moves_next_back")
+@against("success_moves_next_back")
 def test_catch_up_linear():
     """A member that missed much is sent each entry once, in messages as large as allowed."""
     cluster = group(seed=6, latency=(0.002, 0.004))
@@ -232,6 +232,31 @@ def test_catch_up_linear():
     assert cluster.sent_entry_bytes - before_bytes < 1.05 * missing + 2 * 4096
     # A message of 4096 bytes holds four of these entries; the rest are heartbeats.
     assert cluster.sent["append_entries"] - before_count < 200 / 4 + 30
+
+
+def test_an_empty_message_goes_only_to_whom_it_tells_something():
+    """Under load each entry tells of the commit before it; a pause tells, and then keeps silent."""
+    leader = LoneCore()
+    leader.lead()
+    for _ in range(8):
+        leader.propose()
+        leader.sync_log()
+        for peer_id in leader.peers:
+            leader.answer(peer_id, leader.store.end_index)
+        leader.step(0.002)
+    sent = leader.take("append_entries")
+    assert len(sent) == 16
+    assert all(len(message["entries"]) for message in sent)
+
+    leader.step(0.004)
+    told = leader.take("append_entries")
+    assert [message["commit_index"] for message in told] == [leader.store.end_index] * 2
+    assert not any(len(message["entries"]) for message in told)
+
+    leader.step(0.050)
+    assert leader.take("append_entries") == []
+    leader.step(0.030)  # a heartbeat interval after that
+    assert len(leader.take("append_entries")) == 2
 
 
 @against("keeps_what_a_peer_had_proven")
