@@ -154,7 +154,11 @@ def open_files(config: NodeConfig, disk: Disk) -> OpenFiles:
     try:
         store = LedgerStore.open(disk, config.store, config.data_folder)
         topics, groups = Topics(), SubscriptionGroups()
-        offsets, consumers, locks = ConsumerOffsets(topics), Consumers(), QueueLocks()
+        offsets, consumers = ConsumerOffsets(topics), Consumers()
+        locks = QueueLocks(
+            topics=topics,
+            group_exists=lambda group: group in groups or offsets.has_group(group),
+        )
         names, traffic, topic_rates = NameConfig(), Traffic(), TopicRates()
         derived = DerivedState.open(
             disk,
@@ -425,6 +429,7 @@ class Node:
             is_being_deleted=self.topics.is_being_deleted,
             schedule=self.schedule,
             earlier_tries=EarlierTries(log=files.store, queues=files.derived.queues),
+            groups=files.groups,
         )
         self.send_backs = SendBackHandlers(
             log=files.store,

@@ -19,7 +19,7 @@ from broker.metadata.subscription_groups import GROUP_DELETE
 from broker.metadata.topics import TOPIC_DELETE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Container, Iterable, Mapping
 
 LOCK_TAKE = "lock.take"
 LOCK_FREE = "lock.free"
@@ -52,7 +52,20 @@ class QueueLocks:
 
     name = "queue_locks"
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        *,
+        topics: Container[str] | None = None,
+        group_exists: Callable[[str], bool] = lambda _: True,
+    ) -> None:
+        """Begin with nothing locked.
+
+        Args:
+            topics: those that exist; queues of others are left aside. None: all do.
+            group_exists: whether there is a group of that name; others lock nothing.
+        """
+        self._topics = topics
+        self._group_exists = group_exists
         self._holders: dict[QueueLock, str] = {}
 
     def __len__(self) -> int:
@@ -97,11 +110,13 @@ class QueueLocks:
 
     def _take(self, args: Mapping[str, Any]) -> int:
         group, client_id = args["group"], args["client"]
+        # It may have been on its way when its group was deleted, or a topic: nobody would free it.
+        is_known = self._group_exists(group)
         taken = 0
         for topic, queue_id, before in args["queues"]:
             _check(group, client_id, topic, queue_id)
             lock = QueueLock(group, topic, queue_id)
-            if self.holder(lock) == before:
+            if self.holder(lock) == before and is_known and self._is_there(topic):
                 self._holders[lock] = client_id
                 taken += 1
         return taken
@@ -116,6 +131,9 @@ class QueueLocks:
                 del self._holders[lock]
                 freed += 1
         return freed
+
+    def _is_there(self, topic: str) -> bool:
+        return self._topics is None or topic in self._topics
 
     def _drop(self, is_gone: Callable[[QueueLock], bool]) -> None:
         self._holders = {

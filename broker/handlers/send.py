@@ -12,6 +12,7 @@ import itertools
 from typing import TYPE_CHECKING
 
 from broker.errors import HeaderError, InvalidMessageError, NoPermissionError, TopicNotFoundError
+from broker.handlers.dead_letters import redirected
 from broker.handlers.delayed import check_delayed
 from broker.handlers.registry import handles, handles_frame_runs, handles_runs, holding_cost
 from broker.handlers.send_answers import Expected, SendAnswers, SendRequest
@@ -19,7 +20,7 @@ from broker.handlers.send_runs import SendRuns
 from broker.message.batch import PRODUCER_ID_MAX, decode_batch_body, encode_sizes
 from broker.message.codec import encode_record
 from broker.message.delay import SCHEDULE_TOPIC, delay_asked_for, hide
-from broker.message.limits import RETRY_PREFIX
+from broker.message.limits import DLQ_PREFIX, RETRY_PREFIX
 from broker.message.message_id import UniqueKeyGenerator, month_start_ms
 from broker.message.properties import (
     NAME_VALUE_SEPARATOR,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from broker.handlers.repeats import EarlierTries
     from broker.message.limits import MessageLimits
     from broker.message.model import HostAddress
+    from broker.metadata.subscription_groups import SubscriptionGroups
     from broker.metadata.topics import Topics
     from broker.store.append_queue import AppendQueue
     from dledger.clock import Clock
@@ -52,6 +54,8 @@ if TYPE_CHECKING:
     from dledger.remoting.server import FrameRun, Session
 
 assert headers.PRODUCER_ID_MAX == PRODUCER_ID_MAX
+
+_OF_GROUPS = (RETRY_PREFIX, DLQ_PREFIX)  # topics that come to be with their groups
 
 
 class SendHandlers:
@@ -75,6 +79,7 @@ class SendHandlers:
         is_being_deleted: Callable[[str], bool],
         schedule: Schedule,
         earlier_tries: EarlierTries,
+        groups: SubscriptionGroups,
     ) -> None:
         """Make the family.
 
@@ -94,6 +99,7 @@ class SendHandlers:
             is_being_deleted: whether a topic is about to go: nothing is written to it any more.
             schedule: where messages wait that are to be delivered later.
             earlier_tries: finds what was handed to a leader of the past and written by it.
+            groups: how often their messages may come again.
         """
         self._queue = queue
         self._topics = topics
@@ -109,6 +115,7 @@ class SendHandlers:
         self._is_being_deleted = is_being_deleted
         self._schedule = schedule
         self._earlier_tries = earlier_tries
+        self._groups = groups
         self._runs = SendRuns(self, queue=queue, policy=policy, answers=answers, limits=limits)
         self._awaiting_topic: dict[str, list[tuple[Session, Command]]] = {}
         self._awaiting_count = 0
@@ -189,6 +196,7 @@ class SendHandlers:
         )
 
     def _send_plain(self, session: Session, command: Command, header: SendMessageRequest) -> None:
+        header = redirected(header, version=command.version, groups=self._groups)
         if not self._topic_is_there(
             session,
             command,
@@ -310,7 +318,7 @@ class SendHandlers:
     ) -> bool:
         config = self._topics.get(topic)
         if config is None:
-            if not self._auto_create_topic:
+            if not self._auto_create_topic and not topic.startswith(_OF_GROUPS):
                 raise TopicNotFoundError(
                     f"topic {topic!r} does not exist; create it with `dledger topic create "
                     f"{topic}`, or set auto_create_topic"
@@ -365,7 +373,7 @@ class SendHandlers:
         Source: RocketMQ ``TopicConfigManager.createTopicInSendMessageMethod``: no more than the
         client asks for, and those of a group's own topics one.
         """
-        if header.topic.startswith(RETRY_PREFIX):
+        if header.topic.startswith(_OF_GROUPS):
             return 1
         if header.default_topic is None:
             return self._default_queue_count

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from broker.delivery.schedule import Outgoing
 from broker.errors import CorruptRecordError, HeaderError
+from broker.handlers.dead_letters import QUEUE_COUNT, times_max_of
 from broker.handlers.registry import answer, error_response, handles
 from broker.message.codec import RECORD_SIZE_MIN, decode_record, record_size
 from broker.message.delay import (
@@ -48,9 +49,6 @@ if TYPE_CHECKING:
     from dledger.durability import Durability
     from dledger.errors import LedgerError
     from dledger.remoting.server import Session
-
-# From this version on clients say themselves how often. Source: RocketMQ ``MQVersion.V3_4_9``.
-VERSION_WITH_TIMES_MAX = 121
 
 
 class _SentBack:
@@ -135,16 +133,14 @@ class SendBackHandlers:
             answer(session, command, response(command, int(ResponseCode.SUCCESS)))
             return
         message = self._find(header.offset)
-        times_max = config.retry_times_max
-        if command.version >= VERSION_WITH_TIMES_MAX and header.max_reconsume_times is not None:
-            times_max = header.max_reconsume_times
+        times_max = times_max_of(config, version=command.version, asked=header.max_reconsume_times)
         properties = dict(message.properties)
         properties.setdefault(RETRY_TOPIC, message.topic)
         properties.setdefault(ORIGIN_MESSAGE_ID, encode_offset_id(self._host, message.position))
         properties.pop(DELAY, None)
         times = -1 if header.count_anew else message.reconsume_times
         if times >= times_max or header.delay_level < 0:
-            topic, queue_count, delay = DLQ_PREFIX + header.group, 1, None
+            topic, queue_count, delay = DLQ_PREFIX + header.group, QUEUE_COUNT, None
         else:
             topic, queue_count = RETRY_PREFIX + header.group, config.retry_queue_count
             delay = self._delay(config, header, max(times, 0))

@@ -4,8 +4,9 @@ import pytest
 
 from broker.groups.locks import NOBODY, QueueLock, QueueLocks, free_locks, take_locks
 from broker.metadata.state_machine import StateMachine, encode_commands
-from broker.metadata.subscription_groups import SubscriptionGroups, delete_group
-from broker.metadata.topics import Topics, delete_topic
+from broker.metadata.subscription_groups import SubscriptionGroups, create_group, delete_group
+from broker.metadata.topics import TopicConfig, Topics, create_topic, delete_topic
+from broker.protocol.subscription_group import SubscriptionGroupConfig
 from dledger.errors import PoisonEntryError
 
 ONE, TWO = QueueLock("g", "t", 0), QueueLock("g", "t", 1)
@@ -63,6 +64,31 @@ def test_what_is_gone_needs_no_lock(gone):
     apply(locks, take_locks("a", "g", {ONE: NOBODY}))
     apply(locks, gone)
 
+    assert locks.all() == []
+
+
+@pytest.mark.parametrize("gone", [delete_topic("t"), delete_group("g")])
+def test_a_lock_on_its_way_behind_a_deletion_is_none(gone):
+    """It stayed, with nobody left to free it, and a group made again began with it."""
+    topics, groups = Topics(), SubscriptionGroups()
+    locks = QueueLocks(topics=topics, group_exists=groups.__contains__)
+    machine = StateMachine([locks, topics, groups])
+    create = create_topic(TopicConfig(topic="t", read_queue_count=1, write_queue_count=1))
+    found = create_group(SubscriptionGroupConfig(group="g"))
+
+    *_, kept, _, late = machine.apply_entry(
+        encode_commands(
+            [
+                create,
+                found,
+                take_locks("a", "g", {TWO: NOBODY}),
+                gone,
+                take_locks("a", "g", {ONE: NOBODY}),
+            ]
+        )
+    )
+
+    assert (kept, late) == (1, 0)
     assert locks.all() == []
 
 

@@ -267,6 +267,21 @@ async def test_old_clients_do_not_say_how_often(autojump_clock, caller):
     assert len(await until_there(caller, topic="%RETRY%readers")) == 1
 
 
+async def test_what_clients_write_to_be_tried_again_is_dead_after_its_last_time(
+    autojump_clock, caller
+):
+    """Those that read in order do so by themselves; RocketMQ's broker counts for them."""
+    wanted = {"topic": "%RETRY%readers", "maxReconsumeTimes": 3, "properties": "DELAY\x011\x02"}
+    for times in (2, 3):
+        answer = await send(caller, b"%d" % times, reconsumeTimes=times, **wanted)
+        assert answer.code == ResponseCode.SUCCESS
+
+    (dead,) = await until_there(caller, topic="%DLQ%readers")
+    (again,) = await until_there(caller, topic="%RETRY%readers")
+    assert (dead.body, dead.reconsume_times, "DELAY" in dead.properties) == (b"3", 3, False)
+    assert (again.body, again.reconsume_times) == (b"2", 2)
+
+
 @pytest.mark.parametrize("offset", [-1, 3, 1 << 40])
 async def test_what_is_no_message_cannot_come_again(autojump_clock, caller, offset):
     await send(caller, b"x")
