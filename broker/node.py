@@ -468,6 +468,9 @@ class Node:
             clock=clock,
             when_current=self.offsets.when_current,
             lock_seconds=config.broker.queue_lock_max_ms / 1000,
+            node_id=config.node_id,
+            is_serving=self._is_serving,
+            forward=self.forwarder.take,
         )
         self.resets = OffsetResetHandlers(
             commands=self.commands,

@@ -2,7 +2,8 @@
 
 A lock holds for a minute after it was last asked for, by the leader's clock; clients ask each 20 s
 and believe in theirs for 30 s.  A new leader gives each lock its full time, and an old one has to
-prove that it still leads before it says that a lock holds: two never hold one.
+prove that it still leads before it says that a lock holds: two never hold one.  Each node notes
+when a request came in, so that a late one undoes nothing: see `broker.groups.lock_paths`.
 
 Source: RocketMQ ``RebalanceLockManager``, ``AdminBrokerProcessor.lockBatchMQ``.
 """
@@ -11,13 +12,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
+from broker.groups.lock_paths import Arrival, LockPaths
 from broker.groups.locks import NOBODY, QueueLock, free_locks, take_locks
+from broker.handlers.forward import FORWARDED
 from broker.handlers.registry import answer, handles
 from broker.message.limits import check_group, check_group_characters, check_group_not_reserved
 from broker.protocol.locks import LockedQueue, decode_lock_request, encode_locked
 from broker.protocol.request_code import RequestCode
 from broker.protocol.response_code import ResponseCode
 from dledger.remoting.command import Command, response
+
+ARRIVED_AT = "arrivedAt"  # seconds of the clock of the node that the client asked
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,6 +49,9 @@ class LockHandlers:
         clock: Clock,
         when_current: Callable[[Session, Command, Callable[[], None]], None],
         lock_seconds: float,
+        node_id: str,
+        is_serving: Callable[[], bool],
+        forward: Callable[[Session, Command], None],
     ) -> None:
         """Make the family.
 
@@ -55,6 +63,9 @@ class LockHandlers:
             clock: measures how long a lock was not asked for.
             when_current: calls back once this node has proved that it leads.
             lock_seconds: for how long a lock holds that is not asked for again.
+            node_id: this node.
+            is_serving: whether it is the leader and lags behind nobody.
+            forward: hands a request to the leader.
         """
         self._commands = commands
         self._locks = locks
@@ -63,18 +74,27 @@ class LockHandlers:
         self._clock = clock
         self._when_current = when_current
         self._lock_seconds = lock_seconds
+        self._node_id = node_id
+        self._is_serving = is_serving
+        self._forward = forward
+        self._paths = LockPaths(clock)
         self._deadlines: dict[QueueLock, float] = {}
         self._changing: set[QueueLock] = set()  # on their way to another holder, or to none
 
     def began_to_serve(self) -> None:
         """Give every lock its full time: when it was last asked for only the last leader knew."""
         self._changing.clear()
+        self._paths.begin()
         deadline = self._clock.now() + self._lock_seconds
         self._deadlines = dict.fromkeys(self._locks.all(), deadline)
 
-    @handles(RequestCode.LOCK_BATCH_MQ, on_leader=True)
+    @handles(RequestCode.LOCK_BATCH_MQ)
     def lock(self, session: Session, command: Command) -> None:
         """Lock the queues that are free, and answer which of those asked for the client has."""
+        arrival = self._arrival(command)
+        if not self._is_serving():
+            self._forward(session, command)
+            return
         request = decode_lock_request(cast("bytes", command.body))
         self._check(request)
         self._gate.check_exists(request.group)  # who locks has sent a heartbeat: it made the group
@@ -87,6 +107,7 @@ class LockHandlers:
                 continue  # who had it is too late, and so is who comes now
             if holder == request.client_id:
                 self._deadlines[lock] = now + self._lock_seconds
+                self._paths.asked(lock, arrival)
             elif self._is_there(queue) and (
                 holder == NOBODY or self._deadlines.get(lock, 0.0) < now
             ):
@@ -100,6 +121,7 @@ class LockHandlers:
                     held.append(queue)
                     if lock in wanted:
                         self._deadlines[lock] = self._clock.now() + self._lock_seconds
+                        self._paths.asked(lock, arrival)
             return response(command, int(ResponseCode.SUCCESS), body=encode_locked(held))
 
         def tell() -> None:
@@ -122,15 +144,21 @@ class LockHandlers:
         else:
             self._when_current(session, command, tell)
 
-    @handles(RequestCode.UNLOCK_BATCH_MQ, on_leader=True)
+    @handles(RequestCode.UNLOCK_BATCH_MQ)
     def unlock(self, session: Session, command: Command) -> None:
-        """Free the queues that the client holds."""
+        """Free the queues that the client holds, and has not asked for since."""
+        arrival = self._arrival(command)
+        if not self._is_serving():
+            self._forward(session, command)
+            return
         request = decode_lock_request(cast("bytes", command.body))
         self._check(request)
         locks = {self._lock_of(request, queue) for queue in request.queues}
         # What is on its way already needs nothing: somebody else takes it, or this is asked again.
         held = {
-            lock for lock in locks - self._changing if self._locks.holder(lock) == request.client_id
+            lock
+            for lock in locks - self._changing
+            if self._locks.holder(lock) == request.client_id and self._paths.may_free(lock, arrival)
         }
 
         def ended() -> None:
@@ -140,6 +168,7 @@ class LockHandlers:
             ended()
             for lock in held:
                 self._deadlines.pop(lock, None)
+                self._paths.forget(lock)
             return response(command, int(ResponseCode.SUCCESS))
 
         if held:
@@ -148,6 +177,14 @@ class LockHandlers:
             self._changing.update(held)  # until then a lock that is asked for is not there
         else:
             answer(session, command, response(command, int(ResponseCode.SUCCESS)))
+
+    def _arrival(self, command: Command) -> Arrival:
+        """Return where and when a request came in from its client; noted at the first node."""
+        node_id = str(command.ext_fields.get(FORWARDED, self._node_id))
+        at = command.ext_fields.get(ARRIVED_AT)
+        if not isinstance(at, float):
+            at = command.ext_fields[ARRIVED_AT] = self._clock.now()
+        return Arrival(node_id, at)
 
     def _is_there(self, queue: LockedQueue) -> bool:
         config = self._topics.get(queue.topic)

@@ -6,6 +6,9 @@ import pytest
 import trio
 
 from broker.config import BrokerConfig
+from broker.groups.lock_paths import LATE_SECONDS_MAX
+from broker.handlers.forward import FORWARDED
+from broker.handlers.locks import ARRIVED_AT
 from broker.protocol.request_code import RequestCode
 from broker.protocol.response_code import ResponseCode
 from dledger.remoting.command import SerializeType
@@ -206,3 +209,33 @@ async def test_numbers_may_be_written_as_strings(autojump_clock, caller):
 
     assert answer.code == ResponseCode.SUCCESS
     assert b'"queueId":0' in bytes(answer.body)
+
+
+async def test_a_request_to_free_a_lock_that_waited_elsewhere_frees_no_newer_one(
+    autojump_clock, caller
+):
+    """The simulation's seed 800017: its client had given it up, and locked by another node."""
+    await trio.sleep(LATE_SECONDS_MAX + 1)  # the leader is not new
+    await lock(caller, "a", 0)
+    late = {FORWARDED: "n2", ARRIVED_AT: 3.0}
+
+    await caller.ok(RequestCode.UNLOCK_BATCH_MQ, late, body("a", 0))
+    assert await lock(caller, "b", 0) == [], "two would read the queue"
+
+    await trio.sleep(LATE_SECONDS_MAX + 1)
+    await caller.ok(RequestCode.UNLOCK_BATCH_MQ, late, body("a", 0))
+    assert await lock(caller, "b", 0) == [0], "none waits that long"
+
+
+async def test_a_request_to_free_a_lock_that_waited_here_frees_no_newer_one(
+    autojump_clock, caller, brokers
+):
+    await trio.sleep(LATE_SECONDS_MAX + 1)
+    earlier = brokers.clock.now()
+    await trio.sleep(1)
+    await lock(caller, "a", 0)
+
+    await caller.ok(RequestCode.UNLOCK_BATCH_MQ, {ARRIVED_AT: earlier}, body("a", 0))
+    assert await lock(caller, "b", 0) == []
+    await unlock(caller, "a", 0)
+    assert await lock(caller, "b", 0) == [0]

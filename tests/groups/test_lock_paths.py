@@ -1,0 +1,61 @@
+"""Requests to free a lock that are older than the last one that asked for it."""
+
+import pytest
+
+from broker.groups.lock_paths import LATE_SECONDS_MAX, Arrival, LockPaths
+from broker.groups.locks import QueueLock
+
+LOCK = QueueLock("g", "t", 0)
+
+
+class Clock:
+    def __init__(self):
+        self.seconds = 100.0
+
+    def now(self):
+        return self.seconds
+
+    def wall_ms(self):
+        return 0
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def paths(clock):
+    found = LockPaths(clock)
+    clock.seconds += LATE_SECONDS_MAX + 1
+    return found
+
+
+def test_of_one_node_the_order_is_known(paths):
+    paths.asked(LOCK, Arrival("n1", 7.0))
+
+    assert not paths.may_free(LOCK, Arrival("n1", 6.9))
+    assert paths.may_free(LOCK, Arrival("n1", 7.0)), "one behind the other in one receive"
+
+
+def test_a_late_request_for_the_lock_makes_no_older_one_young(paths):
+    paths.asked(LOCK, Arrival("n1", 7.0))
+    paths.asked(LOCK, Arrival("n1", 5.0))
+
+    assert not paths.may_free(LOCK, Arrival("n1", 6.0))
+
+
+def test_by_another_node_it_frees_once_it_cannot_be_late(paths, clock):
+    paths.asked(LOCK, Arrival("n1", 7.0))
+
+    assert not paths.may_free(LOCK, Arrival("n2", 900.0))
+    clock.seconds += LATE_SECONDS_MAX + 1
+    assert paths.may_free(LOCK, Arrival("n2", 900.0))
+
+
+def test_a_new_leader_has_not_heard_what_was_asked_before_it(paths, clock):
+    paths.begin()
+
+    assert not paths.may_free(LOCK, Arrival("n1", 7.0))
+    clock.seconds += LATE_SECONDS_MAX + 1
+    assert paths.may_free(LOCK, Arrival("n1", 7.0))
