@@ -57,13 +57,17 @@ class TurnedAway:
         scope.deadline = trio.current_time() + SECONDS_MAX
         try:
             with scope:
+                told = False
                 while data := await stream.receive_some():
+                    if told:
+                        continue  # what is closed with bytes unread is reset, answer and all
                     connection.receive_data(data)
                     for request in connection.commands():
                         if not request.is_oneway and not request.is_response:
                             stream.send_now(encode_frame(refusal(request)))
-                            # Read on: what is closed with bytes unread is reset, answer and all.
-                            stream.end_sending()
+                            told = True
+                    if told:
+                        stream.end_sending()
         except (RemoteProtocolError, ConnectionLostError):
             pass  # no client of ours, or gone: there is nobody to tell
         finally:
