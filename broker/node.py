@@ -642,6 +642,7 @@ class Node:
             self.queue.refresh()
             self.sends.lost_lead()
         self.forwarder.leader_changed()
+        self.clients.leader_changed()
         self.queue.refresh()
         self.names.look()
 

@@ -30,7 +30,13 @@ from broker.protocol.headers import (
     ConsumerListRequest,
     UnregisterClientRequest,
 )
-from broker.protocol.heartbeat import CLUSTERING, decode_client_config, decode_heartbeat
+from broker.protocol.heartbeat import (
+    CLUSTERING,
+    Heartbeat,
+    decode_client_config,
+    decode_heartbeat,
+    encode_heartbeat,
+)
 from broker.protocol.request_code import RequestCode
 from broker.protocol.response_code import ResponseCode
 from broker.protocol.subscription_group import SubscriptionGroupConfig
@@ -47,7 +53,7 @@ if TYPE_CHECKING:
     from broker.handlers.group_gate import GroupGate
     from broker.metadata.subscription_groups import SubscriptionGroups
     from broker.metadata.topics import Topics
-    from broker.protocol.heartbeat import ConsumerData, Heartbeat
+    from broker.protocol.heartbeat import ConsumerData
     from broker.store.append_queue import AppendQueue
     from dledger.clock import Clock
     from dledger.remoting.server import Session
@@ -129,6 +135,7 @@ class ClientHandlers:
         self._create_topic = create_topic
         self._presence = Presence(clock, silent_seconds_max=silent_seconds_max)
         self._heard = trio.Event()
+        self._told_leader_id: str | None = None  # who was told last of the clients here
         self.is_stopping = False  # connections that end now say nothing of their clients
 
     # -- requests -------------------------------------------------------------------------------
@@ -155,7 +162,7 @@ class ClientHandlers:
             self._forwarder.take(session, command)
             return
         node_id = self._ledger.config.node_id if is_here else str(command.ext_fields[FORWARDED])
-        if heartbeat.consumers and self._consumers.groups_of(heartbeat.client_id):
+        if self._consumers.groups_of(heartbeat.client_id):
             # Also when every group that is new to it is refused: it reads on for the others.
             self._presence.heard(heartbeat.client_id, node_id)
         address = str(command.ext_fields.get(CLIENT_ADDRESS, ""))
@@ -283,8 +290,29 @@ class ClientHandlers:
         """Give every consumer the time to be heard by this leader."""
         client_ids = self._consumers.client_ids()
         self._presence.begin(client_ids)
+        for client_id in self._connections.consuming():
+            self._presence.heard(client_id, self._ledger.config.node_id)
         if client_ids:
             self._heard.set()
+
+    def leader_changed(self) -> None:
+        """Tell a new leader who is connected here.
+
+        It would hear that by the next heartbeats only, within 30 s, and wait for as long for one of
+        a client whose connection ends meanwhile.
+        """
+        leader_id = self._ledger.leader_id
+        if leader_id in (None, self._told_leader_id):
+            return
+        self._told_leader_id = leader_id
+        if leader_id == self._ledger.config.node_id:
+            return  # see `began_to_serve`
+        with contextlib.suppress(LedgerError):  # too much is under way: heartbeats tell, later
+            for client_id in self._connections.consuming():
+                # Of no group: it may just have left one, by way of another node.
+                body = encode_heartbeat(Heartbeat(client_id=client_id))
+                request = Command(int(RequestCode.HEART_BEAT), FLAG_ONEWAY, body=body)
+                self._forwarder.take(cast("Session", _Nobody()), request)
 
     def dispatched(self) -> None:
         """Tell connected clients of the groups that have changed, and answer who waited for it."""

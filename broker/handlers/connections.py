@@ -154,6 +154,11 @@ class Connections:
             self._forget(session, client)
         return client
 
+    def consuming(self) -> list[str]:
+        """Return the clients that consume, and are connected here."""
+        found = (client.client_id for client in self._clients.values() if client.groups)
+        return list(dict.fromkeys(found))
+
     def is_connected(self, client_id: str) -> bool:
         """Return whether a client has a connection here."""
         return client_id in self._sessions_of

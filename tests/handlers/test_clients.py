@@ -323,6 +323,27 @@ async def test_a_group_is_whole_after_a_failover(autojump_clock, three):
         assert await one.others() == ["c1"], "the other has not been heard for two minutes"
 
 
+@pytest.mark.parametrize("which", [0, 1])
+async def test_who_dies_after_a_failover_is_out_at_once(autojump_clock, three, which):
+    """Connected to the new leader or to another: the one knows, and is told by the other.
+
+    It waited 35 s for a heartbeat by another way, as it knew of no connection.
+    """
+    leader = await three.leader()
+    stays_at, dies_at = three.others(leader)[:: -1 if which else 1]
+    async with readers(three, ("c1", stays_at)) as (stays,):
+        async with readers(three, ("c2", dies_at)) as (dies,):
+            await stays.beat()
+            await dies.beat()
+            await leader.kill()
+            await three.leader()
+            assert await stays.others() == ["c1", "c2"]
+            await trio.sleep(1)
+        await trio.sleep(1)
+
+        assert await stays.others() == ["c1"]
+
+
 async def test_a_node_that_stops_sends_nobody_out_of_a_group(autojump_clock, three):
     leader = await three.leader()
     one_at, other_at = three.others(leader)
