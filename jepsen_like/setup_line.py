@@ -41,4 +41,5 @@ def told_of_load(load: Load) -> dict[str, object]:
         "handles": load.handles,
         "members": load.member_count,
         "picks": load.picks,
+        "settings": load.setting_count,
     }

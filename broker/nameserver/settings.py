@@ -10,6 +10,7 @@ from broker.handlers.registry import answer, handles
 from broker.metadata.name_config import delete_name, put_name, restore_broker, wipe_broker
 from broker.protocol.name_headers import (
     BrokerNameRequest,
+    DeleteKvConfigRequest,
     KvConfigRequest,
     KvConfigResponse,
     KvListRequest,
@@ -61,16 +62,14 @@ class NameSettings:
         header = PutKvConfigRequest.decode(command.ext_fields)
         wanted = put_name(header.namespace, header.key, header.value)
         self._names.check_room(header.namespace, header.key, header.value)
-        self._change(session, command, wanted)
+        self._change(session, command, wanted.only_once(header.request_id))
 
     @handles(RequestCode.DELETE_KV_CONFIG, on_leader=True)
     def delete(self, session: Session, command: Command) -> None:
         """Take a key away; a success also when it is not set."""
-        header = KvConfigRequest.decode(command.ext_fields)
-        if self._names.get(header.namespace, header.key) is None:
-            answer(session, command, response(command, int(ResponseCode.SUCCESS)))
-            return
-        self._change(session, command, delete_name(header.namespace, header.key))
+        header = DeleteKvConfigRequest.decode(command.ext_fields)
+        wanted = delete_name(header.namespace, header.key)
+        self._change(session, command, wanted.only_once(header.request_id))
 
     @handles(RequestCode.GET_KV_CONFIG)
     def get(self, session: Session, command: Command) -> None:
@@ -109,7 +108,8 @@ class NameSettings:
 
         Unlike in RocketMQ it stays so, until the permission is given back.
         """
-        name = BrokerNameRequest.decode(command.ext_fields).broker_name
+        header = BrokerNameRequest.decode(command.ext_fields)
+        name = header.broker_name
         count = self._topic_count(name)
         fields = WipedResponse(wipe_topic_count=count).encode()
         if not count and name not in self._known_names():
@@ -118,19 +118,15 @@ class NameSettings:
                 session, command, response(command, int(ResponseCode.SUCCESS), ext_fields=fields)
             )
             return
-        self._change(session, command, wipe_broker(name), fields)
+        self._change(session, command, wipe_broker(name).only_once(header.request_id), fields)
 
     @handles(RequestCode.ADD_WRITE_PERM_OF_BROKER, on_leader=True)
     def restore(self, session: Session, command: Command) -> None:
         """Take `wipe` back; answer how many topics the broker has."""
-        name = BrokerNameRequest.decode(command.ext_fields).broker_name
-        fields = RestoredResponse(add_topic_count=self._topic_count(name)).encode()
-        if name not in self._names.wiped:
-            answer(
-                session, command, response(command, int(ResponseCode.SUCCESS), ext_fields=fields)
-            )
-            return
-        self._change(session, command, restore_broker(name), fields)
+        header = BrokerNameRequest.decode(command.ext_fields)
+        fields = RestoredResponse(add_topic_count=self._topic_count(header.broker_name)).encode()
+        wanted = restore_broker(header.broker_name)
+        self._change(session, command, wanted.only_once(header.request_id), fields)
 
     def _change(
         self,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from broker.protocol.header_fields import Header, Int32, Int64
+from broker.protocol.header_fields import Header, Int32, Int64, UInt64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,10 +37,19 @@ class TopicsByClusterRequest(Header):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KvConfigRequest(Header):
-    """GET_KV_CONFIG and DELETE_KV_CONFIG. Source: RocketMQ ``GetKVConfigRequestHeader``."""
+    """GET_KV_CONFIG. Source: RocketMQ ``GetKVConfigRequestHeader``."""
 
     namespace: str
     key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeleteKvConfigRequest(Header):
+    """DELETE_KV_CONFIG. Source: RocketMQ ``DeleteKVConfigRequestHeader``."""
+
+    namespace: str
+    key: str
+    request_id: UInt64 | None = None  # ours: a request that comes again is done once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +66,7 @@ class PutKvConfigRequest(Header):
     namespace: str
     key: str
     value: str
+    request_id: UInt64 | None = None  # ours: a request that comes again is done once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +84,7 @@ class BrokerNameRequest(Header):
     """
 
     broker_name: str
+    request_id: UInt64 | None = None  # ours: a request that comes again is done once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

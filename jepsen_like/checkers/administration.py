@@ -1,7 +1,7 @@
-"""Topics that come and go, and groups that are put elsewhere.
+"""Topics that come and go, groups that are put elsewhere, and settings that a name server keeps.
 
-One client alone changes a topic, one thing after another, so what it was told last is what has to
-be there in the end; but what it never heard the end of may still happen later.
+One client alone changes a topic or a setting, one thing after another, so what it was told last is
+what has to be there in the end; but what it never heard the end of may still happen later.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 KINDS = {
     "topic-lost": "a member lists a topic otherwise than what was acknowledged last of it, or the "
     "leader says that there is none",
+    "setting-lost": "a member keeps a setting otherwise than it was acknowledged last",
     "deleted-back": "a message is read that was acknowledged before its topic was deleted",
     "reset-undone": "a group stands neither where it was put last, nor where anybody committed for "
     "it that began afterwards",
@@ -28,6 +29,7 @@ GONE = 0  # what a deleted topic keeps its messages for
 def check_administration(events: list[Event], *, has_retention: bool) -> Iterator[Anomaly]:
     """Yield what is wrong with topics and resets."""
     yield from _topics(events)
+    yield from _settings(events)
     yield from _missing(events)
     yield from _deleted(events)
     yield from _resets(events, has_retention=has_retention)
@@ -51,6 +53,27 @@ def _topics(events: list[Event]) -> Iterator[Anomaly]:
                     "topic-lost",
                     f"{event.node} lists topic {name} with {found}, and {last.v} was the last "
                     "that was acknowledged",
+                    (*last.lines, event.i),
+                )
+
+
+def _settings(events: list[Event]) -> Iterator[Anomaly]:
+    changes: dict[str, list[Operation]] = {}
+    for change in operations(events, "setting"):
+        changes.setdefault(change.v[0], []).append(change)
+    for event in events:
+        if event.f != "kept" or event.node is None:
+            continue
+        for key, made in sorted(changes.items()):
+            done = [change for change in made if change.type == "ok"]
+            allowed = {change.v[1] for change in made if change.type == "info"}
+            allowed.add(done[-1].v[1] if done else None)
+            if event.v.get(key) not in allowed:
+                last = done[-1] if done else made[-1]
+                yield Anomaly(
+                    "setting-lost",
+                    f"{event.node} keeps {event.v.get(key)} as setting {key}, and {last.v} was the "
+                    "last that was acknowledged",
                     (*last.lines, event.i),
                 )
 

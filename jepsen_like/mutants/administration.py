@@ -9,9 +9,10 @@ from broker.handlers.group_gate import GroupGate
 from broker.handlers.offsets import OffsetHandlers
 from broker.handlers.registry import answer
 from broker.metadata.consumer_offsets import ConsumerOffsets
+from broker.metadata.name_config import NAME_DELETE, NAME_PUT, NameConfig
 from broker.metadata.topics import TOPIC_ALTER, TOPIC_PUT
 from broker.store.consume_queues import ConsumeQueues
-from jepsen_like.mutants.grounds import SIDE_TOPICS
+from jepsen_like.mutants.grounds import SETTINGS, SIDE_TOPICS
 from jepsen_like.mutants.mutant import Patch, mutant
 
 if TYPE_CHECKING:
@@ -52,6 +53,23 @@ def deleted_topics_keep_their_messages() -> Sequence[Patch]:
 @mutant(on=SIDE_TOPICS)
 def topics_acknowledged_early() -> Sequence[Patch]:
     """A topic is said to be there, or to be other, before a majority knows."""
+    return _acknowledged_early(TOPIC_PUT, TOPIC_ALTER)
+
+
+@mutant(on=SETTINGS)
+def settings_acknowledged_early() -> Sequence[Patch]:
+    """A setting is said to be kept before a majority knows."""
+    return _acknowledged_early(NAME_PUT, NAME_DELETE)
+
+
+@mutant(on=SETTINGS)
+def settings_are_no_part_of_the_state() -> Sequence[Patch]:
+    """A node that starts from a state has none of the settings before it."""
+    return [(NameConfig, "snapshot", lambda _: None)]
+
+
+def _acknowledged_early(*kinds: str) -> Sequence[Patch]:
+    stock = Commands.propose
 
     def propose(
         self: Any,
@@ -61,13 +79,12 @@ def topics_acknowledged_early() -> Sequence[Patch]:
         finish: Callable[[Any], Any],
         failed: Callable[[], None] = lambda: None,
     ) -> None:
-        if wanted.kind in (TOPIC_PUT, TOPIC_ALTER):
+        if wanted.kind in kinds:
             self._queue.put_command(wanted, lambda *_: None)
             answer(session, command, finish("changed"))
         else:
             stock(self, session, command, wanted, finish, failed)
 
-    stock = Commands.propose
     return [(Commands, "propose", propose)]
 
 

@@ -47,6 +47,7 @@ class Ground:
             "client_crash_mean": min(load.client_crash_mean, 15.0),
             "group_count": 1,
             "side_topic_count": 0,
+            "setting_count": 0,
             "level_share": 0.0,
             "handles": False,
             "member_count": 0,
@@ -120,6 +121,12 @@ SIDE_TOPICS = Ground(
     name="side-topics",
     faults=("isolate", "transfer", "kill", "restart"),
     load={"send_rate": 8.0, "queue_count": 1, "producer_count": 1, "side_topic_count": 2},
+)
+# Settings that a name server keeps for others.
+SETTINGS = Ground(
+    name="settings",
+    faults=("isolate", "transfer", "kill", "restart"),
+    load={"send_rate": 8.0, "queue_count": 1, "producer_count": 1, "setting_count": 4},
 )
 CLIENTS = Ground(
     name="clients",

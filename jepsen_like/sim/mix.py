@@ -147,6 +147,7 @@ def draw(seed: int, *, fault_seconds: float = FAULT_SECONDS, only: tuple[str, ..
             member_count=membership.randint(1, 3) if has_members else 0,
             lock_ms=QUEUE_LOCK_MS,
             picks=random.Random(f"picks {seed}").random() < PICKS_SHARE,
+            setting_count=random.Random(f"settings {seed}").choice((0, 0, 0, 2)),
         ),
         faults=tuple(wanted) or ((chance.choice(fitting),) if fitting else ()),
         gap_mean=chance.choice((0.7, 2.0, 5.0)),

@@ -28,7 +28,7 @@ from jepsen_like.sim.sim_network import SimNetwork
 from jepsen_like.sim.sim_time import SimTime
 from jepsen_like.sim.trace import Trace
 from jepsen_like.verdict import judge
-from jepsen_like.workloads.administration import Administration
+from jepsen_like.workloads.administration import SETTINGS, Administration
 from jepsen_like.workloads.appends import TOPIC, Appends
 from jepsen_like.workloads.final import begins_of, drain, dump, dump_copies
 from jepsen_like.workloads.handling import Handling, Ordered
@@ -277,6 +277,9 @@ class _World:
                     dump_copies(member.name, member.files.store, history, EPOCH_MS)
                 topics = {config.topic: config.retention_ms for config in member.files.topics}
                 history.note("listed", node=member.name, v=topics)
+                if mix.load.setting_count:
+                    kept = member.files.names.namespace(SETTINGS)
+                    history.note("kept", node=member.name, v=kept)
                 assert member.mount is not None
                 check_keys(member.name, member.files, member.mount, history)
                 history.note("begins", node=member.name, v=begins_of(member.files.derived.queues))

@@ -1,4 +1,4 @@
-"""W6: topics that come and go, and groups that are put elsewhere while others commit for them."""
+"""W6: topics that come and go, groups put elsewhere while others commit for them, settings."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import trio
 
 from broker.client.errors import ClientError, NotWrittenError
 from broker.errors import BrokerError, InvalidMessageError, NoPermissionError, TopicNotFoundError
+from broker.protocol.request_code import RequestCode
+from dledger.remoting.command import Command
 from jepsen_like.workloads.appends import TOPIC
 
 if TYPE_CHECKING:
@@ -24,13 +26,17 @@ RETENTION_MS_FROM = 1_000_000_000_000
 PAUSE_SECONDS = 0.5  # on average, between two questions of one client
 OPERATION_SECONDS = 8.0
 MARKERS = 2  # clients that commit for one group
+SETTINGS = "jepsen"  # namespace of what a name server is told to keep
 OFFSET_MAX = 30  # a group is put somewhere below it: what is committed for it is told apart
 
 _REFUSED = (NotWrittenError, TopicNotFoundError, NoPermissionError, InvalidMessageError)
 
 
 class Administration:
-    """For each topic one client that makes, alters, fills and deletes it; groups beside it."""
+    """For each topic one client that makes, alters, fills and deletes it; groups beside it.
+
+    For each setting one client that sets it and takes it away.
+    """
 
     def __init__(self, clients: Clients, history: History) -> None:
         self.clients = clients
@@ -46,6 +52,8 @@ class Administration:
                 nursery.start_soon(self._keep, f"resets {number}", self._put_elsewhere)
                 for marker in range(MARKERS):
                     nursery.start_soon(self._keep, f"marks {number} {marker}", self._mark)
+            for number in range(self.clients.load.setting_count):
+                nursery.start_soon(self._keep, f"setting {number}", self._set(f"k{number}"))
 
     async def _keep(
         self,
@@ -117,6 +125,32 @@ class Administration:
                     found.append(bytes(message.body).decode("latin-1"))
 
         return await self._ask(p, "look", look, answer, v=[name, []])
+
+    # -- settings -------------------------------------------------------------------------------
+
+    def _set(self, key: str) -> Callable[[Client, int, random.Random], Awaitable[bool]]:
+        async def act(client: Client, p: int, chance: random.Random) -> bool:
+            requests = client.admin._requests  # noqa: SLF001 - settings are RocketMQ's tools' to make
+            asked: dict[str, object] = {
+                "namespace": SETTINGS,
+                "key": key,
+                "requestId": requests.new_id(),
+            }
+            value = None if chance.random() < 0.3 else str(self._new_number())
+            code = RequestCode.PUT_KV_CONFIG
+            if value is None:
+                code = RequestCode.DELETE_KV_CONFIG
+            else:
+                asked["value"] = value
+
+            async def change() -> None:
+                await requests.ask_leader(
+                    lambda: Command(code, ext_fields=dict(asked)), f"setting {key}"
+                )
+
+            return await self._ask(p, "setting", change, v=[key, value])
+
+        return act
 
     # -- groups ---------------------------------------------------------------------------------
 

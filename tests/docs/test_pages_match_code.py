@@ -55,7 +55,7 @@ REQUEST_HEADERS = {
     RequestCode.CLIENT_CONNECTION_LOST: headers.ClientConnectionLostRequest,
     RequestCode.DELETE_TOPIC_IN_NAMESRV: name_headers.DeleteTopicInNameServerRequest,
     RequestCode.PUT_KV_CONFIG: name_headers.PutKvConfigRequest,
-    RequestCode.DELETE_KV_CONFIG: name_headers.KvConfigRequest,
+    RequestCode.DELETE_KV_CONFIG: name_headers.DeleteKvConfigRequest,
     RequestCode.GET_KVLIST_BY_NAMESPACE: name_headers.KvListRequest,
     RequestCode.REGISTER_BROKER: name_headers.RegisterBrokerRequest,
     RequestCode.UNREGISTER_BROKER: name_headers.UnregisterBrokerRequest,

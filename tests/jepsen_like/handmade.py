@@ -81,6 +81,7 @@ def whole() -> Lines:
         lines.add(7, "ok", "dump", k=0, v=list(everything), o=0, node=node)
         lines.note("dumped", node=node)
         lines.note("listed", node=node, v={"t": 0, "s0": 3})
+        lines.note("kept", node=node, v={"k0": "2"})
     return lines
 
 
@@ -152,6 +153,8 @@ def administrate(lines: Lines) -> None:
     ask(10, "put", v=["s0", "side-2"])
     ask(10, "look", v=["s0", ["side-2"]], asked={"v": ["s0", []]})
     ask(10, "topic", v=["s0", "alter", 3])
+    for value in ("1", None, "2"):
+        ask(13, "setting", v=["k0", value])
     group = {"g": "marked", "k": 0}
     ask(11, "reset", v=5, o=1, **group, asked={**group, "v": 5})
     ask(12, "place", v=1, o=5, **group, asked=group)
@@ -294,6 +297,8 @@ def one_edit(kind: str) -> Lines:
             find("recovered", "info").err = "no leader"
         case "topic-lost":
             find("listed", "info").v.pop("s0")
+        case "setting-lost":
+            find("kept", "info").v["k0"] = "1"
         case "deleted-back":
             find("look", nth=1).v[1].append("side-1")
         case "reset-undone":
