@@ -33,6 +33,7 @@ class GrowingFiles:
         self._disk = disk
         self._folder = folder
         self._unsynced: set[str] = set()
+        self._unsynced_folders: set[str] = set()  # that hold a name which is not durable yet
 
     def write(self, pieces: Sequence[Piece]) -> None:
         """Write *pieces*; blocking. They are durable only after `sync`.
@@ -53,8 +54,7 @@ class GrowingFiles:
             )
         for path, of_path in _by_path(pieces):
             if not self._disk.exists(path):
-                self._disk.make_folder(path.rpartition("/")[0])
-                self._disk.write_file_atomic(path, b"")
+                self._create(path)
             file = self._disk.open_file(path)
             try:
                 for piece in of_path:
@@ -73,6 +73,23 @@ class GrowingFiles:
                 finally:
                     file.close()
         self._unsynced.clear()
+        # The deepest first, so that what is durable is never below what is not.
+        for folder in sorted(self._unsynced_folders, reverse=True):
+            self._disk.sync_folder(folder)
+        self._unsynced_folders.clear()
+
+    def _create(self, path: str) -> None:
+        """Make an empty file; its name is as durable as its bytes, after `sync`.
+
+        To make each durable at once would cost four syncs for each new queue, thousands where a
+        thousand topics get their first message, and the state that counts on them is written later.
+        """
+        folder = path.rpartition("/")[0]
+        while folder != self._folder and not self._disk.exists(folder):
+            folder = folder.rpartition("/")[0]
+            self._unsynced_folders.add(folder)
+        self._unsynced_folders.add(path.rpartition("/")[0])
+        self._disk.create_file(path)
 
     def unlink(self, paths: Iterable[str]) -> None:
         """Remove files; blocking. Views of them stay readable."""
@@ -83,6 +100,7 @@ class GrowingFiles:
     def forget_unsynced(self) -> None:
         """Take note that all files are gone."""
         self._unsynced.clear()
+        self._unsynced_folders.clear()
 
 
 def _by_path(pieces: Sequence[Piece]) -> Iterable[tuple[str, list[Piece]]]:

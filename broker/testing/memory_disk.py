@@ -228,6 +228,11 @@ class FakeDisk:
 
     # -- what the program asks of it --------------------------------------------------------------
 
+    def create_file(self, path: str) -> None:
+        self.make_folder(posixpath.dirname(path))
+        self.step(f"create {path}")
+        self._change({path: _Inode(0)})
+
     def make_folder(self, path: str) -> None:
         while path not in self._folders:
             self._folders.add(path)

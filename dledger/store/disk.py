@@ -118,6 +118,16 @@ class Disk(Protocol):
     method names another error.
     """
 
+    def create_file(self, path: str) -> None:
+        """Make an empty file *path* in a folder, made as well; nothing is durable yet.
+
+        It is after `sync_folder` of that folder and of those above it that were not there.
+
+        Raises:
+            LedgerFullError: no room for its name.
+        """
+        ...
+
     def make_folder(self, path: str) -> None:
         """Create folder *path* and those above it, durably; one that is there is left alone."""
         ...
@@ -339,6 +349,17 @@ class OsFolderLock:
 
 class OsDisk:
     """The operating system's files."""
+
+    def create_file(self, path: str) -> None:
+        """See `Disk.create_file`."""
+        with _failing(path, "create"):
+            try:
+                os.makedirs(os.path.dirname(path), exist_ok=True)
+                os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644))
+            except OSError as error:
+                if error.errno in _FULL:
+                    raise self._full(path, 0, error) from error
+                raise
 
     def make_folder(self, path: str) -> None:
         """See `Disk.make_folder`."""

@@ -208,6 +208,12 @@ class SimMount:
 
     # -- Disk -----------------------------------------------------------------------------------
 
+    def create_file(self, path: str) -> None:
+        """See `Disk.create_file`."""
+        self.make_folder(posixpath.dirname(path))
+        if self.step(f"create {path}"):
+            self.disk.change_names({path: SimFile()})
+
     def make_folder(self, path: str) -> None:
         """See `Disk.make_folder`."""
         while path not in self.disk.folders:

@@ -164,6 +164,25 @@ def test_folders_are_made_with_those_above_them(disk, tmp_path):
         disk.make_folder(str(tmp_path / "file" / "below"))
 
 
+def test_an_empty_file_is_made_with_its_folders_and_left_alone_where_there_is_one(disk, tmp_path):
+    path = str(tmp_path / "a" / "b" / "file")
+    disk.create_file(path)
+    assert disk.read_file(path) == b""
+    with open(path, "wb") as file:
+        file.write(b"kept")
+    disk.create_file(path)
+    assert disk.read_file(path) == b"kept"
+
+
+def test_no_room_for_a_name_is_told_as_no_room(disk, path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "open", full)
+    with pytest.raises(LedgerFullError, match=path):
+        disk.create_file(path)
+
+
 def test_a_folder_is_locked_once(disk, tmp_path):
     lock = disk.lock_folder(str(tmp_path))
     with pytest.raises(FolderInUseError, match=f"{tmp_path}: another process"):
