@@ -13,6 +13,7 @@ from broker.handlers.registry import answer, handles, stock_client_host
 from broker.message.limits import RESERVED_TOPICS
 from broker.metadata.name_config import ORDER_TOPIC_CONFIG
 from broker.nameserver import routes
+from broker.nameserver.groups import made_by_heartbeat
 from broker.protocol.name_headers import (
     DeleteTopicInNameServerRequest,
     RouteRequest,
@@ -73,7 +74,7 @@ class NameHandlers:
         client_host = stock_client_host(session, command)
         wiped = self._names.wiped
         parts = []
-        for group in self.groups():
+        for group in self._groups_of(header.topic):
             topic = group.find(header.topic)
             if topic is None and client_host is not None:
                 topic = group.made_on_use(header.topic)
@@ -162,20 +163,24 @@ class NameHandlers:
         Groups of ours have deleted it already (code 215), and tell of it themselves.
         """
         header = DeleteTopicInNameServerRequest.decode(command.ext_fields)
-        for group in self._registrations.groups:
-            if header.cluster_name in ("", group.cluster):
-                group.remove_topic(header.topic)
+        self._registrations.remove_topic(header.topic, cluster=header.cluster_name)
         answer(session, command, response(command, int(ResponseCode.SUCCESS)))
 
     def groups(self) -> list[NamedGroup]:
         """Return all groups known here; the own one first, and never as it has registered."""
+        return self._own_first(self._registrations.groups)
+
+    def _groups_of(self, topic: str) -> list[NamedGroup]:
+        """Return the groups that may have *topic*: of hundreds nearly always one."""
+        if made_by_heartbeat(topic) is not None:
+            return self.groups()
+        return self._own_first(self._registrations.with_topic(topic))
+
+    def _own_first(self, registered: Iterable[NamedGroup]) -> list[NamedGroup]:
         local = self._local
-        others: list[NamedGroup] = [
-            group
-            for group in self._registrations.groups
-            if local is None or group.name != local.name
-        ]
-        return others if local is None else [local, *others]
+        if local is None:
+            return list(registered)
+        return [local, *(group for group in registered if group.name != local.name)]
 
     def _answer_topics(
         self,

@@ -188,6 +188,12 @@ class RegisteredGroup:
     def _table(self) -> Mapping[str, RegisteredTopic]:
         return self._newest.topics.table if self._is_ours else self._merged
 
+    def table(self) -> Mapping[str, RegisteredTopic]:
+        """Return its topics, as an object that never changes."""
+        if not self._by_address:
+            return {}
+        return self._table() if self._is_ours else dict(self._merged)
+
 
 class Registrations:
     """All groups that have registered."""
@@ -195,6 +201,11 @@ class Registrations:
     def __init__(self, *, brokers_max: int = BROKERS_MAX) -> None:
         self._groups: dict[str, RegisteredGroup] = {}
         self._brokers_max = brokers_max
+        # Which groups have a topic, by their names in order: a question for a route is not to cost
+        # more because there are more groups. Beside it what of each group is in there.
+        self._by_topic: dict[str, tuple[str, ...]] = {}
+        self._indexed: dict[str, Mapping[str, RegisteredTopic]] = {}
+        self._count = 0
 
     @property
     def groups(self) -> list[RegisteredGroup]:
@@ -204,7 +215,38 @@ class Registrations:
     @property
     def count(self) -> int:
         """How many brokers have registered."""
-        return sum(len(group.registrations) for group in self._groups.values())
+        return self._count
+
+    def with_topic(self, topic: str) -> list[RegisteredGroup]:
+        """Return the groups that have *topic*, by name."""
+        return [self._groups[name] for name in self._by_topic.get(topic, ())]
+
+    def remove_topic(self, topic: str, *, cluster: str) -> None:
+        """Forget a topic that RocketMQ's brokers have told of, those of *cluster* or ("") all."""
+        for group in self.with_topic(topic):
+            if cluster in ("", group.cluster):
+                group.remove_topic(topic)
+                self._index(group.name)
+
+    def _index(self, name: str) -> None:
+        """Note which topics the group *name* has now."""
+        group = self._groups.get(name)
+        table = group.table() if group is not None else {}
+        before = self._indexed.get(name, {})
+        if table is before:
+            return
+        for topic in table.keys() - before.keys():
+            self._by_topic[topic] = tuple(sorted((*self._by_topic.get(topic, ()), name)))
+        for topic in before.keys() - table.keys():
+            left = tuple(each for each in self._by_topic[topic] if each != name)
+            if left:
+                self._by_topic[topic] = left
+            else:
+                del self._by_topic[topic]
+        if group is None:
+            self._indexed.pop(name, None)
+        else:
+            self._indexed[name] = table
 
     def find(self, broker_name: str, address: str) -> Registration | None:
         """Return a broker."""
@@ -263,6 +305,8 @@ class Registrations:
             term=header.term,
         )
         group.put(registration)
+        self._count += before is None
+        self._index(group.name)
         leader = group.leader
         return None if leader is registration else leader
 
@@ -272,8 +316,10 @@ class Registrations:
         if group is None:
             return None
         found = group.remove(address)
+        self._count -= found is not None
         if not group.registrations:
             del self._groups[broker_name]
+        self._index(broker_name)
         return found
 
     def seen(self, broker_name: str, address: str, *, now: float) -> bool:

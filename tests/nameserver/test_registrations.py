@@ -1,6 +1,7 @@
 """Who has registered, and what routes come of it."""
 
 import json
+import random
 import struct
 import zlib
 
@@ -346,3 +347,35 @@ def test_a_body_that_is_none_is_refused(body, compressed):
 def test_a_data_version_that_is_none_is_refused():
     with pytest.raises(HeaderError):
         decode_data_version(b"7")
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_topic_is_looked_up_among_the_groups_that_have_it_whatever_came_before(seed):
+    """What is kept by topic is what asking every group would find."""
+    chance = random.Random(seed)
+    place = Place()
+    names = [f"t{number}" for number in range(6)]
+    for step in range(60):
+        group = chance.choice(("g1", "g2", "rocketmq"))
+        address = f"{chance.choice('abc')}.{group}:1"
+        what = chance.random()
+        if what < 0.65:
+            of = topics(*chance.sample(names, chance.randrange(6)), counter=step)
+            number = chance.choice((0, 1, 2))
+            fields = {}
+            if group != "rocketmq":
+                members = ",".join(f"n{n}={host}.{group}:1" for n, host in enumerate("abc"))
+                fields = {"node_id": f"n{'abc'.index(address[0])}", "members": members}
+                fields |= {"term": chance.randrange(5), "route": "per-node"}
+            place.add(group, address, number, of, owner=address, **fields)
+        elif what < 0.85:
+            place.table.unregister(group, address)
+        elif what < 0.92:
+            place.table.drop(address)
+        else:
+            place.table.remove_topic(chance.choice(names), cluster=chance.choice(("", "c", "d")))
+
+        assert place.table.count == sum(len(g.registrations) for g in place.table.groups)
+        for topic in names:
+            found = [g.name for g in place.table.with_topic(topic)]
+            assert found == [g.name for g in place.table.groups if g.find(topic) is not None]
