@@ -423,7 +423,10 @@ class LedgerServer:
             self.sync_entries.observe(max(self.store.synced_index - synced_before, 0))
             self.core.engine.storage_stalled = False
             self.core.engine.log_synced()
-            self.pump()
+            if self.core.is_settled:
+                self._start_syncs()  # of what came meanwhile; its followers have not answered yet
+            else:
+                self.pump()
             self.store.write_watermark()  # a hint, for which no answer waits
         except BaseException as error:  # noqa: BLE001 - as `_on_loop`
             self._fail(error)

@@ -233,7 +233,7 @@ class RaftEngine:
         if self.is_leader:
             self.leading.start_barriers()
             self._skip_to_own_term()
-        self._raft.doTick(0.0)
+        self._raft._onTick(0.0)
         if self._stopped_leading:
             self._stopped_leading = False
             self.leading.stop()

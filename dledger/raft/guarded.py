@@ -91,9 +91,10 @@ class MatchView(dict[Peer, int]):
     uncommitted tail in each tick to find that out.
     """
 
-    def __init__(self, engine: RaftEngine) -> None:
+    def __init__(self, engine: RaftEngine, raft: GuardedSyncObj) -> None:
         super().__init__()
         self._engine = engine
+        self._raft = raft
 
     def __getitem__(self, peer: Peer) -> int:
         engine = self._engine
@@ -101,7 +102,7 @@ class MatchView(dict[Peer, int]):
         if progress.joining:
             return 0
         match_index = min(progress.match_index, engine.store.durable_index)
-        return match_index if match_index >= engine.first_index_of_own_term else 0
+        return match_index if match_index >= (self._raft._SyncObj__noopIDx or 0) else 0
 
 
 class GuardedSyncObj(SyncObj):  # type: ignore[misc]  # PySyncObj is untyped
@@ -110,7 +111,7 @@ class GuardedSyncObj(SyncObj):  # type: ignore[misc]  # PySyncObj is untyped
     def __init__(self, engine: RaftEngine, me: Peer, others: list[Peer], conf: SyncObjConf) -> None:
         self._engine = engine
         super().__init__(me, others, conf=conf, transport=engine.transport)
-        self._SyncObj__raftMatchIndex = MatchView(engine)
+        self._SyncObj__raftMatchIndex = MatchView(engine, self)
 
     def _SyncObj__onMessageReceived(self, node: Peer, message: Message) -> None:
         """Ours, because answers carry no term and appends cut what is there (flaws a, b, e)."""
@@ -133,6 +134,9 @@ class GuardedSyncObj(SyncObj):  # type: ignore[misc]  # PySyncObj is untyped
     def _SyncObj__doApplyCommand(self, command: object) -> None:
         """Refuse: the stock one unpickles what arrives from the network (flaw o)."""
         raise AssertionError("commands are applied by the dispatcher, never by PySyncObj")
+
+    def _checkCommandsToApply(self) -> None:
+        """Do nothing: proposals go past the library's queue of commands, so it is empty."""
 
     def _SyncObj__generateRaftTimeout(self) -> float:
         """Stock, unless the leader is known to be gone."""

@@ -71,11 +71,12 @@ class LedgerJournal:
 
     def __getitem__(self, item: int | slice) -> JournalItem | list[JournalItem]:
         store = self._store
+        if item == -1:
+            end = store.end
+            return (None, end.index, end.term)
         if isinstance(item, slice):
             start, stop, step = item.indices(len(self))
             return [self._item(store.base.index + n) for n in range(start, stop, step)]
-        if item == -1:
-            return (None, store.end_index, store.end_term)
         if item == 0:
             return (None, store.base.index, store.base.term)
         if not 0 < item < len(self):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pysyncobj import SyncObj
+
 from dledger.core import LedgerCore
 from dledger.raft import engine as engine_module
 from dledger.raft import guarded
@@ -196,7 +198,7 @@ def proposals_may_stay_in_the_queue(stack):
     def propose(self, proposal):
         self._enter()
         self._raft._applyCommand(proposal, None)
-        self._raft._checkCommandsToApply()
+        SyncObj._checkCommandsToApply(self._raft)
         return self.store.end_index
 
     put(stack, RaftEngine, "propose", propose)
