@@ -17,7 +17,7 @@ import trio
 from bench.failover import Unsettled
 from bench.measured import GroupReport, LoadError
 from bench.parts import PARTS, QUICK, PartReport, Sizes, choose_parts, memory_figure
-from bench.plan import Plan, choose, quick
+from bench.plan import Plan, choose, of_other_sizes, quick
 from bench.plot import can_plot, plot
 from bench.report import json_of, markdown_of, print_figures, print_loads, write_json
 from bench.run import run_group
@@ -39,7 +39,11 @@ _T = TypeVar("_T")
 @click.option("--quick", "is_quick", is_flag=True, help="A minute: a look, no measurement.")
 @click.option("--only", metavar="NAMES", help="Loads whose names begin with one of these words.")
 @click.option("--body", "bodies", type=int, multiple=True, help="Size of bodies, in bytes.")
-@click.option("--nodes", type=click.Choice(["1", "3", "5"]), default="3", help="Of the group.")
+@click.option(
+    "--nodes",
+    type=click.Choice(["1", "3", "5"]),
+    help="Of the group. [3, and for a few loads 1 and 5; 3 with --only or --quick]",
+)
 @click.option("--flush", type=click.Choice(["sync", "async"]), help="One flush mode only.")
 @click.option("--rounds", type=click.IntRange(1), help="Rounds, of which medians are taken.")
 @click.option("--seconds", type=click.FloatRange(0.2), help="Seconds of each load and round.")
@@ -64,7 +68,7 @@ def main(
     is_quick: bool,
     only: str | None,
     bodies: tuple[int, ...],
-    nodes: str,
+    nodes: str | None,
     flush: str | None,
     rounds: int | None,
     seconds: float | None,
@@ -82,7 +86,8 @@ def main(
     sizes = QUICK if is_quick else Sizes()
     if ten_million:
         sizes = dataclasses.replace(sizes, restart_messages=(1_000_000, 10_000_000))
-    if parts is None and (only or is_quick or nodes != "3"):
+    is_partial = bool(only or is_quick or nodes)
+    if parts is None and is_partial:
         parts = "none"
     try:
         chosen_parts = choose_parts(parts)
@@ -91,7 +96,7 @@ def main(
             loads=() if only == "none" else choose(only) if only else plan.loads,
             body_sizes=bodies or plan.body_sizes,
             flush_types=(FlushDiskType(f"{flush.upper()}_FLUSH"),) if flush else plan.flush_types,
-            node_count=int(nodes),
+            node_count=int(nodes or 3),
             round_count=rounds or plan.round_count,
             seconds=seconds or plan.seconds,
             profile_folder=profile_folder,
@@ -109,9 +114,11 @@ def main(
         raise click.UsageError("--plot needs matplotlib; pip install --group report")
     if profile_folder is not None:
         profile_folder.mkdir(parents=True, exist_ok=True)
-    _say(f"{plan.seconds_least:.0f} s of load, and the time to start, check and compare")
+    plans = [plan] if is_partial else [plan, *of_other_sizes(plan)]
+    seconds_least = sum(each.seconds_least for each in plans)
+    _say(f"{seconds_least:.0f} s of load, and the time to start, check and compare")
     folder = Path(tempfile.mkdtemp(prefix="dledger-bench-", dir=data))
-    reports = _run_loads(plan, folder)
+    reports = [report for each in plans for report in _run_loads(each, folder)]
     print_loads(reports)
     part_reports = _run_parts(chosen_parts, sizes, folder)
     figures = [figure for part in part_reports for figure in part.figures]
@@ -136,8 +143,9 @@ def _run_loads(plan: Plan, folder: Path) -> list[GroupReport]:
         for flush in plan.flush_types:
             if not plan.loads_for(body_size):
                 continue
-            _say(f"{flush.value}, bodies of {body_size:,} bytes")
-            home = folder / f"{flush.value.lower()}-{body_size}"
+            nodes = plan.node_count
+            _say(f"{nodes} nodes, {flush.value}, bodies of {body_size:,} bytes")
+            home = folder / f"{nodes}-{flush.value.lower()}-{body_size}"
             run = partial(
                 run_group,
                 plan,

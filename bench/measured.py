@@ -121,6 +121,7 @@ class Line:
 class GroupReport:
     """What one group of nodes came to."""
 
+    node_count: int
     flush: str
     body_size: int
     lines: tuple[Line, ...]

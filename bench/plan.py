@@ -20,6 +20,7 @@ MANY_QUEUES = 64
 BIG_BODY = 16 * KIB  # from here on a body is big, and loads are few
 _FRAME_SIZE_MAX = 2 * MIB  # of a batch
 _UNDER_WAY_MAX = 16 * MIB  # bytes of one connection that nodes have unanswered
+_PUSHED_SIZE_MAX = 8 * MIB  # bytes a second: not to measure the disk
 _RECORD_OVERHEAD = 256  # bytes of a record and its share of a header, at most
 
 
@@ -71,6 +72,8 @@ class Load:
 
     def fitted(self, body_size: int) -> Load:
         """Return it with no more in a frame, and no more under way, than nodes take at once."""
+        if self.kind is Kind.PUSH:
+            return replace(self, rate=min(self.rate, _PUSHED_SIZE_MAX // body_size))
         if self.kind not in (Kind.RAW, Kind.SPREAD, Kind.OPEN):
             return self
         size = body_size + _RECORD_OVERHEAD
@@ -142,6 +145,12 @@ class Plan:
         each = self.seconds + self.warm_up_seconds
         count = sum(len(self.loads_for(body_size)) for body_size in self.body_sizes)
         return len(self.flush_types) * self.round_count * count * each
+
+
+def of_other_sizes(plan: Plan) -> list[Plan]:
+    """Return plans for groups of one node and of five: few loads, small bodies."""
+    loads = choose("raw-1,raw-256,raw-1000,raw-batch-256,send-1000")
+    return [replace(plan, node_count=count, loads=loads, body_sizes=(100,)) for count in (1, 5)]
 
 
 def quick() -> Plan:

@@ -30,7 +30,8 @@ def plot(content: Mapping[str, Any], path: Path) -> None:
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    groups: Sequence[Mapping[str, Any]] = content["groups"]
+    node_count = content["groups"][0]["node_count"] if content["groups"] else 3
+    groups = [group for group in content["groups"] if group["node_count"] == node_count]
     sizes = sorted({group["body_size"] for group in groups})
     by_size = {size: [group for group in groups if group["body_size"] == size] for size in sizes}
     parts = content["parts"]
@@ -48,7 +49,7 @@ def plot(content: Mapping[str, Any], path: Path) -> None:
         _times(figure.add_subplot(grid[len(sizes), 1]), parts)
     machine = content["machine"]
     figure.suptitle(
-        f"{content['nodes']} nodes and their client on {machine['processors']} processors, "
+        f"{node_count} nodes and their client on {machine['processors']} processors, "
         f"Python {machine['python']}; load average {machine['load_average'][0]:.1f}"
     )
     figure.savefig(path, dpi=110)

@@ -50,6 +50,12 @@ def load_cells(line: Line) -> list[str]:
     ]
 
 
+def title_of(report: GroupReport) -> str:
+    """Return what group it was, and what was sent to it."""
+    nodes = f"{report.node_count} node{'s' if report.node_count > 1 else ''}"
+    return f"{nodes}, {report.flush}, bodies of {report.body_size:,} bytes"
+
+
 def proof_of(report: GroupReport) -> str:
     """Return what was proved of a group after its loads."""
     return (
@@ -62,7 +68,7 @@ def print_loads(reports: Sequence[GroupReport]) -> None:
     """Print one table a group."""
     console = _console()
     for report in reports:
-        table = Table(title=f"{report.flush}, bodies of {report.body_size:,} bytes")
+        table = Table(title=title_of(report))
         for head in LOAD_HEADS:
             table.add_column(
                 head, justify="left" if head in ("load", "") else "right", no_wrap=True
@@ -90,7 +96,7 @@ def markdown_of(
     """Return all tables as markdown, with the command and the machine."""
     text = [f"`{command}`, medians of {plan.round_count} rounds. {machine_line()}.", ""]
     for report in reports:
-        text += [f"{report.flush}, bodies of {report.body_size:,} bytes:", ""]
+        text += [f"{title_of(report)}:", ""]
         text += markdown_table(LOAD_HEADS, map(load_cells, report.lines))
         text += ["", proof_of(report) + ".", ""]
     if figures:
@@ -116,7 +122,6 @@ def json_of(
         "machine": machine_of(),
         "rounds": plan.round_count,
         "seconds": plan.seconds,
-        "nodes": plan.node_count,
         "groups": [asdict(report) for report in reports],
         "parts": {part.name: part.raw for part in parts},
         "figures": [asdict(figure) for part in parts for figure in part.figures],

@@ -278,6 +278,7 @@ async def run_group(
     say(f"logs of {entry_count:,} entries in {log_size:,} bytes are identical on all nodes")
     shutil.rmtree(folder)
     return GroupReport(
+        node_count=plan.node_count,
         flush=flush.value,
         body_size=body_size,
         lines=tuple(

@@ -9,7 +9,7 @@ import pytest
 
 from bench.frames import FrameRing
 from bench.measured import Line, Measured, Round
-from bench.plan import LOADS, Kind, Plan, choose
+from bench.plan import LOADS, Kind, Plan, choose, of_other_sizes
 from broker.protocol.headers import SendRecordsRequest
 from broker.store.chunk import check_chunk
 from dledger.config import KIB, MIB
@@ -97,6 +97,8 @@ def test_big_bodies_have_few_loads_and_those_read_what_was_written() -> None:
     big = plan.loads_for(64 * KIB)
     assert 0 < len(big) < len(plan.loads_for(100)) == len(LOADS)
     assert plan.seconds_least < 3600
+    assert [each.node_count for each in of_other_sizes(plan)] == [1, 5]
+    assert all(each.seconds_least < plan.seconds_least / 5 for each in of_other_sizes(plan))
     for load in LOADS:
         assert load.is_sending or load.topic == "bench-busy" or load.topic.endswith("-queues")
 

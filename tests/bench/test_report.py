@@ -33,6 +33,7 @@ def report(flush: str = "SYNC_FLUSH") -> GroupReport:
     spent = Round(measured=measured, node_cpu_us=(5.0, 2.0, 2.5), client_cpu_us=1.0, rss=40 << 20)
     lines = tuple(Line.of(name, 100, flush, [spent]) for name in ("raw-1", "consume-busy"))
     return GroupReport(
+        node_count=3,
         flush=flush,
         body_size=100,
         lines=lines,
@@ -53,6 +54,7 @@ def test_markdown_has_the_command_the_machine_and_a_table_for_each_group():
     )
     assert text.startswith("`python -m bench`, medians of 3 rounds. ")
     assert "processors" in text
+    assert "3 nodes, SYNC_FLUSH, bodies of 100 bytes:" in text
     assert "| raw-1 | 50 | 2.00 | 2.98 | 3.00 | 5.00 / 2.00 / 2.50 | 1.00 | 40 |" in text
     assert "5,000/s sent meanwhile" in text
     assert "240 messages acknowledged and there; logs of 7 entries, 2 MB, identical" in text
