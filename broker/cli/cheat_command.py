@@ -17,6 +17,7 @@ SHEET: dict[str, list[tuple[str, str]]] = {
         ("one quick node to develop with", "dledger up --dev --data .dledger-dev"),
         ("will this machine do?", "dledger doctor -c node.toml"),
         ("one node, as a service runs it", "dledger node start -c node.toml"),
+        ("a name server, for several groups", "dledger nameserver --metrics-port 5557"),
     ],
     "connect": [
         ("give a group a name and use it", "dledger context add prod b1:9876,b2:9876 --use"),
