@@ -16,6 +16,7 @@ from broker.message.batch import encode_sizes
 from broker.message.codec import encode_record
 from broker.message.limits import MessageLimits
 from broker.message.model import HostAddress
+from broker.metadata.subscription_groups import SubscriptionGroups
 from broker.metadata.topics import TopicConfig
 from broker.protocol.bodies import Ack, decode_acks
 from broker.protocol.request_code import RequestCode
@@ -170,6 +171,7 @@ class Broker:
             is_being_deleted=lambda _: False,
             schedule=None,  # type: ignore[arg-type]
             earlier_tries=None,  # type: ignore[arg-type]
+            groups=SubscriptionGroups(),
         )
         self.registry = Registry(
             is_serving=lambda: self.queue.is_open,
