@@ -140,7 +140,7 @@ async def test_a_lock_is_released(autojump_clock, brokers):
         named = {"consumerGroup": "g", "clientId": client_id, "mqSet": [queue]}
         return json.dumps(named).encode()
 
-    async with brokers.caller(await brokers.leader()) as caller:
+    async with brokers.caller(brokers.others(await brokers.leader())[0]) as caller:
         new = json.dumps({"groupName": "g"}).encode()
         await caller.ok(RequestCode.UPDATE_AND_CREATE_SUBSCRIPTIONGROUP, {}, new)
         await caller.ok(RequestCode.LOCK_BATCH_MQ, {}, body("one"))
