@@ -265,6 +265,7 @@ class Node:
             held_count_max=config.broker.requests_held_max,
             held_size_max=config.broker.requests_held_size_max,
             connect_seconds=config.raft.connect_timeout_ms / 1000,
+            next_key=lambda: self.sends.next_unique_key(),
         )
         self.rpc_latency = RpcLatency(
             clock, request_names=REQUEST_NAMES, response_names=RESPONSE_NAMES
@@ -409,6 +410,7 @@ class Node:
             ledger=self.ledger, queue=self.queue, forwarder=self.forwarder, host=store_host
         )
         synced = config.store.flush_disk_type is FlushDiskType.SYNC_FLUSH
+        earlier_tries = EarlierTries(log=files.store, queues=files.derived.queues)
         self.sends = SendHandlers(
             queue=self.queue,
             topics=files.topics,
@@ -428,7 +430,7 @@ class Node:
             create_topic=self.topics.create_missing,
             is_being_deleted=self.topics.is_being_deleted,
             schedule=self.schedule,
-            earlier_tries=EarlierTries(log=files.store, queues=files.derived.queues),
+            earlier_tries=earlier_tries,
             groups=files.groups,
         )
         self.send_backs = SendBackHandlers(
@@ -442,6 +444,7 @@ class Node:
             host=store_host,
             create_topic=self.topics.create_missing,
             is_being_deleted=self.topics.is_being_deleted,
+            earlier_tries=earlier_tries,
         )
         self.offsets = OffsetHandlers(
             ledger=self.ledger,

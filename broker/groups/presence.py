@@ -46,6 +46,10 @@ class Presence:
         """Return whether any client may become silent."""
         return bool(self._clients)
 
+    def knows(self, client_id: str) -> bool:
+        """Return whether a client has been heard, and not been forgotten since."""
+        return client_id in self._clients
+
     def begin(self, client_ids: Iterable[str]) -> None:
         """Forget what was known, and give every client the time to be heard."""
         deadline = self._clock.now() + self._silent_seconds_max

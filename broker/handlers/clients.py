@@ -133,6 +133,8 @@ class ClientHandlers:
         self._forwarder = forwarder
         self._is_serving = is_serving
         self._create_topic = create_topic
+        # Who is being taken out of which group, and whether that is committed.
+        self._leaving: dict[tuple[str, str], bool] = {}
         self._presence = Presence(clock, silent_seconds_max=silent_seconds_max)
         self._heard = trio.Event()
         self._told_leader_id: str | None = None  # who was told last of the clients here
@@ -195,6 +197,8 @@ class ClientHandlers:
             raise refusal
         wanted: list[Any] = []
         known = self._consumers.get(data.group, client_id)
+        if (client_id, data.group) in self._leaving:
+            known = None  # it was taken for gone, and has come again before that is done
         if known is None and len(self._consumers) >= CONSUMERS_MAX:
             raise LedgerBusyError(f"{CONSUMERS_MAX} clients consume already; try again later")
         if known != data or not self._consumers.origin(client_id).is_same_client(origin):
@@ -229,7 +233,10 @@ class ClientHandlers:
             self._forwarder.take(session, command)
             return
         wanted = []
-        if self._consumers.get(header.consumer_group, header.client_id) is not None:
+        # Also of one that is not in it yet: what it joins by may be on its way.
+        if self._consumers.get(
+            header.consumer_group, header.client_id
+        ) is not None or self._presence.knows(header.client_id):
             wanted.append(leave_group(header.client_id, header.consumer_group))
         self._changes.propose(session, command, wanted)
 
@@ -280,14 +287,38 @@ class ClientHandlers:
         """Take a client that is gone out of its groups; it is tried again when that is refused."""
         try:
             for group in self._consumers.groups_of(client_id):
-                self._queue.put_command(leave_group(client_id, group), lambda _index, _error: None)
+                left = client_id, group
+                self._queue.put_command(leave_group(client_id, group), partial(self._left, left))
+                self._leaving[left] = False
         except LedgerError:
             self._presence.stayed(client_id)
             self._heard.set()
             raise
 
+    def _left(self, left: tuple[str, str], _index: int, error: LedgerError | None) -> None:
+        """Hear that it is committed that a client is in a group no more, or that it is not."""
+        if error is not None:
+            self._leaving.pop(left, None)
+        elif left in self._leaving:
+            self._leaving[left] = True
+
+    def _changed(self, group: str) -> None:
+        """Look at a group that has changed: everybody in it is somebody who may become silent.
+
+        Who was taken for gone while it joined has been forgotten, and nobody would miss it.
+        """
+        members = self._consumers.of(group)
+        for client_id in members:
+            if not self._presence.knows(client_id):
+                self._presence.stayed(client_id)
+                self._heard.set()
+        for left, is_done in list(self._leaving.items()):
+            if left[1] == group and is_done:
+                del self._leaving[left]
+
     def began_to_serve(self) -> None:
         """Give every consumer the time to be heard by this leader."""
+        self._leaving.clear()
         client_ids = self._consumers.client_ids()
         self._presence.begin(client_ids)
         for client_id in self._connections.consuming():
@@ -317,6 +348,8 @@ class ClientHandlers:
     def dispatched(self) -> None:
         """Tell connected clients of the groups that have changed, and answer who waited for it."""
         for group in sorted(self._consumers.take_changed()):
+            if self._is_serving():
+                self._changed(group)
             for session in self._connections.listeners(group):
                 self._connections.tell_changed(session, group)
         self._changes.dispatched()

@@ -21,7 +21,7 @@ from broker.handlers.registry import (
     holding_cost,
     stock_client_host,
 )
-from broker.handlers.repeats import SENT_AFTER, may_be_repeated
+from broker.handlers.repeats import GIVEN_KEY, SEND_CODES, SENT_AFTER, may_be_repeated
 from broker.protocol.headers import LeaderHint
 from broker.protocol.response_code import ResponseCode
 from dledger.errors import LedgerBusyError, NotLeaderError, OutcomeUnknownError
@@ -64,6 +64,7 @@ class Forwarder:
         held_count_max: int,
         held_size_max: int,
         connect_seconds: float,
+        next_key: Callable[[], str],
     ) -> None:
         """Make a forwarder that holds nothing.
 
@@ -78,6 +79,7 @@ class Forwarder:
                 before anything else.
             held_size_max: most bytes that wait; see `holding_cost`.
             connect_seconds: longest time to wait for a connection to the leader.
+            next_key: makes unique keys for messages that have none.
         """
         self._ledger = ledger
         self._addresses = addresses
@@ -88,6 +90,7 @@ class Forwarder:
         self._held_count_max = held_count_max
         self._held_size_max = held_size_max
         self._connect_seconds = connect_seconds
+        self._next_key = next_key
         self._held: deque[tuple[float, int, Session, Command]] = deque()
         self._held_size = 0
         self._client: RemotingClient | None = None
@@ -187,6 +190,8 @@ class Forwarder:
         ext_fields = {**command.ext_fields, FORWARDED: self._ledger.config.node_id}
         if (host := stock_client_host(session, command)) is not None:
             ext_fields[STOCK_CLIENT_HOST] = host
+            if command.code in SEND_CODES and GIVEN_KEY not in ext_fields:
+                command.ext_fields[GIVEN_KEY] = ext_fields[GIVEN_KEY] = self._next_key()
         request = Command(
             code=command.code,
             # Answered in any case: only so it is known whether it has to wait for another leader.

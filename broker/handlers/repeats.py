@@ -4,8 +4,9 @@ RocketMQ's clients know no "outcome unknown".  They are told code 1, and make of
 Java's fails a send with a callback or a queue of its own choice, and the C++ core forgets a message
 that it could not give back, and a queue lock that it could not release.  So the node that handed
 such a request on waits for the next leader and hands it on again.  Most of them may be done twice.
-A send goes with the index before which it cannot lie (`SENT_AFTER`); whoever leads now has taken in
-all that its predecessors left, and looks whether it is behind that already.
+A send, or a message given back, goes with the index before which it cannot lie (`SENT_AFTER`);
+whoever leads now has taken in all that its predecessors left, and looks whether it is behind that
+already.  It is told by its unique key: one that has none is given it by the node that hands it on.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import struct
 from typing import TYPE_CHECKING
 
 from broker.handlers.registry import stock_client_host
-from broker.message.properties import UNIQUE_KEY, find_property
+from broker.message.codec import RECONSUME_TIMES_OFFSET
+from broker.message.properties import REAL_TOPIC, UNIQUE_KEY, find_property
 from broker.protocol.request_code import RequestCode
 from broker.store.commit_log import Receipt
 from broker.store.record_finder import record_at
@@ -28,11 +30,14 @@ if TYPE_CHECKING:
 
 # On a send that is handed on again: the last index committed when it was handed on at first.
 SENT_AFTER = "sentAfterIndex"
+# On a send that is handed on: the unique key of its first message, should that have none.
+GIVEN_KEY = "uniqueKeyGiven"
+SEND_CODES = frozenset(
+    {RequestCode.SEND_MESSAGE, RequestCode.SEND_MESSAGE_V2, RequestCode.SEND_BATCH_MESSAGE}
+)
 REPEATED_CODES = frozenset(
     {
-        RequestCode.SEND_MESSAGE,
-        RequestCode.SEND_MESSAGE_V2,
-        RequestCode.SEND_BATCH_MESSAGE,
+        *SEND_CODES,
         RequestCode.QUERY_CONSUMER_OFFSET,
         RequestCode.UPDATE_CONSUMER_OFFSET,  # an offset never falls
         RequestCode.SEARCH_OFFSET_BY_TIMESTAMP,
@@ -40,7 +45,7 @@ REPEATED_CODES = frozenset(
         RequestCode.GET_MIN_OFFSET,
         RequestCode.HEART_BEAT,
         RequestCode.UNREGISTER_CLIENT,
-        RequestCode.CONSUMER_SEND_MSG_BACK,  # at worst the message comes again twice
+        RequestCode.CONSUMER_SEND_MSG_BACK,
         RequestCode.GET_CONSUMER_LIST_BY_GROUP,
         RequestCode.LOCK_BATCH_MQ,  # a lock is its holder's already
         RequestCode.UNLOCK_BATCH_MQ,
@@ -67,9 +72,25 @@ class EarlierTries:
         self._queues = queues
 
     def find(
-        self, command: Command, *, topic: str, queue_id: int, unique_key: str
+        self,
+        command: Command,
+        *,
+        topic: str,
+        queue_id: int,
+        unique_key: str,
+        times: int,
+        real_topic: str = "",
     ) -> Receipt | None:
-        """Return where the message with *unique_key* is, if *command* was handed on before."""
+        """Return where a message is, if *command* was handed on before.
+
+        Args:
+            command: the request.
+            topic: where it goes.
+            queue_id: to which queue.
+            unique_key: of the message.
+            times: how often it was given back, which its unique key survives.
+            real_topic: where it goes when it has waited; "" when its unique key says enough.
+        """
         after = command.ext_fields.get(SENT_AFTER)
         queue = self._queues.get(topic, queue_id)
         if not isinstance(after, int) or queue is None:
@@ -86,9 +107,27 @@ class EarlierTries:
                 if position < position_min:
                     return None
                 record = record_at(self._log, self._queues, position)
-                if record is not None and key == find_property(
-                    record.encoded_properties, UNIQUE_KEY.encode()
+                if (
+                    record is not None
+                    and _times_of(record.view) == times
+                    and key == find_property(record.encoded_properties, UNIQUE_KEY.encode())
+                    and (
+                        not real_topic
+                        or real_topic.encode()
+                        == find_property(record.encoded_properties, REAL_TOPIC.encode())
+                    )
                 ):
                     return Receipt(queue_id, offset, position)
             end = begin
         return None
+
+
+def _times_of(record: memoryview) -> int:
+    at = RECONSUME_TIMES_OFFSET
+    return int.from_bytes(record[at : at + 4], "big", signed=True)
+
+
+def given_key(command: Command) -> str | None:
+    """Return the unique key that the node gave which handed a send on; None: none did."""
+    key = command.ext_fields.get(GIVEN_KEY)
+    return key if isinstance(key, str) and key else None

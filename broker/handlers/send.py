@@ -15,6 +15,7 @@ from broker.errors import HeaderError, InvalidMessageError, NoPermissionError, T
 from broker.handlers.dead_letters import redirected
 from broker.handlers.delayed import check_delayed
 from broker.handlers.registry import handles, handles_frame_runs, handles_runs, holding_cost
+from broker.handlers.repeats import EarlierTries, given_key
 from broker.handlers.send_answers import Expected, SendAnswers, SendRequest
 from broker.handlers.send_runs import SendRuns
 from broker.message.batch import PRODUCER_ID_MAX, decode_batch_body, encode_sizes
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
     from broker.delivery.schedule import Schedule
     from broker.handlers.ack_policy import AckPolicy
     from broker.handlers.registry import Handler
-    from broker.handlers.repeats import EarlierTries
     from broker.message.limits import MessageLimits
     from broker.message.model import HostAddress
     from broker.metadata.subscription_groups import SubscriptionGroups
@@ -206,7 +206,7 @@ class SendHandlers:
         ):
             return
         queue_id = self._pick_queue(header)
-        properties, found = self._with_unique_key(header.properties.encode())
+        properties, found = self._with_unique_key(header.properties.encode(), given_key(command))
         level = self._policy.level_of_plain(header, [found])
         delay = delay_asked_for(found, now_ms=self._clock.wall_ms())
         topic, asked_queue_id = header.topic, queue_id
@@ -217,7 +217,7 @@ class SendHandlers:
         record = self._encode(header, topic, queue_id, properties, _body_of(command))
         expected = Expected(found[UNIQUE_KEY], queue_id=asked_queue_id)
         request = SendRequest(self._answers, session, command, expected, topic, level)
-        self._put_encoded(request, queue_id, [record], found[UNIQUE_KEY])
+        self._put_encoded(request, queue_id, [record], found[UNIQUE_KEY], header.reconsume_times)
 
     def _send_batch_body(
         self, session: Session, command: Command, header: SendMessageRequest
@@ -237,8 +237,9 @@ class SendHandlers:
         messages = decode_batch_body(body)
         records = []
         found = []
-        for message in messages:
-            properties, each = self._with_unique_key(bytes(message.properties))
+        for number, message in enumerate(messages):
+            given = None if number else given_key(command)
+            properties, each = self._with_unique_key(bytes(message.properties), given)
             found.append(each)
             records.append(self._encode(header, header.topic, queue_id, properties, message.body))
         level = self._policy.level_of_plain(header, found)
@@ -249,14 +250,24 @@ class SendHandlers:
             sizes=() if is_one else tuple(map(len, records)),
         )
         request = SendRequest(self._answers, session, command, expected, header.topic, level)
-        self._put_encoded(request, queue_id, records, found[0][UNIQUE_KEY])
+        key = found[0][UNIQUE_KEY]
+        self._put_encoded(request, queue_id, records, key, header.reconsume_times)
 
-    def _with_unique_key(self, properties: bytes) -> tuple[bytes, dict[str, str]]:
-        """Return *properties* with a unique key, ours where the client gave none; also decoded."""
+    def next_unique_key(self) -> str:
+        """Return a unique key for a message that has none."""
+        return self._unique_keys.next_key()
+
+    def _with_unique_key(
+        self, properties: bytes, given: str | None = None
+    ) -> tuple[bytes, dict[str, str]]:
+        """Return *properties* with a unique key, ours where the client gave none; also decoded.
+
+        *given* is what the node chose that the client asked, if it has.
+        """
         found = decode_properties(properties)
         if found.get(UNIQUE_KEY):
             return properties, found
-        key = found[UNIQUE_KEY] = self._unique_keys.next_key()
+        key = found[UNIQUE_KEY] = given or self._unique_keys.next_key()
         added = f"{UNIQUE_KEY}{NAME_VALUE_SEPARATOR}{key}".encode()
         if properties and not properties.endswith(PROPERTY_SEPARATOR.encode()):
             properties += PROPERTY_SEPARATOR.encode()
@@ -290,10 +301,19 @@ class SendHandlers:
         )
 
     def _put_encoded(
-        self, request: SendRequest, queue_id: int, records: list[bytes], unique_key: str
+        self,
+        request: SendRequest,
+        queue_id: int,
+        records: list[bytes],
+        unique_key: str,
+        times: int,
     ) -> None:
         earlier = self._earlier_tries.find(
-            request.command, topic=request.topic, queue_id=queue_id, unique_key=unique_key
+            request.command,
+            topic=request.topic,
+            queue_id=queue_id,
+            unique_key=unique_key,
+            times=times,
         )
         if earlier is not None:  # a batch is in the log as a whole, or not at all
             request.succeeded(earlier, self._queue.commit_durability)

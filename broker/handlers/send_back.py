@@ -19,6 +19,7 @@ from broker.message.codec import RECORD_SIZE_MIN, decode_record, record_size
 from broker.message.delay import (
     DELAY_MS_MAX,
     RETRY_LEVEL_FIRST,
+    SCHEDULE_TOPIC,
     Delay,
     delay_by_level,
     delay_until,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
     from broker.delivery.schedule import Schedule
     from broker.handlers.forward import Forwarder
+    from broker.handlers.repeats import EarlierTries
     from broker.message.model import HostAddress, StoredMessage
     from broker.metadata.subscription_groups import SubscriptionGroups
     from broker.metadata.topics import Topics
@@ -95,6 +97,7 @@ class SendBackHandlers:
         host: HostAddress,
         create_topic: Callable[[str, int, Callable[[int, LedgerError | None], None]], None],
         is_being_deleted: Callable[[str], bool],
+        earlier_tries: EarlierTries,
     ) -> None:
         """Make the family.
 
@@ -109,6 +112,7 @@ class SendBackHandlers:
             host: this broker's address, part of message ids.
             create_topic: proposes a new topic with so many queues.
             is_being_deleted: whether a topic is about to go: nothing is written to it any more.
+            earlier_tries: finds what was handed to a leader of the past and written by it.
         """
         self._log = log
         self._queues = queues
@@ -120,6 +124,7 @@ class SendBackHandlers:
         self._host = host
         self._create_topic = create_topic
         self._is_being_deleted = is_being_deleted
+        self._earlier_tries = earlier_tries
         self._next_queue = itertools.count()
 
     @handles(RequestCode.CONSUMER_SEND_MSG_BACK, on_leader=True)
@@ -146,6 +151,17 @@ class SendBackHandlers:
             delay = self._delay(config, header, max(times, 0))
         found = self._topics.get(topic)
         is_going = self._is_being_deleted(topic)
+        earlier = self._earlier_tries.find(
+            command,
+            topic=topic if delay is None else SCHEDULE_TOPIC,
+            queue_id=0 if delay is None else delay.queue_id,
+            unique_key=message.unique_key or "",
+            times=times + 1,
+            real_topic="" if delay is None else topic,
+        )
+        if earlier is not None:
+            answer(session, command, response(command, int(ResponseCode.SUCCESS)))
+            return
         if found is None or is_going:
             # Behind a deletion on its way stands the creation, and the message behind both.
             self._create_topic(topic, queue_count, lambda _index, _error: None)

@@ -418,3 +418,51 @@ async def test_a_connection_that_takes_another_name_is_the_other(autojump_clock,
     assert not brokers["n1"].running.connections._clients
     assert not brokers["n1"].running.connections._sessions_of
     assert not brokers["n1"].running.connections._listeners
+
+
+async def test_a_client_that_says_goodbye_right_behind_its_first_heartbeat_is_out(
+    autojump_clock, brokers
+):
+    """It was not in its group yet, so nothing was done, and then it was, for ever."""
+    async with readers(brokers, ("c1", brokers["n1"]), ("c2", brokers["n1"])) as (one, two):
+        await two.beat()
+        fields = {"clientID": "c1", "consumerGroup": one.group, "producerGroup": ""}
+        body = (PYTHON_HEARTBEAT % ("c1", one.group)).encode()
+        joined = one.caller.submit(RequestCode.HEART_BEAT, {}, body)
+        left = one.caller.submit(RequestCode.UNREGISTER_CLIENT, fields)
+        one.caller.flush()
+        await until("both are answered", lambda: joined and left)
+
+        assert await two.others() == ["c2"]
+
+
+async def test_a_client_whose_connection_breaks_while_it_joins_is_missed(autojump_clock, brokers):
+    """The simulation, ground slow-members, seed 9: it was forgotten before it was in its group."""
+    async with readers(brokers, ("c1", brokers["n1"]), ("c2", brokers["n1"])) as (one, two):
+        await two.beat()
+        for worker in brokers["n1"].workers.values():
+            worker.seconds = 0.5
+        one.caller.submit(
+            RequestCode.HEART_BEAT, {}, (PYTHON_HEARTBEAT % ("c1", one.group)).encode()
+        )
+        one.caller.flush()
+        await trio.sleep(0.05)
+        one.caller.client.close()
+        await trio.sleep(SCAN_SECONDS + 5)
+
+        assert await two.others() == ["c2"]
+
+
+async def test_a_client_that_comes_again_while_it_is_taken_out_is_in(autojump_clock, brokers):
+    """Its heartbeat said nothing new, and the next one comes in half a minute."""
+    n1 = brokers["n1"]
+    async with readers(brokers, ("c1", n1), ("c1", n1), ("c2", n1)) as (one, again, two):
+        await one.beat()
+        await two.beat()
+        for worker in n1.workers.values():
+            worker.seconds = 0.5
+        one.caller.client.close()
+        await trio.sleep(0.05)
+        await again.beat()
+
+        assert await two.others() == ["c1", "c2"]

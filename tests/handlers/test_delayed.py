@@ -3,6 +3,7 @@
 import pytest
 import trio
 
+from broker.handlers.repeats import GIVEN_KEY, SENT_AFTER
 from broker.message.codec import decode_records
 from broker.message.delay import DELAY_LEVELS_MS, SCHEDULE_TOPIC
 from broker.metadata.consumer_offsets import commit_offsets
@@ -10,7 +11,7 @@ from broker.protocol.request_code import RequestCode
 from broker.protocol.response_code import ResponseCode
 from dledger.remoting.command import Command, SerializeType
 from tests.fakes.nodes import until
-from tests.handlers.test_stock_sends import send
+from tests.handlers.test_stock_sends import HEADER, send
 
 WAIT_MS = 9000
 
@@ -304,3 +305,32 @@ async def test_a_record_inside_a_message_is_no_message(autojump_clock, caller):
 
     assert message.body == b"x"
     assert answer.code == ResponseCode.SYSTEM_ERROR
+
+
+# -- handed to a second leader ------------------------------------------------------------------
+
+
+async def test_a_send_without_a_key_that_is_handed_on_twice_is_stored_once(autojump_clock, caller):
+    """Each leader gave it a key of its own, and found no message with it."""
+    for again in ({}, {SENT_AFTER: 0}):
+        for properties in ("", "DELAY\x011\x02"):
+            fields = {**HEADER, "properties": properties, **again}
+            fields[GIVEN_KEY] = f"key{len(properties)}"
+            await caller.ok(RequestCode.SEND_MESSAGE, fields, b"x")
+
+    await trio.sleep(3)
+    assert len(await until_there(caller)) == 2
+
+
+async def test_a_message_given_back_that_is_handed_on_twice_comes_once(autojump_clock, caller):
+    await send(caller, b"x")
+    (message,) = await until_there(caller)
+    for group in ("readers", "others"):  # each for itself
+        for level in (1, -1):
+            fields = {"offset": message.position, "group": group, "delayLevel": level}
+            await caller.ok(RequestCode.CONSUMER_SEND_MSG_BACK, fields)
+            await caller.ok(RequestCode.CONSUMER_SEND_MSG_BACK, {**fields, SENT_AFTER: 0})
+
+    await trio.sleep(3)
+    for topic in ("%RETRY%readers", "%RETRY%others", "%DLQ%readers", "%DLQ%others"):
+        assert len(await until_there(caller, topic=topic)) == 1
