@@ -1,6 +1,7 @@
 """Stock clients and a name server of its own: two groups share a topic; one of them fails over."""
 
 import contextlib
+import json
 import os
 
 import pytest
@@ -8,10 +9,10 @@ import trio
 
 import broker
 from broker.config import NameserverConfig, RouteMode
-from tests.interop import clients, table
+from tests.interop import clients, mqadmin, table
 from tests.interop.case import INTERVAL
 from tests.interop.running import possible, side_by_side
-from tests.process.kit import NameServerProcess, ProcessGroup
+from tests.process.kit import NameServerProcess, ProcessGroup, eventually
 
 COUNT = 200
 
@@ -122,3 +123,61 @@ async def test_a_killed_leader_behind_a_name_server(kinds, name_server, tmp_path
         )
     for case in cases:
         assert (case.facts["failed"] != "0") == (route is RouteMode.SINGLE), case.facts
+
+
+async def test_mqadmin_on_a_name_server_of_two_groups(name_server, tmp_path):
+    """What it does to a cluster it does to both; what it has kept is kept."""
+    if why := mqadmin.why_not():
+        pytest.skip(f"no mqadmin: {why}")
+    async with (
+        group_of(tmp_path, name_server, "one") as one,
+        group_of(tmp_path, name_server, "other") as other,
+    ):
+        await name_server.until_registered(6)
+        tool = mqadmin.MqAdmin(name_server.address, tmp_path / "home")
+
+        async def ok(*words):
+            return await trio.to_thread.run_sync(tool.ok, *words)
+
+        try:
+            listed = await ok("clusterList")
+            made = await ok("updateTopic", "-c", "shop", "-t", "Both", "-r", "2", "-w", "2")
+            await eventually("the route has both groups", lambda: has_both(ok))
+            wiped = await ok("wipeWritePerm", "-b", "one")
+            route = await ok("topicRoute", "-t", "Both")
+            restored = await ok("addWritePerm", "-b", "one")
+            await ok("updateKvConfig", "-s", "ns", "-k", "k", "-v", "v")
+            await ok("updateTopic", "-c", "shop", "-t", "Ord", "-r", "2", "-w", "2", "-o", "true")
+            order = await ok("updateOrderConf", "-m", "get", "-t", "Ord")
+            settings = await ok("getNamesrvConfig")
+            await ok("updateNamesrvConfig", "-k", "logLevel", "-v", "debug")
+            sent = await ok("sendMessage", "-t", "Both", "-p", "hello")
+            deleted = await ok("deleteTopic", "-c", "shop", "-t", "Both")
+        finally:
+            await trio.to_thread.run_sync(tool.close)
+        kept = json.loads((name_server.folder / "data" / "kvConfig.json").read_text())
+        topics = []
+        for group in (one, other):
+            async with broker.connect(group.addresses) as mq:
+                topics.append({item.topic for item in await mq.admin.list_topics()})
+
+    assert {line.split()[1] for line in listed.splitlines()[1:] if line.strip()} == {"one", "other"}
+    assert made.count("create topic to") == 2
+    assert "OK, 1" in wiped
+    assert "OK, 1" in restored
+    assert '"brokerName":"one-n1"' not in route.partition("queueDatas")[2]
+    assert '"brokerName":"other-n1"' in route.partition("queueDatas")[2]
+    assert "one:2" in order
+    assert "other:2" in order
+    assert f"listenPort                                        =  {name_server.port}" in settings
+    assert "SEND_OK" in sent
+    assert deleted.count("success") == 2
+    assert kept["configTable"]["ns"] == {"k": "v"}
+    assert kept["configTable"]["ORDER_TOPIC_CONFIG"]["Ord"] in order
+    assert topics == [{"Ord"}, {"Ord"}]
+
+
+async def has_both(ok):
+    """Whether mqadmin finds queues of both groups to write to."""
+    route = (await ok("topicRoute", "-t", "Both")).partition("queueDatas")[2]
+    return all(f'"brokerName":"{name}-n1"' in route for name in ("one", "other"))
