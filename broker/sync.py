@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
     from broker.client.acks import Acks, Flush
     from broker.client.compression import Compression
-    from broker.client.consumer_options import Subscription
+    from broker.client.consumer_options import MemberTimes, Subscription
     from broker.client.delays import Seconds
     from broker.client.handout import ConsumerStats
     from broker.client.rebalance import Rebalance
@@ -613,6 +613,7 @@ def connect(
     clock: Clock | None = None,
     chance: random.Random | None = None,
     client_id: str | None = None,
+    member_times: MemberTimes | None = None,
 ) -> SyncClient:
     """Return a client of the group at *addresses*, to be opened with ``with``.
 
@@ -632,5 +633,6 @@ def connect(
             clock=clock,
             chance=chance,
             client_id=client_id,
+            member_times=member_times,
         )
     )

@@ -3,6 +3,7 @@
 from broker.client.admin import Admin
 from broker.client.connect import Client, connect
 from broker.client.consumer import Consumer
+from broker.client.consumer_options import MemberTimes
 from broker.client.dead_letters import DeadLetters
 from broker.client.errors import (
     ClientError,
@@ -36,6 +37,7 @@ __all__ = [
     "DeadLetters",
     "LessDurableError",
     "Lookup",
+    "MemberTimes",
     "Message",
     "MessageRefusedError",
     "MissingExtraError",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import sniffio
 
 from broker.client.compression import THRESHOLD_DEFAULT, Compression
-from broker.client.consumer_options import ConsumerOptions, subscribe
+from broker.client.consumer_options import ConsumerOptions, MemberTimes, subscribe
 from broker.client.errors import ClosedError
 from broker.client.producer import Producer, ProducerOptions
 from broker.client.session import ClientOptions, Session, TrioSession
@@ -258,6 +258,7 @@ def make_options(
     clock: Clock | None = None,
     chance: random.Random | None = None,
     client_id: str | None = None,
+    member_times: MemberTimes | None = None,
 ) -> ClientOptions:
     """Return what `connect` was told, with the machine's own time, chance and network."""
     return ClientOptions(
@@ -270,6 +271,7 @@ def make_options(
         clock=clock or SystemClock(),
         chance=chance or random.Random(secrets.randbits(128)),
         client_id=client_id,
+        member_times=member_times or MemberTimes(),
     )
 
 
@@ -284,6 +286,7 @@ def connect(
     clock: Clock | None = None,
     chance: random.Random | None = None,
     client_id: str | None = None,
+    member_times: MemberTimes | None = None,
 ) -> Client:
     """Return a client of the group at *addresses*, to be opened with ``async with``.
 
@@ -311,6 +314,8 @@ def connect(
         chance: the one source of chance; seeded by the system when None.
         client_id: how the broker knows the client among the members of its groups, which are
             sorted by it; by host and process when None. Two clients never have the same.
+        member_times: how often members of groups are heard and look around; to be made shorter
+            together with the brokers' `client_silent_max_ms` and `queue_lock_max_ms`.
 
     Raises:
         ValueError: *addresses* holds none, or something that is no address.
@@ -326,6 +331,7 @@ def connect(
             clock=clock,
             chance=chance,
             client_id=client_id,
+            member_times=member_times,
         )
     )
 

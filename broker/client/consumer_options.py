@@ -48,6 +48,31 @@ class ConsumerOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MemberTimes:
+    """What a member does from time to time, in seconds; the broker reckons with it."""
+
+    # Less than a third of the broker's client_silent_max_ms.
+    # Source: RocketMQ ``ClientConfig.heartbeatBrokerInterval``
+    heartbeat: float = 30.0
+    # Less than `lock`, which is asked for again as often.
+    # Source: RocketMQ ``RebalanceService.waitInterval``
+    balance: float = 20.0
+    # How long a queue's lock is believed in; half of the broker's queue_lock_max_ms, or less.
+    # Source: RocketMQ ``REBALANCE_LOCK_MAX_LIVE_TIME`` of the client
+    lock: float = 30.0
+
+    def __post_init__(self) -> None:
+        for name in ("heartbeat", "balance", "lock"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} = {getattr(self, name)}: must be above 0 s")
+        if self.balance >= self.lock:
+            raise ValueError(
+                f"balance = {self.balance}: must be below lock = {self.lock}, or locks run out "
+                "before they are asked for again"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Subscription:
     """For which group a consumer reads what, and whether as a member."""
 

@@ -20,18 +20,25 @@ if TYPE_CHECKING:
 
 Place = tuple[str, int]  # topic and queue
 
-# How long a lock is believed in, from when it was asked for; the broker holds it for a minute.
-# Source: RocketMQ ``REBALANCE_LOCK_MAX_LIVE_TIME`` of the client
-LOCK_SECONDS = 30.0
-
 
 class GroupLocks:
     """The locks of one member."""
 
-    def __init__(self, requests: Requests, *, client_id: str, group: str) -> None:
+    def __init__(
+        self, requests: Requests, *, client_id: str, group: str, lock_seconds: float
+    ) -> None:
+        """Hold none.
+
+        Args:
+            requests: the way to the leader.
+            client_id: whose locks.
+            group: in which no other member gets them.
+            lock_seconds: how long a lock is believed in, from when it was asked for.
+        """
         self._requests = requests
         self._client_id = client_id
         self._group = group
+        self._lock_seconds = lock_seconds
         self._until: dict[Place, float] = {}  # trio seconds
 
     @property
@@ -59,7 +66,7 @@ class GroupLocks:
         for queue in queues:
             place = (queue.topic, queue.queue_id)
             if place in locked:
-                self._until[place] = began + LOCK_SECONDS
+                self._until[place] = began + self._lock_seconds
             else:
                 self._until.pop(place, None)
         return locked

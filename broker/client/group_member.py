@@ -30,12 +30,11 @@ from dledger.remoting.command import Command
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from broker.client.consumer_options import Subscription
+    from broker.client.consumer_options import MemberTimes, Subscription
     from broker.client.requests import Requests
     from broker.client.routes import RouteCache
     from broker.client.topic_reading import TopicReading
 
-BALANCE_INTERVAL = 20.0  # seconds. Source: RocketMQ ``RebalanceService.waitInterval``
 AGAIN_INTERVAL = 1.0  # seconds until it is tried again when something was in the way
 LOCK_AGAIN_INTERVAL = 0.2  # seconds until a queue is asked for again that another member had
 NOBODY = frozenset({int(ResponseCode.SYSTEM_ERROR)})  # what a node says of a group without members
@@ -63,6 +62,7 @@ class GroupMember:
         requests: Requests,
         routes: RouteCache,
         *,
+        times: MemberTimes,
         rejoin: Callable[[], Awaitable[None]],
     ) -> None:
         """Make a member without a consumer.
@@ -72,6 +72,7 @@ class GroupMember:
             client_id: the member's.
             requests: the way to the nodes.
             routes: what queues there are.
+            times: how often it looks.
             rejoin: tells the leader that this client is a member.
         """
         self.group = group
@@ -81,7 +82,10 @@ class GroupMember:
         self._requests = requests
         self._routes = routes
         self._rejoin = rejoin
-        self._locks = GroupLocks(requests, client_id=client_id, group=group)
+        self._balance_interval = times.balance
+        self._locks = GroupLocks(
+            requests, client_id=client_id, group=group, lock_seconds=times.lock
+        )
         self._balancing = trio.Lock()
         self._changed = trio.Event()
         self._waits_for_locks = False
@@ -143,7 +147,7 @@ class GroupMember:
 
     async def run(self) -> None:
         """Share out whenever something may have changed, until `stop`."""
-        interval = BALANCE_INTERVAL
+        interval = self._balance_interval
         with self._scope:
             while True:
                 with trio.move_on_after(interval):
@@ -155,7 +159,9 @@ class GroupMember:
                     _LOG.warning("group %s cannot be shared out: %s", self.group, error)
                     interval = AGAIN_INTERVAL
                 else:
-                    interval = LOCK_AGAIN_INTERVAL if self._waits_for_locks else BALANCE_INTERVAL
+                    interval = self._balance_interval
+                    if self._waits_for_locks:
+                        interval = LOCK_AGAIN_INTERVAL
 
     async def balance(self) -> None:
         """Give every consumer of this client the queues that are its.

@@ -29,13 +29,12 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Iterable
 
+    from broker.client.consumer_options import MemberTimes
     from broker.client.group_member import Seat
     from broker.client.links import Link
     from broker.client.requests import Requests
     from broker.client.routes import RouteCache
 
-# Source: RocketMQ ``ClientConfig.heartbeatBrokerInterval``. The broker reckons with it, too.
-HEARTBEAT_INTERVAL = 30.0  # seconds
 AGAIN_INTERVAL = 1.0  # seconds until a node is told again that could not be told
 
 _LOG = logging.getLogger("broker.client")
@@ -57,11 +56,13 @@ class Membership:
         *,
         nursery: trio.Nursery,
         chance: random.Random,
+        times: MemberTimes,
     ) -> None:
         """Be in no group; *client_id* None: one is made up when it is needed."""
         self._client_id = client_id
         self._nursery = nursery
         self._chance = chance
+        self._times = times
         self._requests = requests
         self._routes = routes
         self._groups: dict[str, GroupMember] = {}
@@ -94,7 +95,12 @@ class Membership:
         member = self._groups.get(group)
         if member is None:
             member = GroupMember(
-                group, self.client_id, self._requests, self._routes, rejoin=self._announce
+                group,
+                self.client_id,
+                self._requests,
+                self._routes,
+                times=self._times,
+                rejoin=self._announce,
             )
             self._groups[group] = member
             self._nursery.start_soon(member.run)
@@ -170,7 +176,7 @@ class Membership:
                     _LOG.warning("leaving group %s: %s", group, error)
             if not self._groups:
                 continue
-            if trio.current_time() >= self._all_told_at + HEARTBEAT_INTERVAL:
+            if trio.current_time() >= self._all_told_at + self._times.heartbeat:
                 self._all_told_at = trio.current_time()
                 self._untold.update(finder.nodes)
             await self._tell(tuple(self._untold))
@@ -178,7 +184,7 @@ class Membership:
     def _next_at(self) -> float:
         if self._leaving or (self._groups and self._untold):
             return trio.current_time() + AGAIN_INTERVAL
-        return self._all_told_at + HEARTBEAT_INTERVAL if self._groups else float("inf")
+        return self._all_told_at + self._times.heartbeat if self._groups else float("inf")
 
     def _on_leader(self) -> None:
         if self._groups:

@@ -9,6 +9,7 @@ import trio
 
 from broker.client.admin import Admin
 from broker.client.consumer import Consumer
+from broker.client.consumer_options import MemberTimes
 from broker.client.dead_letters import DeadLetters
 from broker.client.handout import Handout
 from broker.client.leader_finder import LeaderFinder
@@ -48,6 +49,7 @@ class ClientOptions:
     clock: Clock
     chance: random.Random
     client_id: str | None = None  # how the broker knows this client; None: by host and process
+    member_times: MemberTimes
 
 
 class Session(Protocol):
@@ -131,6 +133,7 @@ class TrioSession:
             self._routes,
             nursery=services,
             chance=options.chance,
+            times=options.member_times,
         )
         services.start_soon(self.finder.run)
         services.start_soon(self._membership.run)

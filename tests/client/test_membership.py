@@ -9,7 +9,6 @@ import pytest
 import trio
 
 import broker
-from broker.client.membership import HEARTBEAT_INTERVAL
 from broker.client.rebalance import ByConfig
 from broker.protocol.request_code import RequestCode
 from dledger.remoting.command import FLAG_ONEWAY, Command
@@ -165,7 +164,7 @@ async def test_every_node_hears_heartbeats_and_the_leader_first(group, connect_a
         await trio.sleep(1)
         assert [min(beats(node), 1) for node in group.nodes] == [1, 1, 1]
         before = [beats(node) for node in group.nodes]
-        await trio.sleep(4 * HEARTBEAT_INTERVAL)
+        await trio.sleep(4 * broker.MemberTimes().heartbeat)
         assert all(3 <= beats(n) - b <= 5 for n, b in zip(group.nodes, before, strict=True))
 
 
