@@ -9,7 +9,6 @@ import trio
 
 from broker.client.admin import Admin
 from broker.client.consumer import Consumer
-from broker.client.consumer_options import MemberTimes
 from broker.client.dead_letters import DeadLetters
 from broker.client.handout import Handout
 from broker.client.leader_finder import LeaderFinder
@@ -28,7 +27,7 @@ from dledger.remoting.errors import ConnectionClosedError
 if TYPE_CHECKING:
     import random
 
-    from broker.client.consumer_options import Subscription
+    from broker.client.consumer_options import MemberTimes, Subscription
     from broker.client.links import Link
     from broker.client.producer import ProducerOptions
     from dledger.clock import Clock

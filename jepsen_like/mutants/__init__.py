@@ -12,6 +12,7 @@ from jepsen_like.mutants import (
     lookups,
     members,
     messages,
+    own_members,
     replication,
 )
 from jepsen_like.mutants.mutant import MUTANTS, Mutant, mutated
@@ -29,5 +30,6 @@ __all__ = [
     "members",
     "messages",
     "mutated",
+    "own_members",
     "replication",
 ]

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from broker.client.connect import Client
+    from broker.client.consumer_options import MemberTimes
     from dledger.remoting.network import Network
     from jepsen_like.faults.group import Member
     from jepsen_like.history import History
@@ -190,6 +191,21 @@ class SimCluster:
 
     def client(self, name: str, chance: random.Random) -> Client:
         """Return a client on a machine of its own, of the project's own library."""
+        return self._client(name, chance, None, None)
+
+    def member_client(
+        self, name: str, chance: random.Random, *, client_id: str, times: MemberTimes
+    ) -> Client:
+        """See `StockClients`."""
+        return self._client(name, chance, client_id, times)
+
+    def _client(
+        self,
+        name: str,
+        chance: random.Random,
+        client_id: str | None,
+        member_times: MemberTimes | None,
+    ) -> Client:
         number = len(self._client_addresses)
         address = f"10.0.{1 + number // 250}.{1 + number % 250}"
         self._client_addresses.append(address)
@@ -202,6 +218,8 @@ class SimCluster:
             group_timeout=6.0,
             request_timeout=chance.choice((0.3, 1.0, 1.0, 2.0)),
             auto_create_topic=False,
+            client_id=client_id,
+            member_times=member_times,
         )
 
     @property

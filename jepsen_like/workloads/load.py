@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from broker.client.connect import Client
+    from broker.client.consumer_options import MemberTimes
     from dledger.remoting.network import Network
     from jepsen_like.workloads.stock import Node
 
@@ -50,7 +51,12 @@ class Clients(Protocol):
 
 
 class StockClients(Clients, Protocol):
-    """Where workloads get clients of another make."""
+    """Where workloads get clients of another make, and members of groups."""
+
+    def member_client(
+        self, name: str, chance: random.Random, *, client_id: str, times: MemberTimes
+    ) -> AbstractAsyncContextManager[Client]:
+        """As `client`, of that name among the members of groups, and with times of its own."""
 
     @property
     def nodes(self) -> list[Node]:

@@ -49,6 +49,7 @@ class Kind:
     queue_count: int
     is_ordered: bool = False
     fails: bool = False  # it sends messages back, as often as they say
+    is_ours: bool = False  # its members are clients of the project's own library
     lock_seconds: float = 60.0  # a lock holds for so long at the broker; it believes half of it
 
     @property

@@ -20,6 +20,7 @@ from jepsen_like.workloads.member import (
     Kind,
     make_value,
 )
+from jepsen_like.workloads.own_member import OwnMember
 from jepsen_like.workloads.stock import (
     BROADCASTING,
     CLUSTERING,
@@ -42,6 +43,7 @@ KEYS = ("x", "y", "z")  # messages of one key are sent one after another, to one
 DELAYED_KEY = "d"
 FAILS = ((0, 1, 2, 9), (12, 3, 1, 2))  # how often a message is sent back, and how likely it is
 GROUP, ORDERED_GROUP, ALL_GROUP = "w-group", "w-ordered", "w-all"
+OWN_GROUP, OWN_ORDERED_GROUP = "w-own", "w-own-ordered"
 WORK_TOPICS = (WORK_TOPIC, f"%RETRY%{GROUP}", DLQ_PREFIX + GROUP)
 
 
@@ -54,7 +56,7 @@ class Membership:
         self.is_over = False  # nothing is sent any more
         self._settling = trio.Event()
         self._settled = trio.Event()
-        self._members: dict[str, GroupMember] = {}
+        self._members: dict[str, GroupMember | OwnMember] = {}
         self._numbers: dict[str, int] = {}
         self._count = 0
         lock_seconds = clients.load.lock_ms / 1000
@@ -68,6 +70,15 @@ class Membership:
                 lock_seconds=lock_seconds,
             ),
             Kind(group=ALL_GROUP, model=BROADCASTING, queue_count=QUEUES),
+            Kind(group=OWN_GROUP, model=CLUSTERING, queue_count=QUEUES, fails=True, is_ours=True),
+            Kind(
+                group=OWN_ORDERED_GROUP,
+                model=CLUSTERING,
+                queue_count=QUEUES,
+                is_ordered=True,
+                lock_seconds=lock_seconds,
+                is_ours=True,
+            ),
         )
 
     async def run(self) -> None:
@@ -112,6 +123,30 @@ class Membership:
                 return f"{value} is being sent back"
             if back.type == "ok" and times < TIMES_MAX and (value, times + 1) not in got[GROUP]:
                 return f"{value} did not come for the {times + 1}. time"
+        return self._unread_by_own(got.get(OWN_GROUP, set()))
+
+    def _unread_by_own(self, got: set[tuple[str, int]]) -> str:
+        """Return what members of our own make failed, and nobody got again.
+
+        What one has failed it may have lost, when it crashes: then it comes as it came before.
+        """
+        sure = {
+            (commit.v[1][0], commit.v[1][1]): commit.v[1][2]
+            for commit in operations(self.history.events, "advance")
+            if commit.g == OWN_GROUP
+        }
+        places = {
+            (event.v[2], event.v[3]): (event.v[0], event.k, event.v[1])
+            for event in self.history.events
+            if event.f == "got" and event.g == OWN_GROUP
+        }
+        for event in self.history.events:
+            if event.f == "failed" and event.g == OWN_GROUP:
+                value, times, _ = event.v
+                topic, queue, offset = places[value, times]
+                is_passed = offset < sure.get((topic, queue), 0)
+                if is_passed and times < TIMES_MAX and (value, times + 1) not in got:
+                    return f"{value} did not come to {OWN_GROUP} for the {times + 1}. time"
         return ""
 
     async def _strangers(self) -> str:
@@ -152,9 +187,16 @@ class Membership:
             if not self._settled.is_set():
                 await trio.sleep(chance.expovariate(1 / NEXT_SECONDS))
 
-    def _new_member(self, kind: Kind, nursery: trio.Nursery, chance: random.Random) -> GroupMember:
+    def _new_member(
+        self, kind: Kind, nursery: trio.Nursery, chance: random.Random
+    ) -> GroupMember | OwnMember:
         self._count += 1
         client_id = f"10.9.0.{self._count}@{self._count}"
+        if kind.is_ours:
+            own = self._members[client_id] = OwnMember(
+                kind, client_id, clients=self.clients, history=self.history, chance=chance
+            )
+            return own
         process = self.history.new_process()
 
         def cut(node: str) -> None:
