@@ -31,6 +31,9 @@ EXPIRY_SECONDS: Final = 120.0  # Source: ``RouteInfoManager.BROKER_CHANNEL_EXPIR
 EXPIRY_SECONDS_MAX: Final = 3600.0  # longest silence that a broker may ask for
 SCAN_SECONDS: Final = 5.0  # Source: RocketMQ ``NamesrvConfig.scanNotActiveBrokerInterval``
 BROKERS_MAX: Final = 4096  # registrations; more are refused
+TOPICS_SIZE_MAX: Final = 256 * 1024 * 1024  # bytes of the bodies that all of them have sent
+# Topics of one broker name of RocketMQ, which tells of them bit by bit.
+TOPICS_MAX: Final = 200_000
 NAME_SIZE_MAX: Final = 255  # characters of a broker's or cluster's name, or of an address
 _MASTER = 0
 
@@ -92,6 +95,12 @@ class RegisteredGroup:
     def get(self, address: str) -> Registration | None:
         """Return the broker at *address*."""
         return self._by_address.get(address)
+
+    def has_room(self, topics: RegisteredTopics) -> bool:
+        """Whether the topics of a master of RocketMQ can be kept, too."""
+        return len(self._merged) + len(topics.table) <= TOPICS_MAX or (
+            len(self._merged.keys() | topics.table.keys()) <= TOPICS_MAX
+        )
 
     def put(self, registration: Registration) -> None:
         """Take note of a registration."""
@@ -283,6 +292,7 @@ class Registrations:
             raise LedgerBusyError(
                 f"{self.count} brokers have registered here, and no more are taken"
             )
+        self._check_room(header, group, topics)
         if group is None:
             group = self._groups[header.broker_name] = RegisteredGroup(
                 header.broker_name, header.cluster_name
@@ -309,6 +319,27 @@ class Registrations:
         self._index(group.name)
         leader = group.leader
         return None if leader is registration else leader
+
+    def _check_room(
+        self,
+        header: RegisterBrokerRequest,
+        group: RegisteredGroup | None,
+        topics: RegisteredTopics,
+    ) -> None:
+        """Raise `LedgerBusyError` where *topics* are more than is kept."""
+        kept = {id(found.topics): found.topics.size for found in self._all()}
+        kept[id(topics)] = topics.size
+        if sum(kept.values()) > TOPICS_SIZE_MAX:
+            raise LedgerBusyError(
+                f"with these topics brokers have registered {sum(kept.values())} bytes; the limit "
+                f"is {TOPICS_SIZE_MAX}"
+            )
+        if (not header.node_id and len(topics.table) > TOPICS_MAX) or (
+            group is not None and not header.node_id and not group.has_room(topics)
+        ):
+            raise LedgerBusyError(
+                f"broker {header.broker_name} would have more than {TOPICS_MAX} topics"
+            )
 
     def unregister(self, broker_name: str, address: str) -> Registration | None:
         """Forget a broker; return it if it was there."""

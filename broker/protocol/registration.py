@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     Buffer = bytes | bytearray | memoryview
 
 INFLATED_SIZE_MAX: Final = 64 * 1024 * 1024  # bytes; a frame brings a thousandth, or all of it
+TOPIC_SIZE_MAX: Final = 255  # characters of a name. Source: RocketMQ, for retry topics
 
 _INT32 = struct.Struct(">i")
 
@@ -68,6 +69,7 @@ class RegisteredTopics:
 
     version: DataVersion
     table: Mapping[str, RegisteredTopic]
+    size: int = 0  # bytes of the body, inflated
 
 
 _decode_body = msgspec.json.Decoder(_Body).decode
@@ -96,11 +98,16 @@ def decode_registration(body: Buffer, *, compressed: bool) -> RegisteredTopics:
         return RegisteredTopics(DataVersion(), {})
     try:
         if compressed:
-            return _decode_deflated(_inflate(bytes(body)))
-        wrapper = _decode_body(body).topic_config_serialize_wrapper
+            found = _decode_deflated(_inflate(bytes(body)))
+        else:
+            wrapper = _decode_body(body).topic_config_serialize_wrapper
+            table = wrapper.topic_config_table
+            found = RegisteredTopics(wrapper.data_version, table, len(body))
+        if long := next((name for name in found.table if len(name) > TOPIC_SIZE_MAX), None):
+            raise ValueError(f"topic {long[:40]!r} has more than {TOPIC_SIZE_MAX} characters")
     except (ValueError, UnicodeDecodeError, RecursionError, zlib.error) as error:
         raise HeaderError(f"no topics of a broker: {error}", field="body") from error
-    return RegisteredTopics(wrapper.data_version, wrapper.topic_config_table)
+    return found
 
 
 def encode_topic(entry: TopicEntry) -> bytes:
@@ -156,7 +163,7 @@ def _decode_deflated(data: bytes) -> RegisteredTopics:
         if len(words) < 5:
             raise ValueError(f"{row[:80]!r} is no topic")
         table[words[0]] = RegisteredTopic(int(words[1]), int(words[2]), int(words[3]))
-    return RegisteredTopics(_decode_version(version), table)
+    return RegisteredTopics(_decode_version(version), table, len(data))
 
 
 def _number(data: bytes, at: int) -> tuple[int, int]:

@@ -48,6 +48,17 @@ def test_a_plan_makes_a_file_for_each_node(tmp_path):
     assert config.store.flush_disk_type is FlushDiskType.ASYNC_FLUSH
 
 
+def test_a_plan_names_group_cluster_and_name_servers(tmp_path):
+    plan = GroupPlan(base_port=5000, group="a", cluster="shop", name_servers="h:1;h:2")
+
+    config = LocalGroup.find_or_create(tmp_path, plan).nodes[2].config
+
+    assert (config.group, config.cluster) == ("a", "shop")
+    assert config.nameserver.servers == [("h", 1), ("h", 2)]
+    with pytest.raises(ConfigError, match="cluster = shop"):
+        LocalGroup.find_or_create(tmp_path, GroupPlan(cluster="another"))
+
+
 def test_a_group_is_kept_as_it_was_made(tmp_path):
     LocalGroup.find_or_create(tmp_path, GroupPlan(node_count=1, base_port=5000))
     path = tmp_path / "n1" / "node.toml"

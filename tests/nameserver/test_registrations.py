@@ -9,7 +9,7 @@ import pytest
 
 from broker.config import RouteMode
 from broker.errors import HeaderError
-from broker.nameserver import routes
+from broker.nameserver import registrations, routes
 from broker.nameserver.registrations import EXPIRY_SECONDS, Registrations
 from broker.protocol.bodies import TopicEntry
 from broker.protocol.name_headers import RegisterBrokerRequest
@@ -242,6 +242,21 @@ def test_there_are_no_more_than_may_be(place):
     assert [group.name for group in place.table.groups] == ["a"]
 
 
+def test_topics_are_bounded(place, monkeypatch):
+    monkeypatch.setattr(registrations, "TOPICS_MAX", 3)
+    monkeypatch.setattr(registrations, "TOPICS_SIZE_MAX", 100)
+    place.add("a", "h:1", 0, topics("t", "u"))
+    place.add("a", "h:1", 0, topics("v", counter=2))
+    with pytest.raises(LedgerBusyError, match="more than 3 topics"):
+        place.add("a", "h:1", 0, topics("w", counter=3))
+    large = RegisteredTopics(DataVersion(), {}, 60)
+    place.add("b", "h:2", 0, large)
+    place.add("b", "h:3", 1, large)  # one body, counted once
+    with pytest.raises(LedgerBusyError, match="the limit is 100"):
+        place.add("c", "h:4", 0, RegisteredTopics(DataVersion(), {}, 60))
+    assert [group.name for group in place.table.groups] == ["a", "b"]
+
+
 @pytest.mark.parametrize(
     ("fields", "named"),
     [
@@ -329,6 +344,7 @@ def test_an_empty_registration_has_no_topics():
         (b"[]", False),
         (b'{"topicConfigSerializeWrapper":3}', False),
         (b"\xff\xfe", False),
+        (join_topics([encode_topic(TopicEntry("x" * 256, 1, 1, 6))], version=1), False),
         (b"[" * 100_000, False),
         (b"nothing", True),
         (deflated(b"t"), True),
