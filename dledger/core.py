@@ -353,6 +353,7 @@ class LedgerCore:
         return not (
             engine.tick_wanted
             or engine.transport.outbox
+            or engine.snapshot_wanted
             or self._transfer is not None
             or self._waiting
             or self._level_waits.count
