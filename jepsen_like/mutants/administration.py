@@ -8,6 +8,7 @@ from broker.handlers.commands import Commands
 from broker.handlers.group_gate import GroupGate
 from broker.handlers.offsets import OffsetHandlers
 from broker.handlers.registry import answer
+from broker.handlers.reset_news import ResetNews
 from broker.metadata.consumer_offsets import ConsumerOffsets
 from broker.metadata.name_config import NAME_DELETE, NAME_PUT, NameConfig
 from broker.metadata.topics import TOPIC_ALTER, TOPIC_PUT
@@ -42,6 +43,27 @@ def late_commits_count() -> Sequence[Patch]:
         return stock(self, {name: value for name, value in args.items() if name != "epoch"})
 
     return [(ConsumerOffsets, "_commit", commit)]
+
+
+@mutant(on=SIDE_TOPICS)
+def stock_commits_are_of_any_epoch() -> Sequence[Patch]:
+    """What RocketMQ's consumers commit before they have heard of a reset moves the group on."""
+    return [(ResetNews, "epoch_of_commit", lambda *_: None)]
+
+
+@mutant(on=SIDE_TOPICS)
+def stock_commits_are_of_the_epoch_of_the_moment() -> Sequence[Patch]:
+    """They belong to the epoch that their node knows, whether they have followed or not."""
+
+    def epoch_of_commit(
+        self: Any, session: Any, group: str, topic: str, queue_id: int, offset: int
+    ) -> int | None:
+        if self._stock_client(session, group) is None:
+            return None
+        epoch: int = self._offsets.epoch(group, topic)
+        return epoch
+
+    return [(ResetNews, "epoch_of_commit", epoch_of_commit)]
 
 
 @mutant(on=SIDE_TOPICS)

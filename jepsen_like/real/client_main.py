@@ -22,6 +22,9 @@ from typing import TYPE_CHECKING
 import trio
 
 import broker.client
+from dledger.clock import SystemClock
+from dledger.config import parse_address
+from dledger.remoting.network import TcpNetwork
 from jepsen_like.history import History
 from jepsen_like.workloads.administration import Administration
 from jepsen_like.workloads.appends import Appends
@@ -29,9 +32,11 @@ from jepsen_like.workloads.handling import Handling, Ordered
 from jepsen_like.workloads.load import Load
 from jepsen_like.workloads.questions import Questions
 from jepsen_like.workloads.readers import Readers
+from jepsen_like.workloads.stock import Node
 
 if TYPE_CHECKING:
     from broker.client.connect import Client
+    from dledger.remoting.network import Network
 
 Workload = Appends | Readers | Questions | Administration | Handling | Ordered
 WORKLOADS: dict[str, type[Workload]] = {
@@ -65,6 +70,19 @@ class ProcessClients:
             request_timeout=1.0,
             auto_create_topic=False,
         )
+
+    @property
+    def nodes(self) -> list[Node]:
+        """See `StockClients`."""
+        return [Node(address, *parse_address(address)) for address in self._brokers]
+
+    def network_of(self, name: str) -> Network:
+        """See `StockClients`."""
+        return TcpNetwork()
+
+    def wall_ms(self) -> int:
+        """See `StockClients`."""
+        return SystemClock().wall_ms()
 
 
 def now() -> float:

@@ -1,4 +1,8 @@
-"""W6: topics that come and go, groups put elsewhere while others commit for them, settings."""
+"""W6: topics that come and go, groups put elsewhere while others commit for them, settings.
+
+Those who commit are our own clients, which name the epoch in which they began, and one that speaks
+as RocketMQ's do and names none: the node it is connected to does it.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +16,14 @@ from broker.errors import BrokerError, InvalidMessageError, NoPermissionError, T
 from broker.protocol.request_code import RequestCode
 from dledger.remoting.command import Command
 from jepsen_like.workloads.appends import TOPIC
+from jepsen_like.workloads.stock import CLUSTERING, NotDoneError, StockClient, UnclearError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from broker.client.connect import Client
     from jepsen_like.history import History
-    from jepsen_like.workloads.load import Clients
+    from jepsen_like.workloads.load import StockClients
 
 # What a topic keeps its messages for says which command it was: no two have the same time, and all
 # are longer than anything that is run.
@@ -29,7 +34,13 @@ MARKERS = 2  # clients that commit for one group
 SETTINGS = "jepsen"  # namespace of what a name server is told to keep
 OFFSET_MAX = 30  # a group is put somewhere below it: what is committed for it is told apart
 
-_REFUSED = (NotWrittenError, TopicNotFoundError, NoPermissionError, InvalidMessageError)
+_REFUSED = (
+    NotWrittenError,
+    TopicNotFoundError,
+    NoPermissionError,
+    InvalidMessageError,
+    NotDoneError,
+)
 
 
 class Administration:
@@ -38,7 +49,7 @@ class Administration:
     For each setting one client that sets it and takes it away.
     """
 
-    def __init__(self, clients: Clients, history: History) -> None:
+    def __init__(self, clients: StockClients, history: History) -> None:
         self.clients = clients
         self.history = history
         self.is_over = False
@@ -50,6 +61,7 @@ class Administration:
             for number in range(self.clients.load.side_topic_count):
                 nursery.start_soon(self._keep, f"topic {number}", self._tend(f"s{number}"))
                 nursery.start_soon(self._keep, f"resets {number}", self._put_elsewhere)
+                nursery.start_soon(self._keep_marking, number)
                 for marker in range(MARKERS):
                     nursery.start_soon(self._keep, f"marks {number} {marker}", self._mark)
             for number in range(self.clients.load.setting_count):
@@ -190,6 +202,48 @@ class Administration:
 
         return await self._ask(p, "mark", commit, refused, g="marked", k=0, v=mark)
 
+    async def _keep_marking(self, number: int) -> None:
+        """Commit as RocketMQ's clients do, with no word of epochs."""
+        name = f"stock marker {number}"
+        chance = random.Random(f"{self.clients.load.seed} {name}")
+        process = self.history.new_process()
+        async with trio.open_nursery() as nursery:
+            client = StockClient(
+                name,
+                network=self.clients.network_of(name),
+                nodes=self.clients.nodes,
+                chance=chance,
+                nursery=nursery,
+            )
+            while not self.is_over:
+                await trio.sleep(chance.expovariate(1 / PAUSE_SECONDS))
+                if not await self._mark_as_stock(client, process, chance):
+                    process = self.history.new_process()
+            nursery.cancel_scope.cancel()
+
+    async def _mark_as_stock(self, client: StockClient, p: int, chance: random.Random) -> bool:
+        place: dict[str, int | None] = {}
+
+        async def ask() -> None:
+            await client.beat("marked", [TOPIC], CLUSTERING)
+            at = client.node
+            offset, epoch = await client.place("marked", TOPIC, 0)
+            if client.node == at:
+                place.update(o=offset, v=epoch)
+
+        if not await self._ask(p, "place", ask, place, g="marked", k=0):
+            return False
+        if "v" not in place:
+            return True
+        await trio.sleep(chance.expovariate(1 / PAUSE_SECONDS))
+        mark = [OFFSET_MAX + self._new_number(), place["v"]]
+
+        async def commit() -> None:
+            # By another connection nobody would know that it consumes, nor since when.
+            await client.commit("marked", TOPIC, 0, mark[0] or 0, anew=False)
+
+        return await self._ask(p, "mark", commit, g="marked", k=0, v=mark)
+
     # -- history --------------------------------------------------------------------------------
 
     async def _ask(
@@ -209,7 +263,7 @@ class Administration:
         except _REFUSED as error:
             history.add(p, "fail", f, err=_why(error), **fields)  # type: ignore[arg-type]
             return True
-        except (ClientError, BrokerError, trio.TooSlowError) as error:
+        except (ClientError, BrokerError, UnclearError, trio.TooSlowError) as error:
             history.add(p, "info", f, err=_why(error), **fields)  # type: ignore[arg-type]
             return False
         except trio.Cancelled:

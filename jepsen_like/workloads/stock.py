@@ -112,15 +112,23 @@ class StockClient:
         body: bytes = b"",
         *,
         seconds: float = REQUEST_SECONDS,
+        anew: bool = True,
     ) -> Command:
         """Ask the node of the moment; return its answer, whatever the code.
+
+        Args:
+            code: of the request.
+            fields: of the request.
+            body: of the request.
+            seconds: longest time to wait for the answer.
+            anew: whether to connect where there is no connection.
 
         Raises:
             NotDoneError: it was never sent.
             UnclearError: no answer came.
         """
         node = self.node
-        link = await self._link(node)
+        link = await self._link(node, anew=anew)
         command = Command(
             int(code),
             language=int(LanguageCode.JAVA),
@@ -139,14 +147,19 @@ class StockClient:
             raise UnclearError(str(error)) from error
 
     async def do(
-        self, code: RequestCode, fields: Mapping[str, object], body: bytes = b""
+        self,
+        code: RequestCode,
+        fields: Mapping[str, object],
+        body: bytes = b"",
+        *,
+        anew: bool = True,
     ) -> Command:
         """As `ask`, for what has to succeed.
 
         Raises:
             NotDoneError, UnclearError: as `ask`; also for an answer that is no success.
         """
-        answer = await self.ask(code, fields, body)
+        answer = await self.ask(code, fields, body, anew=anew)
         if answer.code == ResponseCode.SUCCESS:
             return answer
         why = f"{answer.code}: {answer.remark}"
@@ -158,11 +171,13 @@ class StockClient:
         if self.node == node:
             self._at += 1
 
-    async def _link(self, node: Node) -> RemotingClient:
+    async def _link(self, node: Node, *, anew: bool) -> RemotingClient:
         async with self._opening:  # several tasks ask; one connects
             link = self._links.get(node.name)
             if link is not None and not link.closed:
                 return link
+            if not anew:
+                raise NotDoneError(f"the connection to {node.name} is gone")
             link = self._links[node.name] = RemotingClient(
                 self._network,
                 node.host,
@@ -235,23 +250,30 @@ class StockClient:
 
     async def offset(self, group: str, topic: str, queue: int) -> int | None:
         """Return what *group* has committed; None: nothing."""
+        return (await self.place(group, topic, queue))[0]
+
+    async def place(self, group: str, topic: str, queue: int) -> tuple[int | None, int]:
+        """Return what *group* has committed, and the epoch, which such clients do not look at."""
         fields = {"consumerGroup": group, "topic": topic, "queueId": queue}
         answer = await self.ask(RequestCode.QUERY_CONSUMER_OFFSET, fields)
+        epoch = int(answer.ext_fields.get("offsetEpoch", 0))
         if answer.code == ResponseCode.QUERY_NOT_FOUND:
-            return None
+            return None, epoch
         if answer.code != ResponseCode.SUCCESS:
             raise UnclearError(f"{answer.code}: {answer.remark}")
-        return int(answer.ext_fields["offset"])
+        return int(answer.ext_fields["offset"]), epoch
 
-    async def commit(self, group: str, topic: str, queue: int, offset: int) -> None:
-        """Commit where *group* goes on."""
+    async def commit(
+        self, group: str, topic: str, queue: int, offset: int, *, anew: bool = True
+    ) -> None:
+        """Commit where *group* goes on; without *anew* only by a connection that there is."""
         fields = {
             "consumerGroup": group,
             "topic": topic,
             "queueId": queue,
             "commitOffset": offset,
         }
-        await self.do(RequestCode.UPDATE_CONSUMER_OFFSET, fields)
+        await self.do(RequestCode.UPDATE_CONSUMER_OFFSET, fields, anew=anew)
 
     async def pull(
         self, group: str, topic: str, queue: int, offset: int, *, hold_seconds: float
