@@ -151,7 +151,10 @@ class ClientHandlers:
         heartbeat = decode_heartbeat(cast("bytes", command.body))
         named = [data for data in heartbeat.consumers if _refusal_of_name(data.group) is None]
         is_here = FORWARDED not in command.ext_fields
-        if is_here:
+        # Of this node's own making, for the leader of a moment ago, and now that is this node: see
+        # `leader_changed`.
+        is_own = isinstance(session, _Nobody)
+        if is_here and not is_own:
             self._connections.note(
                 session,
                 command,

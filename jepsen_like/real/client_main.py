@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING
 import trio
 
 import broker.client
-from dledger.clock import SystemClock
 from dledger.config import parse_address
 from dledger.remoting.network import TcpNetwork
 from jepsen_like.history import History
@@ -73,16 +72,12 @@ class ProcessClients:
 
     @property
     def nodes(self) -> list[Node]:
-        """See `StockClients`."""
+        """See `WireClients`."""
         return [Node(address, *parse_address(address)) for address in self._brokers]
 
     def network_of(self, name: str) -> Network:
-        """See `StockClients`."""
+        """See `WireClients`."""
         return TcpNetwork()
-
-    def wall_ms(self) -> int:
-        """See `StockClients`."""
-        return SystemClock().wall_ms()
 
 
 def now() -> float:

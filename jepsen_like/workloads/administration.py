@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from broker.client.connect import Client
     from jepsen_like.history import History
-    from jepsen_like.workloads.load import StockClients
+    from jepsen_like.workloads.load import WireClients
 
 # What a topic keeps its messages for says which command it was: no two have the same time, and all
 # are longer than anything that is run.
@@ -49,7 +49,7 @@ class Administration:
     For each setting one client that sets it and takes it away.
     """
 
-    def __init__(self, clients: StockClients, history: History) -> None:
+    def __init__(self, clients: WireClients, history: History) -> None:
         self.clients = clients
         self.history = history
         self.is_over = False

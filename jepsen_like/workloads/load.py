@@ -50,13 +50,8 @@ class Clients(Protocol):
         """Return a client on a machine of its own, of the project's own library."""
 
 
-class StockClients(Clients, Protocol):
-    """Where workloads get clients of another make, and members of groups."""
-
-    def member_client(
-        self, name: str, chance: random.Random, *, client_id: str, times: MemberTimes
-    ) -> AbstractAsyncContextManager[Client]:
-        """As `client`, of that name among the members of groups, and with times of its own."""
+class WireClients(Clients, Protocol):
+    """Where workloads find the members for clients of another make."""
 
     @property
     def nodes(self) -> list[Node]:
@@ -64,6 +59,15 @@ class StockClients(Clients, Protocol):
 
     def network_of(self, name: str) -> Network:
         """Return the network of a machine of its own, which no fault cuts off."""
+
+
+class StockClients(WireClients, Protocol):
+    """Where workloads get clients of another make, and members of groups."""
+
+    def member_client(
+        self, name: str, chance: random.Random, *, client_id: str, times: MemberTimes
+    ) -> AbstractAsyncContextManager[Client]:
+        """As `client`, of that name among the members of groups, and with times of its own."""
 
     def wall_ms(self) -> int:
         """Return milliseconds since 1970 by a client's clock."""

@@ -466,3 +466,23 @@ async def test_a_client_that_comes_again_while_it_is_taken_out_is_in(autojump_cl
         await again.beat()
 
         assert await two.others() == ["c1", "c2"]
+
+
+async def test_what_a_node_tells_the_leader_of_clients_may_come_back_to_it(autojump_clock, brokers):
+    """It waited for a leader, and then it is this node itself: that stopped the node."""
+    node = brokers["n1"].running
+    async with readers(brokers, ("c1", brokers["n1"])) as (one,):
+        await one.beat()
+        node.clients._told_leader_id = None
+        takes = []
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(type(node.clients._ledger), "leader_id", "n9")
+            patch.setattr(node.forwarder, "take", lambda *asked: takes.append(asked))
+            node.clients.leader_changed()
+        ((session, command),) = takes
+
+        node.registry.dispatch(session, command)
+
+        assert len(node.connections._clients) == 1
+        assert node.clients._presence._clients["c1"].nodes == {"n1"}
+        assert await one.others() == ["c1"]
