@@ -72,8 +72,8 @@ def _rates(axes: Axes, groups: Sequence[Mapping[str, Any]], size: int) -> None:
     axes.set_yticks([place + 0.4 - width / 2 for place in range(len(names))], names, fontsize=8)
     axes.invert_yaxis()
     axes.set_xscale("log")
-    axes.set_xlim(left=10)
-    axes.margins(x=0.12, y=0.01)
+    axes.set_xlim(10, 3 * max(line["rate"] for group in groups for line in group["lines"]))
+    axes.margins(y=0.01)
     axes.set_title(f"bodies of {size:,} bytes: messages a second", fontsize=9, loc="left")
     axes.grid(axis="x", alpha=0.3)
     if axes.get_subplotspec().rowspan.start == 0:
