@@ -88,7 +88,7 @@ class OwnMember:
                         )
                         await self._live(mq, consumer)
                 except (ClientError, BrokerError) as error:
-                    self._history.note("member", err=f"{type(error).__name__}: {error}")
+                    self._history.note("reader", err=f"{type(error).__name__}: {error}")
                     await trio.sleep(0.1)
         finally:
             self._mq = None

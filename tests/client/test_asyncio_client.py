@@ -436,3 +436,64 @@ def test_anyio_may_run_it_on_any_of_its_loops(address, backend, options):
             assert len({message.unique_id for message in found}) == 100
 
     anyio.run(main, backend=backend, backend_options=options)
+
+
+async def until(holds):
+    async with asyncio.timeout(20):
+        while not holds():  # noqa: ASYNC110 - what holds has no event
+            await asyncio.sleep(0.01)
+
+
+def test_members_share_queues_and_what_fails_comes_again(address):
+    async def main():
+        async with broker.connect(address) as one, broker.connect(address) as other:
+            await one.admin.create_topic("aio-groups", 4)
+            async with one.consumer("aio-g", "aio-groups") as first:
+                assert first.queues == (0, 1, 2, 3)
+                async with other.consumer("aio-g", "aio-groups") as second:
+                    await until(lambda: len(first.queues) == len(second.queues) == 2)
+                    assert sorted((*first.queues, *second.queues)) == [0, 1, 2, 3]
+                await until(lambda: len(first.queues) == 4)
+                async with one.producer() as producer:
+                    await producer.send("aio-groups", b"hard", delay=0.2)
+                async with await anext(first) as message:
+                    message.retry(delay=0.1)
+                again = await anext(first)
+                assert (again.body, again.topic) == (b"hard", "aio-groups")
+                assert again.reconsume_times == 1
+                again.dead_letter()
+                assert await first.get(0.5) is None
+            letters = one.dead_letters("aio-g")
+            assert (letters.group, letters.topic) == ("aio-g", "%DLQ%aio-g")
+            assert [found.body for found in await letters.read()] == [b"hard"]
+            assert await letters.resend_all() == 1
+
+    asyncio.run(main())
+
+
+def test_in_order_one_message_of_a_queue_is_out_at_a_time(address):
+    async def main():
+        async with broker.connect(address) as mq:
+            async with mq.producer() as producer:
+                bodies = [OutMessage(b"%d" % n, ordering_key=f"k{n % 3}") for n in range(60)]
+                await producer.send_many("aio-order", bodies)
+            seen, at_work = {}, set()
+
+            async def work(message):
+                async with message:
+                    assert message.queue_id not in at_work
+                    at_work.add(message.queue_id)
+                    await asyncio.sleep(0.001)
+                    at_work.discard(message.queue_id)
+                    seen.setdefault(int(message.body) % 3, []).append(int(message.body))
+
+            options = {"ordered": True, "auto_commit": False}
+            async with (
+                mq.consumer("aio-o", "aio-order", **options) as consumer,
+                asyncio.TaskGroup() as tasks,
+            ):
+                for _ in range(60):
+                    tasks.create_task(work(await anext(consumer)))
+            assert seen == {key: list(range(key, 60, 3)) for key in range(3)}
+
+    asyncio.run(main())

@@ -336,3 +336,65 @@ def test_the_keywords_are_those_of_the_options():
         assert set(keywords.__annotations__) <= given
     ours, others = inspect.signature(sync.connect), inspect.signature(broker.connect)
     assert ours.parameters == others.parameters
+
+
+def pause(seconds):
+    threading.Event().wait(seconds)
+
+
+def until(holds):
+    for _ in range(2000):
+        if holds():
+            return
+        pause(0.01)
+    raise AssertionError("it never came to that")
+
+
+def test_members_share_queues_and_what_fails_comes_again(mq, server):
+    mq.admin.create_topic("sync-groups", 4)
+    with mq.consumer("sync-g", "sync-groups") as first:
+        with (
+            sync.connect(server.address, client_id="other") as other,
+            other.consumer("sync-g", "sync-groups") as second,
+        ):
+            until(lambda: len(first.queues) == len(second.queues) == 2)
+            assert sorted((*first.queues, *second.queues)) == [0, 1, 2, 3]
+            assert other.client_id == "other"
+        until(lambda: len(first.queues) == 4)
+        mq.send("sync-groups", b"hard", delay=0.2)
+        with next(first) as message:
+            message.retry(delay=0.1)
+        again = next(first)
+        assert (again.body, again.reconsume_times) == (b"hard", 1)
+        again.dead_letter()
+        assert first.get(0.5) is None
+    letters = mq.dead_letters("sync-g")
+    assert (letters.group, letters.topic, letters.count()) == ("sync-g", "%DLQ%sync-g", 1)
+    (found,) = letters.read()
+    letters.resend(found)
+    letters.done(found)
+    assert letters.resend_all() == 0
+
+
+def test_in_order_threads_never_have_two_messages_of_a_queue(mq):
+    with mq.producer() as producer:
+        producer.send_many(
+            "sync-order", [OutMessage(b"%d" % n, ordering_key=f"k{n % 3}") for n in range(60)]
+        )
+    at_work, seen = set(), {}
+
+    def work(message):
+        with message:
+            assert message.queue_id not in at_work
+            at_work.add(message.queue_id)
+            pause(0.001)
+            at_work.discard(message.queue_id)
+            seen.setdefault(int(message.body) % 3, []).append(int(message.body))
+
+    with (
+        mq.consumer("sync-o", "sync-order", ordered=True, auto_commit=False) as consumer,
+        ThreadPoolExecutor(4) as pool,
+    ):
+        for done in [pool.submit(work, next(consumer)) for _ in range(60)]:
+            done.result()
+    assert seen == {key: list(range(key, 60, 3)) for key in range(3)}

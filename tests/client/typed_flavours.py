@@ -24,6 +24,10 @@ async def under_an_event_loop(address: str) -> None:
                 assert_type(batch, list[broker.Message])
             assert_type(await consumer.get(1.0), broker.Message | None)
             assert_type(await consumer.lag(), dict[int, int])
+        async with mq.consumer("g", ["t", "u"], ordered=True, rebalance="circle") as consumer:
+            (await anext(consumer)).retry(delay=1.5)
+            assert_type(consumer.topics, tuple[str, ...])
+        assert_type(await mq.dead_letters("g").read(), list[broker.Message])
         assert_type(await mq.admin.committed_offset("g", "t", 0), int | None)
 
 
@@ -39,5 +43,8 @@ def without_one(address: str) -> None:
             assert_type(consumer.seek_to("first", queues=[1]), dict[int, int])
             consumer.seek(0, 1)
             consumer.seek("x", 1)  # type: ignore[arg-type]
+        assert_type(mq.dead_letters("g").read(limit=3), list[broker.Message])
+        assert_type(mq.dead_letters("g").count(), int)
+        assert_type(mq.send("t", b"x", delay=1.5), broker.SendResult)
         mq.producer(lingers=1)  # type: ignore[call-arg]
         assert_type(mq.admin.committed_offset("g", "t", 0), int | None)
