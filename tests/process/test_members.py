@@ -1,4 +1,4 @@
-"""Members of a consumer group in real processes: one leaves, one is killed, and so is the leader."""
+"""Members of a group in real processes: one leaves, one is killed, and so is the leader."""
 
 from __future__ import annotations
 
@@ -48,9 +48,10 @@ class Member:
 
     async def _listen(self) -> None:
         rest = b""
-        async for piece in self.process.stdout:
-            *lines, rest = (rest + piece).split(b"\n")
-            self.lines += map(json.loads, lines)
+        async with self.process.stdout:
+            async for piece in self.process.stdout:
+                *lines, rest = (rest + piece).split(b"\n")
+                self.lines += map(json.loads, lines)
 
     @property
     def bodies(self) -> set[str]:
@@ -97,6 +98,7 @@ async def test_members_come_and_go_and_every_message_is_dealt_with(tmp_path):
         await third.start()
         await until(lambda: third.bodies)
         one.process.kill()
+        await one.process.wait()
         count = len(sent)
         await until(lambda: len(sent) > count + 40 and {*sent[count:][:40]} <= third.bodies)
         is_over = True
