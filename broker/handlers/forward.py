@@ -19,7 +19,7 @@ from broker.handlers.registry import (
     answer,
     error_response,
     holding_cost,
-    stock_client_host,
+    stock_client_address,
 )
 from broker.handlers.repeats import GIVEN_KEY, SEND_CODES, SENT_AFTER, may_be_repeated
 from broker.protocol.headers import LeaderHint
@@ -188,8 +188,8 @@ class Forwarder:
     def _submit(self, client: RemotingClient, session: Session, command: Command) -> None:
         opaque, oneway = command.opaque, command.is_oneway
         ext_fields = {**command.ext_fields, FORWARDED: self._ledger.config.node_id}
-        if (host := stock_client_host(session, command)) is not None:
-            ext_fields[STOCK_CLIENT_HOST] = host
+        if (address := stock_client_address(session, command)) is not None:
+            ext_fields[STOCK_CLIENT_HOST] = address
             if command.code in SEND_CODES and GIVEN_KEY not in ext_fields:
                 command.ext_fields[GIVEN_KEY] = ext_fields[GIVEN_KEY] = self._next_key()
         request = Command(

@@ -348,15 +348,23 @@ def _with_place(remark: str, session: Session, request: Command) -> str:
     return f"{remark} ({', '.join(place)})" if place else remark
 
 
-def stock_client_host(session: Session, command: Command) -> str | None:
-    """Return the address of the RocketMQ client that asks, without its port; None for our own.
+def stock_client_address(session: Session, command: Command) -> str | None:
+    """Return ``host:port`` of the RocketMQ client that asks; None for our own.
 
     Ours alone writes MSGPACK headers, and so do nodes that hand a request on, whoever asked first.
     """
     if command.serialization is SerializeType.MSGPACK:
-        host = command.ext_fields.get(STOCK_CLIENT_HOST)
-        return host if isinstance(host, str) else None
-    return session.peer_address.rpartition(":")[0]
+        address = command.ext_fields.get(STOCK_CLIENT_HOST)
+        return address if isinstance(address, str) else None
+    return session.peer_address
+
+
+def stock_client_host(session: Session, command: Command) -> str | None:
+    """Return the address of the RocketMQ client that asks, without its port; None for our own."""
+    address = stock_client_address(session, command)
+    if address is None:
+        return None
+    return address.rpartition(":")[0] or address  # nodes of 0.1 hand the host on alone
 
 
 def holding_cost(command: Command) -> int:

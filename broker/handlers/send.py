@@ -12,6 +12,7 @@ import itertools
 from typing import TYPE_CHECKING
 
 from broker.errors import HeaderError, InvalidMessageError, NoPermissionError, TopicNotFoundError
+from broker.handlers.born_host import born_host_of
 from broker.handlers.dead_letters import redirected
 from broker.handlers.delayed import check_delayed
 from broker.handlers.registry import handles, handles_frame_runs, handles_runs, holding_cost
@@ -214,7 +215,8 @@ class SendHandlers:
             self._schedule.ensure_topic()
             properties = encode_properties(hide(found, delay, topic=topic, queue_id=queue_id))
             topic, queue_id = SCHEDULE_TOPIC, delay.queue_id
-        record = self._encode(header, topic, queue_id, properties, _body_of(command))
+        born_host = born_host_of(session, command)
+        record = self._encode(header, topic, queue_id, properties, _body_of(command), born_host)
         expected = Expected(found[UNIQUE_KEY], queue_id=asked_queue_id)
         request = SendRequest(self._answers, session, command, expected, topic, level)
         self._put_encoded(request, queue_id, [record], found[UNIQUE_KEY], header.reconsume_times)
@@ -235,13 +237,16 @@ class SendHandlers:
         if not len(body):
             raise InvalidMessageError("the batch is empty; send at least one message")
         messages = decode_batch_body(body)
+        born_host = born_host_of(session, command)
         records = []
         found = []
         for number, message in enumerate(messages):
             given = None if number else given_key(command)
             properties, each = self._with_unique_key(bytes(message.properties), given)
             found.append(each)
-            records.append(self._encode(header, header.topic, queue_id, properties, message.body))
+            records.append(
+                self._encode(header, header.topic, queue_id, properties, message.body, born_host)
+            )
         level = self._policy.level_of_plain(header, found)
         # By these codes RocketMQ takes the batch for one message, and its clients expect one id.
         is_one = command.code in (RequestCode.SEND_MESSAGE, RequestCode.SEND_MESSAGE_V2)
@@ -287,6 +292,7 @@ class SendHandlers:
         queue_id: int,
         properties: bytes,
         body: Buffer,
+        born_host: HostAddress,
     ) -> bytes:
         return encode_record(
             topic=topic.encode(),
@@ -296,6 +302,7 @@ class SendHandlers:
             flag=header.flag,
             system_flag=header.sys_flag,
             born_timestamp_ms=header.born_timestamp or self._clock.wall_ms(),
+            born_host=born_host,
             reconsume_times=header.reconsume_times,
             limits=self._limits,
         )

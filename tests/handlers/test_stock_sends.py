@@ -2,11 +2,12 @@
 
 import pytest
 
+from broker.handlers.born_host import born_host_of
 from broker.message.batch import BatchMessage, encode_batch_body
 from broker.message.codec import decode_records
 from broker.protocol.request_code import RequestCode
 from broker.protocol.response_code import STOCK_CODES, ResponseCode
-from dledger.remoting.command import SerializeType
+from dledger.remoting.command import Command, SerializeType
 
 HEADER = {
     "producerGroup": "p", "topic": "t", "defaultTopic": "TBW102", "defaultTopicQueueNums": 4,
@@ -116,3 +117,51 @@ async def test_a_code_of_ours_is_told_to_our_own_clients_only(autojump_clock, ma
 
 def test_no_code_of_ours_stands_for_another():
     assert all(ours > 60_000 > stock for ours, stock in STOCK_CODES.items())
+
+
+@pytest.mark.parametrize("at", ["leader", "follower"])
+async def test_a_record_says_where_it_was_born(autojump_clock, make_brokers, at):
+    """mqadmin showed 0.0.0.0:0, and told nobody who had sent a message."""
+    group = make_brokers(3)
+    await group.start()
+    leader = await group.leader()
+    member = leader if at == "leader" else group.others(leader)[0]
+    async with group.caller(member) as caller:
+        await caller.create_topic("t")
+        for session in member.running.server.sessions:  # the machines under test have names
+            session.peer_address = "10.1.2.3:4567"
+        batch = encode_batch_body([BatchMessage(0, b"two", b""), BatchMessage(0, b"three", b"")])
+        for code, body in (
+            (RequestCode.SEND_MESSAGE_V2, b"one"),
+            (RequestCode.SEND_BATCH_MESSAGE, batch),
+        ):
+            answer = await caller.ask(
+                code, {"a": "g", "b": "t", "e": "0"}, body, serialization=SerializeType.JSON
+            )
+            assert answer.code == ResponseCode.SUCCESS, answer.remark
+        await caller.sent(b"ours")
+        await group.equal()
+        answer = await caller.pull()
+
+        here = "10.1.2.3:4567"
+        assert [str(record.born_host) for record in decode_records(answer.body)] == [
+            here, here, here, "0.0.0.0:0",
+        ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("address", "host"),
+    [
+        ("10.1.2.3:4567", "10.1.2.3:4567"),
+        ("[::1]:4567", "0.0.0.0:0"),
+        ("10.1.2.300:1", "0.0.0.0:0"),
+        ("10.1.2.3:99999", "0.0.0.0:0"),
+        ("10.1.2.3", "0.0.0.0:0"),  # as nodes of 0.1 hand it on
+        ("", "0.0.0.0:0"),
+        ("a.b.c.d:1", "0.0.0.0:0"),
+    ],
+)
+def test_an_address_that_is_no_ipv4_is_left_out(address, host):
+    command = Command(310, ext_fields={"stockClientHost": address})
+
+    assert str(born_host_of(None, command)) == host
