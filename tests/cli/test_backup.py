@@ -5,6 +5,7 @@ import itertools
 import json
 
 import msgpack
+import msgspec
 import pytest
 
 from broker.cli.backup_copy import MANIFEST, Manifest, clear, restore, take_backup
@@ -195,7 +196,7 @@ def test_a_beginning_without_its_state_is_no_backup(tmp_path, source):
 
     with pytest.raises(CorruptStoreError, match="take the backup from another member"):
         backup_of(source, tmp_path / "backup")
-    other = dataclasses.replace(base, chain_crc=base.chain_crc ^ 1)
+    other = msgspec.structs.replace(base, chain_crc=base.chain_crc ^ 1)
     data = encode_state(other, queues=[], producers=msgpack.packb([0, []]), metadata={})
     (folder / file_name(base.index)).write_bytes(data)
     clear(tmp_path / "backup")
