@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from broker.handlers.registry import stock_client_host
 from broker.message.codec import RECONSUME_TIMES_OFFSET
+from broker.message.delay import DELAY_LEVELS_MS, SCHEDULE_TOPIC
 from broker.message.properties import REAL_TOPIC, UNIQUE_KEY, find_property
 from broker.protocol.request_code import RequestCode
 from broker.store.commit_log import Receipt
@@ -119,6 +120,28 @@ class EarlierTries:
                 ):
                     return Receipt(queue_id, offset, position)
             end = begin
+        return None
+
+    def find_waiting(
+        self, command: Command, *, real_topic: str, unique_key: str, times: int
+    ) -> Receipt | None:
+        """Return where a message waits, or has waited, as `find`; at whichever level.
+
+        One for a time of its own has less left to wait by now than when it was sent at first.
+        """
+        if SENT_AFTER not in command.ext_fields:
+            return None
+        for queue_id in range(len(DELAY_LEVELS_MS)):
+            found = self.find(
+                command,
+                topic=SCHEDULE_TOPIC,
+                queue_id=queue_id,
+                unique_key=unique_key,
+                times=times,
+                real_topic=real_topic,
+            )
+            if found is not None:
+                return found
         return None
 
 

@@ -219,7 +219,14 @@ class SendHandlers:
         record = self._encode(header, topic, queue_id, properties, _body_of(command), born_host)
         expected = Expected(found[UNIQUE_KEY], queue_id=asked_queue_id)
         request = SendRequest(self._answers, session, command, expected, topic, level)
-        self._put_encoded(request, queue_id, [record], found[UNIQUE_KEY], header.reconsume_times)
+        key, times = found[UNIQUE_KEY], header.reconsume_times
+        earlier = self._earlier_tries.find_waiting(
+            command, real_topic=header.topic, unique_key=key, times=times
+        )
+        if earlier is not None:
+            request.succeeded(earlier, self._queue.commit_durability)
+            return
+        self._put_encoded(request, queue_id, [record], key, times)
 
     def _send_batch_body(
         self, session: Session, command: Command, header: SendMessageRequest

@@ -19,7 +19,6 @@ from broker.message.codec import RECORD_SIZE_MIN, decode_record, record_size
 from broker.message.delay import (
     DELAY_MS_MAX,
     RETRY_LEVEL_FIRST,
-    SCHEDULE_TOPIC,
     Delay,
     delay_by_level,
     delay_until,
@@ -151,15 +150,12 @@ class SendBackHandlers:
             delay = self._delay(config, header, max(times, 0))
         found = self._topics.get(topic)
         is_going = self._is_being_deleted(topic)
-        earlier = self._earlier_tries.find(
-            command,
-            topic=topic if delay is None else SCHEDULE_TOPIC,
-            queue_id=0 if delay is None else delay.queue_id,
-            unique_key=message.unique_key or "",
-            times=times + 1,
-            real_topic="" if delay is None else topic,
-        )
-        if earlier is not None:
+        key = message.unique_key or ""
+        if self._earlier_tries.find_waiting(
+            command, real_topic=topic, unique_key=key, times=times + 1
+        ) or self._earlier_tries.find(
+            command, topic=topic, queue_id=0, unique_key=key, times=times + 1
+        ):
             answer(session, command, response(command, int(ResponseCode.SUCCESS)))
             return
         if found is None or is_going:

@@ -322,6 +322,21 @@ async def test_a_send_without_a_key_that_is_handed_on_twice_is_stored_once(autoj
     assert len(await until_there(caller)) == 2
 
 
+async def test_a_send_handed_on_again_after_its_time_has_come_is_stored_once(
+    autojump_clock, caller, brokers
+):
+    """It waited at another level than it would now, or at none."""
+    properties = f"__STARTDELIVERTIME\x01{brokers.clock.wall_ms() + 5500}\x02"
+    fields = {**HEADER, "properties": properties, GIVEN_KEY: "key"}
+    await caller.ok(RequestCode.SEND_MESSAGE, fields, b"x")
+    for seconds in (1, 6):
+        await trio.sleep(seconds)
+        await caller.ok(RequestCode.SEND_MESSAGE, {**fields, SENT_AFTER: 0}, b"x")
+
+    await trio.sleep(10)
+    assert len(await until_there(caller)) == 1
+
+
 async def test_a_message_given_back_that_is_handed_on_twice_comes_once(autojump_clock, caller):
     await send(caller, b"x")
     (message,) = await until_there(caller)
