@@ -158,6 +158,9 @@ class GroupMember:
                 except BrokerError as error:
                     _LOG.warning("group %s cannot be shared out: %s", self.group, error)
                     interval = AGAIN_INTERVAL
+                except Exception:  # noqa: BLE001 - a strategy may be the user's; the client lives on
+                    _LOG.exception("group %s cannot be shared out", self.group)
+                    interval = AGAIN_INTERVAL
                 else:
                     interval = self._balance_interval
                     if self._waits_for_locks:

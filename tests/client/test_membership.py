@@ -389,3 +389,30 @@ async def test_leaving_while_nobody_leads_is_made_good_later(group, connect_as, 
         group.elect(2)
         await trio.sleep(15)
         assert not group.members["g"]
+
+
+class Moody:
+    """A strategy that fails when two are there."""
+
+    def share(self, member, members, queues):
+        if len(members) == 2:
+            raise ZeroDivisionError
+        return list(queues)
+
+
+async def test_a_strategy_that_fails_ends_nobody(group, connect_as, autojump_clock, caplog):
+    moody = Moody()
+    async with (
+        connect_as("a") as mq_a,
+        connect_as("b") as mq_b,
+        mq_a.consumer("g", "orders", rebalance=moody) as a,
+    ):
+        with pytest.raises(ZeroDivisionError):
+            async with mq_b.consumer("g", "orders", rebalance=moody):
+                pass
+        await trio.sleep(5)
+        group.put("orders", 3, numbered(1))
+        assert (await a.get(1)).body == b"000000"
+        assert a.queues == (0, 1, 2, 3)
+        assert list(group.members["g"]) == ["a"]
+    assert "group g cannot be shared out" in caplog.text
