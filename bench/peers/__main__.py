@@ -74,6 +74,7 @@ def main(
     if unknown := [name for name in names if name not in _PEERS]:
         raise click.UsageError(f"no peer is called {unknown[0]}; there are {', '.join(_PEERS)}")
     outcomes: Outcomes = {}
+    has_failed = False
     sizes = bodies or (SMALL, LARGE)
     for number in range(rounds):
         for body in sizes:
@@ -85,8 +86,10 @@ def main(
                     _say(f"left out: {error}")
                     names.remove(name)
                 except LoadError as error:
-                    _say(f"{_PEERS[name].name} failed: {error}")
-                    sys.exit(1)
+                    # What the others came to is still worth having.
+                    _say(f"{_PEERS[name].name} failed, and is left out from now on: {error}")
+                    names.remove(name)
+                    has_failed = True
                 else:
                     outcomes.setdefault((name, body), []).append(outcome)
     medians = {key: Outcome.median_of(found) for key, found in outcomes.items()}
@@ -99,6 +102,8 @@ def main(
     if markdown_path is not None:
         command = "python -m bench.peers" + "".join(f" {word}" for word in sys.argv[1:])
         markdown_path.write_text(_markdown(medians, sizes, found, command, rounds), "utf-8")
+    if has_failed:
+        sys.exit(1)
 
 
 def _measure(name: str, body: int, seconds: float) -> Outcome:

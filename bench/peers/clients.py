@@ -88,8 +88,15 @@ def _consumed(count: int, began: float) -> Measured:
 
 
 def run(coroutine: Coroutine[Any, Any, Measured]) -> Measured:
-    """Run one of these in a loop of its own."""
-    return asyncio.run(coroutine)
+    """Run one of these in a loop of its own.
+
+    Raises:
+        LoadError: the library takes far too long.
+    """
+    try:
+        return asyncio.run(coroutine)
+    except TimeoutError:
+        raise LoadError("the client library is not done after ten times as long") from None
 
 
 # --- NATS ---------------------------------------------------------------------------------------
