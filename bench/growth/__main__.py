@@ -53,8 +53,10 @@ def main(
     tables = []
     for axis in axes:
         chosen = wanted or [point for point in axis.points if most is None or point <= most]
-        tables.append(_run(axis, chosen, data))
-        _print(tables[-1])
+        table = _run(axis, chosen, data)
+        if table is not None:
+            tables.append(table)
+            _print(table)
     findings = [finding for table in tables for finding in table.findings]
     print("\n".join(findings) if findings else "nothing grows by more than is right for it")
     if json_path is not None:
@@ -63,9 +65,12 @@ def main(
     if markdown_path is not None:
         sections = [f"### By {table.axis}\n\n{table.markdown()}" for table in tables]
         markdown_path.write_text(f"{machine_line()}\n\n" + "\n".join(sections), encoding="utf-8")
+    if len(tables) < len(axes):
+        sys.exit(1)
 
 
-def _run(axis: Axis, points: list[int], data: Path | None) -> GrowthTable:
+def _run(axis: Axis, points: list[int], data: Path | None) -> GrowthTable | None:
+    """Measure one axis; None, and the reason told, where that fails: the others go on."""
     folder = Path(tempfile.mkdtemp(prefix="dledger-growth-", dir=data))
     try:
         return trio.run(axis.run, folder / axis.name, points, _say)
@@ -73,8 +78,8 @@ def _run(axis: Axis, points: list[int], data: Path | None) -> GrowthTable:
         cause = first_leaf(error)
         if not isinstance(cause, (LoadError, BrokerError)):
             raise
-        _say(f"stopped: {cause}")
-        sys.exit(1)
+        _say(f"{axis.name} is left out: {cause}")
+        return None
     finally:
         folder.rmdir()
 
