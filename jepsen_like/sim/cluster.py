@@ -139,6 +139,16 @@ class SimCluster:
             self.history.note("wipe", node=member.name)
             member.disk.wipe()
 
+    def agree_on_the_time(self) -> None:
+        """Set all wall clocks to the latest time that one of them would show by now.
+
+        A message waits by the clock of its leader: what was stored while one was minutes ahead is
+        due minutes late once that is set back, and nobody waits for it here.
+        """
+        latest = max(member.clock.wall_offset_max_ms for member in self.members)
+        for member in self.members:
+            member.clock.shift_wall(latest - member.clock.wall_offset_ms)
+
     async def heal(self) -> None:
         """End whatever faults have left behind, as the operators would.
 

@@ -263,7 +263,7 @@ class SimMember:
 
     async def shift_wall_clock(self, milliseconds: int) -> None:
         """See `Member`."""
-        self.clock.wall_offset_ms += milliseconds
+        self.clock.shift_wall(milliseconds)
         self._leave_trace("clock", f"now {self.clock.wall_offset_ms:+} ms")
 
     def start(self) -> None:

@@ -26,6 +26,7 @@ class SimClock:
         self._frozen_at: float | None = None
         self._time = current_sim_time()
         self.wall_offset_ms = 0  # what an operator or NTP has moved it by
+        self.wall_offset_max_ms = 0  # the most it ever was
 
     def now(self) -> float:
         """Return monotonic seconds."""
@@ -35,6 +36,11 @@ class SimClock:
         """Return milliseconds since 1970 UTC, as this machine believes."""
         seconds = self._time.seconds if self._frozen_at is None else self._frozen_at
         return EPOCH_MS + int(seconds * 1000 * self._wall_rate) + self.wall_offset_ms
+
+    def shift_wall(self, milliseconds: int) -> None:
+        """Set the wall clock forwards or backwards."""
+        self.wall_offset_ms += milliseconds
+        self.wall_offset_max_ms = max(self.wall_offset_max_ms, self.wall_offset_ms)
 
     def freeze_wall(self) -> None:
         """Let no message grow older from now on."""

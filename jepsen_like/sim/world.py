@@ -258,6 +258,7 @@ class _World:
                 members.start_soon(membership.run)
             await self._load_and_attack(cluster)
             if mix.load.member_count:
+                cluster.agree_on_the_time()
                 await membership.settle()
             members.cancel_scope.cancel()
         missing = await cluster.await_recovery(RECOVERY_SECONDS)
