@@ -351,7 +351,14 @@ def _without_what_is_read(command: Command) -> Command:
 
     A hundred thousand of them may be held.
     """
-    return Command(command.code, command.flag, command.opaque, serialization=command.serialization)
+    return Command(
+        command.code,
+        command.flag,
+        command.opaque,
+        language=command.language,
+        version=command.version,
+        serialization=command.serialization,
+    )
 
 
 _CODES = {

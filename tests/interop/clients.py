@@ -40,6 +40,7 @@ class Kind:
     crashes_at_end: bool = False
     # Of messages pulled at once the first that fails takes the others along, untried.
     fails_together: bool = False
+    times_max: int = 1  # how often a message comes again that may do so once
 
     def __str__(self) -> str:
         return self.name
@@ -76,6 +77,7 @@ RCP = Kind(
     },
     crashes_at_end=True,
     fails_together=True,
+    times_max=16,  # it asks for so many, whatever its group says
 )
 ALI = Kind(
     "ali",

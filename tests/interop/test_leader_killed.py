@@ -7,6 +7,7 @@ import trio
 
 from broker.config import NameserverConfig, RouteMode
 from tests.interop import table
+from tests.interop.conftest import LOCKS_SHORTER
 from tests.interop.running import SCENARIOS, possible, side_by_side
 from tests.process.kit import ProcessGroup
 
@@ -30,7 +31,7 @@ def test_no_scenario_is_left_out():
 @pytest.fixture(scope="module")
 def hurt_group(tmp_path_factory):
     """A group of three whose leaders are killed, and come back for the next test."""
-    group = ProcessGroup(tmp_path_factory.mktemp("hurt"))
+    group = ProcessGroup(tmp_path_factory.mktemp("hurt"), broker=LOCKS_SHORTER)
     trio.run(group.__aenter__)
     yield group
     trio.run(group.__aexit__, None, None, None)

@@ -140,7 +140,8 @@ async def test_a_lock_is_released(autojump_clock, brokers):
         named = {"consumerGroup": "g", "clientId": client_id, "mqSet": [queue]}
         return json.dumps(named).encode()
 
-    async with brokers.caller(brokers.others(await brokers.leader())[0]) as caller:
+    follower = brokers.others(await brokers.leader())[0]
+    async with brokers.caller(follower) as caller:  # locked by the way by which it is released
         new = json.dumps({"groupName": "g"}).encode()
         await caller.ok(RequestCode.UPDATE_AND_CREATE_SUBSCRIPTIONGROUP, {}, new)
         await caller.ok(RequestCode.LOCK_BATCH_MQ, {}, body("one"))
@@ -172,23 +173,40 @@ async def test_our_own_client_is_told_that_the_outcome_is_unknown(autojump_clock
     assert answers[0].code == ResponseCode.OUTCOME_UNKNOWN
 
 
+@pytest.mark.parametrize("is_held", [False, True])
 @pytest.mark.parametrize(("language", "version", "is_named"), [(1, 63, True), (1, 333, False)])
 async def test_an_old_cpp_client_is_told_to_give_back_to_whom_it_reads_from(
-    autojump_clock, brokers, language, version, is_named
+    autojump_clock, brokers, language, version, is_named, is_held
 ):
     """It gives a message back to the host its record names, and loses it when that one is dead."""
     leader = await brokers.leader()
     follower = brokers.others(leader)[0]
-    async with brokers.caller(leader) as caller:
-        await caller.sent(b"a", b"b")
-    await brokers.equal()
-    async with brokers.caller(follower) as caller:
-        command = Command(
-            RequestCode.PULL_MESSAGE, language=language, version=version, ext_fields=pull_fields()
-        )
-        follower.running.pulls._host = here = HostAddress(b"\x7f\x00\x00\x02", 4711)
-        answer = await caller.client.request(command, timeout_seconds=10.0)
-        found = decode_records(bytes(answer.body))
+    follower.running.pulls._host = here = HostAddress(b"\x7f\x00\x00\x02", 4711)
+    async with (
+        brokers.caller(leader) as sender,
+        brokers.caller(follower) as caller,
+        trio.open_nursery() as nursery,
+    ):
+        answers = []
+
+        async def pull():
+            command = Command(
+                RequestCode.PULL_MESSAGE,
+                language=language,
+                version=version,
+                ext_fields=pull_fields(wait_ms=5000),
+            )
+            answers.append(await caller.client.request(command, timeout_seconds=10.0))
+
+        if is_held:
+            nursery.start_soon(pull)
+            await until("it is held", lambda: follower.running.pulls.hold.count)
+        await sender.sent(b"a", b"b")
+        await brokers.equal()
+        if not is_held:
+            nursery.start_soon(pull)
+        await until("it is answered", lambda: answers)
+    found = decode_records(bytes(answers[0].body))
 
     assert [bytes(message.body) for message in found] == [b"a", b"b"]
     assert all((message.store_host == here) == is_named for message in found)
