@@ -40,6 +40,8 @@ class Kind:
     crashes_at_end: bool = False
     # Of messages pulled at once the first that fails takes the others along, untried.
     fails_together: bool = False
+    # It does not keep what it cannot give back, as the node that it reads from dies just then.
+    forgets: bool = False
     times_max: int = 1  # how often a message comes again that may do so once
 
     def __str__(self) -> str:
@@ -65,6 +67,7 @@ STOCK = Kind(
     installs.why_no_stock,
     {"async": "its callbacks come in threads of its core", "lite": _NOT_LITE},
     fails_together=True,
+    forgets=True,
 )
 RCP = Kind(
     "rcp",

@@ -21,6 +21,17 @@ if TYPE_CHECKING:
     from tests.interop.clients import Kind
     from tests.process.kit import ProcessGroup
 
+# Side by side as many as two cores carry: a Java machine needs more than a second of one to start.
+# What waits for its time is with others that do.
+TOGETHER = (
+    ("sync",),
+    ("async", "oneway", "batch"),
+    ("ordered", "compressed", "delayed"),
+    ("push", "pull", "lite", "tags"),
+    ("broadcasting", "again"),
+    ("members", "mixed", "mixed-retry"),
+    ("orderly", "retry", "dead"),
+)
 SCENARIOS = {**PRODUCING, **CONSUMING, **MIXED}
 
 

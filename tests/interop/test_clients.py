@@ -1,9 +1,13 @@
-"""Each client can be had, and each scenario runs on a group that is left alone."""
+"""Each client can be had, and does on a group that is left alone what it can."""
 
 import pytest
 
 from tests.interop.clients import KINDS
-from tests.interop.running import SCENARIOS, possible, side_by_side
+from tests.interop.running import SCENARIOS, TOGETHER, possible, side_by_side
+
+
+def test_no_scenario_is_left_out():
+    assert sorted(name for names in TOGETHER for name in names) == sorted(SCENARIOS)
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
@@ -12,6 +16,6 @@ def test_it_is_there(kind):
         pytest.skip(f"no {kind.package}: {why}")
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS)
-async def test_each_client_does_what_it_can(scenario, kinds, shared_group, tmp_path):
-    await side_by_side(possible(kinds, [scenario]), shared_group, tmp_path)
+@pytest.mark.parametrize("scenarios", TOGETHER, ids="-".join)
+async def test_each_client_does_what_it_can(scenarios, kinds, shared_group, tmp_path):
+    await side_by_side(possible(kinds, scenarios), shared_group, tmp_path)

@@ -8,24 +8,8 @@ import trio
 from broker.config import NameserverConfig, RouteMode
 from tests.interop import table
 from tests.interop.conftest import LOCKS_SHORTER
-from tests.interop.running import SCENARIOS, possible, side_by_side
+from tests.interop.running import TOGETHER, possible, side_by_side
 from tests.process.kit import ProcessGroup
-
-# Side by side as many as two cores carry: a Java machine needs more than a second of one to start.
-TOGETHER = (
-    ("sync",),
-    ("async", "oneway", "batch"),
-    ("ordered", "compressed", "delayed"),
-    ("push", "pull", "lite", "tags"),
-    ("orderly", "broadcasting"),
-    ("members", "again"),
-    ("retry", "dead"),
-    ("mixed", "mixed-retry"),
-)
-
-
-def test_no_scenario_is_left_out():
-    assert sorted(name for names in TOGETHER for name in names) == sorted(SCENARIOS)
 
 
 @pytest.fixture(scope="module")
