@@ -375,7 +375,17 @@ class Node:
         )
         self.connections = Connections(consumers=files.consumers, groups=files.groups, clock=clock)
         self.changes = Changes(queue=self.queue, derived=files.derived, forwarder=self.forwarder)
-        self.calls = ClientCalls(self.connections, clock)
+        self.calls = ClientCalls(
+            self.connections,
+            clock,
+            network=self._network,
+            node_id=node_id,
+            others={
+                member.node_id: (member.host, member.broker_port)
+                for member in config.members
+                if member.node_id != node_id
+            },
+        )
         self.registry.answered = self.calls.answered
         self.reset_news = ResetNews(
             connections=self.connections, offsets=files.offsets, clock=clock, group_name=group

@@ -1,7 +1,7 @@
 """What RocketMQ's tools ask about clients: who is connected, and questions that the client answers.
 
-A question goes to a client by a connection of the node that was asked, and by one of the leader
-when this node has none: RocketMQ's clients are connected to every address that they know.
+A question goes to a client by a connection of the node that was asked, and by one of another member
+when this node has none.
 
 Source: RocketMQ ``ClientManageProcessor``, ``AdminBrokerProcessor``, ``Broker2Client``.
 """
@@ -119,7 +119,7 @@ class ClientAdminHandlers:
         ]
         if not found:
             refusal = f"the producer group[{header.producer_group[:80]}] not exist"
-            self._ask_leader_or(session, command, ResponseCode.SYSTEM_ERROR, refusal)
+            self._ask_others_or(session, command, ResponseCode.SYSTEM_ERROR, refusal)
             return
         body = admin_bodies.encode_producer_connections(map(_connection, found))
         answer(session, command, response(command, int(ResponseCode.SUCCESS), body=body))
@@ -184,7 +184,7 @@ class ClientAdminHandlers:
         }
         if not asked:
             refusal = f"No Any Consumer online in the consumer group: [{header.group[:80]}]"
-            self._ask_leader_or(session, command, ResponseCode.SYSTEM_ERROR, refusal)
+            self._ask_others_or(session, command, ResponseCode.SYSTEM_ERROR, refusal)
             return
         tables: dict[str, dict[QueuePlace, int]] = {}
         missing = set(asked)
@@ -227,8 +227,8 @@ class ClientAdminHandlers:
         if not sessions:
             what = f"The Consumer <{group[:80]}> <{client_id[:80]}> not online"
             if client_id in self._consumers.of(group):
-                what += f": it is not connected to node {self._node_id}"
-            self._ask_leader_or(session, command, ResponseCode.SYSTEM_ERROR, what)
+                what += f": it is connected neither to node {self._node_id} nor to another"
+            self._ask_others_or(session, command, ResponseCode.SYSTEM_ERROR, what)
             return
 
         def heard(found: Command | None) -> None:
@@ -256,6 +256,25 @@ class ClientAdminHandlers:
             self._forwarder.take(session, command)
             return
         answer(session, command, response(command, int(code), refusal))
+
+    def _ask_others_or(
+        self, session: Session, command: Command, code: ResponseCode, refusal: str
+    ) -> None:
+        """Let another member answer whose client it is, or say that it is nobody's."""
+        if FORWARDED in command.ext_fields:
+            answer(session, command, response(command, int(code), refusal))
+            return
+
+        def heard(found: Command | None) -> None:
+            if found is None:
+                reply = response(command, int(code), refusal)
+            else:
+                reply = response(
+                    command, found.code, found.remark, found.ext_fields, _body_of(found)
+                )
+            self._answer(session, command, reply)
+
+        self._calls.ask_others(command, heard, not_here=int(code), seconds=ANSWER_SECONDS + 1)
 
     @staticmethod
     def _answer(session: Session, command: Command, reply: Command) -> None:

@@ -92,14 +92,17 @@ async def test_producers_are_told_by_the_node_they_are_at(autojump_clock, three)
         assert answer.code == ResponseCode.SYSTEM_ERROR
 
 
-@pytest.mark.parametrize("asked_at", ["its node", "another follower"])
+@pytest.mark.parametrize("asked_at", ["its node", "a follower", "the leader"])
 async def test_a_consumer_says_how_it_is(autojump_clock, three, asked_at):
+    """Java's are connected to the node they read from at first, and mqadmin asks any."""
     leader = await three.leader()
-    follower = three.others(leader)[0]
-    client_at = follower if asked_at == "its node" else leader
+    tool_at, other = three.others(leader)
+    client_at = tool_at if asked_at == "its node" else other
+    if asked_at == "the leader":
+        tool_at = leader
     async with (
         stock_client(three, client_at, "c1") as one,
-        stock_client(three, follower, "a tool") as tool,
+        stock_client(three, tool_at, "a tool") as tool,
     ):
         await one.beat("readers")
         code = ClientRequestCode.GET_CONSUMER_RUNNING_INFO
@@ -118,17 +121,19 @@ async def test_a_consumer_says_how_it_is(autojump_clock, three, asked_at):
 async def test_a_consumer_that_is_not_there_is_told_so(autojump_clock, three):
     leader = await three.leader()
     one_at, other_at = three.others(leader)
-    async with (
-        stock_client(three, one_at, "c1") as one,
-        stock_client(three, other_at, "a tool") as tool,
-    ):
-        await one.beat("readers")
-        for client_id, said in (("c9", "not online"), ("c1", "not connected to node")):
-            answer = await tool.ask(
-                RequestCode.GET_CONSUMER_RUNNING_INFO, READERS | {"clientId": client_id}
-            )
+    async with stock_client(three, other_at, "a tool") as tool:
+        async with stock_client(three, one_at, "c1") as one:
+            await one.beat("readers")
+            fields = READERS | {"clientId": "c9"}
+            answer = await tool.ask(RequestCode.GET_CONSUMER_RUNNING_INFO, fields)
             assert answer.code == ResponseCode.SYSTEM_ERROR
-            assert said in answer.remark
+            assert "<c9> not online" in answer.remark
+        await one_at.kill()  # it never said goodbye
+        fields = READERS | {"clientId": "c1"}
+        answer = await tool.ask(RequestCode.GET_CONSUMER_RUNNING_INFO, fields)
+        assert answer.code == ResponseCode.SYSTEM_ERROR
+        assert "not online" in answer.remark
+        assert len(other_at.running.calls) == 0
 
 
 async def test_a_consumer_that_says_nothing_is_given_up(autojump_clock, brokers):
