@@ -9,6 +9,7 @@ import sys
 import threading
 from datetime import timedelta
 
+import anyio
 import pytest
 
 import broker
@@ -417,10 +418,6 @@ def test_what_passes_through_as_a_whole_only_has_methods_that_wait(kind):
     ids=["asyncio", "uvloop", "trio"],
 )
 def test_anyio_may_run_it_on_any_of_its_loops(address, backend, options):
-    anyio = pytest.importorskip("anyio", reason="anyio is not installed")
-    if "use_uvloop" in options:
-        pytest.importorskip("uvloop", reason="uvloop is not installed")
-
     async def main():
         topic = f"anyio-{backend}-{len(options)}"
         async with broker.connect(address) as mq:
