@@ -26,7 +26,9 @@ from bench.frames import FrameRing
 from bench.raw_load import acknowledged_opaques
 from broker.cli.local_group import GroupPlan, LocalGroup, find_base_port
 from broker.message.model import HostAddress
-from broker.node import Node, Surroundings, open_files
+from broker.node import Node
+from broker.open_files import open_files
+from broker.wiring import Surroundings
 from dledger.config import FlushDiskType
 from dledger.remoting.connection import Connection
 from dledger.remoting.network import TcpNetwork

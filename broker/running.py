@@ -12,7 +12,8 @@ import trio
 
 from broker.message.model import HostAddress
 from broker.metrics.monitor import Monitor
-from broker.node import Node, Surroundings, open_files
+from broker.node import Node
+from broker.open_files import open_files
 from broker.process import (
     Operator,
     calm_the_collector,
@@ -20,6 +21,7 @@ from broker.process import (
     signals_of,
     wait_for_stop,
 )
+from broker.wiring import Surroundings
 from dledger.clock import SystemClock
 from dledger.machine import raise_open_files_limit
 from dledger.remoting.network import TcpNetwork

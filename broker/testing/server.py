@@ -21,8 +21,10 @@ import broker
 from broker import sync
 from broker.config import BrokerConfig, MemberConfig, MetricsConfig, NodeConfig
 from broker.message.model import HostAddress
-from broker.node import Node, Surroundings, open_files
+from broker.node import Node
+from broker.open_files import open_files
 from broker.testing.waiting import until_serving
+from broker.wiring import Surroundings
 from dledger.clock import SystemClock
 from dledger.config import MIB, FlushDiskType, StoreConfig
 from dledger.remoting.network import TcpListener, TcpNetwork

@@ -15,11 +15,13 @@ import trio
 import broker
 from broker.config import BrokerConfig, MemberConfig, MetricsConfig, NodeConfig
 from broker.message.model import HostAddress
-from broker.node import Node, Surroundings, open_files
+from broker.node import Node
+from broker.open_files import open_files
 from broker.testing.memory_disk import NodeDisk
 from broker.testing.memory_network import MemoryNetwork
 from broker.testing.memory_worker import FakeWorker
 from broker.testing.waiting import until_serving
+from broker.wiring import Surroundings
 from dledger.config import MIB, StoreConfig
 
 if TYPE_CHECKING:

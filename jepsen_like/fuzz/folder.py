@@ -19,7 +19,7 @@ from broker.message.codec import decode_records
 from broker.metadata.consumer_offsets import commit_offsets
 from broker.metadata.state_machine import encode_commands
 from broker.metadata.topics import TopicConfig, put_topic
-from broker.node import OpenFiles, open_files
+from broker.open_files import OpenFiles, open_files
 from broker.store.reader import PullStatus, Reader
 from dledger.config import RaftConfig, StoreConfig
 from dledger.entry import HEADER_SIZE, EntryKind

@@ -24,7 +24,8 @@ from dledger.entry import EntryKind
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from broker.node import Node, OpenFiles
+    from broker.node import Node
+    from broker.open_files import OpenFiles
     from dledger.entry import Entry, LogPoint
     from dledger.store.disk_usage import DiskUsage
     from jepsen_like.history import History

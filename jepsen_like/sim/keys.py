@@ -24,7 +24,7 @@ from dledger.entry import EntryKind
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from broker.node import OpenFiles
+    from broker.open_files import OpenFiles
     from dledger.store.disk import Disk
     from jepsen_like.history import History
 

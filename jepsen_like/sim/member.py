@@ -10,7 +10,9 @@ import trio
 
 from broker.config import MemberConfig, NodeConfig
 from broker.message.model import HostAddress
-from broker.node import Node, OpenFiles, Surroundings, open_files
+from broker.node import Node
+from broker.open_files import OpenFiles, open_files
+from broker.wiring import Surroundings
 from dledger.core import Role
 from dledger.errors import LedgerError, StorageFailedError
 from dledger.remoting.errors import RemotingError

@@ -39,7 +39,7 @@ def test_importing_the_client_loads_no_server_code():
         "import sys, broker\n"
         "assert 'trio' not in sys.modules, 'import broker alone loads nothing'\n"
         "for name in broker.__all__: getattr(broker, name)\n"
-        "heavy = ['numpy', 'pysyncobj', 'broker.store', 'broker.handlers', 'broker.node',\n"
+        "heavy = ['numpy', 'pysyncobj', 'broker.store', 'broker.handlers', 'broker.wiring',\n"
         "         'broker.metadata', 'dledger.store', 'dledger.core', 'dledger.server',\n"
         "         'dledger.raft', 'dledger.peers']\n"
         "print([name for name in heavy if name in sys.modules])\n"

@@ -11,11 +11,13 @@ from broker.config import BrokerConfig, MemberConfig, NameserverConfig, NodeConf
 from broker.message.batch import encode_sizes
 from broker.message.codec import decode_records, encode_record
 from broker.message.model import HostAddress
-from broker.node import Node, OpenFiles, Surroundings, open_files
+from broker.node import Node
+from broker.open_files import OpenFiles, open_files
 from broker.protocol.bodies import Ack, decode_acks
 from broker.protocol.headers import PULL_FLAG_SUSPEND, SendRecordsRequest
 from broker.protocol.request_code import RequestCode
 from broker.protocol.response_code import ResponseCode
+from broker.wiring import Surroundings
 from dledger.config import KIB, RaftConfig, StoreConfig
 from dledger.remoting.client import RemotingClient
 from dledger.remoting.command import FLAG_GROUPED, Command, SerializeType

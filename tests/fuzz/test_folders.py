@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from broker.node import open_files
+from broker.open_files import open_files
 from dledger.errors import CorruptStoreError
 from dledger.store.disk import OsDisk
 from jepsen_like.fuzz.files import apply_damage

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from broker.cli.log_check import StoredLog
 from broker.config_file import load_config
-from broker.node import open_files
+from broker.open_files import open_files
 from dledger.store.disk import OsDisk
 
 if TYPE_CHECKING:
