@@ -111,7 +111,7 @@ class SendAnswers:
         self._forwarder = forwarder
         self._host = host
         self._acks: dict[Session, _Acks] = {}
-        self._answered: set[Session] = set()
+        self._answered: dict[Session, None] = {}  # in order: a set goes by where they lie in memory
         self._duplicates: list[tuple[int, int, SendRequest, Receipt]] = []
         self._order = itertools.count()
         self.duplicate_count = 0
@@ -152,7 +152,7 @@ class SendAnswers:
         if falls_short:
             code, remark = self._shortfall(request, receipt, reached)
         answer(session, command, response(command, int(code), remark, ext_fields))
-        self._answered.add(session)
+        self._answered[session] = None
 
     def _shortfall(
         self, request: SendRequest, receipt: Receipt, reached: Durability
@@ -204,7 +204,7 @@ class SendAnswers:
             ),
         }[verdict.state]
         answer(request.session, request.command, response(request.command, int(code), remark))
-        self._answered.add(request.session)
+        self._answered[request.session] = None
 
     def _answer_duplicate(
         self, request: SendRequest, chunk: Chunk, verdict: SequenceVerdict
@@ -252,7 +252,7 @@ class SendAnswers:
             self._forwarder.hold_again(session, command)
             return
         answer(session, command, error_response(command, error))
-        self._answered.add(session)
+        self._answered[session] = None
 
     def hold_again(self, session: Session, command: Command) -> None:
         """Let a send wait for the next leader."""
