@@ -61,7 +61,7 @@ class Node(Wiring):
         self.clients.dispatched()
         self.caught_up.dispatched()
         self.names.look()
-        for session, command in self.sends.topics_changed():
+        for session, command in [*self.sends.topics_changed(), *self.earlier_tries.take_ready()]:
             self.registry.dispatch(session, command)
             session.flush_soon()  # refused at once: no pass over its requests ends here
         self._end_of_pass()

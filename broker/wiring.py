@@ -316,7 +316,13 @@ class Wiring(ABC):
             ledger=self.ledger, queue=self.queue, forwarder=self.forwarder, host=store_host
         )
         synced = config.store.flush_disk_type is FlushDiskType.SYNC_FLUSH
-        earlier_tries = EarlierTries(log=files.store, queues=files.derived.queues)
+        self.earlier_tries = EarlierTries(
+            log=files.store,
+            queues=files.derived.queues,
+            queue=self.queue,
+            forwarder=self.forwarder,
+            dispatched_index=lambda: files.derived.dispatched_index,
+        )
         self.sends = SendHandlers(
             queue=self.queue,
             topics=files.topics,
@@ -336,7 +342,7 @@ class Wiring(ABC):
             create_topic=self.topics.create_missing,
             is_being_deleted=self.topics.is_being_deleted,
             schedule=self.schedule,
-            earlier_tries=earlier_tries,
+            earlier_tries=self.earlier_tries,
             groups=files.groups,
         )
         self.send_backs = SendBackHandlers(
@@ -350,7 +356,7 @@ class Wiring(ABC):
             host=store_host,
             create_topic=self.topics.create_missing,
             is_being_deleted=self.topics.is_being_deleted,
-            earlier_tries=earlier_tries,
+            earlier_tries=self.earlier_tries,
         )
         self.offsets = OffsetHandlers(
             ledger=self.ledger,

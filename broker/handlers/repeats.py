@@ -5,8 +5,9 @@ Java's fails a send with a callback or a queue of its own choice, and the C++ co
 that it could not give back, and a queue lock that it could not release.  So the node that handed
 such a request on waits for the next leader and hands it on again.  Most of them may be done twice.
 A send, or a message given back, goes with the index before which it cannot lie (`SENT_AFTER`);
-whoever leads now has taken in all that its predecessors left, and looks whether it is behind that
-already.  It is told by its unique key: one that has none is given it by the node that hands it on.
+whoever leads now takes in all that is in the log, and looks whether it is behind that already: the
+leader may be the same, only the link to it broke, and the first attempt still be on its way to its
+disk.  It is told by its unique key: one that has none is given it by the node that hands it on.
 """
 
 from __future__ import annotations
@@ -14,18 +15,25 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING
 
+from broker.delivery.schedule import PROGRESS_GROUP
 from broker.handlers.registry import stock_client_host
 from broker.message.codec import RECONSUME_TIMES_OFFSET
 from broker.message.delay import DELAY_LEVELS_MS, SCHEDULE_TOPIC
 from broker.message.properties import REAL_TOPIC, UNIQUE_KEY, find_property
+from broker.metadata.consumer_offsets import commit_offsets
 from broker.protocol.request_code import RequestCode
 from broker.store.commit_log import Receipt
 from broker.store.record_finder import record_at
 from broker.store.runs import UNIT_SIZE
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from broker.handlers.forward import Forwarder
+    from broker.store.append_queue import AppendQueue
     from broker.store.consume_queues import ConsumeQueues
     from broker.store.log_view import LogView
+    from dledger.errors import LedgerError
     from dledger.remoting.command import Command
     from dledger.remoting.server import Session
 
@@ -33,6 +41,7 @@ if TYPE_CHECKING:
 SENT_AFTER = "sentAfterIndex"
 # On a send that is handed on: the unique key of its first message, should that have none.
 GIVEN_KEY = "uniqueKeyGiven"
+_IS_READY = "isReady"  # on this node only: everything before it is taken in
 SEND_CODES = frozenset(
     {RequestCode.SEND_MESSAGE, RequestCode.SEND_MESSAGE_V2, RequestCode.SEND_BATCH_MESSAGE}
 )
@@ -67,10 +76,62 @@ def may_be_repeated(session: Session, command: Command) -> bool:
 class EarlierTries:
     """What of a send is in the log already."""
 
-    def __init__(self, *, log: LogView, queues: ConsumeQueues) -> None:
-        """Look in *log* by *queues*, on a leader that has taken in what its predecessors left."""
+    def __init__(
+        self,
+        *,
+        log: LogView,
+        queues: ConsumeQueues,
+        queue: AppendQueue,
+        forwarder: Forwarder,
+        dispatched_index: Callable[[], int],
+    ) -> None:
+        """Make what looks, on the serving leader.
+
+        Args:
+            log: what is looked in.
+            queues: by which messages are found.
+            queue: where an earlier try may still be.
+            forwarder: takes a request back when this node leads no more.
+            dispatched_index: tells how far the log is taken in.
+        """
         self._log = log
         self._queues = queues
+        self._queue = queue
+        self._forwarder = forwarder
+        self._dispatched_index = dispatched_index
+        self._waiting: list[tuple[int, Session, Command]] = []
+
+    def must_wait(self, session: Session, command: Command) -> bool:
+        """Return whether an earlier try of *command* may be in the log and not be found yet.
+
+        Then it comes back by `take_ready`, once everything before it is taken in.
+
+        Raises:
+            LedgerError: nothing can be written now.
+        """
+        if command.ext_fields.pop(_IS_READY, False) is True or SENT_AFTER not in command.ext_fields:
+            return False
+
+        def done(index: int, error: LedgerError | None) -> None:
+            if error is None:
+                self._waiting.append((index, session, command))
+            elif not session.closed:
+                self._forwarder.hold_again(session, command)
+
+        # It changes nothing, and comes behind all that was taken before.
+        self._queue.put_command(commit_offsets(PROGRESS_GROUP, SCHEDULE_TOPIC, {}), done)
+        return True
+
+    def take_ready(self) -> list[tuple[Session, Command]]:
+        """Return the requests that may be handled now."""
+        if not self._waiting:
+            return []
+        reached = self._dispatched_index()
+        ready = [item for item in self._waiting if item[0] <= reached]
+        self._waiting = [item for item in self._waiting if item[0] > reached]
+        for _, _, command in ready:
+            command.ext_fields[_IS_READY] = True
+        return [(session, command) for _, session, command in ready if not session.closed]
 
     def find(
         self,

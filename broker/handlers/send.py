@@ -197,6 +197,8 @@ class SendHandlers:
         )
 
     def _send_plain(self, session: Session, command: Command, header: SendMessageRequest) -> None:
+        if self._earlier_tries.must_wait(session, command):
+            return
         header = redirected(header, version=command.version, groups=self._groups)
         if not self._topic_is_there(
             session,
@@ -231,6 +233,8 @@ class SendHandlers:
     def _send_batch_body(
         self, session: Session, command: Command, header: SendMessageRequest
     ) -> None:
+        if self._earlier_tries.must_wait(session, command):
+            return
         if not self._topic_is_there(
             session,
             command,

@@ -136,6 +136,8 @@ class SendBackHandlers:
         if config.retry_queue_count <= 0:
             answer(session, command, response(command, int(ResponseCode.SUCCESS)))
             return
+        if self._earlier_tries.must_wait(session, command):
+            return
         message = self._find(header.offset)
         times_max = times_max_of(config, version=command.version, asked=header.max_reconsume_times)
         properties = dict(message.properties)

@@ -349,3 +349,20 @@ async def test_a_message_given_back_that_is_handed_on_twice_comes_once(autojump_
     await trio.sleep(3)
     for topic in ("%RETRY%readers", "%RETRY%others", "%DLQ%readers", "%DLQ%others"):
         assert len(await until_there(caller, topic=topic)) == 1
+
+
+async def test_a_send_handed_on_twice_to_one_leader_waits_for_the_first_try(
+    autojump_clock, caller, brokers
+):
+    """The simulation's seed 800159: the link broke, and not the leader, whose disk was slow."""
+    for worker in brokers["n1"].workers.values():
+        worker.seconds = 0.5
+    fields = {**HEADER, "properties": "", GIVEN_KEY: "key"}
+    first = caller.submit(RequestCode.SEND_MESSAGE, fields, b"x")
+    caller.flush()
+    await trio.sleep(0.1)
+    assert not first
+    again = await caller.ok(RequestCode.SEND_MESSAGE, {**fields, SENT_AFTER: 0}, b"x")
+
+    assert again.ext_fields["queueOffset"] == first[0].ext_fields["queueOffset"]
+    assert len(await until_there(caller)) == 1
