@@ -8,6 +8,7 @@ A send, or a message given back, goes with the index before which it cannot lie 
 whoever leads now takes in all that is in the log, and looks whether it is behind that already: the
 leader may be the same, only the link to it broke, and the first attempt still be on its way to its
 disk.  It is told by its unique key: one that has none is given it by the node that hands it on.
+And by when it was born: RocketMQ's clients give a message that is sent twice the same key.
 """
 
 from __future__ import annotations
@@ -17,17 +18,18 @@ from typing import TYPE_CHECKING
 
 from broker.delivery.schedule import PROGRESS_GROUP
 from broker.handlers.registry import stock_client_host
-from broker.message.codec import RECONSUME_TIMES_OFFSET
+from broker.message.codec import BORN_TIMESTAMP_OFFSET, RECONSUME_TIMES_OFFSET
 from broker.message.delay import DELAY_LEVELS_MS, SCHEDULE_TOPIC
 from broker.message.properties import REAL_TOPIC, UNIQUE_KEY, find_property
 from broker.metadata.consumer_offsets import commit_offsets
 from broker.protocol.request_code import RequestCode
 from broker.store.commit_log import Receipt
-from broker.store.record_finder import record_at
+from broker.store.record_finder import FoundRecord, record_at
 from broker.store.runs import UNIT_SIZE
+from dledger.errors import LedgerBusyError, LedgerFullError, OutcomeUnknownError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from broker.handlers.forward import Forwarder
     from broker.store.append_queue import AppendQueue
@@ -107,7 +109,8 @@ class EarlierTries:
         Then it comes back by `take_ready`, once everything before it is taken in.
 
         Raises:
-            LedgerError: nothing can be written now.
+            NotLeaderError: this node serves no longer.
+            OutcomeUnknownError: nothing can be written now.
         """
         if command.ext_fields.pop(_IS_READY, False) is True or SENT_AFTER not in command.ext_fields:
             return False
@@ -119,7 +122,12 @@ class EarlierTries:
                 self._forwarder.hold_again(session, command)
 
         # It changes nothing, and comes behind all that was taken before.
-        self._queue.put_command(commit_offsets(PROGRESS_GROUP, SCHEDULE_TOPIC, {}), done)
+        behind_all = commit_offsets(PROGRESS_GROUP, SCHEDULE_TOPIC, {})
+        try:
+            self._queue.put_command(behind_all, done)
+        except (LedgerBusyError, LedgerFullError) as error:
+            # This try is not written; that none is, nobody may say.
+            raise OutcomeUnknownError(f"whether an earlier try was written: {error}") from error
         return True
 
     def take_ready(self) -> list[tuple[Session, Command]]:
@@ -138,9 +146,10 @@ class EarlierTries:
         command: Command,
         *,
         topic: str,
-        queue_id: int,
+        queue_ids: Iterable[int],
         unique_key: str,
         times: int,
+        born_ms: int,
         real_topic: str = "",
     ) -> Receipt | None:
         """Return where a message is, if *command* was handed on before.
@@ -148,18 +157,41 @@ class EarlierTries:
         Args:
             command: the request.
             topic: where it goes.
-            queue_id: to which queue.
+            queue_ids: to one of which queues.
             unique_key: of the message.
             times: how often it was given back, which its unique key survives.
+            born_ms: when its sender made it; 0: it did not say.
             real_topic: where it goes when it has waited; "" when its unique key says enough.
         """
         after = command.ext_fields.get(SENT_AFTER)
-        queue = self._queues.get(topic, queue_id)
-        if not isinstance(after, int) or queue is None:
+        if not isinstance(after, int):
             return None
         base, last = self._log.base, self._log.end_index
         position_min = self._log.point_at(min(max(after, base.index), last)).position
-        key, end = unique_key.encode(), queue.max_offset
+        key, real = unique_key.encode(), real_topic.encode()
+
+        def is_it(record: FoundRecord) -> bool:
+            view, properties = record.view, record.encoded_properties
+            return (
+                _number_at(view, RECONSUME_TIMES_OFFSET, 4) == times
+                and born_ms in (0, _number_at(view, BORN_TIMESTAMP_OFFSET, 8))
+                and find_property(properties, UNIQUE_KEY.encode()) == key
+                and (not real or find_property(properties, REAL_TOPIC.encode()) == real)
+            )
+
+        for queue_id in queue_ids:
+            found = self._find_in(topic, queue_id, position_min, is_it)
+            if found is not None:
+                return found
+        return None
+
+    def _find_in(
+        self, topic: str, queue_id: int, position_min: int, is_it: Callable[[FoundRecord], bool]
+    ) -> Receipt | None:
+        queue = self._queues.get(topic, queue_id)
+        if queue is None:
+            return None
+        end = queue.max_offset
         lowest = max(queue.min_offset, end - _LOOKED_AT_MAX)
         while end > lowest:
             begin = max(lowest, end - _AT_A_TIME)
@@ -169,46 +201,31 @@ class EarlierTries:
                 if position < position_min:
                     return None
                 record = record_at(self._log, self._queues, position)
-                if (
-                    record is not None
-                    and _times_of(record.view) == times
-                    and key == find_property(record.encoded_properties, UNIQUE_KEY.encode())
-                    and (
-                        not real_topic
-                        or real_topic.encode()
-                        == find_property(record.encoded_properties, REAL_TOPIC.encode())
-                    )
-                ):
+                if record is not None and is_it(record):
                     return Receipt(queue_id, offset, position)
             end = begin
         return None
 
     def find_waiting(
-        self, command: Command, *, real_topic: str, unique_key: str, times: int
+        self, command: Command, *, real_topic: str, unique_key: str, times: int, born_ms: int
     ) -> Receipt | None:
         """Return where a message waits, or has waited, as `find`; at whichever level.
 
         One for a time of its own has less left to wait by now than when it was sent at first.
         """
-        if SENT_AFTER not in command.ext_fields:
-            return None
-        for queue_id in range(len(DELAY_LEVELS_MS)):
-            found = self.find(
-                command,
-                topic=SCHEDULE_TOPIC,
-                queue_id=queue_id,
-                unique_key=unique_key,
-                times=times,
-                real_topic=real_topic,
-            )
-            if found is not None:
-                return found
-        return None
+        return self.find(
+            command,
+            topic=SCHEDULE_TOPIC,
+            queue_ids=range(len(DELAY_LEVELS_MS)),
+            unique_key=unique_key,
+            times=times,
+            born_ms=born_ms,
+            real_topic=real_topic,
+        )
 
 
-def _times_of(record: memoryview) -> int:
-    at = RECONSUME_TIMES_OFFSET
-    return int.from_bytes(record[at : at + 4], "big", signed=True)
+def _number_at(record: memoryview, at: int, size: int) -> int:
+    return int.from_bytes(record[at : at + size], "big", signed=True)
 
 
 def given_key(command: Command) -> str | None:

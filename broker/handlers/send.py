@@ -221,14 +221,14 @@ class SendHandlers:
         record = self._encode(header, topic, queue_id, properties, _body_of(command), born_host)
         expected = Expected(found[UNIQUE_KEY], queue_id=asked_queue_id)
         request = SendRequest(self._answers, session, command, expected, topic, level)
-        key, times = found[UNIQUE_KEY], header.reconsume_times
+        key, times, born_ms = found[UNIQUE_KEY], header.reconsume_times, header.born_timestamp
         earlier = self._earlier_tries.find_waiting(
-            command, real_topic=header.topic, unique_key=key, times=times
+            command, real_topic=header.topic, unique_key=key, times=times, born_ms=born_ms
         )
         if earlier is not None:
             request.succeeded(earlier, self._queue.commit_durability)
             return
-        self._put_encoded(request, queue_id, [record], key, times)
+        self._put_encoded(request, queue_id, [record], key, times, born_ms)
 
     def _send_batch_body(
         self, session: Session, command: Command, header: SendMessageRequest
@@ -266,8 +266,8 @@ class SendHandlers:
             sizes=() if is_one else tuple(map(len, records)),
         )
         request = SendRequest(self._answers, session, command, expected, header.topic, level)
-        key = found[0][UNIQUE_KEY]
-        self._put_encoded(request, queue_id, records, key, header.reconsume_times)
+        key, times, born_ms = found[0][UNIQUE_KEY], header.reconsume_times, header.born_timestamp
+        self._put_encoded(request, queue_id, records, key, times, born_ms)
 
     def next_unique_key(self) -> str:
         """Return a unique key for a message that has none."""
@@ -325,13 +325,15 @@ class SendHandlers:
         records: list[bytes],
         unique_key: str,
         times: int,
+        born_ms: int,
     ) -> None:
         earlier = self._earlier_tries.find(
             request.command,
             topic=request.topic,
-            queue_id=queue_id,
+            queue_ids=(queue_id,),
             unique_key=unique_key,
             times=times,
+            born_ms=born_ms,
         )
         if earlier is not None:  # a batch is in the log as a whole, or not at all
             request.succeeded(earlier, self._queue.commit_durability)

@@ -152,11 +152,17 @@ class SendBackHandlers:
             delay = self._delay(config, header, max(times, 0))
         found = self._topics.get(topic)
         is_going = self._is_being_deleted(topic)
-        key = message.unique_key or ""
+        kept = queue_count if found is None else found.write_queue_count
+        key, born_ms = message.unique_key or "", message.born_timestamp_ms
         if self._earlier_tries.find_waiting(
-            command, real_topic=topic, unique_key=key, times=times + 1
+            command, real_topic=topic, unique_key=key, times=times + 1, born_ms=born_ms
         ) or self._earlier_tries.find(
-            command, topic=topic, queue_id=0, unique_key=key, times=times + 1
+            command,
+            topic=topic,
+            queue_ids=range(kept),
+            unique_key=key,
+            times=times + 1,
+            born_ms=born_ms,
         ):
             answer(session, command, response(command, int(ResponseCode.SUCCESS)))
             return
@@ -165,7 +171,6 @@ class SendBackHandlers:
             self._create_topic(topic, queue_count, lambda _index, _error: None)
         if found is not None:
             # Should the deletion come to nothing the topic stays as it is.
-            kept = found.write_queue_count
             queue_count = min(queue_count, kept) if is_going else kept
         self._schedule.put(
             Outgoing(

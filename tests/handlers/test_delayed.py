@@ -366,3 +366,46 @@ async def test_a_send_handed_on_twice_to_one_leader_waits_for_the_first_try(
 
     assert again.ext_fields["queueOffset"] == first[0].ext_fields["queueOffset"]
     assert len(await until_there(caller)) == 1
+
+
+async def test_a_send_handed_on_again_is_not_refused_for_want_of_room(
+    autojump_clock, caller, brokers
+):
+    """Whoever is told that it was not taken sends it again, and the first try goes on."""
+    for worker in brokers["n1"].workers.values():
+        worker.seconds = 0.5
+    fields = {**HEADER, "properties": "", GIVEN_KEY: "key"}
+    caller.submit(RequestCode.SEND_MESSAGE, fields, b"x")
+    caller.flush()
+    await trio.sleep(0.1)
+    brokers["n1"].running.queue._pending_size_max = 1
+    again = await caller.ask(RequestCode.SEND_MESSAGE, {**fields, SENT_AFTER: 0}, b"x")
+
+    assert again.code == ResponseCode.OUTCOME_UNKNOWN
+
+
+async def test_a_key_that_is_sent_twice_on_purpose_is_two_messages(autojump_clock, caller):
+    """A node that hands both on may not have heard yet that the first is committed."""
+    fields = {**HEADER, "properties": "UNIQ_KEY\x01mine\x02"}
+    answers = [
+        await caller.ok(
+            RequestCode.SEND_MESSAGE, {**fields, "bornTimestamp": born, SENT_AFTER: 0}, b"x"
+        )
+        for born in (1000, 1001)
+    ]
+
+    assert [answer.ext_fields["queueOffset"] for answer in answers] == [0, 1]
+
+
+async def test_a_dead_letter_in_another_queue_is_found(autojump_clock, caller):
+    await caller.create_topic("%DLQ%readers", queues=3)
+    await send(caller, b"x")
+    await send(caller, b"y")
+    x, y = await until_there(caller, 2)
+    for message, again in ((x, {}), (y, {}), (y, {SENT_AFTER: 0})):
+        fields = {"offset": message.position, "group": "readers", "delayLevel": -1, **again}
+        await caller.ok(RequestCode.CONSUMER_SEND_MSG_BACK, fields)
+
+    await trio.sleep(1)
+    assert (await until_there(caller, topic="%DLQ%readers", queue_id=1))[0].body == b"y"
+    assert (await caller.pull(topic="%DLQ%readers", queue_id=2)).code != ResponseCode.SUCCESS
