@@ -36,7 +36,9 @@ _T = TypeVar("_T")
 
 
 @click.command()
-@click.option("--quick", "is_quick", is_flag=True, help="A minute: a look, no measurement.")
+@click.option(
+    "--quick", "is_quick", is_flag=True, help="One or two minutes: a look, no measurement."
+)
 @click.option("--only", metavar="NAMES", help="Loads whose names begin with one of these words.")
 @click.option("--body", "bodies", type=int, multiple=True, help="Size of bodies, in bytes.")
 @click.option(

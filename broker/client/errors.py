@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from broker.client.results import SendResult
 
+USE_WITH = "use it inside 'async with', or 'with' of broker.sync"  # of what was not opened
+
 
 class ClientError(BrokerError):
     """Base class of what only a client meets; never raised itself."""
@@ -60,7 +62,7 @@ class CorruptAnswerError(ClientError):
 
 
 class ClosedError(ClientError):
-    """The client, producer or consumer is closed: open another one."""
+    """The client, producer or consumer is closed, or not open yet: open one."""
 
 
 class CorruptBodyError(ClientError):

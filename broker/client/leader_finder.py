@@ -71,6 +71,7 @@ class LeaderFinder:
         self._request_timeout = request_timeout
         self._chance = chance
         self._lost_at = float("inf")  # trio seconds; since when no leader has been known
+        self._is_closing = False
 
     @property
     def nodes(self) -> tuple[str, ...]:
@@ -83,6 +84,10 @@ class LeaderFinder:
     def use(self, links: Links) -> None:
         """Ask over *links*; call once, before anything else."""
         self._links = links
+
+    def close(self) -> None:
+        """Take it from now on that connections end because the client ends them."""
+        self._is_closing = True
 
     def listen(self, listener: Callable[[], None]) -> None:
         """Call *listener* whenever another leader is known, or the same one again."""
@@ -119,7 +124,8 @@ class LeaderFinder:
             self._distrusted[address] = (self.term, trio.current_time())
             self.leader = None
             self._lost_at = trio.current_time()
-            _LOG.info("leader %s lost: %s", address, reason)
+            if not self._is_closing:
+                _LOG.info("leader %s lost: %s", address, reason)
             self._wake()
 
     def on_lost(self, link: Link, error: RemotingError) -> None:

@@ -20,7 +20,7 @@ from broker.client.acks import check_acks
 from broker.client.batch import Batch
 from broker.client.compression import THRESHOLD_DEFAULT, make_compressor
 from broker.client.delays import WAITING_ROUTE, delay_wanted, encode_delay
-from broker.client.errors import ClientError, ClosedError, NotWrittenError
+from broker.client.errors import USE_WITH, ClientError, ClosedError, NotWrittenError
 from broker.client.queue_sender import QueueSender
 from broker.client.records import ENCODE_HEAD, encode_named_properties, with_system_flag
 from broker.client.routes import ROUTE_AGE_MAX
@@ -164,7 +164,8 @@ class Producer:
         self._buffered_size = 0  # bytes of records not settled
         self._room = trio.lowlevel.ParkingLot()  # senders that wait for the buffer to shrink
         self._drained = trio.lowlevel.ParkingLot()  # flush() waits here
-        self._is_closed = False
+        self._is_closed = True  # until it is opened
+        self._was_opened = False
         self._scope = trio.CancelScope()
         # Limits, where the hot path finds them quickest.
         self._batch_size_max = options.batch_size_max
@@ -253,7 +254,7 @@ class Producer:
             NotWrittenError: the time is up, and the message is not written and never will be.
             OutcomeUnknownError: the time is up, and the message may be written.
             NoBrokerError: the topic's queues are not known yet, and nobody says them.
-            ClosedError: the producer is closed.
+            ClosedError: the producer is closed, or was not opened yet.
         """
         queues = self._topics.get(topic)
         if queues is None or self._buffered_size >= self._buffer_size_max or self._is_closed:
@@ -525,6 +526,8 @@ class Producer:
             with self._scope:
                 async with trio.open_nursery() as nursery:
                     await nursery.start(self._loop.run)
+                    self._is_closed = False
+                    self._was_opened = True
                     task_status.started()
                     await self._refresh_routes()
         finally:
@@ -564,6 +567,8 @@ class Producer:
 
     def _check_open(self) -> None:
         if self._is_closed:
+            if not self._was_opened:
+                raise ClosedError(f"producer {self.name} is not open: {USE_WITH}")
             raise ClosedError(f"producer {self.name} is closed; open another one")
 
     def _take_route(self, route: Route) -> TopicQueues:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from broker.client.errors import ClosedError
+from broker.client.errors import USE_WITH, ClosedError
 from broker.client.group_member import Seat
 from broker.client.handout import ConsumerStats, Handout
 from broker.client.prefetch import Prefetch
@@ -80,7 +80,8 @@ class Readings:
         self._seat: Seat | None = None
         self._inner: trio.Nursery | None = None
         self._scope = trio.CancelScope()
-        self._is_closed = False
+        self._is_closed = True  # until it is opened
+        self._was_opened = False
         self._commit_wanted = trio.Event()
         self._token: trio.lowlevel.TrioToken | None = None
         self._thread = 0
@@ -176,14 +177,7 @@ class Readings:
         self.handout.use_up()
         prefetch = self.prefetch
         while not prefetch.is_ready:
-            if self._is_closed:
-                raise ClosedError(
-                    f"consumer of topic {self.subscription.topics[0]} for group "
-                    f"{self.subscription.group} is closed; open another one"
-                )
-            for progress in prefetch.progresses:
-                if progress.reader.error is not None:
-                    raise progress.reader.error
+            self._check_reading()
             self._pass_over()
             if self._is_parting():
                 self._commit_wanted.set()
@@ -198,11 +192,25 @@ class Readings:
             await self.fill()
             return True
         if wait <= 0 and not self.prefetch.is_ready:
+            self._check_reading()
             await trio.lowlevel.checkpoint()
             return False
         with trio.move_on_after(max(wait, 0.001)) as scope:
             await self.fill()
         return not scope.cancelled_caught
+
+    def _check_reading(self) -> None:
+        if self._is_closed:
+            what = "is closed; open another one"
+            if not self._was_opened:
+                what = f"is not open: {USE_WITH}"
+            raise ClosedError(
+                f"consumer of topic {self.subscription.topics[0]} for group "
+                f"{self.subscription.group} {what}"
+            )
+        for progress in self.prefetch.progresses:
+            if progress.reader.error is not None:
+                raise progress.reader.error
 
     def _take_turn(self) -> None:
         taken = self.prefetch.take()
@@ -358,6 +366,8 @@ class Readings:
                         self._inner.start_soon(reading.run)
                     if self._keeper is not None:
                         self._inner.start_soon(self._keeper.run)
+                    self._is_closed = False
+                    self._was_opened = True
                     task_status.started()
                     await self._commit_regularly()
         finally:

@@ -146,6 +146,7 @@ class TrioSession:
         """Close every connection."""
         self._membership.close()
         self._services.cancel()
+        self.finder.close()
         self._links.close(ConnectionClosedError("the client was closed"))
         # The block's own error is not passed in, so that it comes out as it is and not in a group.
         await self._manager.__aexit__(None, None, None)

@@ -100,7 +100,7 @@ class RegistrationHandlers:
         if before is None or before.broker_id != header.broker_id:
             self._log.log(
                 logging.INFO,
-                "broker %s of cluster %s at %s has registered as number %d, with %d topics",
+                "broker %s of cluster %s at %s has registered as number %d; topics: %d",
                 header.broker_name,
                 header.cluster_name,
                 header.broker_addr,

@@ -124,6 +124,10 @@ def test_errors_come_as_what_they_are(address):
                     await producer.send("aio-err", "text")  # type: ignore[arg-type]
             with pytest.raises(broker.ClosedError):
                 await producer.send("aio-none", b"x")
+            with pytest.raises(broker.ClosedError, match="not open"):
+                await mq.producer().send("aio-err", b"x")
+            with pytest.raises(broker.ClosedError, match="not open"):
+                await mq.consumer("g", "aio-err").get(wait=0)
             with pytest.raises(broker.TopicNotFoundError):
                 async with mq.consumer("g", "aio-none"):
                     pass

@@ -422,6 +422,38 @@ async def test_what_is_refused_here_names_its_topic(group, connect, autojump_clo
             await producer.send("orders", body, **options)
 
 
+async def test_what_was_not_opened_says_so(group, connect, autojump_clock):
+    async with connect() as mq:
+        producer, consumer = mq.producer("shop"), mq.consumer("b", "orders")
+        for call in (
+            lambda: producer.send("orders", b"x"),
+            lambda: consumer.get(wait=0),
+            lambda: consumer.get(wait=1),
+            lambda: anext(consumer),
+        ):
+            with (
+                trio.fail_after(10),
+                pytest.raises(broker.ClosedError, match="inside 'async with'"),
+            ):
+                await call()
+        with trio.fail_after(10), pytest.raises(broker.SendManyError) as caught:
+            await producer.send_many("orders", [b"x"])
+        assert "inside 'async with'" in str(caught.value.results[0])
+        async with producer, consumer:
+            await producer.send("orders", b"y")
+            assert (await anext(consumer)).body == b"y"
+        with pytest.raises(broker.ClosedError, match="open another"):
+            await consumer.get(wait=0)
+
+
+async def test_a_client_that_closes_loses_no_leader(group, connect, autojump_clock, caplog):
+    caplog.set_level("INFO", "broker.client")
+    async with connect() as mq, mq.producer() as producer:
+        await producer.send("orders", b"x")
+    assert "leader is " in caplog.text
+    assert "lost" not in caplog.text
+
+
 async def test_whoever_waits_hears_that_the_client_was_closed(
     group, connect, autojump_clock, nursery
 ):

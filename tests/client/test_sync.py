@@ -117,6 +117,10 @@ def test_errors_come_as_what_they_are(server):
             next(client.consume("g", "sync-none"))
         with pytest.raises(broker.SendManyError), client.producer() as producer:
             producer.send_many("sync-none", [b"x"])
+        with pytest.raises(broker.ClosedError, match="not open"):
+            client.producer().send("sync-none", b"x")
+        with pytest.raises(broker.ClosedError, match="not open"):
+            client.consumer("g", "sync-none").get(wait=0)
         with pytest.raises(ValueError, match="linger"):
             client.producer(linger=-1)
         with pytest.raises(RuntimeError, match="open already"):
