@@ -5,7 +5,7 @@ perhaps, and is told that it has it.  The older request may have waited for a le
 for a link: were it served now, somebody else would get the lock, and two would hold it.
 
 Requests have no number that tells their order.  But of those that came in at one node the node
-knows it, and a request does not wait for ever.  What cannot be told apart from one that is late
+knows it, and nobody believes in a lock for ever.  What cannot be told apart from one that is late
 frees nothing: the lock runs out by itself.
 """
 
@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     from broker.groups.locks import QueueLock
     from dledger.clock import Clock
 
-# After which no request is still under way: it waits 3 s for a leader, and may be turned away.
-LATE_SECONDS_MAX = 15.0
+# After which nobody believes any more in a lock that was last asked for before: 30 s from when the
+# answer came, for which clients wait 3 s.  How long a request is under way has no bound: the node
+# that took it may be stopped meanwhile, or its link to the leader.
+LATE_SECONDS_MAX = 35.0
 
 
 class Arrival(NamedTuple):

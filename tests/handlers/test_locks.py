@@ -227,6 +227,18 @@ async def test_a_request_to_free_a_lock_that_waited_elsewhere_frees_no_newer_one
     assert await lock(caller, "b", 0) == [0], "none waits that long"
 
 
+async def test_a_request_to_free_a_lock_that_waited_for_long_frees_none_that_is_believed_in(
+    autojump_clock, caller
+):
+    """The node that took it was stopped for a while: what it had goes on when it does."""
+    await trio.sleep(LATE_SECONDS_MAX + 1)
+    await lock(caller, "a", 0)
+    await trio.sleep(29)  # its holder reads on for 30 s from its answer
+    await caller.ok(RequestCode.UNLOCK_BATCH_MQ, {FORWARDED: "n2", ARRIVED_AT: 3.0}, body("a", 0))
+
+    assert await lock(caller, "b", 0) == []
+
+
 async def test_a_request_to_free_a_lock_that_waited_here_frees_no_newer_one(
     autojump_clock, caller, brokers
 ):
