@@ -1,8 +1,10 @@
 """What waits to be appended on the leader, and when it is sealed into an entry.
 
 Group commit without a timer: a group is sealed at once when nothing is on its way; while entries
-are, it grows, and is sealed when fewer than four are on their way and 64 KiB have come together.
-So a lone message never waits for company, and a crowd shares entries and syncs.
+are, it grows, and is sealed when fewer than four are on their way and 64 KiB have come together, or
+when it cannot grow any more, as one of another kind is behind it: messages and commands in turns
+would else be one entry each, one after another.  So a lone message never waits for company, and a
+crowd shares entries and syncs.
 
 The queue is open only on a leader that has taken in its predecessors' log.  It then holds an
 `AppendState`, which says what offset and sequence come next; should an append fail for whatever
@@ -285,10 +287,10 @@ class AppendQueue:
         try:
             while self._groups:
                 on_their_way = self._ledger.core.unfinished_count
-                if on_their_way and (
-                    on_their_way >= GROUPS_ON_THEIR_WAY_MAX
-                    or self._groups[0].body_size < GROUP_SIZE_WORTH_SEALING
-                ):
+                may_grow = (
+                    len(self._groups) == 1 and self._groups[0].body_size < GROUP_SIZE_WORTH_SEALING
+                )
+                if on_their_way and (on_their_way >= GROUPS_ON_THEIR_WAY_MAX or may_grow):
                     return
                 group = self._groups.popleft()
                 try:
