@@ -42,6 +42,7 @@ class NodeAnswer:
     status: GroupStatus | None = None
     details: dict[str, Any] = field(default_factory=dict)  # all it said, as JSON has it
     problem: str = ""
+    is_refusal: bool = False  # it answered, and would not say: a name server, or one that is full
     # How far its clock is ahead of ours, to within half the time the question took; None: untold.
     clock_skew_seconds: float | None = None
 
@@ -99,7 +100,7 @@ async def ask_node(
     if answer is None:
         return NodeAnswer(address=address, problem=problem)
     if answer.code:
-        return NodeAnswer(address=address, problem=failure_text(answer))
+        return NodeAnswer(address=address, problem=failure_text(answer), is_refusal=True)
     found = read_answer(address, _body(answer))
     if found.status is None or found.status.wall_ms < 0:  # nodes of 0.1 do not tell
         return found
@@ -149,9 +150,7 @@ async def ask_group(
     named = [
         answer
         if answer.status is not None or answer.address not in names
-        else NodeAnswer(
-            address=answer.address, node_id=names[answer.address], problem=answer.problem
-        )
+        else dataclasses.replace(answer, node_id=names[answer.address])
         for answer in (answers[address] for address in asked)
     ]
     return GroupView(answers=tuple(sorted(named, key=lambda answer: _order(answer.node_id))))

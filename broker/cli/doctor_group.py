@@ -49,13 +49,15 @@ def _reachable(view: GroupView) -> Check:
     if not silent:
         return Check(name="nodes", level=Level.OK, text=f"all {count} answer")
     has_quorum = 2 * answering > count
+    remedy = "start what does not run; the end of its log says why it ended"
+    if all(answer.is_refusal for answer in view.answers if answer.problem):
+        remedy = "do what the answer says"
     text = f"{answering} of {plural(count, 'node')} answer; {'; '.join(silent)}"
     return Check(
         name="nodes",
         level=Level.WARN if has_quorum else Level.FAIL,
         text=text,
-        remedy="start what does not run; the end of its log says why it ended"
-        + ("" if has_quorum else ". Without a majority nothing is committed"),
+        remedy=remedy + ("" if has_quorum else ". Without a majority nothing is committed"),
     )
 
 

@@ -13,7 +13,7 @@ from broker.cli.ask import ask_group
 from broker.cli.node_operations import drain, log_level
 from broker.cli.output import Table, json_option, print_json
 from broker.cli.servers import group_options
-from broker.cli.status_table import problems
+from broker.cli.status_table import problems, silence_of
 from broker.cli.values import format_duration
 from broker.config import LOG_LEVELS
 from broker.config_file import load_config
@@ -105,7 +105,7 @@ def list_(*, servers: list[str], as_json: bool) -> None:
     for answer in view.answers:
         status = answer.status
         if status is None:
-            table.add_row(answer.node_id, answer.address, ("unreachable", "red"))
+            table.add_row(answer.node_id, answer.address, (silence_of(answer), "red"))
             continue
         table.add_row(
             answer.node_id,

@@ -24,7 +24,7 @@ def status_table(view: GroupView) -> Table:
     )  # fmt: skip
     for answer in view.answers:
         if answer.status is None:
-            table.add_row(answer.node_id, ("unreachable", "red"), "", answer.address)
+            table.add_row(answer.node_id, (silence_of(answer), "red"), "", answer.address)
             continue
         status = answer.status
         lag = lag_of(view, answer)
@@ -41,6 +41,11 @@ def status_table(view: GroupView) -> Table:
             _disk_of(status),
         )
     return table
+
+
+def silence_of(answer: NodeAnswer) -> str:
+    """Return what stands for the role of a node that has not said how it is."""
+    return "refuses" if answer.is_refusal else "unreachable"
 
 
 def problems(view: GroupView) -> list[str]:
@@ -93,6 +98,8 @@ def verdict(view: GroupView) -> str:
         if not view.is_healthy:
             return f"{head}, but only {answering} of {count} nodes answer: it cannot commit"
         return f"{head}; {answering} of {count} nodes answer"
+    if any(answer.is_refusal for answer in view.answers) and not answering:
+        return "no node answers; what was asked refused, and says why"
     if not answering:
         return "no node answers; `dledger up` starts a group on this machine"
     return f"nobody leads; {answering} of {count} nodes answer"

@@ -14,7 +14,7 @@ import trio
 
 from broker.cli.ask import ANSWER_SECONDS, LEADER, ask_group
 from broker.cli.output import Table, format_bytes
-from broker.cli.status_table import lag_of, problems, verdict
+from broker.cli.status_table import lag_of, problems, silence_of, verdict
 from broker.cli.values import format_duration, format_time
 from broker.errors import HeaderError
 from broker.protocol.bodies import decode_topic_table
@@ -250,7 +250,7 @@ def nodes_table(view: GroupView) -> Table:
     for answer in view.answers:
         status = answer.status
         if status is None:
-            table.add_row(answer.node_id, ("unreachable", "red"))
+            table.add_row(answer.node_id, (silence_of(answer), "red"))
             continue
         is_leader = status.role.upper() == LEADER
         role: Cell = status.role.lower()

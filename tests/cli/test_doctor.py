@@ -101,6 +101,13 @@ def test_a_node_down_is_a_warning_while_there_is_a_majority():
     assert "n1: no answer" in found(two_down, "nodes").text
 
 
+def test_who_refuses_need_not_be_started():
+    refusing = dataclasses.replace(silent("n1"), is_refusal=True)
+
+    assert found(check(n1=refusing), "nodes").remedy == "do what the answer says"
+    assert "start what" in found(check(n1=refusing, n3=silent("n3")), "nodes").remedy
+
+
 def test_no_node_at_all_is_a_failure():
     checks = check(**{name: silent(name) for name in ADDRESSES})
 

@@ -201,6 +201,15 @@ def test_a_node_that_is_not_ready_is_shown_so(capsys):
     assert "leader, not ready" in text
 
 
+def test_a_name_server_is_not_taken_for_a_node_that_is_down(capsys):
+    answer = NodeAnswer(address="memory:1", problem="this is a name server", is_refusal=True)
+    view = GroupView(answers=(answer,))
+
+    assert "refuses" in text_of(view, capsys)
+    assert "what was asked refused" in verdict(view)
+    assert "dledger up" not in verdict(view)
+
+
 @pytest.mark.parametrize(
     ("answers", "words", "is_healthy"),
     [
