@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check format interop cluster status kill-leader transfer-leader down bench bench-peers bench-growth sim mutants faults nemesis soak report clean
+.PHONY: help demo test check format interop cluster status kill-leader transfer-leader down bench bench-peers bench-growth fuzz sim mutants faults nemesis soak report clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
