@@ -173,7 +173,7 @@ def test_a_consumer_that_runs_follows_a_reset(tool, cluster, shared_group):
     connection = ("producerConnection", "-g", "adm-producers", "-t", "AdmResets")
     tool.until("it is heard", lambda: "JAVA" in tool.run(*connection))
     # Sends go by way of followers, and each node answers for itself.
-    told = [tool.ok("producer", "-b", node.address) for node in shared_group.nodes]
+    told = [tool.ok("producer", "-b", node.address) for node in shared_group]
     assert any("adm-producers" in each for each in told)
 
 
