@@ -267,7 +267,7 @@ class Wiring(ABC):
             limits=limits,
             is_serving=self._is_serving,
             is_being_deleted=self.topics.is_being_deleted,
-            last_delivered=files.derived.producers.last_sequence_of,
+            last_delivered=self.queue.last_sequence_of,
         )
         self.connections = Connections(consumers=files.consumers, groups=files.groups, clock=clock)
         self.changes = Changes(queue=self.queue, derived=files.derived, forwarder=self.forwarder)

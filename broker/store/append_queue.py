@@ -107,6 +107,10 @@ class AppendQueue:
         """Return how many groups wait to be proposed."""
         return len(self._groups)
 
+    def last_sequence_of(self, producer_id: int) -> int:
+        """Return the highest number of a producer in the log; -1: none, or the queue is closed."""
+        return -1 if self._state is None else self._state.last_sequence_of(producer_id)
+
     # -- opening and closing --------------------------------------------------------------------
 
     def refresh(self) -> None:

@@ -92,6 +92,18 @@ class AppendState:
             return self._dispatched.next_queue_offset(topic, queue_id)
         return offset
 
+    def last_sequence_of(self, producer_id: int) -> int:
+        """Return the highest number of a producer in any queue of the log; -1: there is none.
+
+        Also of what is not dispatched yet: an append that failed has made this state anew then.
+        """
+        appended = (
+            producer.last_sequence
+            for key, producer in self._producers.items()
+            if key[0] == producer_id
+        )
+        return max(self._dispatched.producers.last_sequence_of(producer_id), *appended, -1)
+
     def reserve(
         self, producer_id: int, topic: str, queue_id: int, first_sequence: int, count: int
     ) -> SequenceVerdict:

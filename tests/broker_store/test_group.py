@@ -7,10 +7,10 @@ import random
 import numpy as np
 import pytest
 
-from broker.message.batch import ProducerMark, decode_mark
+from broker.message.batch import ProducerMark, decode_mark, own_producer_id
 from broker.message.codec import decode_records
 from broker.store.append_state import AppendState
-from broker.store.producers import SequenceState
+from broker.store.producers import Run, SequenceState
 from broker.store.runs import RunReader
 from broker.store.stamp import stamp_columns, stamp_each
 from tests.broker_store.helpers import (
@@ -202,6 +202,26 @@ def test_a_new_leader_recounts_what_is_not_dispatched(log, state):
     assert recounted.next_queue_offset("orders", 2) == 0
     assert recounted.reserve(7, "orders", 0, 100, 50) == (SequenceState.DUPLICATE, 100, 9)
     assert recounted.reserve(7, "orders", 0, 250, 1).state is SequenceState.NEW
+
+
+def test_what_the_broker_itself_wrote_is_known_before_it_is_dispatched(log, state):
+    """Else a leader whose append fails, and that begins anew, delivers what has waited twice."""
+    own = own_producer_id(3)
+    for last, queue_id in ((4, 0), (30, 1), (21, 0)):
+        group = new_group(state)
+        chunk = make_chunk([b"a"], queue_id=queue_id)
+        group.add_chunk(chunk, producer_id=own, first_sequence=last)
+        append_group(log, group)
+    dispatched = NothingDispatched()
+    run = Run(first_sequence=7, record_count=1, first_queue_offset=0, position=0)
+    dispatched.producers.record((own, "orders", 5), run, index=1, timestamp_ms=1)
+
+    recounted = AppendState(dispatched, log)
+
+    assert state.last_sequence_of(own) == recounted.last_sequence_of(own) == 30
+    log.truncate_from(1)
+    assert AppendState(dispatched, log).last_sequence_of(own) == 7
+    assert recounted.last_sequence_of(own_producer_id(4)) == -1
 
 
 def test_what_is_cut_off_the_log_is_not_known_to_the_next_leader(log, state):

@@ -91,6 +91,26 @@ async def test_a_restart_and_a_failover_lose_nothing_that_waits(autojump_clock, 
     assert [message.body for message in messages] == [b"%d" % number for number in range(20)]
 
 
+async def test_what_was_delivered_does_not_come_again_when_an_append_fails(
+    autojump_clock, caller, brokers, monkeypatch
+):
+    """Seed 730057: the leader began anew from what was dispatched, and the log was ahead of it."""
+    node = brokers["n1"].running
+    await send(caller, b"x", properties="DELAY\x011\x02")
+    await trio.sleep(0.5)
+    with monkeypatch.context() as held:
+        held.setattr(node.dispatch._derived, "dispatch_up_to", lambda index: None)
+        await trio.sleep(2)
+        assert node.schedule.delivered_count == 1
+        node.queue.group_failed()
+        node.queue.refresh()
+        await trio.sleep(2)
+    await send(caller, b"y")
+
+    messages = await until_there(caller, 2)
+    assert [message.body for message in messages] == [b"x", b"y"]
+
+
 async def test_what_was_delivered_does_not_come_again_after_a_failover(
     autojump_clock, make_brokers
 ):
