@@ -65,13 +65,17 @@ class Prefetch:
             self._turns.remove(reader)
 
     def release(self, reader: QueueReader) -> None:
-        """Take turns of one queue again."""
+        """Take turns of one queue again, unless it was removed meanwhile."""
+        if reader not in self._progresses:
+            return
         if reader.batches and not reader.is_paused and reader not in self._turns:
             self._turns.append(reader)
         self.wake()
 
     def put_back(self, reader: QueueReader, messages: list[Message]) -> None:
-        """Have *messages* wait again, before all others of their queue."""
+        """Have *messages* wait again, before all others of their queue, if that is still read."""
+        if reader not in self._progresses:
+            return
         end = reader.batches[0][0][0].queue_offset if reader.batches else reader.next_offset
         reader.batches.appendleft((messages, 0, end))
         self._count += len(messages)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import math
+from collections import deque
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import trio
 
 import broker
+from broker.client.prefetch import Prefetch
 from broker.client.progress import DEAD
 from broker.protocol.request_code import RequestCode
 from broker.protocol.response_code import ResponseCode as Code
@@ -260,6 +264,36 @@ async def test_in_order_one_message_of_a_queue_is_dealt_with_at_a_time(
         assert busiest == 4
     for queue in range(4):
         assert [place[1] for place in done if place[0] == queue] == list(range(20))
+
+
+async def test_in_order_a_message_held_back_of_a_queue_that_is_gone_is_the_next_members(
+    autojump_clock,
+):
+    """The consumer ended with a KeyError when its delay was over."""
+
+    class Reader:
+        is_paused, next_offset = False, 7
+
+        def __init__(self):
+            self.batches = deque()
+
+        def make_room(self):
+            pass
+
+    reader, other = Reader(), Reader()
+    prefetch = Prefetch(size_max=100, count_max=100, one_by_one=True)
+    for each in (reader, other):
+        prefetch.add(SimpleNamespace(reader=each, is_idle=True, valid_until=math.inf))
+    prefetch.remove(reader)
+
+    for each in (reader, other):
+        prefetch.put_back(each, [SimpleNamespace(queue_offset=6)])
+        prefetch.release(each)
+
+    assert prefetch.is_ready
+    progress, _, _ = prefetch.take()
+    assert progress.reader is other
+    assert not prefetch.is_ready
 
 
 async def test_in_order_a_message_is_given_up_where_that_is_wished(group, connect, autojump_clock):
