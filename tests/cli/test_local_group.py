@@ -224,6 +224,8 @@ def test_a_base_port_is_free_with_all_the_ports_of_its_group():
     assert 20_000 <= base_port < 30_000
 
     with socket.socket() as listener:
+        # As nodes listen: a connection that ended there a moment ago is in nobody's way.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("127.0.0.1", base_port + 1002))
         listener.listen()
         other = find_base_port(3)

@@ -75,6 +75,7 @@ async def test_members_come_and_go_and_every_message_is_dealt_with(tmp_path):
         await mq.admin.create_topic("work", 4)
 
         is_over = False
+        sender_ended = trio.Event()
 
         async def send_always():
             while not is_over:
@@ -82,6 +83,7 @@ async def test_members_come_and_go_and_every_message_is_dealt_with(tmp_path):
                 await producer.send("work", body.encode(), queue=len(sent) % 4)
                 sent.append(body)
                 await trio.sleep(0.005)
+            sender_ended.set()
 
         one, other, third = (Member(group, nursery) for _ in range(3))
         await one.start()
@@ -102,6 +104,7 @@ async def test_members_come_and_go_and_every_message_is_dealt_with(tmp_path):
         count = len(sent)
         await until(lambda: len(sent) > count + 40 and {*sent[count:][:40]} <= third.bodies)
         is_over = True
+        await sender_ended.wait()  # a message may be on its way, and is to be dealt with as well
         await until(lambda: one.bodies | other.bodies | third.bodies >= set(sent))
         third.process.terminate()
         await third.process.wait()
