@@ -216,8 +216,9 @@ class _BlockingSend(SendJob):
         self._result = result
         self._settled.release()
 
-    def wait(self) -> SendResult:
+    def run(self, portal: Portal) -> SendResult:
         try:
+            portal.submit(self)
             self._settled.acquire()
         except BaseException:  # KeyboardInterrupt
             self.is_abandoned = True
@@ -286,9 +287,7 @@ class SyncProducer:
             deliver_at,
             delay_level,
         )
-        job = _BlockingSend(self._pumps, topic, message)
-        self._portal.submit(job)
-        return job.wait()
+        return _BlockingSend(self._pumps, topic, message).run(self._portal)
 
     def send_many(self, topic: str, messages: Iterable[Body | OutMessage]) -> list[SendResult]:
         """Send all *messages* and return where each is. See `broker.Producer.send_many`."""

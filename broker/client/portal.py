@@ -54,12 +54,13 @@ class PortalCall:
     A subclass says how, by `finish`.
     """
 
-    __slots__ = ("_function", "_is_cancelled", "_scope")
+    __slots__ = ("_function", "_is_cancelled", "_is_taken", "_scope")
 
     def __init__(self, function: Callable[[], object]) -> None:
         self._function = function
         self._scope: trio.CancelScope | None = None
         self._is_cancelled = False
+        self._is_taken = False  # `finish` is called, now or later
 
     def finish(self, result: object, error: BaseException | None) -> None:
         """Take what the function returned or raised; called once, in the portal's thread."""
@@ -67,17 +68,22 @@ class PortalCall:
 
     def start(self, nursery: trio.Nursery) -> None:
         """See `PortalJob`."""
+        self._is_taken = True
         nursery.start_soon(self._run)
 
     def give_up(self, error: Exception) -> None:
         """See `PortalJob`."""
+        self._is_taken = True
         self.finish(None, error)
 
     def cancel(self) -> None:
-        """Cancel it; in the portal's thread."""
+        """Cancel it; in the portal's thread, when all that was submitted has been taken."""
         self._is_cancelled = True
         if self._scope is not None:
             self._scope.cancel()
+        elif not self._is_taken:  # its caller was interrupted before it was submitted
+            self._is_taken = True
+            self.finish(None, ClosedError("the call was interrupted before it began"))
 
     async def _run(self) -> None:
         result: object = None
@@ -212,14 +218,20 @@ class Portal:
         """Have *job* done over there; it is given up when the portal is closed. From any thread."""
         self._jobs.append(job)
         if not self._is_woken:
-            self._is_woken = True
-            self._wake(self._take_jobs)
+            try:
+                self._is_woken = True
+                self._wake(self._take_jobs)
+            except BaseException:  # Ctrl-C: others rely on a wake-up that may not have been
+                self._wake(self._take_jobs)
+                raise
         if self._is_over:
             self._give_up_jobs()
 
     def cancel(self, call: PortalCall) -> None:
-        """Cancel *call*, which ends soon afterwards. From any thread."""
-        self._wake(call.cancel)
+        """Cancel *call*, submitted or not, which ends soon afterwards. From any thread."""
+        self._wake(functools.partial(self._cancel, call))
+        if self._is_over:
+            self._give_up_jobs()
 
     def end(self, on_over: Callable[[], None]) -> None:
         """Close the session; *on_over* is called in the thread when nothing more happens there."""
@@ -259,6 +271,10 @@ class Portal:
         jobs = self._jobs
         while jobs:
             jobs.popleft().start(nursery)
+
+    def _cancel(self, call: PortalCall) -> None:
+        self._take_jobs()
+        call.cancel()
 
     def _give_up_jobs(self) -> None:
         while self._jobs:
@@ -305,26 +321,32 @@ class Portal:
 class BlockingCall(PortalCall):
     """A call whose caller's thread waits for it."""
 
-    __slots__ = ("_done", "_error", "_result")
+    __slots__ = ("_error", "_is_finished", "_result", "_settled")
 
     def __init__(self, function: Callable[[], object]) -> None:
         super().__init__(function)
-        self._done = threading.Event()
+        # Taken twice by who waits. Ctrl-C may strike anywhere in the Python code of an Event.
+        self._settled = threading.Lock()
+        self._settled.acquire()
+        self._is_finished = False
         self._result: object = None
         self._error: BaseException | None = None
 
     def finish(self, result: object, error: BaseException | None) -> None:
         """See `PortalCall`."""
         self._result, self._error = result, error
-        self._done.set()
+        self._is_finished = True
+        self._settled.release()
 
-    def wait(self, portal: Portal) -> Any:  # noqa: ANN401 - what the function returns
-        """Return what the function returned, or raise what it raised."""
+    def run(self, portal: Portal) -> Any:  # noqa: ANN401 - what the function returns
+        """Have it done; return what the function returned, or raise what it raised."""
         try:
-            self._done.wait()
+            portal.submit(self)
+            self._settled.acquire()
         except BaseException:  # KeyboardInterrupt, most likely: it shall not go on over there
             portal.cancel(self)
-            self._done.wait(ATEXIT_SECONDS)
+            if not self._is_finished:
+                self._settled.acquire(timeout=ATEXIT_SECONDS)
             raise
         if self._error is not None:
             try:
@@ -338,9 +360,7 @@ def call_blocking(portal: Portal, function: Callable[..., Any], *args: Any, **op
     """Call *function* in the portal's thread and return its result, awaited if need be."""
     if is_in_portal():
         raise RuntimeError("this thread has the connections in it: who waits here waits for ever")
-    call = BlockingCall(functools.partial(function, *args, **options))
-    portal.submit(call)
-    return call.wait(portal)
+    return BlockingCall(functools.partial(function, *args, **options)).run(portal)
 
 
 def open_blocking(portal: Portal, real: Producer | Consumer) -> None:

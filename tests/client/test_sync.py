@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import inspect
 import itertools
+import linecache
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import trio
 
 import broker
 from broker import OutMessage, sync
@@ -221,14 +223,14 @@ def test_an_error_in_a_loop_leaves_the_message_that_was_in_a_with(mq):
 def test_what_is_interrupted_while_it_opens_is_closed_if_it_has_opened(mq, kind, monkeypatch):
     mq.send("sync-11", b"x")
     made = mq.consumer("g", "sync-11") if kind == "consumer" else mq.producer()
-    wait = BlockingCall.wait
+    run = BlockingCall.run
 
-    def wait_and_be_interrupted(call, portal):
+    def run_and_be_interrupted(call, portal):
         monkeypatch.undo()
-        wait(call, portal)
+        run(call, portal)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(BlockingCall, "wait", wait_and_be_interrupted)
+    monkeypatch.setattr(BlockingCall, "run", run_and_be_interrupted)
     with pytest.raises(KeyboardInterrupt):
         made.__enter__()
     assert getattr(made._real, "_readings", made._real)._is_closed
@@ -248,6 +250,64 @@ def test_a_client_that_is_interrupted_while_it_opens_leaves_no_thread(server, mo
     with pytest.raises(KeyboardInterrupt):
         sync.connect(server.address).__enter__()
     assert not portals[0]._thread.is_alive()
+
+
+def interrupted_at_each_line(call):
+    """Yield after *call* has been interrupted at its first line, its second, and so on to its last.
+
+    Lines of the client's own and of what wakes its other thread; not those that begin a ``with``,
+    which come up when it ends, too, where an interpreter that is not traced lets nothing in.
+    """
+    files = {broker.client.portal.__file__, sync.__file__, broker.client.handout.__file__}
+    files.add(trio._core._entry_queue.__file__)
+    for wanted in itertools.count(1):
+        seen = 0
+
+        def trace(frame, event, _, wanted=wanted):
+            nonlocal seen
+            if frame.f_code.co_filename not in files:
+                return None
+            if event == "line":
+                line = linecache.getline(frame.f_code.co_filename, frame.f_lineno)
+                seen += not line.lstrip().startswith("with ")
+                if seen == wanted:
+                    raise KeyboardInterrupt
+            return trace
+
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            call()
+        except KeyboardInterrupt:
+            pass
+        else:
+            return
+        finally:
+            sys.settrace(before)
+        yield wanted
+
+
+def test_a_wait_that_is_interrupted_anywhere_ends_there_and_spoils_nothing(mq):
+    mq.admin.create_topic("sync-13", 1)
+    lines = 0
+    with mq.consumer("g", "sync-13") as consumer:
+        for lines in interrupted_at_each_line(lambda: consumer.get(0)):
+            mq.send("sync-13", b"%d" % lines)
+            assert next(consumer).body == b"%d" % lines
+    assert lines > 20
+
+
+def test_a_send_that_is_interrupted_anywhere_spoils_nothing(mq):
+    mq.admin.create_topic("sync-14", 1)
+    lines = 0
+    for lines in interrupted_at_each_line(lambda: mq.send("sync-14", b"interrupted")):
+        mq.send("sync-14", b"%d" % lines)
+    assert lines > 20
+    with mq.consumer("g", "sync-14") as consumer:
+        whole = [next(consumer).body for _ in range(mq.admin.max_offset("sync-14", 0))]
+    assert [body for body in whole if body != b"interrupted"] == [
+        b"%d" % number for number in range(1, lines + 1)
+    ]
 
 
 INTERRUPTED = """
