@@ -18,6 +18,7 @@ import msgspec
 
 from broker.message.batch import BatchMessage, encode_batch_body
 from broker.protocol.bodies import GroupStatus
+from broker.protocol.response_code import ResponseCode
 from dledger.config import parse_address
 from dledger.protocol import PeerCode
 from dledger.remoting.command import FLAG_ONEWAY, Command, SerializeType
@@ -77,9 +78,11 @@ def ask(address: tuple[str, int], data: bytes, *, seconds: float = 5.0) -> list[
 
 
 def status_of(address: tuple[str, int], *, seconds: float = 10.0) -> GroupStatus | None:
-    """Return how a node says it is; None when it does not answer in time."""
+    """Return how a node says it is; None when it does not answer in time, or has no room."""
     answers = ask(address, frame_bytes(Command(60001, opaque=1)), seconds=seconds)
-    return GroupStatus.decode(answers[0].body) if answers else None  # type: ignore[arg-type]
+    if not answers or answers[0].code == ResponseCode.SYSTEM_BUSY:
+        return None
+    return GroupStatus.decode(answers[0].body)  # type: ignore[arg-type]
 
 
 def _drain(stream: socket.socket, seconds: float = _QUIET_SECONDS) -> None:
