@@ -14,29 +14,34 @@ import numpy as np
 
 from bench.measured import LoadError, Measured
 from bench.peers import clients
-from bench.peers.servers import Servers, find_program, free_ports
-from bench.window import connect, run_window
+from bench.peers.foreign import ForeignPeer
+from bench.peers.servers import find_program, free_ports
+from bench.window import connect
 
 if TYPE_CHECKING:
     import socket
     from pathlib import Path
 
+    from bench.window import Stream
+
 _STREAM = "BENCH"
 _START_SECONDS = 30.0
 
 
-class Nats:
+class Nats(ForeignPeer):
     """Three servers and one stream."""
 
     name = "NATS JetStream R3"
     durability = "page caches of a majority"
     library = "nats-py"
+    package = "nats"
+    library_sends = clients.nats_sends
+    library_consume = clients.nats_consume
     is_emptied = False
 
     def __init__(self, folder: Path, *, body_size: int) -> None:
         program = find_program("nats-server", "nats-server")
-        self._body_size = body_size
-        self._servers = Servers(folder)
+        super().__init__(folder, body_size=body_size)
         ports, routes = free_ports(3), free_ports(3)
         self._ports = {f"s{number}": port for number, port in enumerate(ports)}
         peers = ", ".join(f"nats://127.0.0.1:{port}" for port in routes)
@@ -49,8 +54,8 @@ class Nats:
                     f"cluster {{ name: bench, listen: 127.0.0.1:{route}, routes: [{peers}] }}\n",
                     encoding="utf-8",
                 )
-                self._servers.start(name, [program, "-c", str(config)])
-            self._servers.wait_until(
+                self.servers.start(name, [program, "-c", str(config)])
+            self.servers.wait_until(
                 self._has_stream, seconds=_START_SECONDS, what="a stream with three replicas"
             )
             self._port = self._ports[self._leader()]
@@ -58,16 +63,15 @@ class Nats:
             self.close()
             raise
 
-    def send(self, *, in_flight: int, seconds: float, warm_up_seconds: float) -> Measured:
-        """See `Peer`."""
-        stream = _Publisher(connect(self._port), self._body_size)
-        with stream.socket:
-            return run_window(
-                [stream],
-                in_flight=in_flight,
-                seconds=seconds,
-                warm_up_seconds=warm_up_seconds,
-            )
+    @property
+    def port(self) -> int:
+        """See `ForeignPeer`."""
+        return self._port
+
+    def streams(self, in_flight: int) -> list[Stream]:
+        """See `ForeignPeer`."""
+        del in_flight  # on one
+        return [_Publisher(connect(self._port), self.body_size)]
 
     def consume(self, *, count: int, seconds: float) -> Measured:
         """See `Peer`: a push consumer that asks for no acks."""
@@ -102,40 +106,6 @@ class Nats:
         return Measured.of(
             message_count=seen, seconds=now - began, latencies=np.zeros(0), written_count=0
         )
-
-    def send_by_library(
-        self, *, task_count: int, seconds: float, warm_up_seconds: float
-    ) -> Measured:
-        """See `Peer`."""
-        clients.need("nats")
-        return clients.run(
-            clients.nats_sends(
-                self._port,
-                self._body_size,
-                task_count=task_count,
-                seconds=seconds,
-                warm_up_seconds=warm_up_seconds,
-            )
-        )
-
-    def consume_by_library(self, *, count: int, seconds: float) -> Measured:
-        """See `Peer`."""
-        clients.need("nats")
-        return clients.run(
-            clients.nats_consume(self._port, self._body_size, count=count, seconds=seconds)
-        )
-
-    def cpu_seconds(self) -> float:
-        """See `Peer`."""
-        return self._servers.cpu_seconds()
-
-    def rss(self) -> int:
-        """See `Peer`."""
-        return self._servers.rss()
-
-    def close(self) -> None:
-        """See `Peer`."""
-        self._servers.stop()
 
     def _has_stream(self) -> bool:
         try:

@@ -15,12 +15,15 @@ import numpy as np
 
 from bench.measured import LoadError, Measured
 from bench.peers import clients
-from bench.peers.servers import Servers, find_program, free_ports
-from bench.window import connect, run_window
+from bench.peers.foreign import ForeignPeer
+from bench.peers.servers import find_program, free_ports
+from bench.window import connect
 
 if TYPE_CHECKING:
     import socket
     from pathlib import Path
+
+    from bench.window import Stream
 
 _BIN = ("/usr/lib/rabbitmq/bin",)
 _START_SECONDS = 120.0
@@ -36,19 +39,21 @@ _ACKED, _NACKED = (60, 80), (60, 120)
 _CONFIRM = (85, 10)
 
 
-class RabbitMq:
+class RabbitMq(ForeignPeer):
     """Three nodes of Erlang and one queue."""
 
     name = "RabbitMQ quorum queue"
     durability = "disks of a majority"
     library = "aiormq"
+    package = "aiormq"
+    library_sends = clients.rabbit_sends
+    library_consume = clients.rabbit_consume
     is_emptied = True
 
     def __init__(self, folder: Path, *, body_size: int) -> None:
         program = find_program("rabbitmq-server", "rabbitmq-server", beside=_BIN)
         epmd = find_program("epmd", "erlang-base")
-        self._body_size = body_size
-        self._servers = Servers(folder)
+        super().__init__(folder, body_size=body_size)
         epmd_port, *ports = free_ports(7)
         self._ports = ports[:3]
         names = [f"bench{number}-{epmd_port}@localhost" for number in range(3)]
@@ -57,7 +62,7 @@ class RabbitMq:
         cookie.chmod(0o400)
         try:
             # A name server of our own, in the foreground: it ends with the rest.
-            self._servers.start("epmd", [epmd, "-port", str(epmd_port), "-address", "127.0.0.1"])
+            self.servers.start("epmd", [epmd, "-port", str(epmd_port), "-address", "127.0.0.1"])
             for number, name in enumerate(names):
                 home = folder / f"q{number}"
                 home.mkdir()
@@ -83,24 +88,23 @@ class RabbitMq:
                     "RABBITMQ_LOG_BASE": str(home / "log"),
                     "RABBITMQ_DIST_PORT": str(ports[3 + number]),
                 }
-                self._servers.start(f"q{number}", [program], environment=environment)
-            self._servers.wait_until(
+                self.servers.start(f"q{number}", [program], environment=environment)
+            self.servers.wait_until(
                 self._has_queue, seconds=_START_SECONDS, what="a queue with three members"
             )
         except BaseException:
             self.close()
             raise
 
-    def send(self, *, in_flight: int, seconds: float, warm_up_seconds: float) -> Measured:
-        """See `Peer`."""
-        stream = _Publisher(_Channel(self._ports[0]), self._body_size)
-        with stream.socket:
-            return run_window(
-                [stream],
-                in_flight=in_flight,
-                seconds=seconds,
-                warm_up_seconds=warm_up_seconds,
-            )
+    @property
+    def port(self) -> int:
+        """See `ForeignPeer`."""
+        return self._ports[0]
+
+    def streams(self, in_flight: int) -> list[Stream]:
+        """See `ForeignPeer`."""
+        del in_flight  # on one
+        return [_Publisher(_Channel(self._ports[0]), self.body_size)]
 
     def consume(self, *, count: int, seconds: float) -> Measured:
         """See `Peer`: pushed, and taken as read when they leave the server."""
@@ -122,40 +126,6 @@ class RabbitMq:
         return Measured.of(
             message_count=seen, seconds=now - began, latencies=np.zeros(0), written_count=0
         )
-
-    def send_by_library(
-        self, *, task_count: int, seconds: float, warm_up_seconds: float
-    ) -> Measured:
-        """See `Peer`."""
-        clients.need("aiormq")
-        return clients.run(
-            clients.rabbit_sends(
-                self._ports[0],
-                self._body_size,
-                task_count=task_count,
-                seconds=seconds,
-                warm_up_seconds=warm_up_seconds,
-            )
-        )
-
-    def consume_by_library(self, *, count: int, seconds: float) -> Measured:
-        """See `Peer`."""
-        clients.need("aiormq")
-        return clients.run(
-            clients.rabbit_consume(self._ports[0], self._body_size, count=count, seconds=seconds)
-        )
-
-    def cpu_seconds(self) -> float:
-        """See `Peer`."""
-        return self._servers.cpu_seconds()
-
-    def rss(self) -> int:
-        """See `Peer`."""
-        return self._servers.rss()
-
-    def close(self) -> None:
-        """See `Peer`."""
-        self._servers.stop()
 
     def _has_queue(self) -> bool:
         """Declare the queue once all nodes take clients: it gets a member on each.

@@ -13,29 +13,34 @@ import numpy as np
 
 from bench.measured import LoadError, Measured
 from bench.peers import clients
-from bench.peers.servers import Servers, find_program, free_ports
-from bench.window import connect, run_window
+from bench.peers.foreign import ForeignPeer
+from bench.peers.servers import find_program, free_ports
+from bench.window import connect
 
 if TYPE_CHECKING:
     import socket
     from pathlib import Path
 
+    from bench.window import Stream
+
 _CONNECTIONS = 4  # WAIT holds up its own connection: another one's sends go on meanwhile
 _READ_COUNT = 2000
 
 
-class Redis:
+class Redis(ForeignPeer):
     """A primary and two replicas, one stream."""
 
     name = "Redis streams + WAIT 1"
     durability = "page caches of two, no failover"
     library = "redis-py"
+    package = "redis"
+    library_sends = clients.redis_sends
+    library_consume = clients.redis_consume
     is_emptied = False
 
     def __init__(self, folder: Path, *, body_size: int) -> None:
         program = find_program("redis-server", "redis-server")
-        self._body_size = body_size
-        self._servers = Servers(folder)
+        super().__init__(folder, body_size=body_size)
         self._ports = free_ports(3)
         try:
             for number, port in enumerate(self._ports):
@@ -45,28 +50,23 @@ class Redis:
                 command += ["--appendonly", "yes", "--appendfsync", "everysec", "--save", ""]
                 if number:
                     command += ["--replicaof", "127.0.0.1", str(self._ports[0])]
-                self._servers.start(f"r{number}", command)
-            self._servers.wait_until(self._has_replicas, seconds=30.0, what="two replicas")
+                self.servers.start(f"r{number}", command)
+            self.servers.wait_until(self._has_replicas, seconds=30.0, what="two replicas")
         except BaseException:
             self.close()
             raise
 
-    def send(self, *, in_flight: int, seconds: float, warm_up_seconds: float) -> Measured:
-        """See `Peer`."""
-        streams = [
-            _Adder(connect(self._ports[0]), self._body_size)
+    @property
+    def port(self) -> int:
+        """See `ForeignPeer`."""
+        return self._ports[0]
+
+    def streams(self, in_flight: int) -> list[Stream]:
+        """See `ForeignPeer`."""
+        return [
+            _Adder(connect(self._ports[0]), self.body_size)
             for _ in range(min(_CONNECTIONS, in_flight))
         ]
-        try:
-            return run_window(
-                streams,
-                in_flight=in_flight,
-                seconds=seconds,
-                warm_up_seconds=warm_up_seconds,
-            )
-        finally:
-            for stream in streams:
-                stream.socket.close()
 
     def consume(self, *, count: int, seconds: float) -> Measured:
         """See `Peer`: ranges of the stream, one after another."""
@@ -93,40 +93,6 @@ class Redis:
         return Measured.of(
             message_count=seen, seconds=now - began, latencies=np.zeros(0), written_count=0
         )
-
-    def send_by_library(
-        self, *, task_count: int, seconds: float, warm_up_seconds: float
-    ) -> Measured:
-        """See `Peer`."""
-        clients.need("redis")
-        return clients.run(
-            clients.redis_sends(
-                self._ports[0],
-                self._body_size,
-                task_count=task_count,
-                seconds=seconds,
-                warm_up_seconds=warm_up_seconds,
-            )
-        )
-
-    def consume_by_library(self, *, count: int, seconds: float) -> Measured:
-        """See `Peer`."""
-        clients.need("redis")
-        return clients.run(
-            clients.redis_consume(self._ports[0], self._body_size, count=count, seconds=seconds)
-        )
-
-    def cpu_seconds(self) -> float:
-        """See `Peer`."""
-        return self._servers.cpu_seconds()
-
-    def rss(self) -> int:
-        """See `Peer`."""
-        return self._servers.rss()
-
-    def close(self) -> None:
-        """See `Peer`."""
-        self._servers.stop()
 
     def _has_replicas(self) -> bool:
         try:

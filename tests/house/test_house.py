@@ -35,6 +35,7 @@ from broker.protocol import admin_headers, headers, name_headers
 from broker.protocol.request_code import RequestCode
 from broker.protocol.response_code import ResponseCode
 from dledger.protocol import PeerCode
+from tests.fakes.request_headers import REQUEST_HEADERS
 
 ROOT = Path(__file__).resolve().parents[2]
 FAMILIES = [
@@ -88,63 +89,6 @@ WITHOUT_HEADER = {
     RequestCode.GET_ALL_PRODUCER_INFO,
 }
 
-HEADERS = {
-    RequestCode.SEND_MESSAGE: headers.SendMessageRequest,
-    RequestCode.SEND_MESSAGE_V2: headers.SendMessageRequest,
-    RequestCode.SEND_BATCH_MESSAGE: headers.SendRecordsRequest,
-    RequestCode.PULL_MESSAGE: headers.PullMessageRequest,
-    RequestCode.QUERY_CONSUMER_OFFSET: headers.QueryConsumerOffsetRequest,
-    RequestCode.UPDATE_CONSUMER_OFFSET: headers.UpdateConsumerOffsetRequest,
-    RequestCode.UPDATE_AND_CREATE_TOPIC: headers.CreateTopicRequest,
-    RequestCode.DELETE_TOPIC_IN_BROKER: headers.DeleteTopicRequest,
-    RequestCode.UPDATE_AND_CREATE_SUBSCRIPTIONGROUP: headers.CreateGroupRequest,
-    RequestCode.DELETE_SUBSCRIPTIONGROUP: headers.DeleteGroupRequest,
-    RequestCode.GET_TOPIC_STATS_INFO: headers.TopicRequest,
-    RequestCode.GET_CONSUME_STATS: headers.ConsumeStatsRequest,
-    RequestCode.INVOKE_BROKER_TO_RESET_OFFSET: headers.ResetOffsetRequest,
-    RequestCode.QUERY_TOPIC_CONSUME_BY_WHO: headers.TopicRequest,
-    RequestCode.VIEW_BROKER_STATS_DATA: headers.BrokerStatsRequest,
-    RequestCode.DESCRIBE_TOPIC: headers.TopicRequest,
-    RequestCode.DESCRIBE_CONSUMER_GROUP: headers.GroupRequest,
-    RequestCode.RESET_CONSUMER_OFFSETS: headers.ResetOffsetsRequest,
-    RequestCode.SEARCH_OFFSET_BY_TIMESTAMP: headers.SearchOffsetRequest,
-    RequestCode.GET_MAX_OFFSET: headers.QueueRequest,
-    RequestCode.GET_MIN_OFFSET: headers.QueueRequest,
-    RequestCode.GET_EARLIEST_MSG_STORETIME: headers.QueueRequest,
-    RequestCode.QUERY_MESSAGE: headers.QueryMessageRequest,
-    RequestCode.VIEW_MESSAGE_BY_ID: headers.ViewMessageRequest,
-    RequestCode.GET_ROUTEINFO_BY_TOPIC: name_headers.RouteRequest,
-    RequestCode.GET_KV_CONFIG: name_headers.KvConfigRequest,
-    RequestCode.UNREGISTER_CLIENT: headers.UnregisterClientRequest,
-    RequestCode.GET_CONSUMER_LIST_BY_GROUP: headers.ConsumerListRequest,
-    RequestCode.CONSUMER_SEND_MSG_BACK: headers.ConsumerSendBackRequest,
-    RequestCode.CLIENT_CONNECTION_LOST: headers.ClientConnectionLostRequest,
-    RequestCode.DELETE_TOPIC_IN_NAMESRV: name_headers.DeleteTopicInNameServerRequest,
-    RequestCode.PUT_KV_CONFIG: name_headers.PutKvConfigRequest,
-    RequestCode.DELETE_KV_CONFIG: name_headers.DeleteKvConfigRequest,
-    RequestCode.GET_KVLIST_BY_NAMESPACE: name_headers.KvListRequest,
-    RequestCode.REGISTER_BROKER: name_headers.RegisterBrokerRequest,
-    RequestCode.UNREGISTER_BROKER: name_headers.UnregisterBrokerRequest,
-    RequestCode.QUERY_DATA_VERSION: name_headers.QueryDataVersionRequest,
-    RequestCode.BROKER_HEARTBEAT: name_headers.BrokerHeartbeatRequest,
-    RequestCode.WIPE_WRITE_PERM_OF_BROKER: name_headers.BrokerNameRequest,
-    RequestCode.ADD_WRITE_PERM_OF_BROKER: name_headers.BrokerNameRequest,
-    RequestCode.GET_TOPICS_BY_CLUSTER: name_headers.TopicsByClusterRequest,
-    RequestCode.LEADERSHIP_TRANSFER: headers.LeadershipTransferRequest,
-    RequestCode.GET_TOPIC_CONFIG: headers.TopicRequest,
-    RequestCode.GET_CONSUMER_CONNECTION_LIST: admin_headers.ConsumerConnectionsRequest,
-    RequestCode.GET_PRODUCER_CONNECTION_LIST: admin_headers.ProducerConnectionsRequest,
-    RequestCode.INVOKE_BROKER_TO_GET_CONSUMER_STATUS: admin_headers.ConsumerStatusRequest,
-    RequestCode.QUERY_CONSUME_TIME_SPAN: admin_headers.TimeSpansRequest,
-    RequestCode.GET_CONSUMER_RUNNING_INFO: admin_headers.ConsumerRunningInfoRequest,
-    RequestCode.QUERY_CORRECTION_OFFSET: admin_headers.CorrectionOffsetsRequest,
-    RequestCode.CONSUME_MESSAGE_DIRECTLY: admin_headers.ConsumeDirectlyRequest,
-    RequestCode.CLONE_GROUP_OFFSET: admin_headers.CloneOffsetsRequest,
-    RequestCode.GET_BROKER_CONSUME_STATS: admin_headers.AllConsumeStatsRequest,
-    RequestCode.QUERY_CONSUME_QUEUE: admin_headers.ConsumeQueueRequest,
-    RequestCode.GET_SUBSCRIPTIONGROUP_CONFIG: admin_headers.GroupConfigRequest,
-}
-
 
 def handled_codes():
     return {
@@ -187,7 +131,7 @@ def test_no_handler_answers_a_code_that_is_none():
 
 @pytest.mark.parametrize("code", RequestCode, ids=lambda code: code.name)
 def test_every_request_code_has_a_header_unless_it_has_no_fields(code):
-    assert (code in HEADERS) != (code in WITHOUT_HEADER)
+    assert (code in REQUEST_HEADERS) != (code in WITHOUT_HEADER)
 
 
 def test_every_request_header_belongs_to_a_request():
@@ -197,7 +141,7 @@ def test_every_request_header_belongs_to_a_request():
         for name, value in vars(module).items()
         if name.endswith("Request") and isinstance(value, type)
     }
-    assert found == set(HEADERS.values())
+    assert found == set(REQUEST_HEADERS.values())
 
 
 @pytest.mark.parametrize("code", RequestCode, ids=lambda code: code.name)
@@ -213,7 +157,7 @@ def test_every_field_of_a_request_is_in_the_protocol_s_page(code):
     if code in WITHOUT_HEADER | NOT_YET:
         return
     page = (ROOT / "docs" / "protocol.md").read_text()
-    header = HEADERS[code]
+    header = REQUEST_HEADERS[code]
     if dataclasses.is_dataclass(header):
         needed = [
             field.name
