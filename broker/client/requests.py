@@ -140,6 +140,8 @@ class Requests:
                         timeout_seconds=self.request_timeout
                         if is_repeatable
                         else self.group_timeout,
+                        # The node is not silent as long as it works at it, leader or not.
+                        is_slow=not is_repeatable,
                     )
                 except RemotingError as error:
                     if not is_repeatable and not isinstance(error, NEVER_SENT):

@@ -198,6 +198,7 @@ class FakeGroup:
         self.send_times: list[float] = []
         self.batch_counts: list[int] = []  # messages of each send, in order of arrival
         self.transfers: list[str] = []
+        self.transfer_delay = 0.0  # until it is answered; the lead goes over at once
         self.members: dict[str, dict[str, ConsumerData]] = defaultdict(dict)  # by group, client
         self.listeners: dict[MemoryStream, tuple[FakeNode, set[str]]] = {}  # and their groups
         self.locks: dict[tuple[str, str, int], str] = {}  # group, topic, queue: client
@@ -586,11 +587,19 @@ class FakeGroup:
         self.wake_pulls()
         return response(command, 0)
 
-    def transfer(self, node: FakeNode, stream, command: Command) -> Command:
+    def transfer(self, node: FakeNode, stream, command: Command) -> Command | None:
         refused = self.not_leader(node, command)
         if refused is not None:
             return refused
         target = command.ext_fields["transfereeId"] or "n2"
         self.transfers.append(target)
         self.elect(int(target[1:]) - 1)
-        return response(command, 0, None, {"leaderId": target})
+        answer = response(command, 0, None, {"leaderId": target})
+        if not self.transfer_delay:
+            return answer
+        self.nursery.start_soon(self._answer_later, node, stream, answer)
+        return None
+
+    async def _answer_later(self, node: FakeNode, stream, answer: Command) -> None:
+        await trio.sleep(self.transfer_delay)
+        node.send(stream, [answer])

@@ -176,6 +176,22 @@ async def test_the_operator_hands_the_lead_over_once(group, connect, autojump_cl
         assert group.transfers.count("asked") == 1
 
 
+async def test_the_operator_hears_of_a_slow_transfer_from_the_node_that_gave_the_lead_away(
+    group, connect, autojump_clock
+):
+    """It does not lead any more, and took its time: its link was closed as that of a silent one."""
+    group.transfer_delay = 2.0
+    async with connect() as mq, trio.open_nursery() as nursery:
+        await mq.admin.max_offset("orders", 0)
+
+        async def ask_the_new_leader():
+            await trio.sleep(0.5)
+            await mq.admin.max_offset("orders", 0)
+
+        nursery.start_soon(ask_the_new_leader)
+        assert await mq.admin.transfer_leadership("n3") == "n3"
+
+
 async def test_a_refused_request_names_node_and_remark(group, connect, autojump_clock):
     group.refuse = lambda node, command: (
         response(command, 1, "out of luck")
