@@ -345,6 +345,7 @@ class Wiring(ABC):
             earlier_tries=self.earlier_tries,
             groups=files.groups,
         )
+        self.caught_up = CaughtUp(files.derived, lambda: self.ledger.committed_index)
         self.send_backs = SendBackHandlers(
             log=files.store,
             queues=files.derived.queues,
@@ -357,6 +358,8 @@ class Wiring(ABC):
             create_topic=self.topics.create_missing,
             is_being_deleted=self.topics.is_being_deleted,
             earlier_tries=self.earlier_tries,
+            caught_up=self.caught_up,
+            is_serving=self._is_serving,
         )
         self.offsets = OffsetHandlers(
             ledger=self.ledger,
@@ -463,7 +466,6 @@ class Wiring(ABC):
             held_pull_count=lambda: self.pulls.hold.count,
             oldest_ms=self.dispatch.oldest_ms,
         )
-        self.caught_up = CaughtUp(files.derived, lambda: self.ledger.committed_index)
         self.queries = QueryHandlers(
             log=files.store,
             derived=files.derived,

@@ -1,7 +1,8 @@
-"""Questions that wait for dispatch to take in what is committed already.
+"""Requests that wait for dispatch to take in what is committed already.
 
 Who has just heard that a message is stored may ask for it by its key: dispatch comes a moment
-after the acknowledgement.
+after the acknowledgement.  And who was handed a message by a follower may send it back before the
+leader has taken it in: nodes dispatch each for itself, and none waits for the others.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from broker.errors import BrokerError
 from broker.handlers.registry import answer, error_response
-from dledger.errors import LedgerError
+from dledger.errors import LedgerBusyError, LedgerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,11 +21,11 @@ if TYPE_CHECKING:
     from dledger.remoting.server import Session
 
 LAG_MAX = 1000  # entries; a node that lags by more answers from what it has
-WAITING_MAX = 4096  # questions; one more is answered at once
+WAITING_MAX = 4096  # requests; one question more is answered at once
 
 
 class CaughtUp:
-    """Lets questions wait until all that was committed when they came has been taken in."""
+    """Lets requests wait until all that was committed when they came has been taken in."""
 
     def __init__(self, derived: DerivedState, committed_index: Callable[[], int]) -> None:
         self._derived = derived
@@ -40,8 +41,24 @@ class CaughtUp:
         else:
             act()
 
+    def when_surely(self, session: Session, command: Command, act: Callable[[], None]) -> None:
+        """As `when`, but never before: for what would do wrong, and not only know less.
+
+        Raises:
+            LedgerBusyError: too many wait already.
+        """
+        needed = self._committed_index()
+        if self._derived.dispatched_index >= needed:
+            act()
+        elif len(self._waiting) < WAITING_MAX:
+            self._waiting.append((needed, session, command, act))
+        else:
+            raise LedgerBusyError(
+                f"{WAITING_MAX} requests wait for this node to take in its log: send again later"
+            )
+
     def dispatched(self) -> None:
-        """Answer what waited for dispatch to come so far."""
+        """Do what waited for dispatch to come so far."""
         if not self._waiting:
             return
         reached = self._derived.dispatched_index

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from broker.delivery.schedule import Schedule
+    from broker.handlers.caught_up import CaughtUp
     from broker.handlers.forward import Forwarder
     from broker.handlers.repeats import EarlierTries
     from broker.message.model import HostAddress, StoredMessage
@@ -97,6 +98,8 @@ class SendBackHandlers:
         create_topic: Callable[[str, int, Callable[[int, LedgerError | None], None]], None],
         is_being_deleted: Callable[[str], bool],
         earlier_tries: EarlierTries,
+        caught_up: CaughtUp,
+        is_serving: Callable[[], bool],
     ) -> None:
         """Make the family.
 
@@ -112,6 +115,8 @@ class SendBackHandlers:
             create_topic: proposes a new topic with so many queues.
             is_being_deleted: whether a topic is about to go: nothing is written to it any more.
             earlier_tries: finds what was handed to a leader of the past and written by it.
+            caught_up: where requests wait for what is committed already.
+            is_serving: whether this node is the leader and lags behind nobody.
         """
         self._log = log
         self._queues = queues
@@ -124,6 +129,8 @@ class SendBackHandlers:
         self._create_topic = create_topic
         self._is_being_deleted = is_being_deleted
         self._earlier_tries = earlier_tries
+        self._caught_up = caught_up
+        self._is_serving = is_serving
         self._next_queue = itertools.count()
 
     @handles(RequestCode.CONSUMER_SEND_MSG_BACK, on_leader=True)
@@ -138,6 +145,23 @@ class SendBackHandlers:
             return
         if self._earlier_tries.must_wait(session, command):
             return
+
+        def go_on() -> None:
+            if self._is_serving():
+                self._send_back(session, command, header, config)
+            else:
+                self._forwarder.hold_again(session, command)
+
+        # Who sends it back has it from a follower, perhaps, that has come further than the leader.
+        self._caught_up.when_surely(session, command, go_on)
+
+    def _send_back(
+        self,
+        session: Session,
+        command: Command,
+        header: ConsumerSendBackRequest,
+        config: SubscriptionGroupConfig,
+    ) -> None:
         message = self._find(header.offset)
         times_max = times_max_of(config, version=command.version, asked=header.max_reconsume_times)
         properties = dict(message.properties)

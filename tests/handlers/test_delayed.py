@@ -303,6 +303,37 @@ async def test_what_clients_write_to_be_tried_again_is_dead_after_its_last_time(
     assert (again.body, again.reconsume_times) == (b"2", 2)
 
 
+async def test_what_a_follower_handed_out_comes_again_when_its_leader_has_yet_to_take_it_in(
+    autojump_clock, make_brokers, monkeypatch
+):
+    """The leader said that no message lay there.
+
+    ali-ons wrote it to the retry topic by itself then, not to wait; PyPI's rocketmq forgot it.
+    """
+    group = make_brokers(3)
+    await group.start()
+    leader = await group.leader()
+    follower = next(node for node in group if node is not leader)
+    async with group.caller(leader) as caller, group.caller(follower) as reader:
+        await caller.create_topic("t")
+        with monkeypatch.context() as held:
+            held.setattr(leader.running.dispatch._derived, "dispatch_up_to", lambda index: None)
+            await send(caller, b"x")
+            (message,) = await until_there(reader)
+            fields = {"offset": message.position, "group": "readers", "delayLevel": 2}
+            answers = reader.submit(RequestCode.CONSUMER_SEND_MSG_BACK, fields)
+            reader.flush()
+            await trio.sleep(0.5)
+            assert not answers
+        begun = trio.current_time()
+        leader.running.dispatch._wake_up()
+        (again,) = await until_there(reader, topic="%RETRY%readers")
+
+    assert answers[0].code == ResponseCode.SUCCESS
+    assert 5.0 <= trio.current_time() - begun < 6.0
+    assert (again.body, again.reconsume_times) == (b"x", 1)
+
+
 @pytest.mark.parametrize("offset", [-1, 3, 1 << 40])
 async def test_what_is_no_message_cannot_come_again(autojump_clock, caller, offset):
     await send(caller, b"x")
