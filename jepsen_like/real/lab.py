@@ -86,6 +86,15 @@ class LabNode:
         )
 
 
+def hear_interrupts() -> None:
+    """Make Ctrl-C heard where it is ignored, as in a shell's background job; ahead of `trio.run`.
+
+    A lab ends by it, also when SIGTERM asks for that: it would go on for ever.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 class Lab:
     """Use as ``async with Lab(nodes=["n1", "n2", "n3"], clients=["c1"], seed=7) as lab``."""
 

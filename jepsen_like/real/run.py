@@ -22,7 +22,7 @@ from dledger.store.ledger_store import LedgerStore
 from jepsen_like.faults.nemesis import Nemesis
 from jepsen_like.history import NEMESIS, History, read_history
 from jepsen_like.real import client_main
-from jepsen_like.real.lab import Lab
+from jepsen_like.real.lab import Lab, hear_interrupts
 from jepsen_like.real.mix import HOLD_MIN, QUIET_SECONDS
 from jepsen_like.real.proof import LabError
 from jepsen_like.real.real_group import OPERATOR, RealGroup
@@ -66,6 +66,7 @@ class RealRun:
         (self.folder / "logs").mkdir()
         begun = time.perf_counter()
         self.history.note("setup", v=self._setup())
+        hear_interrupts()
         try:
             trio.run(self._run)
         except* (LabError, OSError) as group:

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import xml.dom.minidom
 
 import numpy as np
@@ -20,6 +19,7 @@ from bench.plan import Plan
 from bench.plot import plot
 from bench.report import json_of, markdown_of, write_json
 from bench.steady import decay
+from tests.fakes.children import child
 
 
 def report(flush: str = "SYNC_FLUSH") -> GroupReport:
@@ -115,21 +115,19 @@ def test_a_node_writes_what_it_was_seen_to_do(tmp_path):
         "folder = Path(sys.argv[1])\n"
         "Sampler(folder).install()\n"
         "print('ready', flush=True)\n"
+        "begun = os.times().user\n"
         "while not list(folder.glob('*.stacks')):\n"
         "    busy_work()\n"
-        "    if (folder / 'end').exists() and os.times().user > 0.3:\n"
+        "    if (folder / 'end').exists() and os.times().user > begun + 0.3:\n"
         "        (folder / 'end').unlink()\n"
         "        os.kill(os.getpid(), 12)\n"
     )
-    process = subprocess.Popen(
-        [sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    assert signal.SIGUSR2 == 12
-    process.send_signal(signal.SIGUSR1)
-    (tmp_path / "end").touch()
-    process.communicate(timeout=60)
+    with child("-c", script, tmp_path, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "ready\n"
+        assert signal.SIGUSR2 == 12
+        process.send_signal(signal.SIGUSR1)
+        (tmp_path / "end").touch()
+        process.communicate()
     stacks = read_stacks((tmp_path / f"{process.pid}.stacks").read_text())
     assert any(stack[-1].endswith(":busy_work") for stack in stacks)
 

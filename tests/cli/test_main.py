@@ -11,6 +11,7 @@ from broker.cli.main import SECTIONS, cli, command_names, main
 from broker.client.errors import NoBrokerError
 from dledger.errors import ConfigError
 from dledger.remoting.errors import AddressInUseError
+from tests.fakes.children import child
 
 
 def run(monkeypatch, capsys, error):
@@ -107,9 +108,7 @@ def test_every_command_can_be_loaded_and_explains_itself(capsys):
 def test_a_reader_that_goes_away_is_no_error(tmp_path):
     """`dledger ... | head -1` ends quietly, also when the rest is written later."""
     script = "from broker.cli.main import main; main(['--help'])"
-    with subprocess.Popen(
-        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as process:
+    with child("-c", script, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         process.stdout.close()
         error = process.stderr.read()
 

@@ -17,15 +17,15 @@ from broker.cli.processes import (
     write_pid_file,
 )
 from dledger.errors import ConfigError
+from tests.fakes import children
 
 WAIT = "import sys; sys.stdin.read()"
 
 
-@pytest.fixture
-def child():
-    with subprocess.Popen([sys.executable, "-c", WAIT], stdin=subprocess.PIPE) as process:
+@pytest.fixture(name="child")
+def waiting_child():
+    with children.child("-c", WAIT, stdin=subprocess.PIPE) as process:
         yield process
-        process.kill()
 
 
 def test_a_pid_file_names_a_process_while_it_runs(child, tmp_path):

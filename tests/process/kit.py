@@ -152,7 +152,12 @@ class NodeProcess:
         shutil.rmtree(self.data)
 
     async def status(self) -> GroupStatus | None:
+        """Return what it says, for somebody who asks again: None when it says nothing in time."""
         return (await ask_node(self.address, seconds=2.0)).status
+
+    async def told(self) -> GroupStatus:
+        """Wait until it says how it is."""
+        return await eventually(f"{self.node_id} says how it is", self.status)
 
 
 class NameServerProcess:

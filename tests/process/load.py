@@ -108,10 +108,14 @@ class Load:
         window.release()
 
     async def _consume(self, client: Client, *, task_status) -> None:
+        self._all_seen, self._has_read = trio.Event(), trio.Event()
         async with client.consumer("watcher", TOPIC, start="first", poll_wait=5.0) as consumer:
             task_status.started()
-            async for message in consumer:
-                self.consumed.append(_seen(message))
+            while not self._all_seen.is_set():
+                message = await consumer.get(0.1)
+                if message is not None:
+                    self.consumed.append(_seen(message))
+        self._has_read.set()
 
     # -- what it tells --------------------------------------------------------------------------
 
@@ -142,11 +146,14 @@ class Load:
             return len(self.consumed) >= len(self.acknowledged)
 
         await eventually("the consumer has seen every message", consumed_all)
-        await self.group.settled()
+        self._all_seen.set()
+        with trio.fail_after(SECONDS):
+            await self._has_read.wait()  # with its last commit, which is an entry of the log
+        end_index = (await self.group.settled()).end_index
         check_reader("the consumer", self.consumed, self.acknowledged)
         for node in self.group.running:
             await self.prove_readable(node)
-        check_logs(self.group)
+        check_logs(self.group, end_index)
         if rebuild:
             await self.group.terminate()
             check_derived(self.group)
@@ -194,13 +201,17 @@ def check_reader(name: str, found: list[Seen], acknowledged: list[Seen]) -> None
         last[seen.key] = seen.number
 
 
-def check_logs(group: ProcessGroup) -> None:
-    """Check that the logs of all nodes hold the same bytes to the same end."""
+def check_logs(group: ProcessGroup, end_index: int) -> None:
+    """Check that the logs of all nodes hold the same bytes as far as *end_index*.
+
+    They run, and an election on a busy machine adds an entry at any time, to one log earlier than
+    to another.
+    """
     first, *others = [node.data for node in group]
     result = verify_logs(first, tuple(others))
     assert result["ok"], (result["problems"], result["against"])
     for other in result["against"]:
-        assert other["identical_index"] == other["end_index"] == result["end_index"], other
+        assert other["identical_index"] >= end_index, (end_index, other)
 
 
 def check_derived(group: ProcessGroup) -> None:

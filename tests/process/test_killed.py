@@ -23,15 +23,13 @@ async def test_ten_leaders_killed_in_a_row_cost_no_message(tmp_path):
         await load.prove()
 
 
-async def test_a_killed_follower_is_hardly_noticed_and_catches_up(tmp_path):
+async def test_a_killed_follower_is_not_missed_and_catches_up(tmp_path):
     async with ProcessGroup(tmp_path) as group, Load(group) as load:
         await load.more()
-        leader = await group.leader()
         follower = (await group.followers())[0]
 
         follower.kill()
         await load.more()
-        assert await group.leader() is leader
         follower.start()
 
         await group.leader()

@@ -19,15 +19,15 @@ import json, signal, sys
 import broker.sync
 
 addresses, group, topic = sys.argv[1:]
-signal.signal(signal.SIGTERM, signal.default_int_handler)
+ends = []  # not by an exception, which may come when a message is told of and not yet done with
+signal.signal(signal.SIGTERM, lambda *_: ends.append(True))
 with broker.sync.connect(addresses) as mq, mq.consumer(group, topic, auto_commit=False) as consumer:
     print(json.dumps(mq.client_id), flush=True)
-    try:
-        for message in consumer:
+    while not ends:
+        message = consumer.get(0.05)
+        if message is not None:
             with message:
                 print(json.dumps(message.body.decode()), flush=True)
-    except KeyboardInterrupt:
-        pass
 """
 
 

@@ -20,7 +20,8 @@ import trio
 import broker
 from broker.config import BrokerConfig
 from dledger.config import MIB, parse_address
-from jepsen_like.fuzz.outsider import ATTACKS, TOPIC, idle_connections, status_of, victim_of
+from jepsen_like.fuzz.outsider import ATTACKS, TOPIC, status_of, victim_of
+from tests.process.kit import SECONDS as SECONDS_MAX
 from tests.process.kit import ProcessGroup, eventually
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
@@ -86,6 +87,19 @@ async def attack(group, name, *, seconds=SECONDS) -> None:
         await producer.send(TOPIC, b"afterwards")
 
 
+@contextlib.asynccontextmanager
+async def crowd_of(count, address):
+    """Have *count* connections open that say nothing."""
+
+    def come():
+        for _ in range(count):
+            stack.enter_context(socket.create_connection(address, timeout=SECONDS_MAX))
+
+    with contextlib.ExitStack() as stack:
+        await trio.to_thread.run_sync(come)
+        yield
+
+
 async def all_well(group, watch, descriptors) -> None:
     for node in group:
         assert node.is_running, node.log
@@ -124,17 +138,13 @@ async def test_thousands_of_idle_connections_keep_nobody_out(tmp_path):
         node = group["n1"]
         descriptors = {"n1": descriptors_of(node)}
         watch = Watch(group)
-        victim = victim_of(node.address, None, SEED)
+        address = parse_address(node.address)
 
-        async def crowd():
-            await trio.to_thread.run_sync(lambda: idle_connections(victim, 2.0, count=2000))
-
-        async with trio.open_nursery() as nursery:
+        async with trio.open_nursery() as nursery, crowd_of(2000, address):
             nursery.start_soon(watch.run)
-            nursery.start_soon(crowd)
 
             async def is_crowded():
-                found = await trio.to_thread.run_sync(status_of, victim.broker)
+                found = await trio.to_thread.run_sync(status_of, address)
                 return found is not None and found.connection_count >= 2000
 
             await eventually("the crowd is there", is_crowded)
@@ -208,13 +218,9 @@ async def test_a_crowd_never_takes_the_descriptors_of_files(tmp_path):
     try:
         await group.leader()
         assert "taking 150 connections" in node.log
-        victim = victim_of(node.address, None, SEED)
         async with broker.connect(group.addresses) as client, client.producer() as producer:
             await producer.send(TOPIC, b"before")
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(
-                    trio.to_thread.run_sync, lambda: idle_connections(victim, 2.0, count=600)
-                )
+            async with crowd_of(600, parse_address(node.address)):
                 for _ in range(40):  # ten segments
                     await producer.send(TOPIC, bytes(16_000))
         assert node.is_running, node.log

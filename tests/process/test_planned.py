@@ -7,10 +7,9 @@ from tests.process.load import Load
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
 
-LATENCY_SECONDS_MAX = 1.0
 
-
-async def test_handing_over_under_load_fails_no_send_and_holds_none_up(tmp_path):
+async def test_handing_over_under_load_fails_no_send(tmp_path):
+    """Nor does it hold one up, which `tests/node/test_handing_over.py` times, in virtual time."""
     async with ProcessGroup(tmp_path) as group, Load(group) as load:
         await load.more()
         for _ in range(6):
@@ -18,9 +17,6 @@ async def test_handing_over_under_load_fails_no_send_and_holds_none_up(tmp_path)
             successor = await load.client.admin.transfer_leadership()
             assert successor != leader.node_id
             await load.more(100)
-        await load.stop_sending()
-
-        assert max(load.latencies) < LATENCY_SECONDS_MAX
         await load.prove()
 
 

@@ -86,15 +86,19 @@ async def test_a_node_out_of_its_group_is_alive_and_not_ready(tmp_path):
         leader = await group.leader()
         servers = ",".join(group.addresses)
         left, other = group.others(leader)
-        assert page(left, "/readyz")[0] == 200
+
+        async def is_ready():
+            return page(left, "/readyz")[0] == 200
+
+        await eventually("it takes part", is_ready)
         leader.kill()
         other.kill()
 
         async def is_unready():
-            return page(left, "/readyz")[0] == 503
+            status, text = page(left, "/readyz")
+            return status == 503 and "nobody leads" in json.loads(text)["reason"]
 
         await eventually("it notices", is_unready)
-        assert "nobody leads" in json.loads(page(left, "/readyz")[1])["reason"]
         assert page(left, "/healthz")[0] == 200
         assert "raft_has_leader" in page(left, "/metrics")[1]
         other.start()

@@ -5,7 +5,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,11 +16,12 @@ from jepsen_like.real.lab import Lab
 from jepsen_like.real.leftovers import default_base
 from jepsen_like.real.namespaces import NAMESPACE_FOLDER
 from jepsen_like.real.proof import LabError
+from tests.fakes.children import child
 from tests.process.kit import eventually
 
 _SCRIPT = """
 import sys, trio
-from jepsen_like.real.lab import Lab
+from jepsen_like.real.lab import Lab, hear_interrupts
 
 async def main():
     async with Lab(nodes=["n1", "n2"], clients=["c1"]) as lab:
@@ -30,12 +30,13 @@ async def main():
         print("sleeps", sleeper.pid, flush=True)
         await trio.sleep_forever()
 
+hear_interrupts()
 trio.run(main)
 """
 
 
-def start_lab():
-    return subprocess.Popen([sys.executable, "-c", _SCRIPT], stdout=subprocess.PIPE, text=True)
+def started_lab():
+    return child("-c", _SCRIPT, stdout=subprocess.PIPE, text=True)
 
 
 def command_of(pid):
@@ -135,10 +136,9 @@ async def until(prefix, what):
     ],
 )
 async def test_nothing_is_left_when_a_signal_ends_it(number, stage):
-    process = start_lab()
-    prefix = f"jl{process.pid}"
     sleeper = None
-    with process:
+    with started_lab() as process:
+        prefix = f"jl{process.pid}"
         if stage == "sleeps":
             word, pid = (await trio.to_thread.run_sync(process.stdout.readline)).split()
             assert word == "sleeps"
@@ -155,10 +155,21 @@ async def test_nothing_is_left_when_a_signal_ends_it(number, stage):
     assert sleeper is None or not sleeper.is_running
 
 
+async def test_sigterm_ends_a_lab_in_the_background_of_a_shell():
+    """Where Ctrl-C is ignored: it went on for ever."""
+    script = f"import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n{_SCRIPT}"
+    with child("-c", script, stdout=subprocess.PIPE, text=True) as process:
+        await trio.to_thread.run_sync(process.stdout.readline)
+        process.terminate()
+        code = await trio.to_thread.run_sync(process.wait)
+
+    assert code == 128 + signal.SIGTERM
+    assert traces(f"jl{process.pid}") == []
+
+
 async def test_what_a_killed_lab_left_is_swept_away_by_the_next():
-    process = start_lab()
-    prefix = f"jl{process.pid}"
-    with process:
+    with started_lab() as process:
+        prefix = f"jl{process.pid}"
         _, pid = (await trio.to_thread.run_sync(process.stdout.readline)).split()
         sleeper = ProcessMark.of(int(pid))
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from jepsen_like.verdict import read_verdict
+from tests.fakes.children import child
 
 pytestmark = pytest.mark.slow
 
@@ -34,19 +35,14 @@ def test_a_short_run_with_power_loss_is_valid_and_leaves_nothing(tmp_path) -> No
 
 
 def test_an_interrupted_run_says_so_and_leaves_nothing(tmp_path) -> None:
-    run = subprocess.Popen(
-        [
-            sys.executable, "-m", "jepsen_like", "real", "--fault", "kill", "--out", str(tmp_path),
-        ],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    folder = tmp_path / "real-kill-1"
-    for _ in range(600):  # until the load has begun
-        if (folder / "c1.jsonl").exists():
-            break
-        time.sleep(0.1)
-    run.send_signal(signal.SIGINT)
-    _, err = run.communicate(timeout=60)
+    words = ["-m", "jepsen_like", "real", "--fault", "kill", "--out", tmp_path]
+    history = tmp_path / "real-kill-1" / "c1.jsonl"
+    with child(*words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        while not history.exists():  # until the load has begun
+            assert run.poll() is None, run.communicate()
+            time.sleep(0.1)
+        run.send_signal(signal.SIGINT)
+        _, err = run.communicate()
 
     assert (run.returncode, err) == (130, "interrupted\n")
     assert list(Path("/run/netns").glob(f"jl{run.pid}*")) == []
