@@ -54,6 +54,18 @@ class Node(Wiring):
         self.send_answers.committed_to(index)
         self.send_answers.send()
 
+    def _is_dispatch_awaited(self) -> bool:
+        return bool(
+            self.pulls.hold.count
+            or self.commands.is_waiting
+            or self.offsets.is_waiting
+            or self.changes.is_waiting
+            or self.caught_up.is_waiting
+            or self.earlier_tries.is_waiting
+            or self.sends.awaiting_count
+            or (self.ledger.is_leader and not self.queue.is_open)
+        )
+
     def _dispatched(self) -> None:
         self.queue.refresh()
         self.commands.dispatched()

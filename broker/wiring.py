@@ -126,6 +126,7 @@ class Wiring(ABC):
             worker=self._workers["derived"],
             state_interval_seconds=config.store.checkpoint_interval_ms / 1000,
             dispatched=self._dispatched,
+            is_awaited=self._is_dispatch_awaited,
         )
         self.ledger = LedgerServer(
             config=config.to_ledger_config(),
@@ -172,6 +173,7 @@ class Wiring(ABC):
             forward=self.forwarder.take,
             end_of_pass=self._end_of_pass,
             session_gone=self._session_gone,
+            catch_up=self.dispatch.catch_up,
             node_id=config.node_id,
         )
         self.forwarder.connect_to(self.registry.dispatch, self._end_of_pass, self._is_serving)
@@ -547,6 +549,7 @@ class Wiring(ABC):
             cluster=config.cluster_name,
             flow=self.flow,
             name_servers=self.names.registrar.counts,
+            catch_up=self.dispatch.catch_up,
         )
 
     # -- what the rooms tell, see `broker.node.Node` --------------------------------------------
@@ -559,6 +562,9 @@ class Wiring(ABC):
 
     @abstractmethod
     def _committed(self, index: int) -> None: ...
+
+    @abstractmethod
+    def _is_dispatch_awaited(self) -> bool: ...
 
     @abstractmethod
     def _dispatched(self) -> None: ...

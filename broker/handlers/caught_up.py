@@ -57,6 +57,11 @@ class CaughtUp:
                 f"{WAITING_MAX} requests wait for this node to take in its log: send again later"
             )
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether somebody is to be answered when dispatch has come far enough."""
+        return bool(self._waiting)
+
     def dispatched(self) -> None:
         """Do what waited for dispatch to come so far."""
         if not self._waiting:

@@ -110,6 +110,11 @@ class Changes:
             request.is_done = True  # the error is the answer; what was proposed may come to pass
             raise
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether somebody is to be answered when dispatch has come far enough."""
+        return bool(self._waiting)
+
     def dispatched(self) -> None:
         """Answer the requests whose entries have been applied."""
         if not self._waiting:

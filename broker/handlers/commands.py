@@ -108,6 +108,11 @@ class Commands:
         if self._proposed:
             self._results[index] = results
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether somebody is to be answered when dispatch has come far enough."""
+        return bool(self._waiting)
+
     def dispatched(self) -> None:
         """Answer the requests whose entry has been applied."""
         if not self._waiting:

@@ -282,6 +282,11 @@ class OffsetHandlers:
         needed = self._ledger.committed_index
         self._ledger.request_barrier(proved)
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether somebody is to be answered when dispatch has come far enough."""
+        return bool(self._waiting)
+
     def dispatched(self) -> None:
         """Answer what waited for dispatch to come so far."""
         if not self._waiting:

@@ -67,6 +67,14 @@ _NO_FAILURES = frozenset(
         int(ResponseCode.QUERY_NOT_FOUND),
     }
 )
+# Requests that tell nothing of what is written already.
+_ONLY_WRITES = frozenset(
+    {
+        int(RequestCode.SEND_MESSAGE),
+        int(RequestCode.SEND_MESSAGE_V2),
+        int(RequestCode.SEND_BATCH_MESSAGE),
+    }
+)
 # Requests whose fields are named a to n.
 _SHORT_NAMED = frozenset({int(RequestCode.SEND_MESSAGE_V2), int(RequestCode.SEND_BATCH_MESSAGE)})
 REMARK_SIZE_MAX = 2000  # characters: an error may quote what the request said, and that be anything
@@ -158,6 +166,7 @@ class Registry:
         forward: Handler,
         end_of_pass: Callable[[], None],
         session_gone: Callable[[Session], None],
+        catch_up: Callable[[], None] = lambda: None,
         node_id: str = "",
         latency: RpcLatency | None = None,
         what: str = "broker",
@@ -169,6 +178,7 @@ class Registry:
             forward: takes a request that only the leader can answer.
             end_of_pass: called after all requests of one receive have been handled.
             session_gone: called when a connection has ended.
+            catch_up: called before a request that may ask for what has been written.
             node_id: named in what RocketMQ's clients are told of failures.
             latency: takes in how long requests take.
             what: what it is that answers.
@@ -183,6 +193,7 @@ class Registry:
         self._is_serving = is_serving
         self._forward = forward
         self._end_of_pass = end_of_pass
+        self._catch_up = catch_up
         self._session_gone = session_gone
         # Takes what clients answer when they are asked something.
         self.answered: Handler | None = None
@@ -259,6 +270,8 @@ class Registry:
             return
         if (known := open_requests_of(session)) is not None:
             known.begin(command)
+        if command.code not in _ONLY_WRITES:
+            self._catch_up()
         try:
             handler = self._handlers.get(command.code)
             if handler is None:

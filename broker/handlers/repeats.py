@@ -130,6 +130,11 @@ class EarlierTries:
             raise OutcomeUnknownError(f"whether an earlier try was written: {error}") from error
         return True
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether somebody is to be tried again when dispatch has come far enough."""
+        return bool(self._waiting)
+
     def take_ready(self) -> list[tuple[Session, Command]]:
         """Return the requests that may be handled now."""
         if not self._waiting:

@@ -66,6 +66,7 @@ class Gatherer:
         cluster: str = "",
         flow: Flow | None = None,
         name_servers: Callable[[], tuple[int, int]] = lambda: (0, 0),
+        catch_up: Callable[[], None] = lambda: None,
     ) -> None:
         """Make one.
 
@@ -89,7 +90,9 @@ class Gatherer:
             cluster: the label of every row; "": the group.
             flow: how much of all connections is under way.
             name_servers: with how many this node is registered, and with how many it is not.
+            catch_up: has what is committed taken in.
         """
+        self._catch_up = catch_up
         self._name_servers = name_servers
         self._cluster = cluster or ledger.config.group
         self._flow = flow
@@ -117,6 +120,7 @@ class Gatherer:
 
     async def families(self) -> list[Family]:
         """Return all that is to be told; gives way to others in between."""
+        self._catch_up()
         found = [*self._messages(), *self._storage(), *self._raft(), *self._wal()]
         found += self._node()
         found += [self._rpc.family(), self._watermarks(), *connection_families(self._connected())]

@@ -165,6 +165,11 @@ class DerivedState:
         return self._point.index
 
     @property
+    def lag_size(self) -> int:
+        """Bytes of log behind the last entry taken in, committed or not."""
+        return self._log.end_position - self._point.position
+
+    @property
     def boundary_indexes(self) -> list[int]:
         """Last entries of segments whose state is on the disk, ascending.
 

@@ -1,5 +1,9 @@
 """Keeps dispatch going: woken by commits, beside the path of the acknowledgements.
 
+To take in an entry by itself costs as much as it took to replicate it, and nobody may be waiting to
+read it.  So a few small entries may wait for one another, some milliseconds, unless somebody wants
+to know what is in them: `catch_up` comes before any request that could tell.
+
 Also the ledger's `StateKeeper`: what the log amounts to at its base, for members behind retention.
 """
 
@@ -28,6 +32,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FULL_RETRY_SECONDS = 5.0  # after the disk was found full
+# Entries that nobody waits for are taken in together, after so long or when there are so many.
+PAUSE_SECONDS = 0.005
+PAUSE_COUNT_MAX = 32  # entries: half a millisecond of work
+PAUSE_SIZE_MAX = 64 * 1024  # bytes of log
 
 
 class DispatchService:
@@ -41,6 +49,7 @@ class DispatchService:
         worker: Worker,
         state_interval_seconds: float,
         dispatched: Callable[[], None],
+        is_awaited: Callable[[], bool] = lambda: True,
     ) -> None:
         """Make a service that has not begun.
 
@@ -50,13 +59,18 @@ class DispatchService:
             worker: runs what blocks; used by nobody else.
             state_interval_seconds: between two states written down.
             dispatched: called after each batch taken in.
+            is_awaited: whether somebody waits for what has been committed to be taken in.
         """
         self._derived = derived
         self._clock = clock
         self._worker = worker
         self._state_interval_seconds = state_interval_seconds
         self._dispatched = dispatched
+        self._is_awaited = is_awaited
         self._committed_index = 0
+        self._is_pausing = False  # a few entries wait for more of them
+        self._is_turning = False
+        self._timer: trio.CancelScope | None = None
         self._sleeper: trio.lowlevel.Task | None = None
         self._is_woken = False
         self._timer_due = math.inf  # second of the clock at which the sleep ends by itself
@@ -73,7 +87,37 @@ class DispatchService:
         """Hear that entries up to *index* may be taken in."""
         if index > self._committed_index:
             self._committed_index = index
+        if self._is_pausing or self._may_pause():
+            derived = self._derived
+            if (
+                index - derived.dispatched_index < PAUSE_COUNT_MAX
+                and derived.lag_size < PAUSE_SIZE_MAX
+                and not self._is_awaited()
+            ):
+                if not self._is_pausing:
+                    self._begin_pause()
+                return
         self._wake_up()
+
+    def catch_up(self) -> None:
+        """Take in at once what only waits for more to come; a failure ends `run`."""
+        if self._is_pausing and not self._is_turning and self._failure is None:
+            try:
+                self._turn()
+            except BaseException as error:  # noqa: BLE001 - `run` raises it
+                self._failure = error
+                self._wake_up()
+
+    def _may_pause(self) -> bool:
+        return self._sleeper is not None and not self._is_woken and self._failure is None
+
+    def _begin_pause(self) -> None:
+        assert self._timer is not None
+        self._is_pausing = True
+        deadline = trio.current_time() + PAUSE_SECONDS
+        if deadline < self._timer.deadline:
+            self._timer_due = -math.inf  # no longer what it is set for
+            self._timer.deadline = deadline
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Dispatch until cancelled.
@@ -86,6 +130,7 @@ class DispatchService:
             # One scope for many turns: most end because something was committed.
             self._timer_due = math.inf
             with trio.CancelScope() as timer:
+                self._timer = timer
                 while True:
                     is_through = self._turn()
                     self._set_timer(timer)
@@ -98,14 +143,18 @@ class DispatchService:
         """Take in some of what is committed, start what is due; whether nothing is left."""
         if self._failure is not None:
             raise self._failure
-        self._is_woken = False
-        derived = self._derived
-        before = derived.dispatched_index
-        if before < self._committed_index:
-            derived.dispatch_up_to(self._committed_index)
-            self._dispatched()
-        self._start_jobs()
-        return not before < derived.dispatched_index < self._committed_index
+        self._is_woken = self._is_pausing = False
+        self._is_turning = True
+        try:
+            derived = self._derived
+            before = derived.dispatched_index
+            if before < self._committed_index:
+                derived.dispatch_up_to(self._committed_index)
+                self._dispatched()
+            self._start_jobs()
+            return not before < derived.dispatched_index < self._committed_index
+        finally:
+            self._is_turning = False
 
     async def _sleep(self) -> None:
         """Wait for `_wake_up`, or the timer."""

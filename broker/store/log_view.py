@@ -26,6 +26,11 @@ class LogView(Protocol):
         """Index of the last entry; that of `base` when the log is empty."""
         ...
 
+    @property
+    def end_position(self) -> int:
+        """The byte behind the last entry."""
+        ...
+
     def entries(self, first_index: int, last_index: int) -> Iterator[Entry]:
         """Yield the entries from *first_index* to *last_index*, both included."""
         ...

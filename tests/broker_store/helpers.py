@@ -57,6 +57,10 @@ class MemoryLog:
     def end_index(self) -> int:
         return self.end.index
 
+    @property
+    def end_position(self) -> int:
+        return self.end.position
+
     def position_for(self, body_size: int) -> int:
         return place_entry(
             self.end.position,

@@ -8,7 +8,11 @@ import pytest
 import trio
 
 from broker.store.derived import DerivedState
-from broker.store.dispatch_service import FULL_RETRY_SECONDS, DispatchService
+from broker.store.dispatch_service import (
+    FULL_RETRY_SECONDS,
+    PAUSE_SECONDS,
+    DispatchService,
+)
 from dledger.errors import LedgerFullError, PoisonEntryError, StorageFailedError
 from tests.broker_store.growing_disk import GrowingDisk
 from tests.broker_store.helpers import MemoryLog
@@ -36,6 +40,7 @@ class World:
         self.disk = GrowingDisk()
         self.worker = FakeWorker(nursery)
         self.batches = 0
+        self.is_awaited = True
         self.open()
 
     def open(self):
@@ -53,6 +58,7 @@ class World:
             worker=self.worker,
             state_interval_seconds=STATE_SECONDS,
             dispatched=self.heard,
+            is_awaited=lambda: self.is_awaited,
         )
 
     def heard(self):
@@ -80,6 +86,79 @@ async def test_commits_are_taken_in_at_once(world, nursery, autojump_clock):
     world.service.committed_to(9)
     await trio.testing.wait_all_tasks_blocked()
     assert (world.derived.dispatched_index, world.batches) == (9, 2)
+
+
+@pytest.fixture
+async def unread(world, nursery, monkeypatch):
+    """A service that runs, and nobody waits for what it takes in."""
+    monkeypatch.setattr("broker.store.dispatch_service.PAUSE_SIZE_MAX", 10 * SEGMENT)
+    await nursery.start(world.service.run)
+    await trio.testing.wait_all_tasks_blocked()
+    world.is_awaited = False
+    return world
+
+
+async def test_entries_that_nobody_waits_for_are_taken_in_together(unread, autojump_clock):
+    world = unread
+
+    for index in (1, 2, 3):
+        world.service.committed_to(index)
+        await trio.testing.wait_all_tasks_blocked()
+    assert world.derived.dispatched_index == 0
+    await trio.sleep(PAUSE_SECONDS + 0.001)
+
+    assert (world.derived.dispatched_index, world.batches) == (3, 1)
+    assert trio.current_time() < 2 * PAUSE_SECONDS
+
+
+async def test_who_asks_meanwhile_or_waits_has_them_at_once(unread, autojump_clock):
+    world = unread
+    world.service.committed_to(2)
+    world.service.catch_up()
+    assert world.derived.dispatched_index == 2
+    world.service.committed_to(3)
+    world.is_awaited = True
+    world.service.committed_to(4)
+    await trio.testing.wait_all_tasks_blocked()
+
+    assert world.derived.dispatched_index == 4
+    assert trio.current_time() == 0
+
+
+@pytest.mark.parametrize("limit", ["COUNT", "SIZE"])
+async def test_many_entries_or_large_ones_wait_for_nothing(
+    unread, autojump_clock, monkeypatch, limit
+):
+    world = unread
+    world.service.committed_to(4)
+    await trio.testing.wait_all_tasks_blocked()
+    assert world.derived.dispatched_index == 0
+
+    monkeypatch.setattr(f"broker.store.dispatch_service.PAUSE_{limit}_MAX", 5)
+    world.service.committed_to(5)
+    await trio.testing.wait_all_tasks_blocked()
+
+    assert world.derived.dispatched_index == 5
+    assert trio.current_time() == 0
+
+
+async def test_what_fails_where_somebody_asks_stops_the_node(world, monkeypatch, autojump_clock):
+    monkeypatch.setattr("broker.store.dispatch_service.PAUSE_SIZE_MAX", 10 * SEGMENT)
+    world.is_awaited = False
+    world.derived._take_in = _poisoned
+
+    with pytest.RaisesGroup(PoisonEntryError):
+        async with trio.open_nursery() as inner:
+            await inner.start(world.service.run)
+            await trio.testing.wait_all_tasks_blocked()
+            world.service.committed_to(2)
+            world.service.catch_up()
+
+    assert world.derived.dispatched_index == 0
+
+
+def _poisoned(entry):
+    raise PoisonEntryError(f"entry {entry.index} is poison")
 
 
 async def test_states_are_written_down_as_often_as_told(world, nursery, autojump_clock):

@@ -237,8 +237,9 @@ async def trimmed_to(group, offset, *, queue_id=0):
     """Wait until the queue begins at *offset* on every node."""
 
     def begins():
-        queues = [member.running._files.derived.queues for member in group.alive]
-        return {found.get("t", queue_id).min_offset for found in queues}
+        tables = [member.running._files.derived.queues for member in group.alive]
+        queues = [found.get("t", queue_id) for found in tables]
+        return {None if queue is None else queue.min_offset for queue in queues}
 
     await until(f"all begin at {offset}", lambda: begins() == {offset}, seconds=5)
 
