@@ -29,15 +29,18 @@ from broker.message.model import HostAddress
 from broker.node import Node
 from broker.open_files import open_files
 from broker.wiring import Surroundings
-from dledger.config import FlushDiskType
+from dledger.config import FlushDiskType, SyncBy
 from dledger.remoting.connection import Connection
 from dledger.remoting.network import TcpNetwork
 from dledger.store.disk import OsDisk
+from dledger.sync_ring import make_sync_worker
 from dledger.worker import ThreadWorker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import FrameType
+
+    from dledger.worker import Worker
 
 _WHOSE: contextvars.ContextVar[str] = contextvars.ContextVar("whose", default="threads' ends")
 _LOOP = "loop"
@@ -129,11 +132,11 @@ async def count_calls(
     plan = GroupPlan(base_port=find_base_port(3), flush_disk_type=flush)
     group = LocalGroup.find_or_create(folder, plan)
     nodes: dict[str, Node] = {}
-    workers: list[ThreadWorker] = []
+    workers: list[Worker] = []
 
-    def make_worker(name: str) -> ThreadWorker:
-        workers.append(ThreadWorker(name))
-        return workers[-1]
+    def keep(worker: Worker) -> Worker:
+        workers.append(worker)
+        return worker
 
     async def live(node: Node, *, task_status: trio.TaskStatus[None]) -> None:
         _WHOSE.set(node.config.node_id)
@@ -149,7 +152,8 @@ async def count_calls(
                 disk=disk,
                 network=TcpNetwork(),
                 chance=random.Random(local.node_id),
-                make_worker=make_worker,
+                make_worker=lambda name: keep(ThreadWorker(name)),
+                make_sync_worker=lambda name: keep(make_sync_worker(name, SyncBy.AUTO)),
             )
             nodes[local.node_id] = Node(
                 local.config,
@@ -171,6 +175,7 @@ async def count_calls(
     for node in nodes.values():
         node.close(write_down=False)
     for worker in workers:
+        assert isinstance(worker, ThreadWorker)
         worker.join(_SILENCE_SECONDS)
     return counter, leader.config.node_id
 

@@ -26,6 +26,7 @@ from dledger.clock import SystemClock
 from dledger.machine import raise_open_files_limit
 from dledger.remoting.network import TcpNetwork
 from dledger.store.disk import OsDisk
+from dledger.sync_ring import make_sync_worker
 from dledger.worker import ThreadWorker
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ async def run_node(
         network=TcpNetwork(),
         chance=random.Random(),
         make_worker=ThreadWorker,
+        make_sync_worker=lambda name: make_sync_worker(name, config.store.sync_by),
     )
     store_host = await find_store_host(config)
     node = Node(config, files, surroundings, store_host=store_host)

@@ -88,6 +88,7 @@ class Surroundings:
     network: Network
     chance: random.Random
     make_worker: Callable[[str], Worker]
+    make_sync_worker: Callable[[str], Worker] | None = None  # of the log; None: as any other
 
 
 class Wiring(ABC):
@@ -117,8 +118,10 @@ class Wiring(ABC):
         self._network = network
         self._workers = {
             name: surroundings.make_worker(f"{config.node_id}-{name}")
-            for name in ("sync", "vote", "file", "derived", "lookup")
+            for name in ("vote", "file", "derived", "lookup")
         }
+        make_sync_worker = surroundings.make_sync_worker or surroundings.make_worker
+        self._workers["sync"] = make_sync_worker(f"{config.node_id}-sync")
         derived = files.derived
         self.dispatch = DispatchService(
             derived,

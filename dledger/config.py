@@ -31,6 +31,14 @@ class WriteMode(enum.Enum):
     PWRITE = "pwrite"
 
 
+class SyncBy(enum.Enum):
+    """Who waits for the disk when the log is synced."""
+
+    AUTO = "auto"  # io_uring where it can be had
+    IO_URING = "io_uring"  # the kernel's threads, without one of ours; Linux
+    THREAD = "thread"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
     """One member of the group and where its peers reach it.
@@ -62,6 +70,7 @@ class StoreConfig:
     flush_disk_type: FlushDiskType = FlushDiskType.SYNC_FLUSH
     flush_interval_ms: int = 500  # ASYNC_FLUSH: longest time before dirty pages are synced
     write_mode: WriteMode = WriteMode.AUTO
+    sync_by: SyncBy = SyncBy.AUTO
     checkpoint_interval_ms: int = 5_000
     checkpoint_size: int = 64 * MIB  # a checkpoint at the latest after so many new bytes
     log_size_max: int = 0  # bytes kept; whole segments above it are dropped; 0: no bound

@@ -382,9 +382,7 @@ class LedgerServer:
             if ticket is not None:
                 self._sync_ticket = ticket
                 self._sync_started_at = now
-                self._sync_worker.submit(
-                    ticket.run, lambda failure: self._log_synced(ticket, failure)
-                )
+                self._sync_worker.submit(ticket, lambda failure: self._log_synced(ticket, failure))
 
     def _judge_slow_sync(self, now: float) -> None:
         """Leave the lead to a node whose disk works, when this one's has stalled too long."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import queue
 import threading
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Protocol
 
 import trio
@@ -33,6 +34,32 @@ class Worker(Protocol):
     def close(self) -> None:
         """Take no more jobs and let the last one finish."""
         ...
+
+
+class DataSync(ABC):
+    """A job that may be one sync of one file: the kernel can then be asked for it without a thread.
+
+    `dledger.sync_ring` does so; any other worker calls it as it would any job.
+    """
+
+    @abstractmethod
+    def __call__(self) -> None:
+        """Do all of it; blocking."""
+
+    @abstractmethod
+    def begin(self) -> int | None:
+        """Return the descriptor whose data is to be synced; None: there is more to do, call it.
+
+        `end` or `take_back` follows once that has been done.
+        """
+
+    @abstractmethod
+    def end(self, error: OSError | None) -> None:
+        """Hear how the sync went; raises what a call of the job would have."""
+
+    @abstractmethod
+    def take_back(self) -> None:
+        """Hear that the sync did not even begin: the job is called in its place."""
 
 
 class ThreadWorker:

@@ -14,6 +14,7 @@ def told_of_group(store: StoreConfig, raft: RaftConfig) -> dict[str, object]:
     return {
         "flush": store.flush_disk_type.value,
         "writes": store.write_mode.value,
+        "syncs": store.sync_by.value,
         "segment_size": store.segment_size,
         "log_size_max": store.log_size_max,
         "file_reserved_hours": store.file_reserved_hours,

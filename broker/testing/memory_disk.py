@@ -82,6 +82,12 @@ class FakeRegion:
             return
         self._disk.sync_inode(self.path, self._inode)
 
+    def begin_sync(self) -> int | None:
+        return None  # there is no descriptor
+
+    def end_sync(self, error: OSError | None) -> None:
+        raise AssertionError("no sync was begun")
+
     def close(self) -> bool:
         if self._is_closed:
             return False

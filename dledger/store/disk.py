@@ -72,6 +72,21 @@ class MappedRegion(Protocol):
         """
         ...
 
+    def begin_sync(self) -> int | None:
+        """Return a descriptor; an fdatasync of it does what `sync` does. None: call `sync`.
+
+        It stays open, whatever `close` does, until `end_sync` has been called.
+        """
+        ...
+
+    def end_sync(self, error: OSError | None) -> None:
+        """Hear how the sync went that began with `begin_sync`.
+
+        Raises:
+            StorageFailedError: for *error*.
+        """
+        ...
+
     def close(self) -> bool:
         """Let go of the file; whether no view of it is alive, so that the file may be reused."""
         ...
@@ -259,9 +274,27 @@ class OsRegion:
                     self._map.flush()
                 _sync_data(self._fd)
         finally:
-            with self._lock:
-                self._syncs_running -= 1
-                self._close_when_idle()
+            self._sync_ended()
+
+    def begin_sync(self) -> int | None:
+        """See `MappedRegion.begin_sync`."""
+        with self._lock:
+            if self._is_closed or not _FDATASYNC_SEES_MAP:
+                return None
+            self._syncs_running += 1
+        return self._fd
+
+    def end_sync(self, error: OSError | None) -> None:
+        """See `MappedRegion.end_sync`."""
+        self._sync_ended()
+        if error is not None:
+            with _failing(self.path, "sync"):
+                raise error
+
+    def _sync_ended(self) -> None:
+        with self._lock:
+            self._syncs_running -= 1
+            self._close_when_idle()
 
     def close(self) -> bool:
         """See `MappedRegion.close`."""

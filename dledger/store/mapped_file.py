@@ -77,6 +77,28 @@ class MappedFile:
             self._sync_has_failed = True
             raise
 
+    def begin_sync(self) -> int | None:
+        """Return the descriptor for a sync beside this process, which `end_sync` ends.
+
+        None where that cannot be had; `sync` then does what there is to do.
+        """
+        if self._region is None or self._sync_has_failed:
+            return None
+        return self._region.begin_sync()
+
+    def end_sync(self, error: OSError | None) -> None:
+        """Take note of a sync begun with `begin_sync`.
+
+        Raises:
+            StorageFailedError: *error* ended it; as `sync`.
+        """
+        assert self._region is not None
+        try:
+            self._region.end_sync(error)
+        except StorageFailedError:
+            self._sync_has_failed = True
+            raise
+
     def move(self, path: str, *, position: int) -> None:
         """Rename the file, replacing what has that name; it now holds the bytes at *position*."""
         self._disk.rename(self.path, path)

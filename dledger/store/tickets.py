@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from dledger.worker import DataSync
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -28,7 +30,7 @@ class StoreStats:
     free_size: int  # bytes left on the disk
 
 
-class SyncTicket:
+class SyncTicket(DataSync):
     """One sync of everything that was appended when it began."""
 
     def __init__(
@@ -56,6 +58,29 @@ class SyncTicket:
             self.failure = error
             raise
         self.is_done = True
+
+    def __call__(self) -> None:
+        """See `run`."""
+        self.run()
+
+    def begin(self) -> int | None:
+        """See `DataSync`. Mostly one file was written to; where a segment ended there are two."""
+        if len(self._files) == 1 and self._folder is None:
+            return self._files[0].begin_sync()
+        return None
+
+    def end(self, error: OSError | None) -> None:
+        """See `DataSync`."""
+        try:
+            self._files[0].end_sync(error)
+        except BaseException as failure:
+            self.failure = failure
+            raise
+        self.is_done = True
+
+    def take_back(self) -> None:
+        """See `DataSync`."""
+        self._files[0].end_sync(None)
 
 
 class CheckpointTicket:

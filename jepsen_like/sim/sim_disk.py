@@ -345,6 +345,14 @@ class SimRegion:
         if not self._is_closed:
             self._mount.sync_file(self.path, self._file)
 
+    def begin_sync(self) -> int | None:
+        """See `MappedRegion.begin_sync`."""
+        return None  # there is no descriptor
+
+    def end_sync(self, error: OSError | None) -> None:
+        """See `MappedRegion.end_sync`."""
+        raise AssertionError("no sync was begun")
+
     def close(self) -> bool:
         """See `MappedRegion.close`."""
         if self._is_closed:

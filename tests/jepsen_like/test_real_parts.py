@@ -6,11 +6,12 @@ import json
 
 import pytest
 
+from dledger.config import SyncBy
 from dledger.errors import LedgerError, LedgerFullError, StorageFailedError
 from jepsen_like.faults.catalogue import offered
 from jepsen_like.history import History
 from jepsen_like.real.endings import end_of
-from jepsen_like.real.mix import draw
+from jepsen_like.real.mix import BY_SHIM, draw
 from jepsen_like.real.node_log import NodeLog
 from jepsen_like.real.runs import CI_RUNS, RealOptions, runs_of
 from jepsen_like.real.scripts import SCRIPTS
@@ -212,3 +213,13 @@ def test_the_load_goes_to_a_process_and_back() -> None:
     words = command(name="c1", do="appends", load=load, brokers=["a:1"], history=None)
 
     assert Load(**json.loads(words[words.index("--load") + 1])) == load
+
+
+def test_the_kernel_syncs_unless_a_fault_meddles_with_the_c_library():
+    assert set(offered("real")) >= BY_SHIM
+    for faults, sync_by in (
+        (("power", "kill"), SyncBy.AUTO),
+        (("power", "slow-disk"), SyncBy.THREAD),
+        ((), SyncBy.THREAD),  # a script's lies about syncs
+    ):
+        assert draw(1, faults=faults, seconds=30, rate=50).store.sync_by is sync_by
