@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         RequestFailedError,
         SendManyError,
         SendResult,
+        SeveralGroupsError,
         connect,
     )
     from broker.errors import (
@@ -83,6 +84,7 @@ __all__ = [
     "RequestFailedError",
     "SendManyError",
     "SendResult",
+    "SeveralGroupsError",
     "TopicNotFoundError",
     "connect",
 ]

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from broker.cli.name_servers import ask_groups, merge, why_none
 from broker.client.requests import failure_text
 from broker.errors import HeaderError
 from broker.protocol.bodies import GroupStatus
 from broker.protocol.request_code import RequestCode
+from broker.protocol.response_code import ResponseCode
 from dledger.clock import SystemClock
 from dledger.config import parse_address
 from dledger.remoting.client import open_remoting_client
@@ -43,6 +45,7 @@ class NodeAnswer:
     details: dict[str, Any] = field(default_factory=dict)  # all it said, as JSON has it
     problem: str = ""
     is_refusal: bool = False  # it answered, and would not say: a name server, or one that is full
+    is_stranger: bool = False  # it answered that it does not know the question: it is no node
     # How far its clock is ahead of ours, to within half the time the question took; None: untold.
     clock_skew_seconds: float | None = None
 
@@ -52,6 +55,7 @@ class GroupView:
     """What all nodes of a group said at about the same time."""
 
     answers: tuple[NodeAnswer, ...]
+    name_servers: tuple[str, ...] = ()  # addresses by which the nodes were found
 
     @property
     def leader(self) -> NodeAnswer | None:
@@ -100,7 +104,12 @@ async def ask_node(
     if answer is None:
         return NodeAnswer(address=address, problem=problem)
     if answer.code:
-        return NodeAnswer(address=address, problem=failure_text(answer), is_refusal=True)
+        return NodeAnswer(
+            address=address,
+            problem=failure_text(answer),
+            is_refusal=True,
+            is_stranger=answer.code == ResponseCode.REQUEST_CODE_NOT_SUPPORTED,
+        )
     found = read_answer(address, _body(answer))
     if found.status is None or found.status.wall_ms < 0:  # nodes of 0.1 do not tell
         return found
@@ -122,11 +131,15 @@ def read_answer(address: str, body: bytes) -> NodeAnswer:
 async def ask_group(
     addresses: Iterable[str], *, seconds: float = ANSWER_SECONDS, network: Network | None = None
 ) -> GroupView:
-    """Ask the nodes at *addresses*, and those that they name as members, how they stand."""
+    """Ask the nodes at *addresses*, and those that they name as members, how they stand.
+
+    Where an address is a name server's, the nodes of the one group that it knows are asked.
+    """
     answers: dict[str, NodeAnswer] = {}
     wanted = list(dict.fromkeys(addresses))
     asked: list[str] = []
     names: dict[str, str] = {}
+    name_servers: list[str] = []
 
     async def ask(address: str) -> None:
         answers[address] = await ask_node(address, seconds=seconds, network=network)
@@ -136,6 +149,14 @@ async def ask_group(
         async with trio.open_nursery() as nursery:
             for address in wanted:
                 nursery.start_soon(ask, address)
+        strangers = [address for address in wanted if answers[address].is_stranger]
+        if strangers:
+            nodes = await _ask_strangers(strangers, answers, seconds, network or TcpNetwork())
+            name_servers += [address for address in strangers if address not in answers]
+            asked = [address for address in asked if address in answers]
+            wanted = [address for address in nodes if address not in answers]
+            if wanted:
+                continue
         known_ids = {answer.node_id for answer in answers.values() if answer.status}
         for answer in list(answers.values()):
             if answer.status is not None:
@@ -153,7 +174,25 @@ async def ask_group(
         else dataclasses.replace(answer, node_id=names[answer.address])
         for answer in (answers[address] for address in asked)
     ]
-    return GroupView(answers=tuple(sorted(named, key=lambda answer: _order(answer.node_id))))
+    return GroupView(
+        answers=tuple(sorted(named, key=lambda answer: _order(answer.node_id))),
+        name_servers=tuple(name_servers),
+    )
+
+
+async def _ask_strangers(
+    strangers: list[str], answers: dict[str, NodeAnswer], seconds: float, network: Network
+) -> tuple[str, ...]:
+    """Return the nodes that name servers name; their own answers go, or say why there are none."""
+    told = await ask_groups(strangers, seconds=seconds, network=network)
+    groups = merge(told.values())
+    if len(groups) == 1 or any(answer.status is not None for answer in answers.values()):
+        for address in told:
+            del answers[address]
+        return next(iter(groups.values())) if len(groups) == 1 else ()
+    for address in told:
+        answers[address] = dataclasses.replace(answers[address], problem=why_none(address, groups))
+    return ()
 
 
 def _term(answer: NodeAnswer) -> int:

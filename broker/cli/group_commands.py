@@ -20,7 +20,14 @@ from broker.cli.local_group import (
 )
 from broker.cli.output import join_words, json_option, plural, print_json, tell
 from broker.cli.servers import DEFAULT_BASE_PORT, SERVER_VARIABLE, data_option, group_options
-from broker.cli.status_table import kept_lines, problems, status_json, status_table, verdict
+from broker.cli.status_table import (
+    found_by,
+    kept_lines,
+    problems,
+    status_json,
+    status_table,
+    verdict,
+)
 from broker.cli.values import SIZE
 from broker.cli.watching import show_frame, show_repeatedly, watch_option
 from broker.config_file import format_size
@@ -290,7 +297,7 @@ async def _watch(servers: list[str], seconds: float, as_json: bool) -> None:
 
 
 def _frame(view: GroupView) -> Frame:
-    lines = [*kept_lines(view), *problems(view), verdict(view)]
+    lines = [*kept_lines(view), *found_by(view), *problems(view), verdict(view)]
     return [status_table(view), *lines], status_json(view)
 
 

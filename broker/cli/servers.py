@@ -82,7 +82,7 @@ def add_group_options(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option(
             "-s", "--server", metavar="HOST:PORT,...",
-            help="Nodes of the group; one that answers is enough.",
+            help="Nodes of the group, or name servers; one that answers is enough.",
         ),
     ):  # fmt: skip
         command = option(command)

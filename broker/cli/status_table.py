@@ -57,6 +57,13 @@ def problems(view: GroupView) -> list[str]:
     ]
 
 
+def found_by(view: GroupView) -> list[str]:
+    """Return a line with the name servers by which the nodes were found, if any were."""
+    if not view.name_servers:
+        return []
+    return [f"found by way of the name server {join_words(list(view.name_servers))}"]
+
+
 def kept_lines(view: GroupView) -> list[str]:
     """Return from where on the nodes have the log, and which would take no messages."""
     kept: dict[str, list[str]] = {}
@@ -111,6 +118,7 @@ def status_json(view: GroupView) -> dict[str, Any]:
     return {
         "healthy": view.is_healthy,
         "leader": leader.node_id if leader else None,
+        **({"name_servers": list(view.name_servers)} if view.name_servers else {}),
         "term": leader.status.term if leader and leader.status else None,
         "nodes": [
             {

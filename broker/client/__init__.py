@@ -18,6 +18,7 @@ from broker.client.errors import (
     OutcomeUnknownError,
     RequestFailedError,
     SendManyError,
+    SeveralGroupsError,
 )
 from broker.client.lookup import Lookup
 from broker.client.producer import Producer
@@ -50,5 +51,6 @@ __all__ = [
     "RequestFailedError",
     "SendManyError",
     "SendResult",
+    "SeveralGroupsError",
     "connect",
 ]

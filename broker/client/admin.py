@@ -40,9 +40,7 @@ from dledger.remoting.command import Command
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from broker.client.offsets import Offsets
-    from broker.client.requests import Requests
-    from broker.client.routes import RouteCache
+    from broker.client.group_access import FindsGroups, GroupAccess
     from broker.protocol.header_fields import Header
 
 DEFAULT_QUEUE_COUNT = 8
@@ -51,10 +49,8 @@ DEFAULT_QUEUE_COUNT = 8
 class Admin:
     """Requests about the group itself. Every method raises `ClientError`s that say what to do."""
 
-    def __init__(self, requests: Requests, routes: RouteCache, offsets: Offsets) -> None:
-        self._requests = requests
-        self._routes = routes
-        self._offsets = offsets
+    def __init__(self, groups: FindsGroups) -> None:
+        self._groups = groups
 
     async def create_topic(
         self,
@@ -83,7 +79,8 @@ class Admin:
         if queue_count < 1:
             raise ValueError(f"queue_count = {queue_count}: must be at least 1")
         attributes = _attributes(retention_ms, retention_bytes, acks, flush)
-        await self._routes.create(name, queue_count, attributes=attributes)
+        group = await self._groups.of_topic(name)
+        await group.routes.create(name, queue_count, attributes=attributes)
 
     async def alter_topic(
         self,
@@ -116,6 +113,7 @@ class Admin:
             TopicNotFoundError: there is no such topic.
             InvalidMessageError: a value is not allowed, or the topic has more queues.
         """
+        group = await self._groups.of_topic(name)
         header = CreateTopicRequest(
             topic=name,
             read_queue_nums=queue_count,
@@ -124,10 +122,12 @@ class Admin:
             order=order,
             attributes=_attributes(retention_ms, retention_bytes, acks, flush),
             only_if_there=True,
-            request_id=self._requests.new_id(),
+            request_id=group.requests.new_id(),
         )
-        await self._change(RequestCode.UPDATE_AND_CREATE_TOPIC, header, f"alter topic {name}")
-        self._routes.forget(name)
+        await self._change(
+            group, RequestCode.UPDATE_AND_CREATE_TOPIC, header, f"alter topic {name}"
+        )
+        group.routes.forget(name)
 
     async def delete_topic(self, name: str) -> None:
         """Delete topic *name* with its messages and what groups have committed in it.
@@ -135,13 +135,17 @@ class Admin:
         A topic created again by that name goes on at the offsets where its queues ended. There need
         be no such topic.
         """
-        header = DeleteTopicRequest(topic=name, request_id=self._requests.new_id())
-        await self._change(RequestCode.DELETE_TOPIC_IN_BROKER, header, f"delete topic {name}")
-        self._routes.forget(name)
+        group = await self._groups.of_topic(name)
+        header = DeleteTopicRequest(topic=name, request_id=group.requests.new_id())
+        await self._change(
+            group, RequestCode.DELETE_TOPIC_IN_BROKER, header, f"delete topic {name}"
+        )
+        group.routes.forget(name)
 
     async def list_topics(self) -> list[TopicEntry]:
         """Return all topics, by name."""
-        answer = await self._requests.ask_leader(
+        group = await self._groups.only("list topics")
+        answer = await group.requests.ask_leader(
             lambda: Command(RequestCode.GET_ALL_TOPIC_CONFIG.value), "list topics"
         )
         return sorted(decode_topic_table(_body(answer)))
@@ -162,10 +166,11 @@ class Admin:
         def request() -> Command:
             return Command(RequestCode.DESCRIBE_TOPIC.value, ext_fields=header.encode())
 
+        group = await self._groups.of_topic(name)
         if node is not None:
-            answer = await self._requests.ask_node(node, request(), what)
+            answer = await group.requests.ask_node(node, request(), what)
             return decode_body(_body(answer), TopicDescription)
-        first, answer = await self._requests.ask_any(request, what)
+        first, answer = await group.requests.ask_any(request, what)
         found = decode_body(_body(answer), TopicDescription)
         rates = [found.out_rate]
         asked = {found.node_id}
@@ -180,14 +185,15 @@ class Admin:
                 rates.append(more.out_rate)
 
         async with trio.open_nursery() as nursery:
-            for other in self._requests.leader.nodes:
+            for other in group.requests.leader.nodes:
                 if other != first:
                     nursery.start_soon(add, other)
         return replace(found, out_rate=sum_rates(rates))
 
     async def list_groups(self) -> list[SubscriptionGroupConfig]:
         """Return all consumer groups, by name."""
-        answer = await self._requests.ask_leader(
+        group = await self._groups.only("list groups")
+        answer = await group.requests.ask_leader(
             lambda: Command(RequestCode.GET_ALL_SUBSCRIPTIONGROUP_CONFIG.value), "list groups"
         )
         return decode_group_table(_body(answer))
@@ -198,10 +204,11 @@ class Admin:
         Raises:
             GroupNotFoundError: there is no such group.
         """
-        header = GroupRequest(consumer_group=name)
-        answer = await self._requests.ask_leader(
+        header, what = GroupRequest(consumer_group=name), f"describe group {name}"
+        group = await self._groups.only(what)
+        answer = await group.requests.ask_leader(
             lambda: Command(RequestCode.DESCRIBE_CONSUMER_GROUP.value, ext_fields=header.encode()),
-            f"describe group {name}",
+            what,
         )
         return decode_body(_body(answer), GroupDescription)
 
@@ -233,8 +240,10 @@ class Admin:
 
         A consumer of it that still runs makes it again.
         """
-        header = DeleteGroupRequest(group_name=name, request_id=self._requests.new_id())
-        await self._change(RequestCode.DELETE_SUBSCRIPTIONGROUP, header, f"delete group {name}")
+        what = f"delete group {name}"
+        group = await self._groups.only(what)
+        header = DeleteGroupRequest(group_name=name, request_id=group.requests.new_id())
+        await self._change(group, RequestCode.DELETE_SUBSCRIPTIONGROUP, header, what)
 
     async def reset_offsets(
         self,
@@ -264,15 +273,16 @@ class Admin:
             TopicNotFoundError: there is no such topic or queue.
             NoBrokerError: nobody answered in time; it may have happened.
         """
+        place = await self._groups.of_topic(topic)
         header = ResetOffsetsRequest(
             consumer_group=group,
             topic=topic,
             queue_id=-1 if queue is None else queue,
             dry_run=dry_run,
-            request_id=self._requests.new_id(),
+            request_id=place.requests.new_id(),
             **_place(to, shift),
         )
-        answer = await self._requests.ask_leader(
+        answer = await place.requests.ask_leader(
             lambda: Command(RequestCode.RESET_CONSUMER_OFFSETS.value, ext_fields=header.encode()),
             f"reset of group {group} in topic {topic}",
         )
@@ -286,11 +296,13 @@ class Admin:
         """
         request = Command(RequestCode.GET_GROUP_STATUS.value)
         if node is None:
-            node, answer = await self._requests.ask_any(
+            group = await self._groups.only("group status")
+            node, answer = await group.requests.ask_any(
                 lambda: Command(RequestCode.GET_GROUP_STATUS.value), "group status"
             )
         else:
-            answer = await self._requests.ask_node(node, request, "group status")
+            group = await self._groups.of_node(node, "group status")
+            answer = await group.requests.ask_node(node, request, "group status")
         try:
             return GroupStatus.decode(_body(answer))
         except HeaderError as error:
@@ -308,44 +320,54 @@ class Admin:
             target: id of the node that is to lead; None leaves the choice to the leader.
         """
         header = LeadershipTransferRequest(transferee_id=target or "")
-        answer = await self._requests.ask_leader(
+        what = f"transfer of leadership to {target or 'any other node'}"
+        group = await self._groups.only(what)
+        answer = await group.requests.ask_leader(
             lambda: Command(RequestCode.LEADERSHIP_TRANSFER.value, ext_fields=header.encode()),
-            f"transfer of leadership to {target or 'any other node'}",
+            what,
             is_repeatable=False,
         )
         return str(answer.ext_fields.get("leaderId") or "")
 
-    async def _change(self, code: RequestCode, header: Header, what: str) -> None:
-        await self._requests.ask_leader(
+    async def _change(
+        self, group: GroupAccess, code: RequestCode, header: Header, what: str
+    ) -> None:
+        await group.requests.ask_leader(
             lambda: Command(code.value, ext_fields=header.encode()), what
         )
 
     async def _put_group(self, config: SubscriptionGroupConfig) -> None:
-        header = CreateGroupRequest(request_id=self._requests.new_id())
-        await self._requests.ask_leader(
+        what = f"create group {config.group}"
+        group = await self._groups.only(what)
+        header = CreateGroupRequest(request_id=group.requests.new_id())
+        await group.requests.ask_leader(
             lambda: Command(
                 RequestCode.UPDATE_AND_CREATE_SUBSCRIPTIONGROUP.value,
                 ext_fields=header.encode(),
                 body=encode_group(config),
             ),
-            f"create group {config.group}",
+            what,
         )
 
     async def max_offset(self, topic: str, queue: int) -> int:
         """Return the offset the next message of that queue will get."""
-        return await self._offsets.max_offset(topic, queue)
+        place = await self._groups.of_topic(topic)
+        return await place.offsets.max_offset(topic, queue)
 
     async def min_offset(self, topic: str, queue: int) -> int:
         """Return the offset of the oldest message of that queue that is kept."""
-        return await self._offsets.min_offset(topic, queue)
+        place = await self._groups.of_topic(topic)
+        return await place.offsets.min_offset(topic, queue)
 
     async def committed_offset(self, group: str, topic: str, queue: int) -> int | None:
         """Return the offset *group* goes on at, or None when it has committed none."""
-        return await self._offsets.committed(group, topic, queue)
+        place = await self._groups.of_topic(topic)
+        return await place.offsets.committed(group, topic, queue)
 
     async def group_progress(self, group: str, topic: str, queue: int) -> tuple[int | None, int]:
         """Return the offset *group* goes on at, or None, and the epoch its last reset began."""
-        return await self._offsets.progress(group, topic, queue)
+        place = await self._groups.of_topic(topic)
+        return await place.offsets.progress(group, topic, queue)
 
     async def commit_offset(
         self, group: str, topic: str, queue: int, queue_offset: int, *, epoch: int | None = None
@@ -362,7 +384,8 @@ class Admin:
         Returns:
             False when it does not count, as the group was put elsewhere since *epoch* began.
         """
-        return await self._offsets.commit(group, topic, queue, queue_offset, epoch=epoch)
+        place = await self._groups.of_topic(topic)
+        return await place.offsets.commit(group, topic, queue, queue_offset, epoch=epoch)
 
 
 def sum_rates(rates: Iterable[Rate]) -> Rate:

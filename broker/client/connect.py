@@ -303,8 +303,9 @@ def connect(
     b'world'
 
     Args:
-        addresses: ``host:port`` of one or several nodes, as a list or with commas between them;
-            the others of the group are learnt from them. Port 9876 when none is given.
+        addresses: ``host:port`` of one or several nodes, as a list or with "," or ";" between;
+            the others of the group are learnt from them. Name servers' will do, too: of several
+            groups behind one a topic is found in the one that has it. Port 9876 when none is given.
         group_timeout: seconds a request other than a send may take, all attempts together.
         request_timeout: seconds one node may say nothing before another one is tried.
         connect_timeout: seconds to wait for a connection.
@@ -341,6 +342,8 @@ def parse_addresses(addresses: str | Iterable[str]) -> list[str]:
 
     >>> parse_addresses("127.0.0.1:9876, broker-2")
     ['127.0.0.1:9876', 'broker-2:9876']
+    >>> parse_addresses("ns1:9876;ns2:9876")
+    ['ns1:9876', 'ns2:9876']
     >>> parse_addresses(["[::1]:9877", "::1"])
     ['[::1]:9877', '[::1]:9876']
 
@@ -352,7 +355,10 @@ def parse_addresses(addresses: str | Iterable[str]) -> list[str]:
         raise TypeError(
             f"the address is a {type(addresses).__name__}; write host:port, such as 127.0.0.1:9876"
         )
-    texts = addresses.split(",") if isinstance(addresses, str) else list(addresses)
+    if isinstance(addresses, str):
+        texts = addresses.replace(";", ",").split(",")  # as in RocketMQ's NAMESRV_ADDR
+    else:
+        texts = list(addresses)
     result: list[str] = []
     for text in filter(None, (text.strip() for text in texts)):
         if text.startswith("[") and text.endswith("]"):

@@ -19,9 +19,8 @@ from broker.protocol.response_code import ResponseCode
 from dledger.remoting.command import Command
 
 if TYPE_CHECKING:
-    from broker.client.offsets import Offsets
+    from broker.client.group_access import FindsGroups, GroupAccess
     from broker.client.records import Message
-    from broker.client.requests import Requests
 
 QUEUE = 0  # the only one. Source: RocketMQ ``DLQ_NUMS_PER_GROUP``
 PULL_COUNT_MAX = 64  # messages of one request
@@ -52,18 +51,18 @@ class DeadLetters:
     b'nobody can read this'
     """
 
-    def __init__(self, group: str, requests: Requests, offsets: Offsets) -> None:
+    def __init__(self, group: str, groups: FindsGroups) -> None:
         check_group(group)
         self.group = group
         self.topic = DLQ_PREFIX + group
-        self._requests = requests
-        self._offsets = offsets
+        self._groups = groups
 
     async def count(self) -> int:
         """Return how many there are that nobody has dealt with."""
         try:
-            begin = await self._begin()
-            return max(await self._offsets.max_offset(self.topic, QUEUE) - begin, 0)
+            at = await self._place()
+            begin = await self._begin(at)
+            return max(await at.offsets.max_offset(self.topic, QUEUE) - begin, 0)
         except TopicNotFoundError:
             return 0  # the group has never given one up
 
@@ -79,10 +78,14 @@ class DeadLetters:
         if limit < 1:
             raise ValueError(f"limit = {limit}: must be at least 1")
         try:
-            at = await self._begin() if start is None else max(start, await self._first_kept())
+            place = await self._place()
+            if start is None:
+                at = await self._begin(place)
+            else:
+                at = max(start, await self._first_kept(place))
             result: list[Message] = []
             while len(result) < limit:
-                more = await self._pull(at, min(limit - len(result), PULL_COUNT_MAX))
+                more = await self._pull(place, at, min(limit - len(result), PULL_COUNT_MAX))
                 if not more:
                     break
                 result += more
@@ -115,14 +118,16 @@ class DeadLetters:
             max_reconsume_times=None if count_anew else message.reconsume_times + 1,
             count_anew=count_anew,
         )
-        await self._requests.ask_leader(
+        place = await self._place()
+        await place.requests.ask_leader(
             lambda: Command(RequestCode.CONSUMER_SEND_MSG_BACK.value, ext_fields=header.encode()),
             f"dead letter {message.message_id} to group {self.group}",
         )
 
     async def done(self, message: Message) -> None:
         """Say that *message* and all before it are dealt with."""
-        await self._offsets.commit(self.group, self.topic, QUEUE, message.queue_offset + 1)
+        place = await self._place()
+        await place.offsets.commit(self.group, self.topic, QUEUE, message.queue_offset + 1)
 
     async def resend_all(self, limit: int | None = None) -> int:
         """Have all that nobody has dealt with come to the group once more; return how many.
@@ -144,14 +149,18 @@ class DeadLetters:
             await self.done(messages[-1])
         return sent
 
-    async def _begin(self) -> int:
-        committed = await self._offsets.committed(self.group, self.topic, QUEUE)
-        return max(committed or 0, await self._first_kept())
+    async def _place(self) -> GroupAccess:
+        """Return the broker group in which they lie."""
+        return await self._groups.of_topic(self.topic)
 
-    async def _first_kept(self) -> int:
-        return await self._offsets.min_offset(self.topic, QUEUE)
+    async def _begin(self, place: GroupAccess) -> int:
+        committed = await place.offsets.committed(self.group, self.topic, QUEUE)
+        return max(committed or 0, await self._first_kept(place))
 
-    async def _pull(self, queue_offset: int, count: int) -> list[Message]:
+    async def _first_kept(self, place: GroupAccess) -> int:
+        return await place.offsets.min_offset(self.topic, QUEUE)
+
+    async def _pull(self, place: GroupAccess, queue_offset: int, count: int) -> list[Message]:
         header = PullMessageRequest(
             consumer_group=_LOOKER,
             topic=self.topic,
@@ -161,7 +170,7 @@ class DeadLetters:
             sys_flag=0,
         )
         what = f"dead letters of group {self.group} from {queue_offset} on"
-        node, answer = await self._requests.ask_any(
+        node, answer = await place.requests.ask_any(
             lambda: Command(RequestCode.PULL_MESSAGE.value, ext_fields=header.encode()),
             what,
             accept=_NONE_THERE,

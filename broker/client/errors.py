@@ -49,6 +49,10 @@ class NoBrokerError(ClientError):
     """No node of the group could be reached, or none of them leads, until the time was up."""
 
 
+class SeveralGroupsError(ClientError):
+    """A name server was named, with several broker groups behind it, and one has to be chosen."""
+
+
 class RequestFailedError(ClientError):
     """A node refused a request; *code* is its response code, the text holds its remark."""
 

@@ -60,6 +60,10 @@ class LeaderFinder:
         self.leader: str | None = None  # address; None while nobody is known to lead
         self.term = -1  # of the leader; -1 while unknown
         self.last_failure = "no node has been asked yet"
+        # Told when a node says how its group stands, and when an address is no node's.
+        self.on_node: Callable[[], None] = lambda: None
+        self.on_stranger: Callable[[], None] = lambda: None
+        self._strangers: set[str] = set()  # addresses that are no node's
         self._refused: dict[str, str] = {}  # by address: why it would not say how the group stands
         self._links: Links | None = None
         self._addresses: dict[str, str] = {}  # by node id, as the nodes say
@@ -72,6 +76,7 @@ class LeaderFinder:
         self._chance = chance
         self._lost_at = float("inf")  # trio seconds; since when no leader has been known
         self._is_closing = False
+        self._scope = trio.CancelScope()
 
     @property
     def nodes(self) -> tuple[str, ...]:
@@ -79,6 +84,9 @@ class LeaderFinder:
         known = dict.fromkeys((*self._addresses.values(), *self.seeds))
         if self.leader is not None:
             known = dict.fromkeys((self.leader, *known))
+        if self._strangers:
+            nodes = tuple(address for address in known if address not in self._strangers)
+            return nodes or tuple(known)
         return tuple(known)
 
     def use(self, links: Links) -> None:
@@ -88,6 +96,19 @@ class LeaderFinder:
     def close(self) -> None:
         """Take it from now on that connections end because the client ends them."""
         self._is_closing = True
+
+    def stop(self) -> None:
+        """Look for nobody any more."""
+        assert self._links is not None
+        self.close()
+        self._scope.cancel()
+        self._links.close(ConnectionLostError("these are no nodes of a group"))
+
+    def reseed(self, addresses: Iterable[str]) -> None:
+        """Take *addresses* for those of nodes as well, in the place of those named at first."""
+        found = tuple(dict.fromkeys(addresses))
+        if found:
+            self.seeds = found
 
     def listen(self, listener: Callable[[], None]) -> None:
         """Call *listener* whenever another leader is known, or the same one again."""
@@ -193,9 +214,10 @@ class LeaderFinder:
     async def run(self) -> None:
         """Look for the leader whenever none is known; watch the one that is."""
         self._lost_at = trio.current_time()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._find)
-            nursery.start_soon(self._watch)
+        with self._scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._find)
+                nursery.start_soon(self._watch)
 
     async def _find(self) -> None:
         while True:
@@ -268,8 +290,12 @@ class LeaderFinder:
         if answer.code != ResponseCode.SUCCESS:
             reason = f"{address}: {failure_text(answer)}"
             self._refused[address] = self.last_failure = reason
+            if answer.code == ResponseCode.REQUEST_CODE_NOT_SUPPORTED:
+                self._strangers.add(address)
+                self.on_stranger()
             return
         self._refused.pop(address, None)
+        self._strangers.discard(address)
         try:
             status = json.loads(bytes(answer.body))  # type: ignore[arg-type]
         except (ValueError, RecursionError):
@@ -279,6 +305,7 @@ class LeaderFinder:
             if self.leader is None:
                 self.last_failure = f"{address} knows no leader"
             self.take_status(address, status)
+            self.on_node()
 
 
 def _number(value: object) -> int:

@@ -25,8 +25,8 @@ from broker.protocol.response_code import ResponseCode
 from dledger.remoting.command import Command
 
 if TYPE_CHECKING:
+    from broker.client.group_access import FindsGroups, GroupAccess
     from broker.client.records import Message
-    from broker.client.requests import Requests
     from broker.protocol.header_fields import Header
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -46,8 +46,8 @@ class Lookup:
     no such topic or queue.
     """
 
-    def __init__(self, requests: Requests) -> None:
-        self._requests = requests
+    def __init__(self, groups: FindsGroups) -> None:
+        self._groups = groups
 
     async def by_key(
         self,
@@ -87,11 +87,13 @@ class Lookup:
         Raises:
             InvalidMessageError: *message_id* is no offset id.
         """
-        _, position = decode_offset_id(message_id)
+        host, position = decode_offset_id(message_id)
+        what = f"message {message_id}"
         found = await self._ask(
+            await self._groups.of_node(str(host), what),
             RequestCode.VIEW_MESSAGE_BY_ID,
             ViewMessageRequest(offset=position),
-            f"message {message_id}",
+            what,
             accept=_NOT_FOUND,
         )
         return found[0] if found else None
@@ -108,6 +110,7 @@ class Lookup:
             suspend_timeout_millis=_ARRIVAL_WAIT_MS,
         )
         found = await self._ask(
+            await self._groups.of_topic(topic),
             RequestCode.PULL_MESSAGE,
             header,
             f"message {queue_offset} of topic {topic} queue {queue}",
@@ -129,7 +132,8 @@ class Lookup:
         header = SearchOffsetRequest(
             topic=topic, queue_id=queue, timestamp=ceil_ms(when), boundary_type="lower"
         )
-        _, answer = await self._requests.ask_any(
+        group = await self._groups.of_topic(topic)
+        _, answer = await group.requests.ask_any(
             lambda: Command(
                 RequestCode.SEARCH_OFFSET_BY_TIMESTAMP.value, ext_fields=header.encode()
             ),
@@ -140,7 +144,8 @@ class Lookup:
     async def earliest_store_time(self, topic: str, queue: int) -> datetime | None:
         """Return when the oldest message kept of a queue was stored; None when it has none."""
         header = QueueRequest(topic=topic, queue_id=queue)
-        _, answer = await self._requests.ask_any(
+        group = await self._groups.of_topic(topic)
+        _, answer = await group.requests.ask_any(
             lambda: Command(
                 RequestCode.GET_EARLIEST_MSG_STORETIME.value, ext_fields=header.encode()
             ),
@@ -161,6 +166,7 @@ class Lookup:
     ) -> list[Message]:
         if limit < 1:
             raise ValueError(f"limit = {limit}: must be at least 1")
+        group = await self._groups.of_topic(topic)
         result: list[Message] = []
         before: int | None = None
         while len(result) < limit:
@@ -174,6 +180,7 @@ class Lookup:
                 before_position=before,
             )
             older = await self._ask(
+                group,
                 RequestCode.QUERY_MESSAGE,
                 header,
                 f"messages of topic {topic} with key {key!r}",
@@ -186,9 +193,15 @@ class Lookup:
         return result
 
     async def _ask(
-        self, code: RequestCode, header: Header, what: str, *, accept: frozenset[int]
+        self,
+        group: GroupAccess,
+        code: RequestCode,
+        header: Header,
+        what: str,
+        *,
+        accept: frozenset[int],
     ) -> list[Message]:
-        node, answer = await self._requests.ask_any(
+        node, answer = await group.requests.ask_any(
             lambda: Command(code.value, ext_fields=header.encode()), what, accept=accept
         )
         if answer.code != ResponseCode.SUCCESS:

@@ -7,6 +7,7 @@ is built, scheduled or sent for a single message but its record and its result.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import zlib
 from collections.abc import AsyncIterable
@@ -56,12 +57,12 @@ if TYPE_CHECKING:
 
     from broker.client.acks import Acks, Flush
     from broker.client.batch import Place, Waiter
+    from broker.client.broker_groups import BrokerGroups
     from broker.client.compression import Compression
     from broker.client.delays import Seconds
-    from broker.client.leader_finder import LeaderFinder
-    from broker.client.links import Links
+    from broker.client.group_access import GroupAccess
     from broker.client.results import SendResult
-    from broker.client.routes import Route, RouteCache
+    from broker.client.routes import Route
     from broker.client.unique_ids import UniqueIds
     from broker.message.delay import Delay
     from dledger.clock import Clock
@@ -134,9 +135,7 @@ class Producer:
         name: str,
         *,
         nursery: trio.Nursery,
-        links: Links,
-        leader: LeaderFinder,
-        routes: RouteCache,
+        groups: BrokerGroups,
         clock: Clock,
         chance: random.Random,
         unique_ids: UniqueIds,
@@ -145,22 +144,17 @@ class Producer:
         self.name = name
         self.options = options
         self._nursery = nursery
-        self._routes = routes
+        self._groups = groups
         self._clock = clock
         self._chance = chance
         self._unique_ids = unique_ids
         self._producer_id = self._new_producer_id() if options.idempotent else 0
-        self._loop = SendLoop(
-            name,
-            links=links,
-            leader=leader,
-            in_flight_max=options.inflight_max if options.idempotent else 1,
-            recreate_topic=routes.get_again if routes.auto_create_topic else None,
-            linger=options.linger,
-            send_timeout=options.send_timeout,
-            batch_count_max=options.batch_count_max,
-        )
-        self._topics = self._loop.topics
+        self._stats = ProducerStats()
+        self._loops: dict[GroupAccess, SendLoop] = {}  # one for each broker group that is sent to
+        self._loops_lock = trio.Lock()
+        self._topic_locks: dict[str, trio.Lock] = {}
+        self._inner: trio.Nursery | None = None
+        self._topics: dict[str, TopicQueues] = {}
         self._buffered_size = 0  # bytes of records not settled
         self._room = trio.lowlevel.ParkingLot()  # senders that wait for the buffer to shrink
         self._drained = trio.lowlevel.ParkingLot()  # flush() waits here
@@ -193,7 +187,7 @@ class Producer:
     @property
     def stats(self) -> ProducerStats:
         """What this producer has done so far."""
-        return self._loop.stats
+        return self._stats
 
     @property
     def buffered_size(self) -> int:
@@ -359,7 +353,9 @@ class Producer:
         Waits for every message sent before, and for those other tasks send meanwhile.
         """
         await trio.lowlevel.checkpoint()
-        with self._loop.no_lingering():
+        with contextlib.ExitStack() as stack:
+            for loop in self._loops.values():
+                stack.enter_context(loop.no_lingering())
             while self._buffered_size:
                 await self._drained.park()
 
@@ -370,7 +366,7 @@ class Producer:
         try:
             await self.flush()
         finally:
-            self._loop.close("the producer was closed")
+            self._close_loops("the producer was closed")
             self._scope.cancel()
 
     async def __aenter__(self) -> Producer:
@@ -406,9 +402,9 @@ class Producer:
         Returns its batch, queue, number in the batch, first byte in the batch, and its unique id:
         a prefix and the number of its last digits.
         """
-        loop = self._loop
+        loop = queues.loop
         if loop.is_new_tick:
-            self._start_tick()
+            self._start_tick(loop)
         if type(body) is not bytes:
             body = _as_bytes(body)
         body_size = len(body)
@@ -432,7 +428,7 @@ class Producer:
             extra += encode_delay(wait, topic=queues.topic, queue_id=sender.queue_id)
             if sender is queues.sticky:
                 queues.rotate()  # what waits for it makes no queue busy
-            queues = self._waiting_queues()
+            queues = self._waiting_queues(loop)
             queue = wait.queue_id
             sender = queues.senders[queue]
         system_flag = 0
@@ -524,8 +520,7 @@ class Producer:
     async def _run(self, *, task_status: trio.TaskStatus[None]) -> None:
         try:
             with self._scope:
-                async with trio.open_nursery() as nursery:
-                    await nursery.start(self._loop.run)
+                async with trio.open_nursery() as self._inner:
                     self._is_closed = False
                     self._was_opened = True
                     task_status.started()
@@ -534,17 +529,18 @@ class Producer:
             # Also when the whole client is closed first: whoever waits shall hear of it.
             self._is_closed = True
             self._room.unpark_all()
-            self._loop.close("the client was closed")
+            self._close_loops("the client was closed")
 
     async def _refresh_routes(self) -> None:
         """Hear of queues added to the topics in use."""
         while True:
             await trio.sleep(ROUTE_AGE_MAX)
-            for topic in self._topics.keys() - {SCHEDULE_TOPIC}:
-                try:
-                    self._take_route(await self._routes.get(topic))
-                except (ClientError, TopicNotFoundError):
-                    continue  # the batches under way will find out, if it matters
+            for group, loop in list(self._loops.items()):
+                for topic in loop.topics.keys() - {SCHEDULE_TOPIC}:
+                    try:
+                        self._take_route(await group.routes.refresh(topic), loop)
+                    except (ClientError, TopicNotFoundError):
+                        continue  # the batches under way will find out, if it matters
 
     async def _prepare(self, topic: str) -> TopicQueues:
         """Wait until the topic's queues are known and the buffer has room."""
@@ -552,7 +548,13 @@ class Producer:
         deadline = trio.current_time() + self.options.send_timeout
         queues = self._topics.get(topic)
         if queues is None:
-            queues = self._take_route(await self._routes.get(topic))
+            # One after the other, in the order of their calls, so that they send in it.
+            async with self._topic_locks.setdefault(topic, trio.Lock()):
+                queues = self._topics.get(topic)
+                if queues is None:
+                    group = await self._groups.of_topic(topic)
+                    route = await group.routes.get(topic)
+                    queues = self._take_route(route, await self._loop_of(group))
         with trio.move_on_at(deadline) as scope:
             while self._buffered_size >= self._buffer_size_max and not self._is_closed:
                 await self._room.park()
@@ -571,24 +573,54 @@ class Producer:
                 raise ClosedError(f"producer {self.name} is not open: {USE_WITH}")
             raise ClosedError(f"producer {self.name} is closed; open another one")
 
-    def _take_route(self, route: Route) -> TopicQueues:
+    async def _loop_of(self, group: GroupAccess) -> SendLoop:
+        """Return what sends to *group*, and runs."""
+        async with self._loops_lock:
+            loop = self._loops.get(group)
+            if loop is None:
+                self._check_open()
+                assert self._inner is not None
+                options = self.options
+                routes = group.routes
+                loop = SendLoop(
+                    self.name,
+                    links=group.links,
+                    leader=group.finder,
+                    in_flight_max=options.inflight_max if options.idempotent else 1,
+                    recreate_topic=routes.get_again if routes.auto_create_topic else None,
+                    linger=options.linger,
+                    send_timeout=options.send_timeout,
+                    batch_count_max=options.batch_count_max,
+                    stats=self._stats,
+                )
+                await self._inner.start(loop.run)
+                self._loops[group] = loop
+        return loop
+
+    def _close_loops(self, reason: str) -> None:
+        for loop in self._loops.values():
+            loop.close(reason)
+
+    def _take_route(self, route: Route, loop: SendLoop) -> TopicQueues:
         if not route.is_writable:
             raise NoPermissionError(
                 f"topic {route.topic} may not be written to: perm {route.perm}, "
                 f"{route.write_queue_count} queues for writing"
             )
-        queues = self._topics.get(route.topic)
+        queues = loop.topics.get(route.topic)
         if queues is None:
             first = self._chance.randrange(route.write_queue_count)
-            queues = TopicQueues(route, first=first, make_sender=self._make_sender)
-            self._topics[route.topic] = queues
+            queues = TopicQueues(route, loop, first=first, make_sender=self._make_sender)
+            loop.topics[route.topic] = queues
+            # What waits for its time is in each group, and named by nobody.
+            self._topics.setdefault(route.topic, queues)
         else:
             queues.update(route)
         return queues
 
-    def _waiting_queues(self) -> TopicQueues:
-        """Return the queues of messages that are sent for later."""
-        return self._topics.get(SCHEDULE_TOPIC) or self._take_route(WAITING_ROUTE)
+    def _waiting_queues(self, loop: SendLoop) -> TopicQueues:
+        """Return the queues of messages that are sent for later, in the group of *loop*."""
+        return loop.topics.get(SCHEDULE_TOPIC) or self._take_route(WAITING_ROUTE, loop)
 
     def _make_sender(self, queues: TopicQueues, queue_id: int) -> QueueSender:
         return QueueSender(
@@ -625,9 +657,8 @@ class Producer:
         if not self._buffered_size and self._drained:
             self._drained.unpark_all()
 
-    def _start_tick(self) -> None:
+    def _start_tick(self, loop: SendLoop) -> None:
         """Read the clocks for all that is sent in this tick, and have it sent in the next."""
-        loop = self._loop
         loop.is_new_tick = False
         loop.wake()
         self._deadline = trio.current_time() + self.options.send_timeout

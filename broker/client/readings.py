@@ -26,13 +26,10 @@ from broker.message.tags import parse_tag_expression
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from broker.client.broker_groups import BrokerGroups
     from broker.client.consumer_options import Subscription
-    from broker.client.membership import Membership
-    from broker.client.offsets import Offsets
+    from broker.client.group_access import GroupAccess
     from broker.client.progress import QueueProgress
-    from broker.client.requests import Requests
-    from broker.client.routes import RouteCache
-    from broker.client.starts import Starts
 
 _LOG = logging.getLogger("broker.client")
 
@@ -45,18 +42,13 @@ class Readings:
         subscription: Subscription,
         *,
         nursery: trio.Nursery,
-        requests: Requests,
-        routes: RouteCache,
-        offsets: Offsets,
-        starts: Starts,
-        membership: Membership,
+        groups: BrokerGroups,
         chance: Callable[[], float],
         handout: Handout,
     ) -> None:
         options = subscription.options
         self.subscription = subscription
         self.handout = handout
-        self.starts = starts
         self.stats = ConsumerStats()
         self.prefetch = Prefetch(
             size_max=options.prefetch_bytes,
@@ -64,19 +56,10 @@ class Readings:
             one_by_one=options.ordered,
         )
         self._nursery = nursery
-        self._requests = requests
-        self._routes = routes
-        self._membership = membership
+        self._groups = groups
+        self._chance = chance
         self._keeper: SendBacks | None = None
-        if subscription.is_shared:
-            self._keeper = SendBacks(
-                requests,
-                group=subscription.group,
-                retries_max=options.retries_max,
-                call_soon=self._call_soon,
-                prefetch=self.prefetch if options.ordered else None,
-            )
-        self._by_topic = self._make_readings(offsets, chance)
+        self._by_topic: dict[str, TopicReading] = {}  # none before it is opened
         self._seat: Seat | None = None
         self._inner: trio.Nursery | None = None
         self._scope = trio.CancelScope()
@@ -86,16 +69,31 @@ class Readings:
         self._token: trio.lowlevel.TrioToken | None = None
         self._thread = 0
 
-    def _make_readings(
-        self, offsets: Offsets, chance: Callable[[], float]
-    ) -> dict[str, TopicReading]:
+    def _settle_in(self, place: GroupAccess) -> None:
+        """Take it that the topics lie in the broker group *place*."""
+        self._requests = place.requests
+        self._routes = place.routes
+        self._membership = place.membership
+        self.starts = place.starts
+        subscription = self.subscription
+        if subscription.is_shared:
+            self._keeper = SendBacks(
+                place.requests,
+                group=subscription.group,
+                retries_max=subscription.options.retries_max,
+                call_soon=self._call_soon,
+                prefetch=self.prefetch if subscription.options.ordered else None,
+            )
+        self._by_topic = self._make_readings(place)
+
+    def _make_readings(self, place: GroupAccess) -> dict[str, TopicReading]:
         subscription = self.subscription
         around = Surroundings(
             subscription=subscription,
-            requests=self._requests,
-            offsets=offsets,
-            starts=self.starts,
-            chance=chance,
+            requests=place.requests,
+            offsets=place.offsets,
+            starts=place.starts,
+            chance=self._chance,
             stats=self.stats,
             prefetch=self.prefetch,
             handout=self.handout,
@@ -114,6 +112,11 @@ class Readings:
             )
         return found
 
+    @property
+    def _name(self) -> str:
+        subscription = self.subscription
+        return f"consumer of topic {subscription.topics[0]} for group {subscription.group}"
+
     # --- what there is ------------------------------------------------------------------------
 
     def of(self, topic: str | None = None) -> TopicReading:
@@ -121,13 +124,14 @@ class Readings:
 
         Raises:
             ValueError: it is not read.
+            ClosedError: nothing is read yet.
         """
         topics = self.subscription.topics
-        if topic is None:
-            return self._by_topic[topics[0]]
-        if topic not in topics:
+        if topic is not None and topic not in topics:
             raise ValueError(f"topic {topic} is not read here; these are: {', '.join(topics)}")
-        return self._by_topic[topic]
+        if not self._by_topic:
+            raise ClosedError(f"{self._name} is not open: {USE_WITH}")
+        return self._by_topic[topics[0] if topic is None else topic]
 
     def queue(self, queue: int, topic: str | None = None) -> QueueProgress:
         """Return how far one queue has come.
@@ -204,10 +208,7 @@ class Readings:
             what = "is closed; open another one"
             if not self._was_opened:
                 what = f"is not open: {USE_WITH}"
-            raise ClosedError(
-                f"consumer of topic {self.subscription.topics[0]} for group "
-                f"{self.subscription.group} {what}"
-            )
+            raise ClosedError(f"{self._name} {what}")
         for progress in self.prefetch.progresses:
             if progress.reader.error is not None:
                 raise progress.reader.error
@@ -247,6 +248,7 @@ class Readings:
         self._token = trio.lowlevel.current_trio_token()
         self._thread = threading.get_ident()
         subscription = self.subscription
+        self._settle_in(await self._groups.of_topics(subscription.topics))
         counts = [await self._readable_count(topic) for topic in subscription.topics]
         told = self._told_queues(counts[0])
         await self._nursery.start(self._run)

@@ -167,7 +167,7 @@ class Requests:
                         finder.last_failure = f"{node}: {failure_text(answer)}"
                 await trio.sleep(delay * (0.75 + 0.5 * self._chance()))
                 delay = min(delay * 2, RETRY_DELAY_MAX)
-        raise self._no_broker(what)
+        raise self.no_broker(what)
 
     async def ask_any(
         self,
@@ -199,7 +199,7 @@ class Requests:
                         raise error_of(answer, what, node)
                     finder.last_failure = f"{node}: {failure_text(answer)}"
                 await trio.sleep(NODE_RETRY_DELAY * (0.75 + 0.5 * self._chance()))
-        raise self._no_broker(what)
+        raise self.no_broker(what)
 
     async def ask_node(self, node: str, request: Command, what: str) -> Command:
         """Return the success of one attempt at one node.
@@ -216,7 +216,8 @@ class Requests:
             raise error_of(answer, what, node)
         return answer
 
-    def _no_broker(self, what: str) -> NoBrokerError:
+    def no_broker(self, what: str) -> NoBrokerError:
+        """Return the error for *what*, which nobody has answered in time."""
         nodes = ", ".join(self.leader.nodes)
         return NoBrokerError(
             f"{what}: no answer within {self.group_timeout:g} s from {nodes}; last: "

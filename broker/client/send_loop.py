@@ -1,4 +1,4 @@
-"""The one task of a producer that seals batches, sends them, and takes what is answered.
+"""The one task of a producer, for each broker group, that seals, sends and settles batches.
 
 It is awake once in a tick in which somebody sends, when an answer has come, and when a time has
 come. Everything it does is synchronous, so batches never change under its hands.
@@ -86,7 +86,7 @@ class ProducerStats:
 
 
 class SendLoop:
-    """Moves the batches of one producer."""
+    """Moves the batches of one producer to one broker group."""
 
     def __init__(
         self,
@@ -99,6 +99,7 @@ class SendLoop:
         linger: float,
         send_timeout: float,
         batch_count_max: int,
+        stats: ProducerStats,
     ) -> None:
         """Start with nothing to send.
 
@@ -111,8 +112,9 @@ class SendLoop:
             linger: seconds a batch waits for more messages.
             send_timeout: seconds from a message's arrival to its deadline.
             batch_count_max: messages that make a batch full.
+            stats: what the producer has done, by way of this group and others.
         """
-        self.stats = ProducerStats()
+        self.stats = stats
         self.topics: dict[str, TopicQueues] = {}
         self.is_new_tick = True  # whether time has gone on since it was last read
         self._name = name

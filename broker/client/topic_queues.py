@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from broker.client.queue_sender import QueueSender
     from broker.client.routes import Route
+    from broker.client.send_loop import SendLoop
 
 
 class TopicQueues:
@@ -19,6 +20,7 @@ class TopicQueues:
 
     __slots__ = (
         "encoded_name",
+        "loop",
         "magic",
         "make_sender",
         "queue_count",
@@ -31,10 +33,16 @@ class TopicQueues:
     )
 
     def __init__(
-        self, route: Route, *, first: int, make_sender: Callable[[TopicQueues, int], QueueSender]
+        self,
+        route: Route,
+        loop: SendLoop,
+        *,
+        first: int,
+        make_sender: Callable[[TopicQueues, int], QueueSender],
     ) -> None:
         """Take the queues of *route*; messages that may go anywhere first go to queue *first*."""
         self.topic = route.topic
+        self.loop = loop  # sends them
         name = route.topic.encode()
         if len(name) <= TOPIC_SIZE_MAX:
             self.magic = MAGIC_V1

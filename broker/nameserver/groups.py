@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
+from broker.config import RouteMode
 from broker.errors import BrokerError
 from broker.message.limits import RETRY_PREFIX, check_topic
 from broker.nameserver import routes
@@ -16,7 +17,6 @@ from broker.protocol.headers import PERM_READ, PERM_WRITE
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from broker.config import RouteMode
     from broker.metadata.topics import Topics
     from dledger.server import LedgerServer
 
@@ -55,8 +55,13 @@ class NamedGroup(Protocol):
         """
         ...
 
-    def broker(self) -> dict[str, Any]:
-        """Return how it stands in the list of brokers. Source: RocketMQ ``BrokerData``."""
+    def broker(self, *, is_whole: bool = False) -> dict[str, Any]:
+        """Return how it stands in the list of brokers. Source: RocketMQ ``BrokerData``.
+
+        Args:
+            is_whole: with all of its addresses, as our own client wants it, and not with the one
+                by which it is to be administered.
+        """
         ...
 
     def broker_names(self) -> list[str]:
@@ -131,9 +136,9 @@ class LocalGroup:
             return routes.own_part(group, topic)
         return routes.stock_part(group, topic, self._mode, client_host=client_host)
 
-    def broker(self) -> dict[str, Any]:
+    def broker(self, *, is_whole: bool = False) -> dict[str, Any]:
         """Return how it stands in the list of brokers."""
-        return routes.cluster_brokers(self.seen(), self._mode)
+        return routes.cluster_brokers(self.seen(), RouteMode.SINGLE if is_whole else self._mode)
 
     def broker_names(self) -> list[str]:
         """Return all broker names under which it may be written to."""

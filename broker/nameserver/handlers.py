@@ -108,7 +108,8 @@ class NameHandlers:
     @handles(RequestCode.GET_BROKER_CLUSTER_INFO)
     def cluster(self, session: Session, command: Command) -> None:
         """Answer which brokers there are, each group once."""
-        body = routes.cluster_info(group.broker() for group in self.groups())
+        is_ours = stock_client_host(session, command) is None
+        body = routes.cluster_info(group.broker(is_whole=is_ours) for group in self.groups())
         answer(session, command, response(command, int(ResponseCode.SUCCESS), body=body))
 
     @handles(RequestCode.GET_ALL_TOPIC_LIST_FROM_NAMESERVER)

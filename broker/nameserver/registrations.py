@@ -155,10 +155,11 @@ class RegisteredGroup:
             return routes.own_part(self.seen(), topic)
         return routes.stock_part(self.seen(), topic, self._mode, client_host=client_host)
 
-    def broker(self) -> dict[str, Any]:
+    def broker(self, *, is_whole: bool = False) -> dict[str, Any]:
         """Return how it stands in the list of brokers."""
         if self._is_ours:
-            return routes.cluster_brokers(self.seen(), self._mode)
+            mode = RouteMode.SINGLE if is_whole else self._mode
+            return routes.cluster_brokers(self.seen(), mode)
         addresses = {str(number): address for number, address in sorted(self._ids.items())}
         return {"brokerAddrs": addresses, "brokerName": self.name, "cluster": self.cluster}
 

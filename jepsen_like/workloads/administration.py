@@ -142,7 +142,8 @@ class Administration:
 
     def _set(self, key: str) -> Callable[[Client, int, random.Random], Awaitable[bool]]:
         async def act(client: Client, p: int, chance: random.Random) -> bool:
-            requests = client.admin._requests  # noqa: SLF001 - settings are RocketMQ's tools' to make
+            # Settings are for the tools of RocketMQ to make.
+            requests = (await client.admin._groups.only("settings")).requests  # noqa: SLF001
             asked: dict[str, object] = {
                 "namespace": SETTINGS,
                 "key": key,

@@ -5,8 +5,6 @@ import json
 import pytest
 import trio
 
-import broker
-from broker.client.errors import NoBrokerError
 from broker.config import RouteMode
 from broker.nameserver.names_file import NamesFile
 from broker.nameserver.registrar import REGISTER_SECONDS
@@ -323,15 +321,6 @@ async def test_codes_of_brokers_are_refused_by_name(autojump_clock, lone):
     assert "SEND_MESSAGE (10)" in sent.remark
     assert "END_TRANSACTION (37)" in unknown.remark
     assert "name server" in sent.remark
-
-
-async def test_our_own_client_is_told_whom_to_ask(autojump_clock, place):
-    group, _ = place
-    client = broker.connect(ADDRESS, network=group.wires.of("a client"), group_timeout=2.0)
-    async with client as mq:
-        with pytest.raises(NoBrokerError, match="orders at n1-host") as caught:
-            await mq.admin.list_topics()
-    assert "this is a name server" in str(caught.value)
 
 
 # -- what is kept -------------------------------------------------------------------------------
