@@ -11,6 +11,7 @@ import trio
 
 from broker.client.consumer_options import MemberTimes
 from broker.client.errors import ClientError
+from broker.client.session import TrioSession
 from broker.errors import BrokerError
 from jepsen_like.workloads.appends import value_of
 from jepsen_like.workloads.member import TIMES_MAX, WORK_TOPIC, fails_of
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from broker.client.connect import Client
     from broker.client.consumer import Consumer
+    from broker.client.membership import Membership
     from broker.client.records import Message
     from jepsen_like.history import History
     from jepsen_like.workloads.load import StockClients
@@ -103,7 +105,7 @@ class OwnMember:
         """Return who is in the group, as the broker says; None: it said nothing."""
         if self._mq is None:
             return None
-        member = self._mq._opened()._membership._groups.get(self.kind.group)  # type: ignore[attr-defined]  # noqa: SLF001
+        member = _membership(self._mq)._groups.get(self.kind.group)  # noqa: SLF001
         if member is None:
             return None
         p = self._history.new_process()
@@ -128,7 +130,7 @@ class OwnMember:
                 history.add(history.new_process(), "ok", "lock", g=group, v=[client_id, [], []])
             await self._read(consumer)
             history.add(p, "invoke", "quit", g=group, v=[client_id, None])
-        is_certain = not mq._opened()._membership._leaving  # type: ignore[attr-defined]  # noqa: SLF001
+        is_certain = not _membership(mq)._leaving  # noqa: SLF001
         history.add(p, "ok" if is_certain else "info", "quit", g=group, v=[client_id, None])
         self._left.set()
 
@@ -174,3 +176,10 @@ class OwnMember:
             value = [self.client.client_id, place]
             self._history.add(p, "invoke", "advance", g=self.kind.group, v=value)
             self._history.add(p, "ok", "advance", g=self.kind.group, v=value)
+
+
+def _membership(mq: Client) -> Membership:
+    """Return what *mq*, a client under trio, is a member of."""
+    session = mq._opened()  # noqa: SLF001 - nothing public says it
+    assert isinstance(session, TrioSession)
+    return session._groups.first.membership  # noqa: SLF001
