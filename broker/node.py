@@ -150,17 +150,8 @@ class Node(Wiring):
         self.health.is_stopping = True
         self.clients.is_stopping = True
         with trio.move_on_after(STOP_SECONDS):
-            if self.ledger.is_leader and self.ledger.core.connected_peers:
-                with trio.move_on_after(STOP_SECONDS - SETTLE_SECONDS - READ_SECONDS) as handing:
-                    try:
-                        leader = await self.ledger.transfer()
-                        logger.info("handed the leadership to %s", leader)
-                    except LedgerError as error:
-                        logger.warning("could not hand the leadership over: %s", error)
-                    else:
-                        await trio.sleep(FOLLOW_SECONDS)
-                if handing.cancelled_caught:
-                    logger.warning("could not hand the leadership over in time")
+            if self.ledger.is_leader and self._has_heirs:
+                await self._hand_over()
             await self.names.step_back()
             for server in self._servers:
                 server.stop_reading()
@@ -170,6 +161,35 @@ class Node(Wiring):
             async with trio.open_nursery() as nursery:
                 for server in self._servers:
                     nursery.start_soon(partial(server.close, grace_seconds=READ_SECONDS))
+
+    async def _hand_over(self) -> None:
+        """Hand the lead over, as long as there is anybody to have it, and let clients follow."""
+        with trio.move_on_after(STOP_SECONDS - SETTLE_SECONDS - READ_SECONDS):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._until_without_heirs, nursery.cancel_scope)
+                try:
+                    leader = await self.ledger.transfer()
+                    logger.info("handed the leadership to %s", leader)
+                except LedgerError as error:
+                    logger.warning("could not hand the leadership over: %s", error)
+                else:
+                    await trio.sleep(FOLLOW_SECONDS)
+                nursery.cancel_scope.cancel()
+            return
+        logger.warning("could not hand the leadership over in time")
+
+    async def _until_without_heirs(self, handing: trio.CancelScope) -> None:
+        """End *handing* when the others are no majority: they stop, too, or are gone."""
+        while self._has_heirs:  # noqa: ASYNC110 - for as long as a stop takes
+            await trio.sleep(_SETTLE_POLL_SECONDS)
+        logger.info("no majority is left to have the leadership")
+        handing.cancel()
+
+    @property
+    def _has_heirs(self) -> bool:
+        """Whether the members that this one is in touch with, and it, are a majority."""
+        reachable = 1 + len(self.ledger.core.connected_peers)
+        return reachable > 1 and 2 * reachable > len(self.ledger.config.members)
 
     @property
     def _is_settled(self) -> bool:

@@ -107,7 +107,10 @@ def show(group: str, *, limit: int, start: int | None, servers: list[str], as_js
 
     async def run() -> list[Message]:
         async with open_client(servers, auto_create_topic=False) as mq:
-            return await mq.dead_letters(group).read(limit, start=start)
+            letters = await mq.dead_letters(group).read(limit, start=start)
+            if not letters:
+                await mq.admin.describe_group(group)  # it may be mistyped
+            return letters
 
     found = trio.run(run)
     if not found:
@@ -173,6 +176,7 @@ def resend(
                 waiting = await letters.count()
                 count = waiting if limit is None else min(waiting, limit)
                 if not count:
+                    await mq.admin.describe_group(group)  # it may be mistyped
                     return 0
                 confirm(f"send {plural(count, 'dead letter')} to group {group} again?", yes=yes)
                 return await letters.resend_all(count)
@@ -183,6 +187,7 @@ def resend(
                     missing.append(number)
                 found += one
             if missing:
+                await mq.admin.describe_group(group)
                 return 0
             confirm(f"send {plural(len(found), 'dead letter')} to group {group} again?", yes=yes)
             for letter in found:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from broker.errors import TopicNotFoundError
+from broker.message.limits import RETRY_PREFIX
 from broker.protocol.admin_bodies import QueuePlace, language_name, table
 from broker.protocol.descriptions import (
     GroupMember,
@@ -78,8 +79,18 @@ class GroupProgress:
         )
 
     def in_topics(self, group: str) -> list[GroupTopicDescription]:
-        """Return how far *group* has come, in each topic in which it has committed anything."""
-        return [self.in_topic(group, topic) for topic in self._offsets.topics_of(group)]
+        """Return how far *group* has come, in each topic in which it has committed anything.
+
+        What waits for it in its retry topic is behind it though it has never committed there.
+        """
+        topics = self._offsets.topics_of(group)
+        described = [self.in_topic(group, topic) for topic in topics]
+        retry_topic = RETRY_PREFIX + group
+        if retry_topic not in topics and self._topics.get(retry_topic) is not None:
+            retries = self.in_topic(group, retry_topic)
+            if retries.lag:
+                described.insert(0, retries)
+        return described
 
     def members(self, group: str) -> tuple[GroupMember, ...]:
         """Return who consumes for *group*, sorted by client id."""

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 QUEUES_MAX = 20_000  # queues of groups looked at for one page
 _STEP = 500  # of these between two turns of everybody else
 _DLQ_PREFIX = "%DLQ%"
+_RETRY_PREFIX = "%RETRY%"
 PERMISSION = 6  # read and write, RocketMQ's PermName
 
 
@@ -314,7 +315,7 @@ class Gatherer:
         )
         looked_at = 0
         now = self._clock.wall_ms()
-        for group, topic in pairs[:PAIRS_MAX]:
+        for group, topic in self._with_retries(pairs)[:PAIRS_MAX]:
             behind, oldest = 0, now
             config = self._topics.get(topic)
             committed = self._offsets.queues_of(group, topic)
@@ -338,13 +339,28 @@ class Gatherer:
                 break
         return [topics, groups, lag, latency]
 
+    def _with_retries(self, pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
+        """Return *pairs* of group and topic, and the retry topics in which nothing is committed.
+
+        Only those with messages: these wait for the group, and nothing else would say so.
+        """
+        known = set(pairs)
+        for group in sorted({group for group, _ in pairs}):
+            topic = _RETRY_PREFIX + group
+            if (group, topic) in known or self._topics.get(topic) is None:
+                continue
+            queue = self._derived.queues.get(topic, 0)
+            if queue is not None and queue.max_offset:
+                known.add((group, topic))
+        return sorted(known)
+
 
 def _flag(value: bool) -> str:
     return "true" if value else "false"
 
 
 def _is_retry(topic: str) -> bool:
-    return topic.startswith("%RETRY%")
+    return topic.startswith(_RETRY_PREFIX)
 
 
 def _is_system(topic: str) -> bool:

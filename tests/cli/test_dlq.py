@@ -7,6 +7,7 @@ import trio
 from click.testing import CliRunner
 
 from broker.cli.dlq_commands import dlq
+from broker.errors import GroupNotFoundError
 
 
 @pytest.fixture
@@ -35,7 +36,19 @@ def numbers(printed):
     return [json.loads(line)["number"] for line in printed.splitlines()]
 
 
-def test_a_group_that_has_given_nothing_up(run):
+@pytest.mark.parametrize("words", [("show",), ("resend", "--yes"), ("resend", "3", "--yes")])
+def test_a_group_that_is_not_there_is_told_so(broker_server, words):
+    command, *others = words
+    words = (command, "postmne", *others, "--server", broker_server.address)
+    done = CliRunner().invoke(dlq, words)
+
+    assert isinstance(done.exception, GroupNotFoundError)
+    assert "postmne" in str(done.exception)
+
+
+def test_a_group_that_has_given_nothing_up(run, broker_server):
+    with broker_server.connect_sync() as mq:
+        mq.admin.create_group("postmen")
     assert run("list") == (0, "no consumer group has given a message up\n")
     code, printed = run("show", "postmen")
     assert (code, printed) == (1, "dledger: no dead letter of group postmen waits\n")

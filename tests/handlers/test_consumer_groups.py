@@ -13,7 +13,7 @@ from broker.protocol.subscription_group import (
     encode_group,
 )
 from tests.fakes.nodes import until
-from tests.handlers.test_delayed import until_there
+from tests.handlers.test_delayed import back, until_there
 from tests.handlers.test_stock_sends import send
 from tests.handlers.test_topics import answered, pull
 
@@ -233,6 +233,27 @@ async def test_how_far_a_group_has_come(autojump_clock, caller):
     assert (second.committed, second.lag, second.consumed_ms) == (-1, 1, -1)
     missing = await caller.ask(RequestCode.DESCRIBE_CONSUMER_GROUP, {"consumerGroup": "nobody"})
     assert missing.code == ResponseCode.SUBSCRIPTION_GROUP_NOT_EXIST
+
+
+async def test_what_waits_to_come_again_counts_before_anything_of_it_is_committed(
+    autojump_clock, caller
+):
+    await send(caller, b"x")
+    (message,) = await until_there(caller)
+    await commit(caller, 1)
+    assert [topic.topic for topic in (await describe(caller)).topics] == ["t"]
+    await back(caller, message)
+    await until_there(caller, topic="%RETRY%readers")
+
+    found = await describe(caller)
+    stats = await caller.ok(RequestCode.GET_CONSUME_STATS, {"consumerGroup": "readers"})
+    assert [(topic.topic, topic.lag) for topic in found.topics] == [("%RETRY%readers", 1), ("t", 0)]
+    assert found.lag == 1
+    assert b'"topic":"%RETRY%readers"' in bytes(stats.body)
+
+    retried = {"topic": "%RETRY%readers", "queueId": 0, "consumerGroup": "readers"}
+    await caller.ok(RequestCode.UPDATE_CONSUMER_OFFSET, {**retried, "commitOffset": 1})
+    assert (await describe(caller)).lag == 0
 
 
 async def test_consume_stats_are_as_rocketmq_s_tools_read_them(autojump_clock, caller):

@@ -275,6 +275,26 @@ async def test_the_leader_tells_how_far_groups_are_behind(autojump_clock, broker
     assert ("rocketmq_consumer_lag_messages", *labels) not in follower
 
 
+async def test_what_waits_to_come_again_is_lag_before_anything_of_it_is_committed(
+    autojump_clock, brokers
+):
+    leader = await brokers.leader()
+    async with brokers.caller(leader) as caller:
+        await caller.sent(b"x")
+        billing = {"consumerGroup": "billing", "topic": "t", "queueId": 0, "commitOffset": 1}
+        await caller.ok(RequestCode.UPDATE_CONSUMER_OFFSET, billing)
+        await caller.create_topic("%RETRY%billing", queues=1)
+        await caller.sent(b"again", topic="%RETRY%billing")
+    await trio.sleep(1)
+
+    found = await samples(brokers, leader)
+    labels = (
+        ("consumer_group", "billing"), ("is_retry", "true"), ("is_system", "false"),
+        ("topic", "%RETRY%billing"),
+    )  # fmt: skip
+    assert found["rocketmq_consumer_lag_messages", *labels] == 1
+
+
 async def test_a_page_is_made_once_a_second_whoever_asks(autojump_clock, brokers):
     monitor = monitor_of(brokers, await brokers.leader())
 

@@ -178,3 +178,27 @@ async def test_clients_never_take_the_descriptors_of_files(
     assert asked == ([] if raised_to is None else [(raised_to, hard)])
     assert found.broker.connections_max == connections
     assert ("ulimit -n" in caplog.text) == (connections < config.broker.connections_max)
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["leader-first", "leader-last"])
+@pytest.mark.parametrize("apart_seconds", [0.0, 0.001, 0.02])
+async def test_a_whole_group_that_stops_warns_of_nothing(
+    autojump_clock, brokers, caplog, last, apart_seconds
+):
+    """`dledger down`: nobody is left to take the lead, and nothing is wrong with that."""
+    leader = await brokers.leader()
+    members = sorted(brokers, key=lambda member: (member is leader) is last)
+    caplog.clear()
+    begun = trio.current_time()
+
+    async def stop(member):
+        await member.running.step_back()
+        await member.kill()
+
+    async with trio.open_nursery() as nursery:
+        for member in members:
+            nursery.start_soon(stop, member)
+            await trio.sleep(apart_seconds)
+
+    assert [record.message for record in caplog.records if record.levelname == "WARNING"] == []
+    assert trio.current_time() - begun < 1.5
