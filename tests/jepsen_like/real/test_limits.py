@@ -43,7 +43,7 @@ async def says(process, words):
     async def said():
         return words in process.log
 
-    await eventually(f"{process.name} says {words!r}", said, seconds=20)
+    await eventually(f"{process.name} says {words!r}", said)
 
 
 def fifo(node):
@@ -108,7 +108,7 @@ async def test_a_process_that_spins_is_throttled_until_the_limit_is_lifted(node)
     async def throttled():
         return group.figures("cpu.stat")["nr_throttled"] >= 2
 
-    await eventually("it is throttled", throttled, seconds=20)
+    await eventually("it is throttled", throttled)
     lifted = await node.limits.clear(process)
     assert lifted.figures["processor_throttled"] >= 2
     assert str(process.pid) not in group.read("cgroup.procs").split()

@@ -33,7 +33,7 @@ async def becomes(holds):
     async def ask():
         return holds()
 
-    await eventually("what the test waits for", ask, seconds=10)
+    await eventually("what the test waits for", ask)
 
 
 def sync_folder(path):

@@ -66,7 +66,7 @@ class Worker:
         async def more():
             return len(self.process.log.splitlines()) >= self.said or not self.process.is_running
 
-        await eventually("an answer", more, seconds=10)
+        await eventually("an answer", more)
         self.said += 1
         return self.process.log.splitlines()[-1]
 
