@@ -9,11 +9,12 @@ import trio
 
 from broker.cli.ask import ask_group
 from broker.cli.connecting import open_client
-from broker.cli.output import join_words, json_option, tell
+from broker.cli.output import first_leaf, join_words, json_option, tell
 from broker.cli.servers import group_options
 from broker.cli.status_table import verdict
 from broker.client.errors import NoBrokerError
 from broker.config import LOG_LEVELS
+from broker.errors import BrokerError
 from broker.protocol.request_code import RequestCode
 from dledger.config import parse_address
 from dledger.errors import ConfigError
@@ -69,7 +70,7 @@ async def drain_node(servers: list[str], node_id: str) -> str:
         NoBrokerError: it may not be stopped; says why.
         ConfigError: the group has no such node.
     """
-    reason = "nobody answers"
+    reason, refusal = "nobody answers", ""
     with trio.move_on_after(DRAIN_SECONDS):
         while True:
             view = await ask_group(servers)
@@ -83,11 +84,15 @@ async def drain_node(servers: list[str], node_id: str) -> str:
                         f"{node_id} may be stopped: {leader.node_id} leads in term "
                         f"{leader.status.term}, {join_words(others)} have everything"
                     )
-                async with open_client(servers) as mq:
-                    await mq.admin.transfer_leadership()
+                try:
+                    async with open_client(servers) as mq:
+                        await mq.admin.transfer_leadership()
+                except* BrokerError as group:  # a successor too slow to take over: another try
+                    refusal = f": {first_leaf(group)}"
             await trio.sleep(_POLL_SECONDS)
     raise NoBrokerError(
-        f"{node_id} must not be stopped now: {reason or 'it could not hand over the lead'}"
+        f"{node_id} must not be stopped now: "
+        + (reason or f"it could not hand over the lead{refusal}")
     )
 
 
@@ -133,8 +138,11 @@ async def _set_log_level(servers: list[str], node_id: str, level: str) -> None:
         )
     host, port = parse_address(found.address)
     request = Command(code=RequestCode.UPDATE_BROKER_CONFIG, body=f"logLevel={level}\n".encode())
-    with trio.fail_after(ANSWER_SECONDS):
+    answer: Command | None = None
+    with trio.move_on_after(ANSWER_SECONDS):
         async with open_remoting_client(TcpNetwork(), host, port) as client:
             answer = await client.request(request, timeout_seconds=ANSWER_SECONDS)
+    if answer is None:
+        raise NoBrokerError(f"{node_id} has not answered within {ANSWER_SECONDS:g} s")
     if answer.code:
         raise NoBrokerError(f"{node_id} refuses: {answer.remark}")

@@ -22,12 +22,14 @@ import trio
 from broker.cli.ask import ask_group, ask_node
 from broker.config import BrokerConfig, MemberConfig, MetricsConfig, NameserverConfig, NodeConfig
 from broker.config_file import dump_config
+from broker.errors import BrokerError
 from dledger.config import KIB, StoreConfig
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from pathlib import Path
 
+    from broker.client.connect import Client
     from broker.protocol.bodies import GroupStatus
 
 SECONDS = 40.0  # a deadline that only a hang or a dead machine passes
@@ -354,6 +356,18 @@ class ProcessGroup:
             return self[leader.node_id] if len(follow) == len(self.reachable) else None
 
         return await eventually("a leader that all follow", led)
+
+    async def handed_over(self, client: Client, target: str | None = None) -> NodeProcess:
+        """Have the lead handed over, again if nobody takes it in time; return who leads."""
+
+        async def is_over() -> NodeProcess | None:
+            try:
+                found = await client.admin.transfer_leadership(target)
+            except BrokerError:
+                return None
+            return self[found]
+
+        return await eventually("the lead is handed over", is_over)
 
     async def followers(self) -> list[NodeProcess]:
         return self.others(await self.leader())

@@ -66,7 +66,7 @@ async def test_a_member_behind_retention_gets_the_state_and_then_the_log(tmp_pat
 
         await _votes_again(late)
         assert (await late.told()).begin_index > status.end_index
-        await load.client.admin.transfer_leadership(late.node_id)
+        assert await group.handed_over(load.client, late.node_id) is late
         await load.more()
         await load.prove()
 
