@@ -207,7 +207,7 @@ def test_top_shows_the_group_and_leaves_the_terminal_as_it_was(run, folder, key,
         os.write(main_side, key)
         while b"\x1b[?1049l" not in seen:  # back from the other screen
             seen += os.read(main_side, 65_536)
-        top.wait(timeout=30)
+        top.wait(timeout=120)
     after = termios.tcgetattr(command_side)
     os.close(main_side)
     os.close(command_side)

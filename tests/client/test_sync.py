@@ -24,6 +24,7 @@ from broker.client.lookup import Lookup
 from broker.client.portal import BlockingCall, Portal, call_blocking
 from broker.client.producer import Producer, ProducerOptions
 from broker.testing import BrokerServer
+from tests.fakes.children import child
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +148,7 @@ def test_what_is_under_way_when_the_client_closes_is_told(server):
 
         thread = threading.Thread(target=wait)
         thread.start()
-    thread.join(10)
+    thread.join()
     assert len(errors) == 1
 
 
@@ -188,7 +189,7 @@ def test_a_loop_that_is_collected_in_the_connections_thread_closes_there(mq):
     try:
         thread = threading.Thread(target=collect, daemon=True)
         thread.start()
-        thread.join(10)
+        thread.join(60)
     finally:
         gc.enable()
     if not done:
@@ -327,19 +328,11 @@ with broker.sync.connect(sys.argv[1]) as mq:
 
 
 def test_ctrl_c_interrupts_what_waits_and_spoils_nothing(server):
-    process = subprocess.Popen(
-        [sys.executable, "-c", INTERRUPTED, server.address],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with child("-c", INTERRUPTED, server.address, **pipes, text=True) as process:
         assert process.stdout.readline() == "waiting\n"
         os.kill(process.pid, signal.SIGINT)
-        out, errors = process.communicate(timeout=30)
-    finally:
-        process.kill()
-        process.wait()
+        out, errors = process.communicate()
     assert (out, errors, process.returncode) == ("interrupted\nafter\n", "", 0)
 
 
@@ -357,7 +350,7 @@ def test_a_client_nobody_closed_does_not_keep_the_interpreter(server):
         [sys.executable, "-c", FORGOTTEN, server.address],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
         check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "x\n", "")

@@ -105,5 +105,5 @@ def run(*options):
         capture_output=True,
         text=True,
         check=False,
-        timeout=30,
+        timeout=120,
     )
