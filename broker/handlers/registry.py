@@ -230,8 +230,10 @@ class Registry:
         self.session_count -= 1
         self._session_gone(session)
 
-    def on_commands(self, session: Session, commands: list[Command]) -> None:
-        """Handle all requests of one receive, then seal and send what they added up to."""
+    def on_commands(
+        self, session: Session, commands: list[Command], *, ends_pass: bool = True
+    ) -> None:
+        """Handle requests of one receive; behind the last seal and send what they add up to."""
         if len(commands) < RUN_MIN:
             for command in commands:
                 self.dispatch(session, command)
@@ -240,16 +242,18 @@ class Registry:
         else:
             for code, run in groupby(commands, _CODE):
                 self._dispatch_run(session, code, list(run))
-        self._end_of_pass()
+        if ends_pass:
+            self._end_of_pass()
 
-    def on_run(self, session: Session, run: FrameRun) -> bool:
+    def on_run(self, session: Session, run: FrameRun, *, ends_pass: bool) -> bool:
         """Handle requests that are alike all at once; return False, with nothing done, if not."""
         handler = self._frame_run_handlers.get(run.first.code)
         if handler is None or not self._is_serving():
             return False
         if not handler(session, run, self.dispatch):
             return False
-        self._end_of_pass()
+        if ends_pass:
+            self._end_of_pass()
         return True
 
     def _dispatch_run(self, session: Session, code: int, commands: list[Command]) -> None:

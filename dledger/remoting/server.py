@@ -8,7 +8,7 @@ by whoever has them.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
 
@@ -60,6 +60,14 @@ _CLOSE_POLL_SECONDS: Final = 0.005
 logger = logging.getLogger("dledger.remoting")
 
 
+class OnRun(Protocol):
+    """Takes requests that are alike; see `RemotingServer`."""
+
+    def __call__(self, session: Session, run: FrameRun, *, ends_pass: bool) -> bool:
+        """Return whether it did; *ends_pass* as for `SessionHandler.on_commands`."""
+        ...
+
+
 class RemotingServer:
     """Listens on one port and serves every connection to it.
 
@@ -99,7 +107,7 @@ class RemotingServer:
         unread_size_max: int = UNREAD_SIZE_MAX,
         frame_size_max: int = FRAME_SIZE_MAX,
         partial_size_max: int = PARTIAL_SIZE_MAX,
-        on_run: Callable[[Session, FrameRun], bool] | None = None,
+        on_run: OnRun | None = None,
         refusal: Callable[[Command], Command] | None = None,
     ) -> None:
         assert connections_max >= 1
@@ -268,8 +276,9 @@ class RemotingServer:
                 is_new = False
                 while not outbox.closed and (pieces := connection.pieces()):
                     is_new = True
-                    for piece in pieces:
-                        await self._serve(session, piece, turns)
+                    for piece in pieces[:-1]:
+                        await self._serve(session, piece, turns, ends_pass=False)
+                    await self._serve(session, pieces[-1], turns, ends_pass=True)
                 outbox.flush()
                 self._partials.note(session, connection.partial_size, is_new=is_new)
                 while (oldest := self._partials.take_excess()) is not None:
@@ -292,19 +301,21 @@ class RemotingServer:
             session.close(str(outbox.error or error))
 
     async def _serve(
-        self, session: Session, piece: list[Command] | FrameRun, turns: _Turns
+        self, session: Session, piece: list[Command] | FrameRun, turns: _Turns, *, ends_pass: bool
     ) -> None:
         """Have requests of one receive handled; others get a turn only if these are many."""
         if session.closed:
-            return
-        if isinstance(piece, list):
+            if not ends_pass:
+                return
+            commands = []  # what was handled before may wait for the end
+        elif isinstance(piece, list):
             commands = piece
-        elif self._on_run is not None and self._on_run(session, piece):
+        elif self._on_run is not None and self._on_run(session, piece, ends_pass=ends_pass):
             return
         else:
             commands = piece.commands()
         if len(commands) <= turns.count_max:
-            self._handler.on_commands(session, commands)
+            self._handler.on_commands(session, commands, ends_pass=ends_pass)
         else:
             await turns.serve(commands)
 

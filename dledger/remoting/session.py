@@ -65,10 +65,13 @@ class SessionHandler(Protocol):
         """A connection was accepted."""
         ...
 
-    def on_commands(self, session: Session, commands: list[Command]) -> None:
+    def on_commands(
+        self, session: Session, commands: list[Command], *, ends_pass: bool = True
+    ) -> None:
         """Commands have arrived, in order; answers written to *session* are flushed afterwards.
 
-        All of one receive at a time, but at most `PASS_COUNT_MAX`.
+        All of one receive at a time, but at most `PASS_COUNT_MAX`.  Where they do not end the pass,
+        another call follows at once, perhaps without commands.
         """
         ...
 

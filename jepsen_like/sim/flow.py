@@ -17,7 +17,7 @@ def watch_flow(name: str, node: Node, promises: Promises) -> None:
     stock = registry.on_commands
     limit = node.flow.connection_size_max
 
-    def on_commands(session: Session, commands: list[Command]) -> None:
+    def on_commands(session: Session, commands: list[Command], *, ends_pass: bool = True) -> None:
         if session.inflight_size > limit:
             promises.tell(
                 name,
@@ -25,6 +25,6 @@ def watch_flow(name: str, node: Node, promises: Promises) -> None:
                 f"{len(commands)} more of a connection with {session.inflight_size} bytes "
                 f"unanswered, the limit is {limit}",
             )
-        stock(session, commands)
+        stock(session, commands, ends_pass=ends_pass)
 
     registry.on_commands = on_commands  # type: ignore[method-assign]

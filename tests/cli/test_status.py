@@ -76,7 +76,7 @@ class FakeNode:
     def on_closed(self, session):
         pass
 
-    def on_commands(self, session, commands):
+    def on_commands(self, session, commands, *, ends_pass=True):
         for command in commands:
             assert command.code == RequestCode.GET_GROUP_STATUS
             self.asked += 1

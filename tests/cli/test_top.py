@@ -77,7 +77,7 @@ class FakeNode:
     def on_closed(self, session):
         pass
 
-    def on_commands(self, session, commands):
+    def on_commands(self, session, commands, *, ends_pass=True):
         for command in commands:
             self.asked.append(command.code)
             session.reply(response(command, 0, body=self.answer(command)))

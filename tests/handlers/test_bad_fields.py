@@ -15,7 +15,8 @@ from broker.protocol.known_codes import _NAMES
 from broker.protocol.request_code import RequestCode
 from broker.protocol.response_code import ResponseCode
 from dledger.remoting.command import SerializeType
-from tests.house.test_house import HEADERS, WITHOUT_HEADER
+from tests.fakes.request_headers import REQUEST_HEADERS as HEADERS
+from tests.house.test_house import WITHOUT_HEADER
 
 NAMED = (ResponseCode.SYSTEM_ERROR, ResponseCode.MESSAGE_ILLEGAL)
 PLANS = {

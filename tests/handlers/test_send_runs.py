@@ -197,7 +197,7 @@ class Broker:
         run_count = 0
         for piece in connection.pieces():
             if isinstance(piece, FrameRun):
-                if self.registry.on_run(self.session, piece):  # type: ignore[arg-type]
+                if self.registry.on_run(self.session, piece, ends_pass=True):  # type: ignore[arg-type]
                     run_count += 1
                     continue
                 piece = piece.commands()

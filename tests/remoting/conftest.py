@@ -27,7 +27,9 @@ class RecordingHandler:
     def on_opened(self, session: Session) -> None:
         self.opened.append(session)
 
-    def on_commands(self, session: Session, commands: list[Command]) -> None:
+    def on_commands(
+        self, session: Session, commands: list[Command], *, ends_pass: bool = True
+    ) -> None:
         self.passes.append(commands)
         for command in commands:
             if self.answers and not command.is_oneway and not command.is_response:

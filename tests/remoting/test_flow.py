@@ -32,7 +32,9 @@ class Charging:
     def on_closed(self, session: Session) -> None:
         pass
 
-    def on_commands(self, session: Session, commands: list[Command]) -> None:
+    def on_commands(
+        self, session: Session, commands: list[Command], *, ends_pass: bool = True
+    ) -> None:
         for command in commands:
             session.charge(command.body_size)
             self.waiting.append((session, command))

@@ -293,7 +293,7 @@ async def test_a_flood_of_refused_connections_does_not_flood_the_log(
 async def test_a_handler_that_closes_gets_nothing_more_of_that_connection(
     server, network, handler, autojump_clock
 ):
-    def close(session, commands):
+    def close(session, commands, *, ends_pass):
         handler.passes.append(commands)
         session.close("wrong password")
 
@@ -308,7 +308,7 @@ async def test_a_handler_that_closes_gets_nothing_more_of_that_connection(
 async def test_what_follows_in_the_same_receive_is_not_judged_after_the_handler_closed(
     server, network, handler, autojump_clock, caplog
 ):
-    handler.on_commands = lambda session, commands: session.close("wrong password")
+    handler.on_commands = lambda session, commands, ends_pass: session.close("wrong password")
     stream = await network.connect("127.0.0.1", 10911)
     stream.send_now([frame(10), b"\xff" * 100])
     assert await is_ended(stream)
@@ -333,7 +333,7 @@ async def test_a_refusal_reaches_a_client_that_still_sends(handler, autojump_clo
 async def test_an_exception_out_of_the_handler_ends_the_server(
     network, handler, name, autojump_clock
 ):
-    def fail(*_):
+    def fail(*_, **__):
         raise ZeroDivisionError("a bug")
 
     setattr(handler, name, fail)
@@ -505,3 +505,54 @@ async def test_between_two_turns_answers_are_waited_for(server, network, handler
 
     assert session.pending_size < 100_000 + PASS_COUNT_MAX * 100
     assert not session.closed
+
+
+class PassHandler:
+    """Notes how many requests came at a time, and whether the pass ended with them."""
+
+    def __init__(self, *, closes: bool = False) -> None:
+        self.told: list[tuple[str, int, bool]] = []
+        self.closes = closes
+
+    def on_opened(self, session):
+        pass
+
+    def on_closed(self, session):
+        pass
+
+    def on_commands(self, session, commands, *, ends_pass=True):
+        self.told.append(("commands", len(commands), ends_pass))
+        if self.closes:
+            session.close("enough")
+
+    def on_run(self, session, run, *, ends_pass):
+        self.told.append(("run", run.count, ends_pass))
+        return True
+
+
+@pytest.mark.parametrize("closes", [False, True])
+async def test_a_frame_that_had_begun_before_and_a_run_behind_it_are_one_pass(
+    network, nursery, autojump_clock, closes
+):
+    """Else the first alone becomes an entry, with a sync on every node, in front of 400 others."""
+    handler = PassHandler(closes=closes)
+    server = RemotingServer(
+        network, host="127.0.0.1", port=10912, handler=handler, on_run=handler.on_run
+    )
+    await nursery.start(server.serve)
+    stream = await network.connect("127.0.0.1", 10912)
+    frames = [frame(10, opaque=1000 + n, ext_fields={"n": n}, body=b"b") for n in range(400)]
+    stream.send_now([frames[0][:10]])
+    await trio.testing.wait_all_tasks_blocked()
+
+    stream.send_now([frames[0][10:], *frames[1:]])
+    await trio.testing.wait_all_tasks_blocked()
+
+    kinds = [kind for kind, _, _ in handler.told]
+    assert handler.told[0] == ("commands", 1, False)
+    assert [ends for *_, ends in handler.told] == [False] * (len(kinds) - 1) + [True]
+    if closes:
+        assert handler.told[1:] == [("commands", 0, True)]  # what was taken is seen to all the same
+    else:
+        assert "run" in kinds
+        assert sum(count for _, count, _ in handler.told) == 400

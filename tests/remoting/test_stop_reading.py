@@ -22,7 +22,7 @@ class Slow:
     def on_closed(self, session):
         pass
 
-    def on_commands(self, session, commands):
+    def on_commands(self, session, commands, *, ends_pass=True):
         self.waiting += [(session, command) for command in commands]
 
     def answer_all(self):
