@@ -185,6 +185,9 @@ def _add_real(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     real.add_argument("--times", type=int, default=1, help="so often, with one seed after another")
     real.add_argument("--nodes", type=int, default=3, help="members of the group")
     real.add_argument("--target", default="", choices=("", "one", "leader", "majority", "all"))
+    real.add_argument(
+        "--members", type=int, help="of each group of W7; 0: none; drawn if not given"
+    )
     real.add_argument("--sends", type=int, default=1000, help="with fewer nothing can be said")
     real.add_argument("--out", type=Path, default=Path("runs"), help="folder for results")
 
@@ -213,6 +216,7 @@ def _real(arguments: argparse.Namespace) -> int:
         times=arguments.times,
         node_count=arguments.nodes,
         target=arguments.target,
+        members=arguments.members,
         ok_sends_min=arguments.sends,
         out=arguments.out,
     )

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 import trio
 
 import broker.client
+from dledger.clock import SystemClock
 from dledger.config import parse_address
 from dledger.remoting.network import TcpNetwork
 from jepsen_like.history import History
@@ -29,15 +30,17 @@ from jepsen_like.workloads.administration import Administration
 from jepsen_like.workloads.appends import Appends
 from jepsen_like.workloads.handling import Handling, Ordered
 from jepsen_like.workloads.load import Load
+from jepsen_like.workloads.membership import Membership
 from jepsen_like.workloads.questions import Questions
 from jepsen_like.workloads.readers import Readers
 from jepsen_like.workloads.stock import Node
 
 if TYPE_CHECKING:
     from broker.client.connect import Client
+    from broker.client.consumer_options import MemberTimes
     from dledger.remoting.network import Network
 
-Workload = Appends | Readers | Questions | Administration | Handling | Ordered
+Workload = Appends | Readers | Questions | Administration | Handling | Ordered | Membership
 WORKLOADS: dict[str, type[Workload]] = {
     "appends": Appends,
     "readers": Readers,
@@ -45,6 +48,7 @@ WORKLOADS: dict[str, type[Workload]] = {
     "administration": Administration,
     "handling": Handling,
     "ordered": Ordered,
+    "membership": Membership,
 }
 END_SECONDS = 1.0  # on top of what a send may take
 
@@ -60,6 +64,21 @@ class ProcessClients:
 
     def client(self, name: str, chance: random.Random) -> Client:
         """See `Clients`."""
+        return self._client(name, chance, None, None)
+
+    def member_client(
+        self, name: str, chance: random.Random, *, client_id: str, times: MemberTimes
+    ) -> Client:
+        """See `StockClients`."""
+        return self._client(name, chance, client_id, times)
+
+    def _client(
+        self,
+        name: str,
+        chance: random.Random,
+        client_id: str | None,
+        member_times: MemberTimes | None,
+    ) -> Client:
         self._count += 1
         brokers = chance.sample(self._brokers, len(self._brokers))
         return broker.client.connect(
@@ -68,16 +87,25 @@ class ProcessClients:
             group_timeout=6.0,
             request_timeout=1.0,
             auto_create_topic=False,
+            client_id=client_id,
+            member_times=member_times,
         )
 
     @property
     def nodes(self) -> list[Node]:
         """See `WireClients`."""
-        return [Node(address, *parse_address(address)) for address in self._brokers]
+        return [
+            Node(f"n{number}", *parse_address(address))
+            for number, address in enumerate(self._brokers, start=1)
+        ]
 
     def network_of(self, name: str) -> Network:
         """See `WireClients`."""
         return TcpNetwork()
+
+    def wall_ms(self) -> int:
+        """See `StockClients`."""
+        return SystemClock().wall_ms()
 
 
 def now() -> float:
@@ -86,7 +114,7 @@ def now() -> float:
 
 
 async def run(clients: ProcessClients, names: list[str], history: History) -> None:
-    """Run the workloads until SIGTERM."""
+    """Run the workloads until SIGTERM; members of groups go on until they have got everything."""
     workloads: list[Workload] = [WORKLOADS[name](clients, history) for name in names]
     with trio.open_signal_receiver(signal.SIGTERM) as signals:
         async with trio.open_nursery() as nursery:
@@ -94,12 +122,16 @@ async def run(clients: ProcessClients, names: list[str], history: History) -> No
                 nursery.start_soon(workload.run)
             async for _ in signals:
                 break
-            for workload in workloads:
-                if isinstance(workload, Appends):
-                    workload.finish()
-                else:
-                    workload.is_over = True
-            await trio.sleep(clients.load.send_timeout + END_SECONDS)
+            async with trio.open_nursery() as ending:
+                for workload in workloads:
+                    if isinstance(workload, Membership):
+                        ending.start_soon(workload.settle)
+                        continue
+                    if isinstance(workload, Appends):
+                        workload.finish()
+                    else:
+                        workload.is_over = True
+                    ending.start_soon(trio.sleep, clients.load.send_timeout + END_SECONDS)
             nursery.cancel_scope.cancel()
     for workload in workloads:
         if isinstance(workload, Appends):

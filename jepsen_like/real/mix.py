@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from dledger.config import KIB, MIB, RaftConfig, StoreConfig, SyncBy, WriteMode
 from jepsen_like.keeping import by_size_only
-from jepsen_like.workloads.load import Load
+from jepsen_like.workloads.load import QUEUE_LOCK_MS, Load
 
 if TYPE_CHECKING:
     from jepsen_like.faults.fault import Target
@@ -17,6 +17,9 @@ QUIET_SECONDS = 5.0
 GAP_MEAN = 5.0  # seconds between faults
 HOLD_MIN, HOLD_MAX = 0.5, 10.0  # seconds that one lasts
 _DISK_SIZE_MIN = 64 * MIB
+MEMBERS_MAX = 2  # of a group; each is as much work for this machine as it is for the nodes
+# Delayed messages come by a leader's clock: while that is wrong, nobody can say when.
+BY_CLOCK = frozenset({"wall-clock", "clock-rate"})
 # What meddles with calls to the C library does not see what the kernel is asked through a ring.
 BY_SHIM = frozenset({"failed-sync", "kill-at-step", "power-at-step", "slow-disk"})
 
@@ -53,6 +56,7 @@ def draw(
     node_count: int = 3,
     target: Target = "",
     retention: bool | None = None,
+    members: int | None = None,
 ) -> RealMix:
     """Return the mix of *seed*.
 
@@ -64,6 +68,8 @@ def draw(
         node_count: members of the group.
         target: whom faults hit.
         retention: whether old segments are dropped; drawn when None.
+        members: of each group that shares a topic's queues, 0 for no such groups; drawn when None,
+            and 0 where clocks are set wrong, or what they have not read yet may be dropped.
     """
     chance = random.Random(f"real mix {seed}")
     drops = chance.random() < 0.35
@@ -74,6 +80,11 @@ def draw(
         segment_size, body_size_max, segment_count = 128 * KIB, 2000, 2
     elif retention is None:
         retention = drops
+    if retention or BY_CLOCK & set(faults):
+        members = 0
+    elif members is None:
+        # By a chance of its own: all else of a seed stays as it is.
+        members = random.Random(f"real members {seed}").randint(1, MEMBERS_MAX)
     store = StoreConfig(
         segment_size=segment_size,
         index_file_units=32_768,
@@ -97,6 +108,8 @@ def draw(
         group_count=2,
         client_crash_mean=30.0,
         side_topic_count=1,
+        member_count=members,
+        lock_ms=QUEUE_LOCK_MS,
     )
     # Every fault should come a few times.
     gap_mean = min(GAP_MEAN, seconds / 8, seconds / (3 * max(1, len(faults))))

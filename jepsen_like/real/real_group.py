@@ -18,6 +18,7 @@ from jepsen_like.real.node_life import BROKER_PORT, PEER_PORT
 from jepsen_like.real.power import lose_power
 from jepsen_like.real.real_links import RealLinks
 from jepsen_like.real.real_member import RealMember
+from jepsen_like.workloads.load import CLIENT_SILENT_MS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from jepsen_like.workloads.load import Load
 
 OPERATOR = "op"  # the namespace that no fault touches
+MEMBERS = "c3"  # nor this one: members of groups that nobody hears are taken for gone
 _LOOK_SECONDS = 0.2
 
 
@@ -61,7 +63,7 @@ class RealGroup:
                     listen_host=node.address,
                     store=mix.store,
                     raft=mix.raft,
-                    broker=BrokerConfig(auto_create_topic=False),
+                    broker=_broker_config(mix.load),
                 ),
                 history=history,
                 chance=random.Random(f"{mix.seed} member {node.name}"),
@@ -104,7 +106,7 @@ class RealGroup:
         return [
             namespace.address
             for name, namespace in self.lab.clients.items()
-            if name != OPERATOR
+            if name not in (OPERATOR, MEMBERS)
         ]  # fmt: skip
 
     async def may_harm(self, member: Member) -> bool:
@@ -252,6 +254,16 @@ class RealGroup:
             request_timeout=2.0,
             auto_create_topic=False,
         )
+
+
+def _broker_config(load: Load) -> BrokerConfig:
+    if not load.member_count:
+        return BrokerConfig(auto_create_topic=False)
+    return BrokerConfig(
+        auto_create_topic=False,
+        client_silent_max_ms=CLIENT_SILENT_MS,
+        queue_lock_max_ms=load.lock_ms,
+    )
 
 
 def _behind(statuses: dict[str, GroupStatus], target: int) -> str:

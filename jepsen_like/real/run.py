@@ -16,6 +16,7 @@ import trio
 
 from broker.client.errors import ClientError
 from broker.errors import BrokerError
+from dledger.clock import SystemClock
 from dledger.errors import LedgerError
 from dledger.store.disk import OsDisk
 from dledger.store.ledger_store import LedgerStore
@@ -25,13 +26,15 @@ from jepsen_like.real import client_main
 from jepsen_like.real.lab import Lab, hear_interrupts
 from jepsen_like.real.mix import HOLD_MIN, QUIET_SECONDS
 from jepsen_like.real.proof import LabError
-from jepsen_like.real.real_group import OPERATOR, RealGroup
+from jepsen_like.real.real_group import MEMBERS, OPERATOR, RealGroup
 from jepsen_like.real.scripts import SCRIPTS, SELF_TESTS, NotReachedError, Stage
 from jepsen_like.report.run_folder import VERDICT
 from jepsen_like.setup_line import told_of_group, told_of_load
 from jepsen_like.verdict import judge
 from jepsen_like.workloads.appends import TOPIC
-from jepsen_like.workloads.final import drain, dump
+from jepsen_like.workloads.final import drain, dump, dump_copies
+from jepsen_like.workloads.member import WORK_TOPIC
+from jepsen_like.workloads.membership import QUEUES, SETTLE_SECONDS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,7 +48,7 @@ RECOVERY_SECONDS = 15.0
 DRAIN_SECONDS = 60.0
 LOAD_AFTER_SECONDS = 2.0  # some load on the healed group
 # What each client process does: sends and questions do not wait for readers that fall behind.
-_CLIENTS = {"c1": "appends,questions,administration", "c2": "readers"}
+_CLIENTS = {"c1": "appends,questions,administration", "c2": "readers", MEMBERS: "membership"}
 
 
 @dataclass(slots=True)
@@ -59,12 +62,14 @@ class RealRun:
     script: str = ""
     history: History = field(default_factory=lambda: History(client_main.now))
     counts: dict[str, int] = field(default_factory=dict)
+    _begin_ms: int = 0  # since 1970, when the history begins
 
     def go(self) -> Verdict:
         """Run it and write down everything; return the verdict."""
         self.folder.mkdir(parents=True)
         (self.folder / "logs").mkdir()
         begun = time.perf_counter()
+        self._begin_ms = SystemClock().wall_ms()
         self.history.note("setup", v=self._setup())
         hear_interrupts()
         try:
@@ -76,6 +81,12 @@ class RealRun:
                 self.history.note("not-reached", v="the laboratory", err=str(error))
         self.counts["seconds"] = round(time.perf_counter() - begun)
         return self._judge()
+
+    @property
+    def _clients(self) -> dict[str, str]:
+        """What each client process does."""
+        has_members = self.mix.load.member_count > 0
+        return {name: does for name, does in _CLIENTS.items() if name != MEMBERS or has_members}
 
     def _setup(self) -> dict[str, object]:
         mix = self.mix
@@ -102,7 +113,7 @@ class RealRun:
 
     def _judge(self) -> Verdict:
         parts = [self.history]
-        for name in _CLIENTS:
+        for name in self._clients:
             path = self.folder / f"{name}.jsonl"
             if path.exists():
                 parts.append(read_history(path))
@@ -128,7 +139,7 @@ class RealRun:
         mix = self.mix
         lab = Lab(
             nodes=[f"n{number + 1}" for number in range(mix.node_count)],
-            clients=[*_CLIENTS, OPERATOR],
+            clients=[*self._clients, OPERATOR],
             seed=mix.seed,
             disk_size=mix.disk_size,
         )
@@ -164,6 +175,8 @@ class RealRun:
                 self.mix.load.queue_count,
                 retention_ms=self.mix.topic_retention_ms or None,
             )
+            if self.mix.load.member_count:
+                await client.admin.create_topic(WORK_TOPIC, QUEUES)
         clients = self._start_clients(lab, group)
         await trio.sleep(QUIET_SECONDS)
         await self._attack(group)
@@ -224,7 +237,7 @@ class RealRun:
 
     def _start_clients(self, lab: Lab, group: RealGroup) -> list[LabProcess]:
         processes = []
-        for name, workloads in _CLIENTS.items():
+        for name, workloads in self._clients.items():
             command = client_main.command(
                 name=name,
                 do=workloads,
@@ -238,9 +251,9 @@ class RealRun:
         return processes
 
     async def _stop_clients(self, processes: list[LabProcess]) -> None:
-        seconds = self.mix.load.send_timeout + client_main.END_SECONDS + 10.0
-
         async def stop(process: LabProcess) -> None:
+            seconds = self.mix.load.send_timeout + client_main.END_SECONDS
+            seconds = 10.0 + (SETTLE_SECONDS if process.name == MEMBERS else seconds)
             if process.is_running:
                 await process.terminate(seconds=seconds)
             if process.returncode != 0:
@@ -262,6 +275,8 @@ class RealRun:
                 self.history.note("unreadable", node=member.name, err=why)
                 continue
             dump(member.name, store, self.history)
+            if self.mix.load.member_count:
+                dump_copies(member.name, store, self.history, self._begin_ms)
             store.close()
             self.history.note("dumped", node=member.name)
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 OK_SENDS_MIN = 1000
 OK_SENDS_MIN_CI = 200
 # Four short runs that meet most of what can go wrong; see docs on what CI runs.
+CI_SETTLING_SECONDS = 10.0  # of its first run: for members to get everything, and not for faults
 CI_RUNS = (("kill", "pause"), ("halves", "one-way", "wire", "rough-wire"), "S3", ("bit-rot",))
 
 
@@ -41,6 +42,7 @@ class RealOptions:
     times: int = 1
     node_count: int = 3
     target: Target = ""
+    members: int | None = None  # of each group that shares queues; None: drawn
     ok_sends_min: int = OK_SENDS_MIN
     out: Path = Path("runs")
 
@@ -57,6 +59,8 @@ class RealOptions:
             parts += ["--target", self.target]
         if self.node_count != 3:
             parts += ["--nodes", str(self.node_count)]
+        if self.members is not None:
+            parts += ["--members", str(self.members)]
         if self.ok_sends_min != OK_SENDS_MIN:
             parts += ["--sends", str(self.ok_sends_min)]
         return shlex.join(parts)
@@ -74,11 +78,17 @@ def runs_of(options: RealOptions, *, everything: bool, ci: bool) -> Iterator[Rea
     """Yield one run after another of what was asked for."""
     seeds = itertools.count(options.seed)
     if ci:
-        for what in CI_RUNS:
+        for number, what in enumerate(CI_RUNS):
             wanted = {"script": what} if isinstance(what, str) else {"faults": what}
+            members, settling = (1, CI_SETTLING_SECONDS) if number == 0 else (0, 0.0)
             yield replace(
-                options, **wanted, ok_sends_min=OK_SENDS_MIN_CI, seed=next(seeds)
-            )  # fmt: skip
+                options,
+                **wanted,
+                ok_sends_min=OK_SENDS_MIN_CI,
+                seed=next(seeds),
+                members=members,
+                seconds=options.seconds - settling,
+            )
         return
     for _ in range(options.times):
         if everything:
@@ -135,6 +145,7 @@ def run_one(options: RealOptions) -> tuple[Verdict, Path]:
         node_count=options.node_count,
         target=options.target,
         retention=script.retention if script else None,
+        members=0 if script else options.members,
     )
     run = RealRun(
         mix=mix,

@@ -15,15 +15,12 @@ from dledger.config import KIB, FlushDiskType, RaftConfig, StoreConfig, WriteMod
 from jepsen_like.faults.catalogue import offered
 from jepsen_like.faults.disks import CrowdedDisk, WallClock
 from jepsen_like.keeping import by_size_only
-from jepsen_like.workloads.load import Load
+from jepsen_like.workloads.load import CLIENT_SILENT_MS, QUEUE_LOCK_MS, Load
 
 QUIET_SECONDS = 3.0
 FAULT_SECONDS = 40.0
 HANDLES_SHARE = 0.35  # of seeds
 MEMBERS_SHARE = 0.4  # of seeds that keep everything: what waits for long would be dropped
-# RocketMQ's two minutes and one, made short: seconds of a run are dear.
-CLIENT_SILENT_MS = 8_000
-QUEUE_LOCK_MS = 6_000
 PICKS_SHARE = 0.25
 
 

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from dledger.remoting.network import Network
     from jepsen_like.workloads.stock import Node
 
+# RocketMQ's two minutes and one, made short where groups have members: seconds are dear.
+CLIENT_SILENT_MS = 8000  # then a member counts as gone
+QUEUE_LOCK_MS = 6000  # for so long a queue's lock holds
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:

@@ -10,6 +10,7 @@ from dledger.config import SyncBy
 from dledger.errors import LedgerError, LedgerFullError, StorageFailedError
 from jepsen_like.faults.catalogue import offered
 from jepsen_like.history import History
+from jepsen_like.real.client_main import ProcessClients
 from jepsen_like.real.endings import end_of
 from jepsen_like.real.mix import BY_SHIM, draw
 from jepsen_like.real.node_log import NodeLog
@@ -140,6 +141,34 @@ def test_what_ci_runs_is_there() -> None:
     assert [bool(run.script) for run in runs_of(RealOptions(), everything=False, ci=True)] == [
         isinstance(what, str) for what in CI_RUNS
     ]
+
+
+def test_groups_have_members_where_all_is_kept_and_clocks_are_right() -> None:
+    def members(seed, faults=("kill",), **told):
+        return draw(seed, faults=faults, seconds=30, rate=50, **told).load.member_count
+
+    plain = [draw(seed, faults=("kill",), seconds=30, rate=50) for seed in range(20)]
+    assert {mix.load.member_count for mix in plain if not mix.has_retention} == {1, 2}
+    assert {mix.load.member_count for mix in plain if mix.has_retention} == {0}
+    assert members(2, ("kill", "wall-clock")) == members(2, ("clock-rate",), members=2) == 0
+    assert (members(2, members=0), members(2, members=2)) == (0, 2)
+
+
+def test_ci_has_members_in_a_run_that_is_no_longer_for_it() -> None:
+    first, *others = runs_of(RealOptions(), everything=False, ci=True)
+    mix = draw(first.seed, faults=first.faults, seconds=first.seconds, rate=50, members=1)
+
+    assert (first.members, mix.load.member_count) == (1, 1)
+    assert first.seconds < RealOptions().seconds
+    assert "--members 1" in first.command
+    assert {run.members for run in others} == {0}
+
+
+def test_what_members_do_is_told_with_the_names_of_nodes() -> None:
+    load = draw(7, faults=(), seconds=1, rate=50).load
+    clients = ProcessClients("c3", load, ["10.77.1.1:9876", "10.77.2.1:9876"])
+
+    assert [node.name for node in clients.nodes] == ["n1", "n2"]
 
 
 def test_a_script_that_needs_retention_gets_it_soon() -> None:
