@@ -100,7 +100,7 @@ async def network(autojump_clock, nursery):
     return found
 
 
-async def test_all_members_are_asked_when_one_is_named(network):
+async def test_all_members_are_asked_when_one_is_named(autojump_clock, network):
     for node_id in PORTS:
         await network.serve(node_id, FakeNode(status_of(node_id)))
 
@@ -127,7 +127,7 @@ async def test_a_dead_and_a_frozen_node_are_told_apart(network, autojump_clock):
     assert not view.is_healthy
 
 
-async def test_a_node_that_refuses_is_shown_with_its_words(network):
+async def test_a_node_that_refuses_is_shown_with_its_words(autojump_clock, network):
     await network.serve("n1", FakeNode(code=14))
 
     answer = await ask_node("memory:9876", network=network)
@@ -136,7 +136,7 @@ async def test_a_node_that_refuses_is_shown_with_its_words(network):
     assert answer.problem == "SERVICE_NOT_AVAILABLE: out of order"
 
 
-async def test_a_node_known_by_another_name_is_asked_once(network):
+async def test_a_node_known_by_another_name_is_asked_once(autojump_clock, network):
     """localhost:9876 and 127.0.0.1:9876 are the same node; it shows as one row."""
     node = await network.serve("n1", FakeNode(status_of("n1", leader="n1")))
     await network.serve("n2", FakeNode(status_of("n2", leader="n1")))
@@ -253,7 +253,7 @@ def test_json_holds_what_the_table_shows():
     assert found["nodes"][2]["problem"] == "it is [dead]"
 
 
-async def test_unknown_nodes_stand_in_the_order_in_which_they_were_named(network):
+async def test_unknown_nodes_stand_in_the_order_in_which_they_were_named(autojump_clock, network):
     addresses = ["memory:1", "memory:3", "memory:2"]
 
     view = await ask_group(addresses, network=network)

@@ -147,7 +147,9 @@ def group_of_three(**options):
     ]
 
 
-async def test_rates_count_since_the_last_frame_and_the_busiest_stands_first(network):
+async def test_rates_count_since_the_last_frame_and_the_busiest_stands_first(
+    autojump_clock, network
+):
     nodes = group_of_three()
     await network.serve(*nodes)
 
@@ -162,7 +164,7 @@ async def test_rates_count_since_the_last_frame_and_the_busiest_stands_first(net
     assert (after.topics[0].messages, after.topics[0].in_minute) == (70, 5.0)
 
 
-async def test_what_goes_out_is_the_sum_over_all_nodes(network):
+async def test_what_goes_out_is_the_sum_over_all_nodes(autojump_clock, network):
     await network.serve(*group_of_three())
 
     moment = await take_moment(SERVERS, network=network)
@@ -170,7 +172,7 @@ async def test_what_goes_out_is_the_sum_over_all_nodes(network):
     assert [row.out_minute for row in moment.topics] == [7.0, 7.0]
 
 
-async def test_groups_stand_by_their_lag(network):
+async def test_groups_stand_by_their_lag(autojump_clock, network):
     await network.serve(*group_of_three(lags={"near": ("a", 3), "far": ("a", 70)}))
 
     moment = await take_moment(SERVERS, network=network)
@@ -178,7 +180,7 @@ async def test_groups_stand_by_their_lag(network):
     assert [(row.group, row.lag) for row in moment.groups] == [("far", 70), ("near", 3)]
 
 
-async def test_without_a_leader_topics_are_told_by_those_that_answer(network):
+async def test_without_a_leader_topics_are_told_by_those_that_answer(autojump_clock, network):
     """And nothing is asked that only a leader answers."""
     node = FakeNode("n1", {"a": [10, 0]}, leader=None)
     await network.serve(node)
@@ -191,14 +193,16 @@ async def test_without_a_leader_topics_are_told_by_those_that_answer(network):
     assert "nobody leads" in moment_parts(moment)[0]
 
 
-async def test_a_group_that_does_not_answer_is_a_frame_too(network):
+async def test_a_group_that_does_not_answer_is_a_frame_too(autojump_clock, network):
     moment = await take_moment(SERVERS, network=network)
 
     assert "no node answers" in moment_parts(moment)[0]
     assert moment_json(moment)["healthy"] is False
 
 
-async def test_only_so_many_topics_are_asked_about_and_the_rest_is_told(network, monkeypatch):
+async def test_only_so_many_topics_are_asked_about_and_the_rest_is_told(
+    autojump_clock, network, monkeypatch
+):
     monkeypatch.setattr(top_view, "TOPICS_MAX", 1)
     nodes = group_of_three()
     await network.serve(*nodes)
@@ -209,7 +213,7 @@ async def test_only_so_many_topics_are_asked_about_and_the_rest_is_told(network,
     assert moment.remarks == ("1 of 2 topics are asked about",)
 
 
-async def test_a_small_screen_gets_the_first_rows_of_each(network):
+async def test_a_small_screen_gets_the_first_rows_of_each(autojump_clock, network):
     lags = {f"g{number}": ("a", number) for number in range(10)}
     nodes = group_of_three(lags=lags)
     for node in nodes:
@@ -227,7 +231,7 @@ async def test_a_small_screen_gets_the_first_rows_of_each(network):
     assert parts[-1] == "21 more rows; --once shows all"
 
 
-async def test_json_has_what_the_tables_show(network):
+async def test_json_has_what_the_tables_show(autojump_clock, network):
     await network.serve(*group_of_three(lags={"g": ("a", 3)}))
     moment = await take_moment(SERVERS, network=network)
 

@@ -200,4 +200,4 @@ def test_a_start_that_is_refused_leaves_no_file_open():
         refused += check_open(sound, files, is_touched=lambda _: True) == REFUSED
 
     assert refused > len(names)
-    assert len(os.listdir("/dev/fd")) == before
+    assert len(os.listdir("/dev/fd")) <= before  # less: what others left open was collected

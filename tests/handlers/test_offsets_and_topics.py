@@ -315,7 +315,7 @@ async def test_a_node_that_lags_does_not_deny_a_topic_it_has_not_heard_of(
     assert json.loads(bytes(answer.body))["queueDatas"]
 
 
-async def test_attributes_come_in_with_17_and_go_out_with_21(caller):
+async def test_attributes_come_in_with_17_and_go_out_with_21(autojump_clock, caller):
     await caller.create_topic(
         "kept", attributes="+retention.ms=259200000,+acks=majority,+flush=sync"
     )
@@ -329,7 +329,7 @@ async def test_attributes_come_in_with_17_and_go_out_with_21(caller):
     assert entry.order
 
 
-async def test_an_attribute_nobody_knows_is_refused(caller):
+async def test_an_attribute_nobody_knows_is_refused(autojump_clock, caller):
     fields = {"topic": "t", "attributes": "+colour=red"}
     answer = await caller.ask(RequestCode.UPDATE_AND_CREATE_TOPIC, fields)
 
