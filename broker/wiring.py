@@ -392,6 +392,7 @@ class Wiring(ABC):
             when_current=self.offsets.when_current,
             lock_seconds=config.broker.queue_lock_max_ms / 1000,
             node_id=config.node_id,
+            members=advertised,
             is_serving=self._is_serving,
             forward=self.forwarder.take,
         )

@@ -1,4 +1,4 @@
-"""Which requests to free a lock are older than the last one that asked for it; the leader's alone.
+"""Which requests to free a lock are older than the last one that asked for it.
 
 A client that hears nothing of its request to free a lock asks for the lock again, by another node
 perhaps, and is told that it has it.  The older request may have waited for a leader meanwhile, or
@@ -6,7 +6,8 @@ for a link: were it served now, somebody else would get the lock, and two would 
 
 Requests have no number that tells their order.  But of those that came in at one node the node
 knows it, and nobody believes in a lock for ever.  What cannot be told apart from one that is late
-frees nothing: the lock runs out by itself.
+frees nothing: the lock runs out by itself.  That a lock was asked for is in the log before anybody
+believes in it, so that a new leader can tell as much as the last one.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from broker.groups.locks import QueueLock
+    from collections.abc import Mapping
+
+    from broker.groups.locks import Asked, QueueLock
     from dledger.clock import Clock
 
 # After which nobody believes any more in a lock that was last asked for before: 30 s from when the
@@ -30,39 +33,61 @@ class Arrival(NamedTuple):
     at: float  # seconds of that node's monotonic clock
 
 
-class _Asked(NamedTuple):
-    arrival: Arrival
-    at: float  # seconds, the leader's
+class _Last(NamedTuple):
+    """The last request for a lock of those that came in at one node."""
+
+    arrived_at: float  # seconds, that node's
+    noted_at: float  # seconds, the leader's
 
 
 class LockPaths:
-    """How each lock was asked for last, as far as this leader knows."""
+    """How each lock was asked for by its holder, as far as this leader knows."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._asked: dict[QueueLock, _Asked] = {}
+        self._asked: dict[QueueLock, dict[str, _Last]] = {}
         self._began_at = clock.now()
 
-    def begin(self) -> None:
-        """Forget what was known: another leader may have heard more since."""
-        self._asked.clear()
-        self._began_at = self._clock.now()
+    def begin(self, asked: Mapping[QueueLock, Asked]) -> None:
+        """Begin anew with what is in the log: another leader may have heard more since.
 
-    def asked(self, lock: QueueLock, arrival: Arrival) -> None:
-        """Take note that its holder has asked for a lock."""
-        before = self._asked.get(lock)
-        if before is not None and before.arrival.node_id == arrival.node_id:
-            arrival = max(before.arrival, arrival)
-        self._asked[lock] = _Asked(arrival, self._clock.now())
+        Nobody believes in a lock before that it was asked for is in the log.
+        """
+        now = self._began_at = self._clock.now()
+        self._asked = {
+            lock: {node: _Last(at, now) for node, at in nodes.items()}
+            for lock, nodes in asked.items()
+        }
+
+    def asked(self, lock: QueueLock, arrival: Arrival) -> Asked:
+        """Take note that its holder has asked for a lock; return what is to be remembered of it."""
+        now = self._clock.now()
+        nodes = self._asked.setdefault(lock, {})
+        for node in [node for node, last in nodes.items() if not self._may_be_late(last, now)]:
+            del nodes[node]
+        before = nodes.get(arrival.node_id)
+        # An older request, held up, tells nothing new; nor does a clock that began anew, at first.
+        if before is None or arrival.at >= before.arrived_at:
+            nodes[arrival.node_id] = _Last(arrival.at, now)
+        return {node: last.arrived_at for node, last in nodes.items()}
 
     def may_free(self, lock: QueueLock, arrival: Arrival) -> bool:
-        """Return whether a request to free a lock came after the last one that asked for it."""
-        last = self._asked.get(lock)
-        if last is not None and last.arrival.node_id == arrival.node_id:
-            return arrival.at >= last.arrival.at
-        since = self._began_at if last is None else max(self._began_at, last.at)
-        return self._clock.now() - since > LATE_SECONDS_MAX
+        """Return whether a request to free a lock came after all that asked for it."""
+        now = self._clock.now()
+        nodes = self._asked.get(lock)
+        if not nodes:
+            return now - self._began_at > LATE_SECONDS_MAX
+        return all(
+            arrival.at >= last.arrived_at
+            if node == arrival.node_id
+            else not self._may_be_late(last, now)
+            for node, last in nodes.items()
+        )
+
+    @staticmethod
+    def _may_be_late(last: _Last, now: float) -> bool:
+        return now - last.noted_at <= LATE_SECONDS_MAX
 
     def forget(self, lock: QueueLock) -> None:
-        """Take note that a lock is free."""
+        """Take note that a lock is free, or somebody else's."""
         self._asked.pop(lock, None)

@@ -1,11 +1,14 @@
 """Which consumer of a group reads a queue in order, alone; the same on every node.
 
-lock.take  {group, client, queues: [[topic, queue id, holder before], ...]}
+lock.take  {group, client, queues: [[topic, queue id, holder before], ...],
+            asked: [{node id: seconds, ...}, ...]}
 lock.free  {group, client, queues: [[topic, queue id], ...]}
 
 A queue is taken only from whom the command names ("" for nobody): of two that want a lock that is
-free or has run out the first in the log gets it, and the other is told so.  How long a lock holds
-is a matter of time, and time is the leader's: see `broker.handlers.locks`.
+free or has run out the first in the log gets it, and the other is told so.  Who asks again for what
+it has takes it from itself: so the next leader knows, too, by which nodes each queue was asked for
+and when (see `broker.groups.lock_paths`).  How long a lock holds is a matter of time, and time is
+the leader's: see `broker.handlers.locks`.
 
 Source: RocketMQ ``RebalanceLockManager``, which keeps this in the memory of each broker.
 """
@@ -26,6 +29,10 @@ LOCK_FREE = "lock.free"
 
 NOBODY = ""
 
+# How a queue was asked for by who has its lock: when last, by the node where that came in, in
+# seconds of that node's monotonic clock.
+Asked = dict[str, float]
+
 
 class QueueLock(NamedTuple):
     """What is locked: one queue, for one group."""
@@ -35,10 +42,26 @@ class QueueLock(NamedTuple):
     queue_id: int
 
 
-def take_locks(client_id: str, group: str, wanted: Mapping[QueueLock, str]) -> MetadataCommand:
-    """Return the command that gives a client queues of its group, by whom each is taken from."""
-    queues = [[lock.topic, lock.queue_id, holder] for lock, holder in sorted(wanted.items())]
-    return MetadataCommand(LOCK_TAKE, {"group": group, "client": client_id, "queues": queues})
+def take_locks(
+    client_id: str,
+    group: str,
+    wanted: Mapping[QueueLock, str],
+    asked: Mapping[QueueLock, Asked] | None = None,
+) -> MetadataCommand:
+    """Return the command that gives a client queues of its group.
+
+    Args:
+        client_id: of the client.
+        group: its group.
+        wanted: by lock, whom it is taken from.
+        asked: by lock, what has to be remembered of how it was asked for.
+    """
+    locks = sorted(wanted)
+    queues = [[lock.topic, lock.queue_id, wanted[lock]] for lock in locks]
+    args: dict[str, Any] = {"group": group, "client": client_id, "queues": queues}
+    if asked is not None:
+        args["asked"] = [dict(asked[lock]) for lock in locks]
+    return MetadataCommand(LOCK_TAKE, args)
 
 
 def free_locks(client_id: str, group: str, locks: Iterable[QueueLock]) -> MetadataCommand:
@@ -67,6 +90,7 @@ class QueueLocks:
         self._topics = topics
         self._group_exists = group_exists
         self._holders: dict[QueueLock, str] = {}
+        self._asked: dict[QueueLock, Asked] = {}
 
     def __len__(self) -> int:
         return len(self._holders)
@@ -78,6 +102,10 @@ class QueueLocks:
     def holder(self, lock: QueueLock) -> str:
         """Return the client that has a lock; `NOBODY` when none has."""
         return self._holders.get(lock, NOBODY)
+
+    def asked(self) -> dict[QueueLock, Asked]:
+        """Return how each lock was asked for; without those of which that is not written."""
+        return {lock: dict(asked) for lock, asked in self._asked.items()}
 
     @property
     def appliers(self) -> Mapping[str, Callable[[Mapping[str, Any]], int]]:
@@ -93,8 +121,11 @@ class QueueLocks:
         }
 
     def snapshot(self) -> list[Any]:
-        """Return a row for each lock, sorted."""
-        return [[*lock, self._holders[lock]] for lock in sorted(self._holders)]
+        """Return a row for each lock, sorted: group, topic, queue, holder, how it was asked for."""
+        return [
+            [*lock, self._holders[lock], dict(sorted(self._asked.get(lock, {}).items()))]
+            for lock in sorted(self._holders)
+        ]
 
     def restore(self, snapshot: list[Any] | None) -> None:
         """Become what `snapshot` was taken of; None: no locks.
@@ -102,22 +133,32 @@ class QueueLocks:
         Raises:
             ValueError, TypeError: *snapshot* is none.
         """
-        holders = {}
-        for group, topic, queue_id, client_id in snapshot or []:
+        holders, asked = {}, {}
+        for group, topic, queue_id, client_id, *more in snapshot or []:
             _check(group, client_id, topic, queue_id)
-            holders[QueueLock(group, topic, queue_id)] = client_id
-        self._holders = holders
+            lock = QueueLock(group, topic, queue_id)
+            holders[lock] = client_id
+            if more and (found := _as_asked(*more)):  # older states have none
+                asked[lock] = found
+        self._holders, self._asked = holders, asked
 
     def _take(self, args: Mapping[str, Any]) -> int:
         group, client_id = args["group"], args["client"]
         # It may have been on its way when its group was deleted, or a topic: nobody would free it.
         is_known = self._group_exists(group)
         taken = 0
-        for topic, queue_id, before in args["queues"]:
+        queues = args["queues"]
+        for (topic, queue_id, before), found in zip(
+            queues, args.get("asked", [{}] * len(queues)), strict=True
+        ):
             _check(group, client_id, topic, queue_id)
+            asked = _as_asked(found)
             lock = QueueLock(group, topic, queue_id)
             if self.holder(lock) == before and is_known and self._is_there(topic):
                 self._holders[lock] = client_id
+                self._asked.pop(lock, None)
+                if asked:
+                    self._asked[lock] = asked
                 taken += 1
         return taken
 
@@ -129,6 +170,7 @@ class QueueLocks:
             lock = QueueLock(group, topic, queue_id)
             if self.holder(lock) == client_id:
                 del self._holders[lock]
+                self._asked.pop(lock, None)
                 freed += 1
         return freed
 
@@ -136,12 +178,21 @@ class QueueLocks:
         return self._topics is None or topic in self._topics
 
     def _drop(self, is_gone: Callable[[QueueLock], bool]) -> None:
-        self._holders = {
-            lock: client_id for lock, client_id in self._holders.items() if not is_gone(lock)
-        }
+        for lock in [lock for lock in self._holders if is_gone(lock)]:
+            del self._holders[lock]
+            self._asked.pop(lock, None)
 
 
 def _check(group: object, client_id: object, topic: object, queue_id: object) -> None:
     """Raise `ValueError` unless these are names and a number."""
     if {type(group), type(client_id), type(topic)} != {str} or type(queue_id) is not int:
         raise ValueError(f"{(group, client_id, topic, queue_id)!r:.200} is no lock")
+
+
+def _as_asked(found: object) -> Asked:
+    """Return what a command or a state says of it; raise `ValueError` if that is nothing."""
+    if not isinstance(found, dict) or any(
+        (type(node), type(at)) != (str, float) for node, at in found.items()
+    ):
+        raise ValueError(f"{found!r:.200} does not tell how a lock was asked for")
+    return found

@@ -1,9 +1,10 @@
 """LOCK_BATCH_MQ and UNLOCK_BATCH_MQ: queues that one consumer of a group reads alone, in order.
 
 A lock holds for a minute after it was last asked for, by the leader's clock; clients ask each 20 s
-and believe in theirs for 30 s.  A new leader gives each lock its full time, and an old one has to
-prove that it still leads before it says that a lock holds: two never hold one.  Each node notes
-when a request came in, so that a late one undoes nothing: see `broker.groups.lock_paths`.
+and believe in theirs for 30 s.  Each of these requests is an entry of the log: an old leader can
+say no more that a lock holds, and a new one, which gives each lock its full time, knows how it was
+asked for: two never hold one.  Each node notes when a request came in, so that a late one undoes
+nothing: see `broker.groups.lock_paths`.
 
 Source: RocketMQ ``RebalanceLockManager``, ``AdminBrokerProcessor.lockBatchMQ``.
 """
@@ -13,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from broker.groups.lock_paths import Arrival, LockPaths
-from broker.groups.locks import NOBODY, QueueLock, free_locks, take_locks
+from broker.groups.locks import NOBODY, Asked, QueueLock, free_locks, take_locks
 from broker.handlers.forward import FORWARDED
 from broker.handlers.registry import answer, handles
 from broker.message.limits import check_group, check_group_characters, check_group_not_reserved
@@ -25,7 +26,7 @@ from dledger.remoting.command import Command, response
 ARRIVED_AT = "arrivedAt"  # seconds of the clock of the node that the client asked
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Container
 
     from broker.groups.locks import QueueLocks
     from broker.handlers.commands import Commands
@@ -50,6 +51,7 @@ class LockHandlers:
         when_current: Callable[[Session, Command, Callable[[], None]], None],
         lock_seconds: float,
         node_id: str,
+        members: Container[str],
         is_serving: Callable[[], bool],
         forward: Callable[[Session, Command], None],
     ) -> None:
@@ -64,6 +66,7 @@ class LockHandlers:
             when_current: calls back once this node has proved that it leads.
             lock_seconds: for how long a lock holds that is not asked for again.
             node_id: this node.
+            members: the ids of all nodes.
             is_serving: whether it is the leader and lags behind nobody.
             forward: hands a request to the leader.
         """
@@ -75,6 +78,7 @@ class LockHandlers:
         self._when_current = when_current
         self._lock_seconds = lock_seconds
         self._node_id = node_id
+        self._members = members
         self._is_serving = is_serving
         self._forward = forward
         self._paths = LockPaths(clock)
@@ -84,7 +88,7 @@ class LockHandlers:
     def began_to_serve(self) -> None:
         """Give every lock its full time: when it was last asked for only the last leader knew."""
         self._changing.clear()
-        self._paths.begin()
+        self._paths.begin(self._locks.asked())
         deadline = self._clock.now() + self._lock_seconds
         self._deadlines = dict.fromkeys(self._locks.all(), deadline)
 
@@ -99,7 +103,8 @@ class LockHandlers:
         self._check(request)
         self._gate.check_exists(request.group)  # who locks has sent a heartbeat: it made the group
         now = self._clock.now()
-        wanted = {}
+        wanted, kept = {}, {}
+        asked: dict[QueueLock, Asked] = {}
         for queue in request.queues:
             lock = self._lock_of(request, queue)
             holder = self._locks.holder(lock)
@@ -107,11 +112,13 @@ class LockHandlers:
                 continue  # who had it is too late, and so is who comes now
             if holder == request.client_id:
                 self._deadlines[lock] = now + self._lock_seconds
-                self._paths.asked(lock, arrival)
+                kept[lock] = holder
+                asked[lock] = self._paths.asked(lock, arrival)
             elif self._is_there(queue) and (
                 holder == NOBODY or self._deadlines.get(lock, 0.0) < now
             ):
                 wanted[lock] = holder
+                asked[lock] = {arrival.node_id: arrival.at}
 
         def reply() -> Command:
             held = []
@@ -121,6 +128,7 @@ class LockHandlers:
                     held.append(queue)
                     if lock in wanted:
                         self._deadlines[lock] = self._clock.now() + self._lock_seconds
+                        self._paths.forget(lock)  # whose it was
                         self._paths.asked(lock, arrival)
             return response(command, int(ResponseCode.SUCCESS), body=encode_locked(held))
 
@@ -129,8 +137,8 @@ class LockHandlers:
             if not session.closed:
                 session.flush_soon()
 
-        if wanted:
-            change = take_locks(request.client_id, request.group, wanted)
+        if asked:
+            change = take_locks(request.client_id, request.group, kept | wanted, asked)
 
             def ended() -> None:
                 self._changing.difference_update(wanted)
@@ -180,7 +188,9 @@ class LockHandlers:
 
     def _arrival(self, command: Command) -> Arrival:
         """Return where and when a request came in from its client; noted at the first node."""
-        node_id = str(command.ext_fields.get(FORWARDED, self._node_id))
+        node_id = command.ext_fields.get(FORWARDED)
+        if not isinstance(node_id, str) or node_id not in self._members:
+            node_id = self._node_id  # who asks may have written anything
         at = command.ext_fields.get(ARRIVED_AT)
         if not isinstance(at, float):
             at = command.ext_fields[ARRIVED_AT] = self._clock.now()

@@ -52,7 +52,8 @@ _OUT_OF_REACH = {
     "a process paused in the middle of a proposal": "the simulator stops processes between two "
     "steps of their tasks, not inside one; computing takes no time",
     "dispatch that lags behind commits": "for the same reason it never does, on a node that has "
-    "room in memory; a read answered before it has caught up cannot be seen",
+    "room in memory; a read answered before it has caught up cannot be seen, nor a message that "
+    "comes back to a leader before the leader has taken it in (RocketMQ's own clients showed it)",
     "fields of messages are not checked, buffers have no limit": "nobody here sends nonsense, or "
     "without end; the fuzzers do",
     "entries from a peer are not compared with their CRC": "the simulated wire damages nothing; "

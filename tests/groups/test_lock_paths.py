@@ -53,8 +53,44 @@ def test_by_another_node_it_frees_once_it_cannot_be_late(paths, clock):
     assert paths.may_free(LOCK, Arrival("n2", 900.0))
 
 
+def test_a_late_request_for_the_lock_by_another_node_makes_no_older_one_young(paths):
+    """Both to lock and to free it waited at n1, while its client asked by n2."""
+    paths.asked(LOCK, Arrival("n2", 900.0))
+    paths.asked(LOCK, Arrival("n1", 5.0))
+
+    assert not paths.may_free(LOCK, Arrival("n1", 6.0))
+
+
+def test_a_node_s_clock_that_began_anew_is_believed_in_the_end(paths, clock):
+    paths.asked(LOCK, Arrival("n1", 7000.0))
+    for _ in range(3):
+        clock.seconds += LATE_SECONDS_MAX / 2
+        paths.asked(LOCK, Arrival("n1", clock.seconds - 130))
+
+    assert paths.may_free(LOCK, Arrival("n1", clock.seconds - 129))
+
+
+def test_a_new_leader_knows_what_the_log_tells(paths, clock):
+    written = paths.asked(LOCK, Arrival("n1", 7.0))
+    other = LockPaths(clock)
+    other.begin({LOCK: written})
+
+    assert other.may_free(LOCK, Arrival("n1", 7.5))
+    assert not other.may_free(LOCK, Arrival("n1", 6.5))
+    assert not other.may_free(LOCK, Arrival("n2", 900.0))
+
+
+def test_what_nobody_can_be_late_behind_any_more_is_not_remembered(paths, clock):
+    assert paths.asked(LOCK, Arrival("n1", 7.0)) == {"n1": 7.0}
+    clock.seconds += LATE_SECONDS_MAX
+    assert paths.asked(LOCK, Arrival("n2", 3.0)) == {"n1": 7.0, "n2": 3.0}
+    clock.seconds += 1
+    assert paths.asked(LOCK, Arrival("n2", 4.0)) == {"n2": 4.0}
+
+
 def test_a_new_leader_has_not_heard_what_was_asked_before_it(paths, clock):
-    paths.begin()
+    """Where that is not written: by a node of an older release."""
+    paths.begin({})
 
     assert not paths.may_free(LOCK, Arrival("n1", 7.0))
     clock.seconds += LATE_SECONDS_MAX + 1

@@ -111,3 +111,33 @@ def test_a_command_of_another_form_is_none():
     command = take_locks("a", "g", {ONE: NOBODY})
     with pytest.raises(PoisonEntryError):
         apply(QueueLocks(), command._replace(args={**command.args, "client": 5}))
+
+
+def test_who_asks_again_takes_it_from_itself_and_how_is_kept():
+    locks, copy = QueueLocks(), QueueLocks()
+    results = apply(
+        locks,
+        take_locks("a", "g", {ONE: NOBODY, TWO: NOBODY}, {ONE: {"n1": 1.0}, TWO: {"n1": 1.0}}),
+        take_locks("a", "g", {ONE: "a"}, {ONE: {"n1": 1.0, "n2": 5.5}}),
+        take_locks("b", "g", {ONE: NOBODY}, {ONE: {"n3": 9.0}}),
+        free_locks("a", "g", [TWO]),
+    )
+    copy.restore(locks.snapshot())
+
+    assert results == [2, 1, 0, 1]
+    for found in (locks, copy):
+        assert found.all() == [ONE]
+        assert found.asked() == {ONE: {"n1": 1.0, "n2": 5.5}}
+
+
+def test_a_lock_of_an_older_state_tells_not_how_it_was_asked_for():
+    locks = QueueLocks()
+    locks.restore([["g", "t", 0, "a"]])
+
+    assert (locks.holder(ONE), locks.asked()) == ("a", {})
+
+
+@pytest.mark.parametrize("asked", [{"n1": "x"}, {1: 1.0}, [], 7])
+def test_how_a_lock_was_asked_for_is_checked(asked):
+    with pytest.raises(ValueError, match="asked for"):
+        QueueLocks().restore([["g", "t", 0, "a", asked]])

@@ -57,6 +57,18 @@ async def caller(caller):
     return caller
 
 
+@pytest.fixture
+async def among_three(make_brokers):
+    """A connection to the leader of three, and the name of a node that handed requests on to it."""
+    group = make_brokers(3)
+    await group.start()
+    leader = await group.leader()
+    async with group.caller(leader) as caller:
+        await caller.create_topic("t")
+        await make_group(caller)
+        yield caller, next(node.name for node in group if node is not leader)
+
+
 async def test_only_groups_that_there_are_have_locks(autojump_clock, caller, brokers):
     answer = await caller.ask(RequestCode.LOCK_BATCH_MQ, {}, body("a", 0, group="nobody"))
 
@@ -101,13 +113,15 @@ async def test_a_lock_that_is_asked_for_holds(autojump_clock, caller):
         assert await lock(caller, "b", 0) == []
 
 
-async def test_asking_again_writes_nothing(autojump_clock, caller, brokers):
+async def test_asking_again_is_written_and_asking_in_vain_is_not(autojump_clock, caller, brokers):
+    """The next leader has to know how a lock was asked for by who believes in it."""
     await lock(caller, "a", 0)
     end = brokers["n1"].running.ledger.core.store.end_index
-    await lock(caller, "a", 0)
     await lock(caller, "b", 0)
-
     assert brokers["n1"].running.ledger.core.store.end_index == end
+    await lock(caller, "a", 0)
+
+    assert brokers["n1"].running.ledger.core.store.end_index == end + 1
 
 
 async def test_a_failover_leaves_each_lock_with_its_holder(autojump_clock, make_brokers):
@@ -212,12 +226,13 @@ async def test_numbers_may_be_written_as_strings(autojump_clock, caller):
 
 
 async def test_a_request_to_free_a_lock_that_waited_elsewhere_frees_no_newer_one(
-    autojump_clock, caller
+    autojump_clock, among_three
 ):
     """The simulation's seed 800017: its client had given it up, and locked by another node."""
+    caller, other = among_three
     await trio.sleep(LATE_SECONDS_MAX + 1)  # the leader is not new
     await lock(caller, "a", 0)
-    late = {FORWARDED: "n2", ARRIVED_AT: 3.0}
+    late = {FORWARDED: other, ARRIVED_AT: 3.0}
 
     await caller.ok(RequestCode.UNLOCK_BATCH_MQ, late, body("a", 0))
     assert await lock(caller, "b", 0) == [], "two would read the queue"
@@ -228,13 +243,14 @@ async def test_a_request_to_free_a_lock_that_waited_elsewhere_frees_no_newer_one
 
 
 async def test_a_request_to_free_a_lock_that_waited_for_long_frees_none_that_is_believed_in(
-    autojump_clock, caller
+    autojump_clock, among_three
 ):
     """The node that took it was stopped for a while: what it had goes on when it does."""
+    caller, other = among_three
     await trio.sleep(LATE_SECONDS_MAX + 1)
     await lock(caller, "a", 0)
     await trio.sleep(29)  # its holder reads on for 30 s from its answer
-    await caller.ok(RequestCode.UNLOCK_BATCH_MQ, {FORWARDED: "n2", ARRIVED_AT: 3.0}, body("a", 0))
+    await caller.ok(RequestCode.UNLOCK_BATCH_MQ, {FORWARDED: other, ARRIVED_AT: 3.0}, body("a", 0))
 
     assert await lock(caller, "b", 0) == []
 
@@ -251,3 +267,48 @@ async def test_a_request_to_free_a_lock_that_waited_here_frees_no_newer_one(
     assert await lock(caller, "b", 0) == []
     await unlock(caller, "a", 0)
     assert await lock(caller, "b", 0) == [0]
+
+
+async def test_a_member_that_ends_after_a_failover_frees_its_queues_at_once(
+    autojump_clock, make_brokers
+):
+    """The next leader did not know how they had been asked for, and ignored it for 35 s."""
+    group = make_brokers(3)
+    await group.start()
+    leader = await group.leader()
+    follower = next(node for node in group if node is not leader)
+    async with group.caller(follower) as caller:
+        await caller.create_topic("t")
+        await make_group(caller)
+        assert await lock(caller, "a", 0, 1) == [0, 1]
+        await trio.sleep(20)
+        assert await lock(caller, "a", 0, 1) == [0, 1]
+        await leader.kill()
+        await group.leader()
+        await unlock(caller, "a", 0)
+
+        assert await lock(caller, "b", 0, 1) == [0]
+
+
+async def test_what_a_leader_was_asked_before_it_died_is_not_undone_by_the_next(
+    autojump_clock, make_brokers
+):
+    """A request to free it came to the follower first, and to the leader when it was another."""
+    group = make_brokers(3)
+    await group.start()
+    leader = await group.leader()
+    follower = next(node for node in group if node is not leader)
+    async with group.caller(leader) as caller, group.caller(follower) as other:
+        await caller.create_topic("t")
+        await make_group(caller)
+        await lock(other, "a", 0, 1)
+        earlier = group.clock.now()
+        await trio.sleep(1)
+        await lock(other, "a", 0)
+        await lock(caller, "a", 1)
+        await leader.kill()
+        await group.leader()
+        late = {ARRIVED_AT: earlier}
+        await other.ok(RequestCode.UNLOCK_BATCH_MQ, late, body("a", 0, 1))
+
+        assert await lock(other, "b", 0, 1) == []
