@@ -138,6 +138,7 @@ class Case:
                 queue = number % QUEUES
                 await self._producer.send(self.topic, body.encode(), queue=queue, **kinds)
                 sent.append(body)
+                sent.times.append(trio.current_time())
                 with trio.move_on_after(INTERVAL):
                     await sent.told_to_stop.wait()
                 if sent.told_to_stop.is_set():
@@ -231,6 +232,7 @@ class Trickle(list[str]):
 
     def __init__(self) -> None:
         super().__init__()
+        self.times: list[float] = []  # trio's, of each acknowledgement
         self.told_to_stop = trio.Event()
         self.has_stopped = trio.Event()
 
@@ -238,6 +240,22 @@ class Trickle(list[str]):
         """Send no more; these are all."""
         self.told_to_stop.set()
         await self.has_stopped.wait()
+
+    def longest_gap(self, begin: float, seconds: float) -> float:
+        """Return the longest time without an acknowledgement that lies in those *seconds*, partly.
+
+        Args:
+            begin: of them, in trio's time.
+            seconds: how many.
+        """
+        return max(
+            (
+                later - earlier
+                for earlier, later in itertools.pairwise(self.times)
+                if later > begin and earlier < begin + seconds
+            ),
+            default=0.0,
+        )
 
 
 class Reading:

@@ -14,11 +14,14 @@ from tests.interop.case import ENOUGH, QUEUES
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.interop.case import Case
+    from tests.interop.case import Case, Trickle
     from tests.interop.clients import Client
 
 RETRY_MS = 2000
 QUIET = 8  # seconds without what was refused: it would have come again
+ROUNDING = 0.01  # seconds: what clients and records tell is rounded
+# A client that forgets what it cannot give back waits so long, but for what the test has lost.
+PATIENCE = 2.5
 
 
 def _names(prefix: str, count: int) -> list[str]:
@@ -231,14 +234,19 @@ async def retry(case: Case) -> None:
     ]
     case.facts["came again after"] = f"{min(waits):.1f} to {max(waits):.1f} s"
     assert {(event["times"], event["tag"]) for event in consumer.of("got")} == {(1, "red")}
-    assert min(waits) > (9 if case.is_calm else RETRY_MS / 1000 - 1)
+    # By one clock, and from before it was given back.
+    assert min(waits) >= (10 if case.is_calm else RETRY_MS / 1000) - ROUNDING
     case.same(consumer.bodies, set(sent) - forgotten)
 
 
 async def _forgotten(
-    case: Case, sent: list[str], consumer: Client, there: Callable[[], set[str]]
+    case: Case, sent: Trickle, consumer: Client, there: Callable[[], set[str]]
 ) -> set[str]:
-    """Return what was refused over a killed leader and is not *there*: the client forgot it."""
+    """Return what was refused over a killed leader and is not *there*: the client forgot it.
+
+    It does so when it hears nothing for 3 s, which no failover takes unless the machine is far too
+    busy: then nothing was acknowledged meanwhile, neither.
+    """
     if case.is_calm or not case.kind.forgets:
         return set()
     refused = {event["body"] for event in consumer.of("refused")}
@@ -249,6 +257,11 @@ async def _forgotten(
             await trio.sleep(1.0)
             refused = {event["body"] for event in consumer.of("refused")}
     assert missing <= refused, f"never delivered: {sorted(missing - refused)}"
+    for event in consumer.of("refused"):
+        if event["body"] in missing:
+            assert sent.longest_gap(event["seen"], PATIENCE) > PATIENCE, (
+                f"not heard, or dropped: {event}"
+            )
     if missing:
         case.facts["given to it, and forgotten"] = str(len(missing))
     return missing
@@ -256,7 +269,9 @@ async def _forgotten(
 
 async def dead(case: Case) -> None:
     """What always fails ends as a dead letter, as often as it may fail and no more."""
-    await case.settle_group(retry_times_max=1, retry_delays_ms=(500,))
+    # Whoever asks for 16 retries itself waits for none of them.
+    delay_ms = 500 if case.kind.times_max == 1 else 0
+    await case.settle_group(retry_times_max=1, retry_delays_ms=(delay_ms,))
     async with (
         case.read(f"%DLQ%{case.readers}") as reading,
         case.run("consumer", fails=100, times=1) as consumer,

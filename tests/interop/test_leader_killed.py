@@ -21,16 +21,10 @@ def hurt_group(tmp_path_factory):
     trio.run(group.__aexit__, None, None, None)
 
 
-# What members of a group do while a leader dies hangs on how their clients share two cores with it.
-LONG = ("orderly", "retry", "dead")
-
-
 @pytest.mark.parametrize("scenarios", TOGETHER, ids="-".join)
 async def test_a_leader_killed_in_the_middle_costs_no_acknowledged_message(
     scenarios, kinds, hurt_group, tmp_path
 ):
-    if os.environ["INTEROP"] == "ci" and scenarios == LONG:
-        pytest.skip("most of a minute; `make interop` runs it")
     hurt_group.start_missing()
     await hurt_group.leader()
     await side_by_side(possible(kinds, scenarios), hurt_group, tmp_path, kill_leader=True)
