@@ -25,7 +25,7 @@ from jepsen_like.real.proof import LabError
 
 _OWNED = re.compile(r"jl(\d+)(x\d+)?(-.*)?\Z")
 _OWNER = "owner.pid"
-_SECONDS = 10.0
+_SECONDS = 40.0
 _POLL_SECONDS = 0.01
 
 

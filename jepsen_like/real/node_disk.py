@@ -24,7 +24,7 @@ __all__ = ["FileKind", "NodeDisk"]
 
 _BALLOON = "balloon"
 _PROBE = "probe"
-_BUSY_SECONDS = 5.0
+_BUSY_SECONDS = 40.0  # only a machine in trouble takes longer to let go of it
 _POLL_SECONDS = 0.01
 # A longer time between commits of ext4's journal than its 5 s: names made or changed and not synced
 # are then lost for certain, not only when the power fails soon.

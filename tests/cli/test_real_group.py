@@ -26,7 +26,7 @@ def dledger(*arguments, stdin="", check=True):
         input=stdin,
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=240,
         check=False,
     )
     if check:

@@ -24,7 +24,7 @@ def dledger(*arguments, stdin=b""):
         [sys.executable, "-m", "broker.cli.main", *map(str, arguments)],
         input=stdin,
         capture_output=True,
-        timeout=90,
+        timeout=240,
         check=False,
     )
     assert done.returncode == 0, done.stderr.decode()

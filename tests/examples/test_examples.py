@@ -41,7 +41,7 @@ def run_python(*arguments, stdin="", servers=""):
         input=stdin,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
         env=os.environ | {"DLEDGER_SERVER": servers},
     )

@@ -152,7 +152,7 @@ def test_a_system_without_posix_modules_hears_one_line(tmp_path, words):
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
 
@@ -170,7 +170,7 @@ def test_help_needs_no_posix_modules(tmp_path, words):
         [sys.executable, "-c", WITHOUT_POSIX, *words],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
 

@@ -28,7 +28,7 @@ def run_pytest(folder, text, *arguments, ini=""):
         [sys.executable, "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider", *arguments],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
         cwd=folder,
         env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
