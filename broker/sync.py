@@ -43,6 +43,7 @@ from broker.client.send_many import ManySends, OutMessage
 from broker.client.session import ClientOptions, TrioSession
 
 if TYPE_CHECKING:
+    import os
     import random
     from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
     from datetime import datetime
@@ -104,6 +105,7 @@ class ConsumerKeywords(TypedDict, total=False):
     poll_wait: float
     ordered: bool
     broadcasting: bool
+    offset_file: str | os.PathLike[str] | None
     rebalance: Rebalance
     retries_max: int | None
 

@@ -18,6 +18,7 @@ from dledger.clock import Clock, SystemClock
 from dledger.remoting.network import Network, TcpNetwork
 
 if TYPE_CHECKING:
+    import os
     from types import TracebackType
 
     from broker.client.acks import Acks, Flush
@@ -151,6 +152,7 @@ class Client:
         poll_wait: float = 15.0,
         ordered: bool = False,
         broadcasting: bool = False,
+        offset_file: str | os.PathLike[str] | None = None,
         rebalance: Rebalance = "averagely",
         retries_max: int | None = None,
     ) -> Consumer:
@@ -181,6 +183,8 @@ class Client:
                 again at once, and its queue waits for it.
             broadcasting: read everything, as every member of the group does; nothing is committed,
                 and "committed" means "last".
+            offset_file: where a broadcasting consumer keeps how far it has come, for itself alone:
+                "committed" is then where it stopped, and "last" the first time.
             rebalance: how queues are shared out, the same for all members: "averagely",
                 "circle", "consistent-hash", or an object of `broker.client.rebalance`.
             retries_max: how often a message comes again before it goes to the dead letters; None:
@@ -201,6 +205,7 @@ class Client:
             poll_wait=poll_wait,
             ordered=ordered,
             broadcasting=broadcasting,
+            offset_file=offset_file,
             rebalance=rebalance,
             retries_max=retries_max,
         )

@@ -275,8 +275,8 @@ class Consumer:
         """
         if not self.subscription.commits:
             raise ValueError(
-                f"a consumer of topic {self.topic} without a group, or with broadcasting, commits "
-                "nothing"
+                f"a consumer of topic {self.topic} without a group, or with broadcasting and no "
+                "offset_file, commits nothing"
             )
         await self._readings.commit_all()
 

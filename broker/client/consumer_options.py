@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,7 @@ class ConsumerOptions:
     ordered: bool = False  # one message of a queue at a time, and no other member reads the queue
     broadcasting: bool = False  # each member reads everything; nothing is committed
     rebalance: Rebalance = "averagely"
+    offset_file: str | os.PathLike[str] | None = None  # of a broadcasting one: how far it has come
     retries_max: int | None = None  # times a message comes again; None: as the group has it
 
     def __post_init__(self) -> None:
@@ -45,6 +47,13 @@ class ConsumerOptions:
             raise ValueError(
                 "ordered and broadcasting: what all read has no one to keep it in order"
             )
+        if self.offset_file is not None:
+            if not self.broadcasting:
+                raise ValueError(
+                    "offset_file is for broadcasting: the offsets of all others are their group's"
+                )
+            if not os.fspath(self.offset_file):
+                raise ValueError("offset_file is empty: name a file")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,13 +102,19 @@ class Subscription:
 
     @property
     def commits(self) -> bool:
-        """Whether the group's offsets are this consumer's to commit."""
-        return bool(self.group) and not self.options.broadcasting
+        """Whether it commits how far it has come: for its group, or to a file of its own."""
+        options = self.options
+        return bool(self.group) and (not options.broadcasting or options.offset_file is not None)
+
+    @property
+    def follows_resets(self) -> bool:
+        """Whether it goes on where its group is put."""
+        return self.commits and not self.options.broadcasting
 
     @property
     def start(self) -> Start:
         """Where it begins; those who read everything for themselves have committed nothing."""
-        if self.options.broadcasting and self.options.start == "committed":
+        if self.options.start == "committed" and not self.commits and self.is_member:
             return "last"
         return self.options.start
 

@@ -53,6 +53,10 @@ class SeveralGroupsError(ClientError):
     """A name server was named, with several broker groups behind it, and one has to be chosen."""
 
 
+class OffsetFileError(ClientError):
+    """The file of a broadcasting consumer's offsets is damaged, another's, or cannot be written."""
+
+
 class RequestFailedError(ClientError):
     """A node refused a request; *code* is its response code, the text holds its remark."""
 

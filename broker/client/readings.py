@@ -16,6 +16,7 @@ import trio
 from broker.client.errors import USE_WITH, ClosedError
 from broker.client.group_member import Seat
 from broker.client.handout import ConsumerStats, Handout
+from broker.client.offset_file import FileOffsets, FileStarts, OffsetFile
 from broker.client.prefetch import Prefetch
 from broker.client.send_backs import SendBacks
 from broker.client.topic_reading import Surroundings, TopicReading
@@ -29,7 +30,10 @@ if TYPE_CHECKING:
     from broker.client.broker_groups import BrokerGroups
     from broker.client.consumer_options import Subscription
     from broker.client.group_access import GroupAccess
+    from broker.client.offsets import Offsets
     from broker.client.progress import QueueProgress
+    from broker.client.routes import Route
+    from broker.client.starts import Starts
 
 _LOG = logging.getLogger("broker.client")
 
@@ -60,6 +64,7 @@ class Readings:
         self._chance = chance
         self._keeper: SendBacks | None = None
         self._by_topic: dict[str, TopicReading] = {}  # none before it is opened
+        self._file: OffsetFile | None = None  # of a broadcasting consumer that has one
         self._seat: Seat | None = None
         self._inner: trio.Nursery | None = None
         self._scope = trio.CancelScope()
@@ -72,9 +77,8 @@ class Readings:
     def _settle_in(self, place: GroupAccess) -> None:
         """Take it that the topics lie in the broker group *place*."""
         self._requests = place.requests
-        self._routes = place.routes
         self._membership = place.membership
-        self.starts = place.starts
+        self.starts: Starts = place.starts
         subscription = self.subscription
         if subscription.is_shared:
             self._keeper = SendBacks(
@@ -84,15 +88,19 @@ class Readings:
                 call_soon=self._call_soon,
                 prefetch=self.prefetch if subscription.options.ordered else None,
             )
-        self._by_topic = self._make_readings(place)
+        offsets = place.offsets
+        if self._file is not None:
+            offsets = FileOffsets(place.requests, self._file)
+            self.starts = FileStarts(offsets, place.starts, self._file)
+        self._by_topic = self._make_readings(place, offsets)
 
-    def _make_readings(self, place: GroupAccess) -> dict[str, TopicReading]:
+    def _make_readings(self, place: GroupAccess, offsets: Offsets) -> dict[str, TopicReading]:
         subscription = self.subscription
         around = Surroundings(
             subscription=subscription,
             requests=place.requests,
-            offsets=place.offsets,
-            starts=place.starts,
+            offsets=offsets,
+            starts=self.starts,
             chance=self._chance,
             stats=self.stats,
             prefetch=self.prefetch,
@@ -248,22 +256,41 @@ class Readings:
         self._token = trio.lowlevel.current_trio_token()
         self._thread = threading.get_ident()
         subscription = self.subscription
-        self._settle_in(await self._groups.of_topics(subscription.topics))
-        counts = [await self._readable_count(topic) for topic in subscription.topics]
-        told = self._told_queues(counts[0])
-        await self._nursery.start(self._run)
-        assert self._inner is not None
+        place = await self._groups.of_topics(subscription.topics)
+        routes = [await self._readable_route(place, topic) for topic in subscription.topics]
+        told = self._told_queues(routes[0].read_queue_count)
+        await self._open_file(routes[0].broker_name)
+        self._settle_in(place)
         try:
+            await self._nursery.start(self._run)
+            assert self._inner is not None
             if subscription.is_member:
                 seat = Seat(subscription=subscription, readings=self._by_topic, nursery=self._inner)
                 await self._membership.join(seat)
                 self._seat = seat
             else:
                 await self.of().add(told, subscription.start, self._inner)
+            await self._save_file()
         except BaseException:
             self._is_closed = True
             self._scope.cancel()
+            self._close_file()
             raise
+
+    async def _open_file(self, broker_group: str) -> None:
+        wanted = self.subscription.options.offset_file
+        if wanted is not None:
+            file = OffsetFile(wanted, group=self.subscription.group)
+            await file.open(broker_group)
+            self._file = file
+
+    async def _save_file(self) -> None:
+        if self._file is not None:
+            await self._file.save()
+
+    def _close_file(self) -> None:
+        if self._file is not None:
+            self._file.close()
 
     async def close(self, error: BaseException | None) -> None:
         """Stop reading, commit what is done, and let the other members have the queues.
@@ -290,6 +317,7 @@ class Readings:
                 with trio.move_on_after(self._requests.request_timeout, shield=True):
                     await self._membership.leave(seat)
             self._scope.cancel()
+            self._close_file()
 
     async def _finish(self, *, settles: bool) -> None:
         if self._keeper is not None:
@@ -299,14 +327,14 @@ class Readings:
             self._settle_all()
         await self._commit_done()
 
-    async def _readable_count(self, topic: str) -> int:
-        route = await self._routes.get(topic)
+    async def _readable_route(self, place: GroupAccess, topic: str) -> Route:
+        route = await place.routes.get(topic)
         if not route.is_readable:
             raise NoPermissionError(
                 f"topic {topic} may not be read: perm {route.perm}, "
                 f"{route.read_queue_count} queues for reading; alter the topic first"
             )
-        return route.read_queue_count
+        return route
 
     def _told_queues(self, count: int) -> tuple[int, ...]:
         wanted = self.subscription.queues
@@ -339,6 +367,7 @@ class Readings:
     async def _commit_done(self) -> None:
         for reading in self._by_topic.values():
             await reading.commit()
+        await self._save_file()
 
     async def _commit_regularly(self) -> None:
         while True:

@@ -49,8 +49,8 @@ class Starts:
 
     def __init__(self, offsets: Offsets, lookup: Lookup, clock: Clock) -> None:
         self._offsets = offsets
-        self._lookup = lookup
-        self._clock = clock
+        self.lookup = lookup
+        self.clock = clock
 
     async def find(
         self, group: str, topic: str, queues: Iterable[int], start: Start
@@ -63,7 +63,7 @@ class Starts:
         """
         wanted = tuple(queues)
         if isinstance(start, timedelta):
-            now = datetime.fromtimestamp(self._clock.wall_ms() / 1000, UTC)
+            now = datetime.fromtimestamp(self.clock.wall_ms() / 1000, UTC)
             start = now - start
         result: dict[int, int] = {}
         failure: Exception | None = None
@@ -89,7 +89,7 @@ class Starts:
         if isinstance(start, int):
             return start
         if isinstance(start, datetime):
-            return await self._lookup.offset_at(topic, queue, start)
+            return await self.lookup.offset_at(topic, queue, start)
         if start == "last":
             return await self._offsets.max_offset(topic, queue)
         if start == "committed":

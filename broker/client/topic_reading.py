@@ -116,11 +116,13 @@ class TopicReading:
             return
         async with self._lock:
             await self._commit_parting()  # it may be one that comes back
-            if subscription.commits and not self._knows_epoch:
+            if subscription.follows_resets and not self._knows_epoch:
                 await self._resets.begin(wanted[0])
                 self._knows_epoch = True
             starts = await around.starts.find(group, self.topic, wanted, start)
-            if subscription.is_shared and start not in ("committed", "first"):
+            # Who keeps a file of its own begins in all queues at once, so that the file has all.
+            keeps_file = subscription.commits and not subscription.follows_resets
+            if keeps_file or (subscription.is_shared and start not in ("committed", "first")):
                 for queue in wanted:
                     if await around.offsets.committed(group, self.topic, queue) is None:
                         await around.offsets.commit(
@@ -148,7 +150,7 @@ class TopicReading:
             chance=around.chance,
             tags=self._tags,
             stats=around.stats,
-            resets=self._resets if around.subscription.commits else None,
+            resets=self._resets if around.subscription.follows_resets else None,
             is_retry=self.is_retry,
         )
         reader.seek(start)
