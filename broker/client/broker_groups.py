@@ -186,8 +186,8 @@ class BrokerGroups:
                 await self._settled.wait()
         if self._is_home:
             return None
-        if self._names is None:
-            raise self._home.requests.no_broker(what)
+        if self._names is None or not (self._settled.is_set() or self._names.without_groups):
+            raise self._home.requests.no_broker(what)  # also for what is no name server either
         if not self._settled.is_set():
             raise NoBrokerError(
                 f"{what}: {self._servers()} is a name server, and no broker group has registered "

@@ -221,8 +221,11 @@ async def test_a_consumer_reads_topics_of_one_group(autojump_clock, pair):
 async def test_members_find_each_other_by_the_name_server(autojump_clock, place):
     group, _ = place
     await create(group, "wide", queues=4)
-    async with connect(group) as first, connect(group) as second:
-        assert first.client_id != second.client_id
+    async with (
+        connect(group, client_id="a") as first,
+        connect(group, client_id="b") as second,
+    ):
+        assert (first.client_id, second.client_id) == ("a", "b")
         async with first.consumer("g", "wide") as one, second.consumer("g", "wide") as other:
             await until("they share", lambda: len(one.queues) == len(other.queues) == 2)
             assert sorted(one.queues + other.queues) == [0, 1, 2, 3]
