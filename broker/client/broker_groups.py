@@ -15,6 +15,7 @@ from broker.client.errors import NoBrokerError, SeveralGroupsError
 from broker.client.group_access import GroupAccess
 from broker.client.links import Links
 from broker.client.name_servers import NameServers
+from broker.client.routes import ROUTE_AGE_MAX
 from broker.errors import TopicNotFoundError
 from broker.message.limits import check_topic
 from dledger.remoting.errors import ConnectionClosedError
@@ -40,8 +41,9 @@ class BrokerGroups:
         self._names: NameServers | None = None
         self._name_links: Links | None = None
         self._by_name: dict[str, GroupAccess] = {}  # groups in use
-        self._of_topic: dict[str, str] = {}  # where it was found
+        self._of_topic: dict[str, tuple[str, float]] = {}  # where it was found, and when
         self._settled = trio.Event()
+        self._asking = trio.CancelScope()  # of name servers, until a node says what is meant
 
     def open(self, nursery: trio.Nursery) -> None:
         """Begin to find out what the addresses are, in tasks of *nursery*."""
@@ -57,8 +59,11 @@ class BrokerGroups:
         """Close every connection."""
         for group in (self._home, *self._by_name.values()):
             group.close_links()
+        self._close_name_links()
+
+    def _close_name_links(self) -> None:
         if self._name_links is not None:
-            self._name_links.close(ConnectionClosedError("the client was closed"))
+            self._name_links.close(ConnectionClosedError("nobody is asked by it any more"))
 
     @property
     def first(self) -> GroupAccess:
@@ -116,10 +121,11 @@ class BrokerGroups:
         if len(groups) == 1:
             return self._open(next(iter(groups)))
         known = self._of_topic.get(topic)
-        if known is None:
+        if known is None or trio.current_time() - known[1] >= ROUTE_AGE_MAX:
             check_topic(topic)
-            known = self._of_topic[topic] = await self._find(names, topic)
-        return self._open(known)
+            self._of_topic.pop(topic, None)
+            known = self._of_topic[topic] = await self._find(names, topic), trio.current_time()
+        return self._open(known[0])
 
     async def of_topics(self, topics: Iterable[str]) -> GroupAccess:
         """Return the group that has all *topics*. Raises as `of_topic`.
@@ -206,6 +212,8 @@ class BrokerGroups:
         if not self._settled.is_set():
             self._is_home = True
             self._settled.set()
+            self._asking.cancel()
+            self._close_name_links()
 
     def _on_stranger(self) -> None:
         """Take note that an address is that of no node: a name server's, then."""
@@ -225,7 +233,11 @@ class BrokerGroups:
             on_groups=self._on_groups,
             is_in_need=self._is_in_need,
         )
-        self._nursery.start_soon(self._names.run)
+        self._nursery.start_soon(self._ask_names, self._names)
+
+    async def _ask_names(self, names: NameServers) -> None:
+        with self._asking:
+            await names.run()
 
     def _on_groups(self) -> None:
         assert self._names is not None

@@ -11,7 +11,9 @@ from broker.cli.connecting import check_reachable
 from broker.cli.status_table import found_by, problems, verdict
 from broker.client.errors import NoBrokerError, SeveralGroupsError
 from broker.client.name_servers import NEED_INTERVAL, decode_groups
+from broker.client.routes import ROUTE_AGE_MAX
 from broker.errors import TopicNotFoundError
+from broker.protocol.request_code import RequestCode
 from tests.fakes.name_server import ADDRESS, PORT
 from tests.fakes.nodes import until
 
@@ -105,6 +107,36 @@ async def test_a_node_beside_a_name_server_makes_no_difference(autojump_clock, p
                 await producer.send("orders", b"x")
             assert ADDRESS not in mq.nodes
             assert await mq.admin.list_topics()
+
+
+async def test_name_servers_are_asked_no_more_once_a_node_has_answered(
+    autojump_clock, make_group, make_name_server
+):
+    """A name server beside a node, which knows of no group, was asked ten times a second."""
+    group = make_group(nameserver={"addresses": NOBODY})  # it registers elsewhere
+    server = make_name_server(group)
+    await server.start()
+    await group.start()
+    await group.leader()
+    async with connect(group, [ADDRESS, *group.addresses]) as mq:
+        await mq.admin.list_topics()
+        await trio.sleep(5)
+        groups = mq._session._groups
+        assert groups._names is None or groups._asking.cancel_called
+
+
+async def test_a_topic_that_has_moved_is_found_where_it_is(autojump_clock, pair):
+    one, two, server = pair
+    async with connect(one) as mq:
+        assert (await mq.admin.describe_topic("ones")).message_count == 0
+        async with one.caller(await one.leader()) as caller:
+            await caller.ok(RequestCode.DELETE_TOPIC_IN_BROKER, {"topic": "ones"})
+        await create(two, "ones")
+        await until("it has moved", lambda: [g.name for g in known(server, "ones")] == ["two"])
+        await trio.sleep(ROUTE_AGE_MAX)
+        async with mq.producer() as producer:
+            sent = await producer.send("ones", b"x")
+        assert sent.node in two.addresses
 
 
 async def test_a_killed_leader_is_followed(autojump_clock, place):
