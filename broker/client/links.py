@@ -29,6 +29,7 @@ from dledger.remoting.errors import (
     RequestTimeoutError,
 )
 from dledger.remoting.frame import encode_frame
+from dledger.remoting.network import receive_each
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -200,15 +201,19 @@ class Link:
         self.state = LinkState.OPEN
         self.flush()
         connection = Connection()
-        try:
-            while self._stream is stream:
-                data = await stream.receive_some()
+
+        def take(data: bytes) -> bool:
+            if self._stream is stream:
                 if not data:
                     raise ConnectionLostError(f"{self.address} closed the connection")
                 self.received_at = trio.current_time()
                 connection.receive_data(data)
                 while self._stream is stream and (commands := connection.commands()):
                     self._take(commands)
+            return self._stream is not stream
+
+        try:
+            await receive_each(stream, take)
         except (ConnectionLostError, RemoteProtocolError, HeaderError) as error:
             if self._stream is stream:
                 self._lose(ConnectionLostError(f"connection to {self.address}: {error}"))

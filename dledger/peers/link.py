@@ -19,6 +19,7 @@ from dledger.remoting.command import FLAG_ONEWAY, Command
 from dledger.remoting.connection import Connection
 from dledger.remoting.errors import ConnectionLostError, RemoteProtocolError
 from dledger.remoting.frame import FRAME_SIZE_MAX, encode_frame
+from dledger.remoting.network import receive_each
 from dledger.remoting.outbox import Outbox
 from dledger.remoting.rate_limited_log import LINE_SIZE_MAX, RateLimitedLog, shorten
 
@@ -126,19 +127,23 @@ class PeerLink:
     async def _receive(self) -> None:
         reason = "closed by the peer"
         try:
-            while True:
-                self._deliver()
-                data = await self._stream.receive_some()
-                if not data or self.closed:
-                    break
-                self._has_heard = True
-                self._connection.receive_data(data)
+            self._deliver()  # what came behind the handshake
+            if not self.closed:
+                await receive_each(self._stream, self._take)
         except ConnectionLostError as error:
             reason = str(error)
         except (RemoteProtocolError, CorruptEntryError) as error:
             reason = f"it sent what cannot be used: {error}"
             logger.error("closing the connection to %s: %s", self.peer_id, error)
         logger.info("connection to %s ended: %s", self.peer_id, reason)
+
+    def _take(self, data: bytes) -> bool:
+        """Deliver what a receive brought; return whether nothing more is wanted."""
+        if not self.closed and data:
+            self._has_heard = True
+            self._connection.receive_data(data)
+            self._deliver()
+        return self.closed
 
     def _deliver(self) -> None:
         messages = []

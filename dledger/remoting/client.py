@@ -26,7 +26,7 @@ from dledger.remoting.errors import (
     RequestTimeoutError,
 )
 from dledger.remoting.frame import FRAME_SIZE_MAX, REQUEST_HEADER_SIZE_MAX, encode_frame
-from dledger.remoting.network import format_address
+from dledger.remoting.network import format_address, receive_each
 from dledger.remoting.outbox import Outbox
 
 if TYPE_CHECKING:
@@ -281,12 +281,16 @@ class RemotingClient:
     async def _receive(self, stream: ByteStream) -> RemotingError:
         """Hand out what arrives until the connection ends; return why it did."""
         connection = Connection(frame_size_max=self._frame_size_max)
+
+        def take(data: bytes) -> bool:
+            connection.receive_data(data)
+            while commands := connection.commands():
+                for command in commands:
+                    self._take(command)
+            return False
+
         try:
-            while data := await stream.receive_some():
-                connection.receive_data(data)
-                while commands := connection.commands():
-                    for command in commands:
-                        self._take(command)
+            await receive_each(stream, take)
             connection.receive_eof()
         except (ConnectionLostError, RemoteProtocolError) as error:
             cause = self._outbox.error if self._outbox is not None else None

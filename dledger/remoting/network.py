@@ -16,6 +16,7 @@ import struct
 import sys
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+import outcome
 import trio
 
 from dledger.remoting.errors import (
@@ -25,11 +26,13 @@ from dledger.remoting.errors import (
     ConnectionLostError,
     ListenFailedError,
 )
+from dledger.remoting.readiness import hot_sockets
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from dledger.remoting.command import Buffer
+    from dledger.remoting.readiness import HotSockets
 
 RECEIVE_SIZE_MAX: Final = 256 * 1024
 # A small receive is common, and asking for 256 KiB costs an allocation that size even then.
@@ -253,6 +256,9 @@ class TcpStream:
         self._socket = connected
         self._closed = False
         self._receive_size = _RECEIVE_SIZE_MIN
+        self._hot: HotSockets | None = None  # while `receive_each` waits
+        self._taker: Callable[[bytes], bool] | None = None
+        self._receiver: trio.lowlevel.Task | None = None
         self._local_address = _address_text(connected.getsockname())
         self._peer_address = _address_text(connected.getpeername())
 
@@ -277,12 +283,63 @@ class TcpStream:
                 continue
             except (OSError, trio.ClosedResourceError) as error:
                 raise self._lost(error) from error
-            # One step at a time, so that a single full receive does not cost big ones ever after.
-            if len(data) == self._receive_size:
-                self._receive_size = min(2 * self._receive_size, RECEIVE_SIZE_MAX)
-            elif 4 * len(data) < self._receive_size > _RECEIVE_SIZE_MIN:
-                self._receive_size //= 2
+            self._suit_receive_size(len(data))
             return data
+
+    async def receive_each(self, take: Callable[[bytes], bool]) -> None:
+        """See the function `receive_each`."""
+        await trio.lowlevel.checkpoint()
+        self._check_open()
+        hot = hot_sockets()
+        if hot is None:
+            await _receive_by_turns(self, take)
+            return
+        assert self._hot is None, "one caller at a time"
+        self._hot, self._taker = hot, take
+        self._receiver = trio.lowlevel.current_task()
+        hot.add(self._socket.fileno(), self._read)
+
+        def abort(_: object) -> trio.lowlevel.Abort:
+            self._end_receiving(None)
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(abort)
+
+    def _read(self) -> None:
+        try:
+            data = self._socket.recv(self._receive_size)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self._end_receiving(outcome.Error(self._lost(error)))
+            return
+        self._suit_receive_size(len(data))
+        taker = self._taker
+        assert taker is not None
+        try:
+            if not taker(data) and data:
+                return
+        except BaseException as error:  # noqa: BLE001 - raised where the task waits
+            self._end_receiving(outcome.Error(error))
+        else:
+            self._end_receiving(outcome.Value(None))
+
+    def _end_receiving(self, end: outcome.Outcome[None] | None) -> None:
+        """Have `receive_each` return or raise; does nothing the second time."""
+        hot, receiver = self._hot, self._receiver
+        if hot is None or receiver is None:
+            return
+        self._hot = self._taker = self._receiver = None
+        hot.remove(self._socket.fileno())
+        if end is not None:
+            trio.lowlevel.reschedule(receiver, end)
+
+    def _suit_receive_size(self, size: int) -> None:
+        # One step at a time, so that a single full receive does not cost big ones ever after.
+        if size == self._receive_size:
+            self._receive_size = min(2 * size, RECEIVE_SIZE_MAX)
+        elif 4 * size < self._receive_size > _RECEIVE_SIZE_MIN:
+            self._receive_size //= 2
 
     def send_now(self, buffers: Sequence[Buffer]) -> list[memoryview]:
         """See `ByteStream.send_now`."""
@@ -326,6 +383,7 @@ class TcpStream:
         """See `ByteStream.close`."""
         if not self._closed:
             self._closed = True
+            self._end_receiving(outcome.Error(self._lost(trio.ClosedResourceError())))
             trio.lowlevel.notify_closing(self._socket)
             self._socket.close()
 
@@ -348,6 +406,30 @@ class TcpStream:
         if self._closed:
             return ConnectionClosedError(f"{between} was closed by this end")
         return ConnectionLostError(f"{between} broke: {_reason(error)}")
+
+
+async def receive_each(stream: ByteStream, take: Callable[[bytes], bool]) -> None:
+    """Call *take* with all that *stream* brings, in order, until it returns true.
+
+    In pieces of 1 to 256 KiB, and b"" at the end, after which this returns in any case.  *take* is
+    called without a task's turn in between where that can be had, so it has to be quick and must
+    not wait; what it raises is raised here.  Nothing is received meanwhile or afterwards.  One
+    caller at a time.
+
+    Raises:
+        ConnectionLostError: as `ByteStream.receive_some`.
+    """
+    if isinstance(stream, TcpStream):
+        await stream.receive_each(take)
+    else:
+        await _receive_by_turns(stream, take)
+
+
+async def _receive_by_turns(stream: ByteStream, take: Callable[[bytes], bool]) -> None:
+    while True:
+        data = await stream.receive_some()
+        if take(data) or not data:
+            return
 
 
 def format_address(host: str, port: int) -> str:

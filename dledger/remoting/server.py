@@ -8,6 +8,7 @@ by whoever has them.
 from __future__ import annotations
 
 import logging
+from collections import deque
 from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
@@ -26,6 +27,7 @@ from dledger.remoting.errors import (
 )
 from dledger.remoting.frame import FRAME_SIZE_MAX, REQUEST_HEADER_SIZE_MAX
 from dledger.remoting.frame_run import FrameRun, RunFinder
+from dledger.remoting.network import receive_each
 from dledger.remoting.outbox import Outbox, OutboxBudget
 from dledger.remoting.rate_limited_log import RateLimitedLog
 from dledger.remoting.session import Flow, Session, SessionHandler
@@ -268,26 +270,41 @@ class RemotingServer:
             header_size_max=REQUEST_HEADER_SIZE_MAX,
             find_run=None if self._on_run is None else RunFinder().find,
         )
+        at_end = False
+        pieces: deque[list[Command] | FrameRun] = deque()  # that came and are not served yet
+
+        def take(data: bytes) -> bool:
+            """Serve what a receive brought; return whether something has to be waited for."""
+            nonlocal at_end
+            if not data:
+                at_end = True
+                return True
+            connection.receive_data(data)
+            # Meanwhile what had been handled may have come back, to wait for a leader.
+            if session.must_wait_for_room:
+                return True
+            self._serve_now(session, connection, turns, pieces)
+            return (
+                bool(pieces)
+                or outbox.pending_size > self._pending_size_max
+                or session.must_wait_for_room
+                or outbox.closed
+                or not self._reads
+            )
+
         try:
-            while data := await stream.receive_some():
-                # Meanwhile what had been handled may have come back, to wait for a leader.
+            while True:
+                await receive_each(stream, take)
                 await session.wait_for_room()
-                connection.receive_data(data)
-                is_new = False
-                while not outbox.closed and (pieces := connection.pieces()):
-                    is_new = True
-                    for piece in pieces[:-1]:
-                        await self._serve(session, piece, turns, ends_pass=False)
-                    await self._serve(session, pieces[-1], turns, ends_pass=True)
-                outbox.flush()
-                self._partials.note(session, connection.partial_size, is_new=is_new)
-                while (oldest := self._partials.take_excess()) is not None:
-                    reason = (
-                        "its request has been on its way for the longest time, and requests that "
-                        "have begun to arrive take more than partial_size_max"
-                    )
-                    self._partial_log.warning("%r is closed: %s", oldest, reason)
-                    oldest.close(reason)
+                while not outbox.closed:
+                    while pieces:
+                        if many := self._serve_first(session, pieces, turns):
+                            await turns.serve(many)
+                    self._serve_now(session, connection, turns, pieces)
+                    if not pieces:
+                        break
+                if at_end:
+                    break
                 if outbox.pending_size > self._pending_size_max:
                     await outbox.wait_below(self._pending_size_max // 2)
                 await session.wait_for_room()
@@ -300,24 +317,57 @@ class RemotingServer:
         except ConnectionLostError as error:
             session.close(str(outbox.error or error))
 
-    async def _serve(
-        self, session: Session, piece: list[Command] | FrameRun, turns: _Turns, *, ends_pass: bool
+    def _serve_now(
+        self,
+        session: Session,
+        connection: Connection,
+        turns: _Turns,
+        left: deque[list[Command] | FrameRun],
     ) -> None:
-        """Have requests of one receive handled; others get a turn only if these are many."""
+        """Have what has come handled; what others must get a turn amid goes to *left*."""
+        is_new = False
+        while not left and not session.closed and (found := connection.pieces()):
+            is_new = True
+            left.extend(found)
+            while left:
+                if many := self._serve_first(session, left, turns):
+                    left.appendleft(many)
+                    break
+        session.flush()
+        size = connection.partial_size
+        if size or self._partials.total:
+            self._note_partial(session, size, is_new=is_new)
+
+    def _note_partial(self, session: Session, size: int, *, is_new: bool) -> None:
+        self._partials.note(session, size, is_new=is_new)
+        while (oldest := self._partials.take_excess()) is not None:
+            reason = (
+                "its request has been on its way for the longest time, and requests that "
+                "have begun to arrive take more than partial_size_max"
+            )
+            self._partial_log.warning("%r is closed: %s", oldest, reason)
+            oldest.close(reason)
+
+    def _serve_first(
+        self, session: Session, left: deque[list[Command] | FrameRun], turns: _Turns
+    ) -> list[Command]:
+        """Take the first of *left* and have it handled; return it where it is too many for that."""
+        piece = left.popleft()
+        ends_pass = not left
         if session.closed:
             if not ends_pass:
-                return
+                return []
             commands = []  # what was handled before may wait for the end
         elif isinstance(piece, list):
             commands = piece
         elif self._on_run is not None and self._on_run(session, piece, ends_pass=ends_pass):
-            return
+            return []
         else:
             commands = piece.commands()
-        if len(commands) <= turns.count_max:
-            self._handler.on_commands(session, commands, ends_pass=ends_pass)
-        else:
-            await turns.serve(commands)
+        if len(commands) > turns.count_max:
+            return commands
+        self._handler.on_commands(session, commands, ends_pass=ends_pass)
+        return []
 
     async def _refuse(
         self, session: Session, stream: ByteStream, error: RemoteProtocolError

@@ -148,6 +148,14 @@ class Session:
             self._room_at = -1
             self._room.unpark_all()
 
+    @property
+    def must_wait_for_room(self) -> bool:
+        """Whether `wait_for_room` would wait."""
+        flow = self._flow
+        if self.inflight_size > flow.connection_size_max:
+            return True
+        return flow.is_exceeded and bool(self.inflight_size or self._outbox.pending_size)
+
     async def wait_for_room(self) -> None:
         """Wait while this connection, or the whole server, has too much under way to read on.
 

@@ -1,0 +1,150 @@
+"""Received bytes go to plain functions, out of the event loop's own poll.
+
+A task that waits for its socket costs a system call to say so, a turn of the loop, and a step
+through all its coroutines: for a message alone that is as much as to parse it.  Here a socket stays
+registered, and what is to be done with its bytes is called as soon as the poll has told that they
+are there.  All sockets that were readable are read before anything else happens, so that what they
+brought together can share an entry of the log (`after_reads`).
+
+trio has no hook for that, so its epoll manager is replaced by one that waits in another epoll, in
+which trio's own is one descriptor more.  Where trio is not as expected (another system, another
+version) `hot_sockets` says so, and everything goes by tasks.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any, Final
+
+import outcome
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# Sockets read in one pass; others, and all tasks, have their turn in between.
+_READ_MAX: Final = 64
+
+try:
+    if sys.platform != "linux":
+        raise ImportError("epoll is Linux's")
+    import select
+
+    from trio._core._io_epoll import EpollIOManager
+    from trio._core._run import GLOBAL_RUN_CONTEXT
+except ImportError:  # another system, or a trio that has changed
+    pass
+else:
+    _FIELDS: Final = ("_epoll", "_registered", "_force_wakeup", "_force_wakeup_fd")
+
+    class _Manager(EpollIOManager):
+        """trio's manager, one level down."""
+
+        def __init__(self, stock: EpollIOManager) -> None:
+            for name in _FIELDS:
+                setattr(self, name, getattr(stock, name))
+            self.sockets = HotSockets()
+            self._hot_epoll = self.sockets.epoll
+            self._stock_fd = self._epoll.fileno()
+            self._hot_epoll.register(self._stock_fd, select.EPOLLIN)
+
+        def get_events(self, timeout: float) -> Any:  # noqa: ANN401 - trio's own business
+            is_stock = False
+            sockets = self.sockets
+            sockets.is_reading = True
+            for fd, _ in self._hot_epoll.poll(timeout, _READ_MAX):
+                if fd == self._stock_fd:
+                    is_stock = True
+                else:
+                    sockets.read(fd)
+            sockets.end_reads()
+            return super().get_events(0) if is_stock else []
+
+        def close(self) -> None:
+            self._hot_epoll.close()
+            super().close()
+
+
+class HotSockets:
+    """The sockets of one event loop that are read out of its poll."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self.epoll = select.epoll()
+        self.is_reading = False
+        self._readers: dict[int, Callable[[], None]] = {}
+        self._after: dict[Callable[[], None], None] = {}  # in order
+        self._failed: trio.lowlevel.Task | None = None
+        trio.lowlevel.spawn_system_task(self._watch)
+
+    def add(self, fd: int, reader: Callable[[], None]) -> None:
+        """Call *reader*, which may not raise, whenever *fd* is readable, until `remove`."""
+        self._readers[fd] = reader
+        self.epoll.register(fd, select.EPOLLIN)
+
+    def remove(self, fd: int) -> None:
+        """Call nobody any more; before *fd* is closed."""
+        del self._readers[fd]
+        self.epoll.unregister(fd)
+
+    def read(self, fd: int) -> None:
+        """Have *fd* read, unless a reader before it in this pass has taken it out."""
+        reader = self._readers.get(fd)
+        if reader is not None:
+            reader()
+
+    def after_reads(self, call: Callable[[], None]) -> None:
+        """See the function."""
+        if self.is_reading:
+            self._after[call] = None
+        else:
+            call()
+
+    def end_reads(self) -> None:
+        """Call what waits for the end of the pass."""
+        self.is_reading = False
+        while self._after:
+            after, self._after = self._after, {}
+            try:
+                for call in after:
+                    call()
+            except BaseException as error:
+                if self._failed is None:
+                    raise
+                failed, self._failed = self._failed, None
+                trio.lowlevel.reschedule(failed, outcome.Error(error))
+
+    async def _watch(self) -> None:
+        """Raise what went wrong where there is no task: that ends everything."""
+
+        def abort(_: object) -> trio.lowlevel.Abort:
+            self._failed = None
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        self._failed = trio.lowlevel.current_task()
+        await trio.lowlevel.wait_task_rescheduled(abort)
+
+
+def hot_sockets() -> HotSockets | None:
+    """Return those of the event loop that runs; None: it has no such thing."""
+    if "_Manager" not in globals():
+        return None
+    runner = GLOBAL_RUN_CONTEXT.runner
+    manager = runner.io_manager
+    if type(manager) is not _Manager:
+        if type(manager) is not EpollIOManager or any(not hasattr(manager, f) for f in _FIELDS):
+            return None
+        runner.io_manager = manager = _Manager(manager)
+    return manager.sockets
+
+
+def after_reads(call: Callable[[], None]) -> None:
+    """Call *call*, once, when all sockets that are readable now have been read.
+
+    At once where nothing is being read.  What it raises ends the event loop.
+    """
+    sockets = hot_sockets()
+    if sockets is None:
+        call()
+    else:
+        sockets.after_reads(call)
