@@ -17,6 +17,7 @@ import trio
 
 from broker.wiring import Wiring
 from dledger.errors import LedgerError
+from dledger.remoting.readiness import after_reads
 
 if TYPE_CHECKING:
     from dledger.core import Role
@@ -99,6 +100,18 @@ class Node(Wiring):
         self.locks.began_to_serve()
         self.names.look()
         self.forwarder.serve_held()
+
+    def _requests_taken(self) -> None:
+        # What all sockets bring that are readable now can share an entry.
+        after_reads(self._end_of_reads)
+
+    def _end_of_reads(self) -> None:
+        try:
+            self._end_of_pass()
+        except LedgerError:
+            # No task waits here that could be told; `LedgerServer.run` raises what stops a node.
+            if not self.ledger.has_failed:
+                raise
 
     def _end_of_pass(self) -> None:
         self.queue.seal()

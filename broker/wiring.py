@@ -174,7 +174,7 @@ class Wiring(ABC):
             latency=self.rpc_latency,
             is_serving=self._is_serving,
             forward=self.forwarder.take,
-            end_of_pass=self._end_of_pass,
+            end_of_pass=self._requests_taken,
             session_gone=self._session_gone,
             catch_up=self.dispatch.catch_up,
             node_id=config.node_id,
@@ -584,6 +584,9 @@ class Wiring(ABC):
 
     @abstractmethod
     def _began_to_serve(self) -> None: ...
+
+    @abstractmethod
+    def _requests_taken(self) -> None: ...
 
     @abstractmethod
     def _end_of_pass(self) -> None: ...
