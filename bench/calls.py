@@ -16,7 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import click
 import trio
@@ -31,13 +31,14 @@ from broker.open_files import open_files
 from broker.wiring import Surroundings
 from dledger.config import FlushDiskType, SyncBy
 from dledger.remoting.connection import Connection
-from dledger.remoting.network import TcpNetwork
+from dledger.remoting.network import TcpNetwork, TcpStream
+from dledger.remoting.readiness import HotSockets
 from dledger.store.disk import OsDisk
 from dledger.sync_ring import make_sync_worker
 from dledger.worker import ThreadWorker
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from types import FrameType
 
     from dledger.worker import Worker
@@ -58,6 +59,8 @@ _ROOMS = (
 # Does not count: what counts, and what the event loop does to have it told.
 _OURS = frozenset({__file__, str(Path(trio.__file__).with_name("_core") / "_instrumentation.py")})
 
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 Place = tuple[str, int, str]  # file, line and name of a function; the file of a built-in is empty
 
 
@@ -109,6 +112,33 @@ class CallCounter(trio.abc.Instrument):
         """See `trio.abc.Instrument`."""
         self._places = self.calls[_LOOP]
 
+    def of(self, whose: str, call: Callable[_P, _R]) -> Callable[_P, _R]:
+        """Return *call* as one that counts for *whose*, though no task of theirs calls it."""
+
+        def counted(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+            before = self._places
+            self._places = self.calls.setdefault(whose, collections.Counter())
+            try:
+                return call(*args, **kwargs)
+            finally:
+                self._places = before
+
+        return counted
+
+    def attribute_reads(self) -> None:
+        """Count what is read out of the event loop's poll for whoever waits for it."""
+        receive_each, after_reads = TcpStream.receive_each, HotSockets.after_reads
+
+        async def receive(stream: TcpStream, take: Callable[[bytes], bool]) -> None:
+            await receive_each(stream, self.of(_WHOSE.get(), take))
+
+        def after(sockets: HotSockets, call: Callable[[], None]) -> None:
+            whose = next(name for name, places in self.calls.items() if places is self._places)
+            after_reads(sockets, self.of(whose, call))
+
+        TcpStream.receive_each = receive  # type: ignore[method-assign]
+        HotSockets.after_reads = after  # type: ignore[method-assign]
+
     def before_io_wait(self, timeout: float) -> None:
         """See `trio.abc.Instrument`."""
         self.poll_count += 1
@@ -127,6 +157,8 @@ async def count_calls(
     folder: Path, *, flush: FlushDiskType, message_count: int
 ) -> tuple[CallCounter, str]:
     """Send messages one after another to a new group; return what was counted, and the leader."""
+    counter = CallCounter()
+    counter.attribute_reads()
     clock = trio.lowlevel.current_clock()
     assert isinstance(clock, StoppableClock)
     plan = GroupPlan(base_port=find_base_port(3), flush_disk_type=flush)
@@ -169,7 +201,6 @@ async def count_calls(
         clock.stopped_at = clock.current_time()  # from here on nobody loses it
         leader = leading[-1]
         _WHOSE.set(_CLIENT)
-        counter = CallCounter()
         await _send_one_by_one(leader, counter, clock, message_count)
         nursery.cancel_scope.cancel()
     for node in nodes.values():

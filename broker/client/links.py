@@ -134,9 +134,9 @@ class Link:
         self._outbox = []
         try:
             rest = stream.send_now(buffers)
-        except RemotingError as error:
-            self._lose(error)
-            return
+        except RemotingError:
+            # It will fail again: whoever sends may not have begun to wait for what becomes of it.
+            rest = [memoryview(buffer) for buffer in buffers]
         if rest:
             self._is_draining = True
             self._nursery.start_soon(self._drain, stream, rest)

@@ -70,6 +70,7 @@ if TYPE_CHECKING:
 Body = bytes | bytearray | memoryview
 
 NEVER = sys.maxsize  # bytes; no body is that large
+ALONE_COUNT_MIN = 4  # ticks in a row that began with nothing under way: sends have no company
 CHECKPOINT_EVERY = 256  # messages of one `send_many` until others have their turn
 PRODUCER_ID_BITS = 63  # by chance; 0 stands for none
 NO_HOST = b"\0\0\0\0"
@@ -156,6 +157,7 @@ class Producer:
         self._inner: trio.Nursery | None = None
         self._topics: dict[str, TopicQueues] = {}
         self._buffered_size = 0  # bytes of records not settled
+        self._alone_count = 0  # ticks in a row that began with nothing under way
         self._room = trio.lowlevel.ParkingLot()  # senders that wait for the buffer to shrink
         self._drained = trio.lowlevel.ParkingLot()  # flush() waits here
         self._is_closed = True  # until it is opened
@@ -405,6 +407,8 @@ class Producer:
         loop = queues.loop
         if loop.is_new_tick:
             self._start_tick(loop)
+        else:
+            self._alone_count = 0
         if type(body) is not bytes:
             body = _as_bytes(body)
         body_size = len(body)
@@ -495,7 +499,9 @@ class Producer:
         batch.size = start + size
         self._buffered_size += size
         id_prefix = self._id_prefix
-        if start < EAGER_SIZE <= batch.size:
+        if loop.is_new_tick:
+            loop.send_alone()
+        elif start < EAGER_SIZE <= batch.size:
             loop.send_now(sender, queues)
         return batch, sender.queue_id, place, start, id_prefix, number
 
@@ -658,9 +664,18 @@ class Producer:
             self._drained.unpark_all()
 
     def _start_tick(self, loop: SendLoop) -> None:
-        """Read the clocks for all that is sent in this tick, and have it sent in the next."""
-        loop.is_new_tick = False
-        loop.wake()
+        """Read the clocks for all that is sent in this tick, and have it sent in the next.
+
+        Where one message after another has come alone, so will this one: it does not wait for the
+        tick's end, and the tick begins anew with the next.
+        """
+        if self._buffered_size:
+            self._alone_count = 0
+        else:
+            self._alone_count += 1
+        if self._alone_count < ALONE_COUNT_MIN:
+            loop.is_new_tick = False
+            loop.wake()
         self._deadline = trio.current_time() + self.options.send_timeout
         loop.wake_at(self._deadline)
         wall_ms = self._clock.wall_ms()

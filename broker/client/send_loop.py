@@ -148,6 +148,10 @@ class SendLoop:
             self._send_queue(sender, queues, link, trio.current_time())
             link.flush()
 
+    def send_alone(self) -> None:
+        """Send what there is without waiting for the tick's end."""
+        self._pass()
+
     def wake(self) -> None:
         """Have the task run in the next tick."""
         task = self._task

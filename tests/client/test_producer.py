@@ -4,6 +4,7 @@ import pytest
 import trio
 
 import broker
+from broker.client.producer import ALONE_COUNT_MIN
 from broker.message.message_id import decode_offset_id
 from broker.message.tags import java_string_hash
 from broker.protocol.request_code import RequestCode
@@ -51,6 +52,47 @@ async def test_sends_of_one_tick_share_a_request(group, connect, autojump_clock)
     assert group.batch_counts == [1, 100]
     assert len({(result.queue_id, result.queue_offset) for result in results}) == 100
     assert len({result.unique_id for result in results}) == 100
+
+
+class Place:
+    custom_sleep_data = None
+    unique_id = ""
+
+    def settle(self, result):
+        self.result = result
+
+
+async def test_who_sends_one_after_another_waits_for_no_tick(group, connect, autojump_clock):
+    async with connect() as mq, mq.producer() as producer:
+        for number in range(ALONE_COUNT_MIN - 1):
+            await producer.send("orders", b"%d" % number)
+            assert producer.stats.batches == number + 1
+
+        def submit():
+            assert producer.submit(Place(), "orders", broker.OutMessage(b"x"))
+            return producer.stats.batches
+
+        assert submit() == ALONE_COUNT_MIN  # it has left already
+        assert submit() == ALONE_COUNT_MIN
+        await producer.flush()
+        assert submit() == ALONE_COUNT_MIN + 1  # it had company: so may the next one
+        assert submit() == ALONE_COUNT_MIN + 1
+
+    assert group.batch_counts == [1] * ALONE_COUNT_MIN + [1, 2]
+
+
+async def test_a_connection_that_breaks_as_a_message_leaves_at_once(group, connect, autojump_clock):
+    """Its sender is not parked yet when the sending fails."""
+    async with connect() as mq, mq.producer(idempotent=False) as producer:
+        for number in range(ALONE_COUNT_MIN):
+            await producer.send("orders", b"%d" % number)
+        group.nodes[0].break_connections()
+
+        with pytest.raises(broker.OutcomeUnknownError):
+            await producer.send("orders", b"x")
+        await producer.send("orders", b"y")
+
+    assert b"x" not in group.all_bodies("orders")
 
 
 async def test_every_result_names_the_record_that_was_stored(group, connect, autojump_clock):
