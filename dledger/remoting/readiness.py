@@ -16,7 +16,6 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
-import outcome
 import trio
 
 if TYPE_CHECKING:
@@ -33,8 +32,9 @@ try:
     from trio._core._io_epoll import EpollIOManager
     from trio._core._run import GLOBAL_RUN_CONTEXT
 except ImportError:  # another system, or a trio that has changed
-    pass
+    is_supported = False
 else:
+    is_supported = True
     _FIELDS: Final = ("_epoll", "_registered", "_force_wakeup", "_force_wakeup_fd")
 
     class _Manager(EpollIOManager):
@@ -74,7 +74,8 @@ class HotSockets:
         self.is_reading = False
         self._readers: dict[int, Callable[[], None]] = {}
         self._after: dict[Callable[[], None], None] = {}  # in order
-        self._failed: trio.lowlevel.Task | None = None
+        self._failure: BaseException | None = None
+        self._watcher: trio.lowlevel.Task | None = None  # raises it
         trio.lowlevel.spawn_system_task(self._watch)
 
     def add(self, fd: int, reader: Callable[[], None]) -> None:
@@ -108,26 +109,30 @@ class HotSockets:
             try:
                 for call in after:
                     call()
-            except BaseException as error:
-                if self._failed is None:
-                    raise
-                failed, self._failed = self._failed, None
-                trio.lowlevel.reschedule(failed, outcome.Error(error))
+            except BaseException as error:  # noqa: BLE001 - `_watch` raises it
+                self._failure = error
+                watch, self._watcher = self._watcher, None
+                if watch is not None:
+                    trio.lowlevel.reschedule(watch)
+                return
 
     async def _watch(self) -> None:
         """Raise what went wrong where there is no task: that ends everything."""
 
         def abort(_: object) -> trio.lowlevel.Abort:
-            self._failed = None
+            self._watcher = None
             return trio.lowlevel.Abort.SUCCEEDED
 
-        self._failed = trio.lowlevel.current_task()
-        await trio.lowlevel.wait_task_rescheduled(abort)
+        if self._failure is None:
+            self._watcher = trio.lowlevel.current_task()
+            await trio.lowlevel.wait_task_rescheduled(abort)
+        if self._failure is not None:
+            raise self._failure
 
 
 def hot_sockets() -> HotSockets | None:
     """Return those of the event loop that runs; None: it has no such thing."""
-    if "_Manager" not in globals():
+    if not is_supported:
         return None
     runner = GLOBAL_RUN_CONTEXT.runner
     manager = runner.io_manager

@@ -1,0 +1,206 @@
+"""Sockets that are read out of the event loop's own poll, over real ones."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+import trio
+
+from dledger.remoting import network, readiness
+from dledger.remoting.errors import ConnectionClosedError, ConnectionLostError
+from dledger.remoting.network import TcpNetwork, receive_each
+
+
+@contextlib.asynccontextmanager
+async def connected():
+    """Return both ends of a connection over loopback."""
+    listener = await TcpNetwork().listen("127.0.0.1", 0)
+    caller = await TcpNetwork().connect("127.0.0.1", listener.port)
+    callee = await listener.accept()
+    try:
+        yield caller, callee
+    finally:
+        for each in (caller, callee, listener):
+            each.close()
+
+
+@pytest.fixture(params=["out of the poll", "by tasks"])
+def way(request, monkeypatch):
+    """Both ways promise the same."""
+    if request.param == "by tasks":
+        monkeypatch.setattr(network, "hot_sockets", lambda: None)
+    return request.param
+
+
+async def test_this_trio_can_be_read_out_of_its_poll():
+    """Another version may not have what is replaced: all goes by tasks then, and more slowly."""
+    if not readiness.is_supported:
+        pytest.skip("no epoll, or another trio: sockets are read by tasks")
+    assert readiness.hot_sockets() is readiness.hot_sockets() is not None
+
+
+async def test_everything_comes_in_order_and_the_end_last(way):
+    async with connected() as (caller, callee):
+        found = []
+        sent = b"".join(b"%07d" % number for number in range(100_000))
+
+        async def send():
+            rest = [sent]
+            while rest := caller.send_now(rest):
+                await caller.wait_writable()
+            caller.end_sending()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send)
+            await receive_each(callee, lambda data: bool(found.append(data)))
+
+    assert b"".join(found) == sent
+    assert found[-1] == b""
+    assert b"" not in found[:-1]
+
+
+async def test_what_comes_behind_the_last_one_wanted_is_kept(way):
+    async with connected() as (caller, callee):
+        found = []
+
+        def take(data):
+            found.append(data)
+            return True
+
+        for word in (b"one", b"two"):
+            caller.send_now([word])
+            await receive_each(callee, take)
+            assert found[-1] == word
+        caller.send_now([b"three"])
+        assert await callee.receive_some() == b"three"
+
+
+async def test_what_the_taker_raises_comes_out(way):
+    async with connected() as (caller, callee):
+
+        def take(data):
+            raise LookupError(data.decode())
+
+        caller.send_now([b"words"])
+        with pytest.raises(LookupError, match="words"):
+            await receive_each(callee, take)
+        caller.send_now([b"more"])
+        assert await callee.receive_some() == b"more"
+
+
+@pytest.mark.parametrize("is_own", [True, False])
+async def test_a_connection_that_ends_meanwhile(way, is_own):
+    async with connected() as (caller, callee), trio.open_nursery() as nursery:
+
+        async def wait():
+            with pytest.raises(ConnectionClosedError if is_own else ConnectionLostError):
+                await receive_each(callee, lambda _: False)
+
+        nursery.start_soon(wait)
+        await trio.testing.wait_all_tasks_blocked()
+        if is_own:
+            callee.close()
+        else:
+            caller.abort()
+
+
+async def test_a_taker_may_close_its_own_connection(way):
+    async with connected() as (caller, callee):
+
+        def take(data):
+            callee.close()
+            return True
+
+        caller.send_now([b"x"])
+        with contextlib.suppress(ConnectionClosedError):
+            await receive_each(callee, take)
+        with pytest.raises(ConnectionClosedError):
+            await receive_each(callee, take)
+
+
+async def test_who_is_cancelled_takes_nothing_more(way):
+    async with connected() as (caller, callee):
+        found = []
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(receive_each, callee, found.append)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        caller.send_now([b"later"])
+
+        assert await callee.receive_some() == b"later"
+        assert found == []
+
+
+async def test_writing_does_not_stop_the_reading(way):
+    """Both wait for one descriptor, and each says by itself what for."""
+    async with connected() as (caller, callee), trio.open_nursery() as nursery:
+        found = []
+        nursery.start_soon(receive_each, callee, lambda data: bool(found.append(data)))
+        rest = [bytes(64 << 20)]
+        rest = callee.send_now(rest)
+        assert rest
+        nursery.start_soon(callee.wait_writable)
+        await trio.testing.wait_all_tasks_blocked()
+
+        caller.send_now([b"x"])
+        while not found:
+            await trio.lowlevel.checkpoint()
+
+        assert found == [b"x"]
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_waits_for_the_reads_comes_once_behind_all_of_them():
+    if not readiness.is_supported:
+        pytest.skip("no epoll, or another trio: sockets are read by tasks")
+    told = []
+
+    def end():
+        told.append("end")
+
+    async with contextlib.AsyncExitStack() as stack:
+        pairs = [await stack.enter_async_context(connected()) for _ in range(5)]
+        async with trio.open_nursery() as nursery:
+
+            def take(data):
+                told.append("read")
+                readiness.after_reads(end)
+                return False
+
+            for _, callee in pairs:
+                nursery.start_soon(receive_each, callee, take)
+            await trio.testing.wait_all_tasks_blocked()
+            for caller, _ in pairs:
+                caller.send_now([b"x"])
+            while told.count("read") < len(pairs):
+                await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
+
+    assert told == ["read"] * len(pairs) + ["end"]
+    readiness.after_reads(end)
+    assert told[-2:] == ["end", "end"]  # nothing is being read: at once
+
+
+def test_what_goes_wrong_behind_the_reads_ends_the_event_loop():
+    if not readiness.is_supported:
+        pytest.skip("no epoll, or another trio: sockets are read by tasks")
+
+    def fail():
+        raise LookupError("it broke")
+
+    def take(data):
+        readiness.after_reads(fail)
+        return False
+
+    async def main():
+        async with connected() as (caller, callee):
+            caller.send_now([b"x"])
+            await receive_each(callee, take)
+
+    with pytest.raises(trio.TrioInternalError) as caught:
+        trio.run(main)
+    cause = caught.value.__cause__
+    while isinstance(cause, BaseExceptionGroup):
+        cause = cause.exceptions[0]
+    assert str(cause) == "it broke"
