@@ -135,6 +135,8 @@ def hot_sockets() -> HotSockets | None:
     if not is_supported:
         return None
     runner = GLOBAL_RUN_CONTEXT.runner
+    if runner.is_guest:
+        return None  # of another event loop: it is polled in a thread
     manager = runner.io_manager
     if type(manager) is not _Manager:
         if type(manager) is not EpollIOManager or any(not hasattr(manager, f) for f in _FIELDS):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import queue
 import sys
 
 import pytest
@@ -40,6 +41,27 @@ async def test_this_trio_can_be_read_out_of_its_poll():
 
     assert (sockets is not None) == (sys.platform == "linux")
     assert readiness.hot_sockets() is sockets
+
+
+def test_a_guest_of_another_event_loop_reads_by_tasks():
+    """trio polls in a thread then, where nothing of the loop's may be called."""
+    calls = queue.SimpleQueue()
+    outcomes = []
+
+    async def talk():
+        async with connected() as (caller, callee):
+            assert not caller.send_now([b"hello"])
+            found = []
+            await receive_each(callee, lambda data: found.append(bytes(data)) is None)
+            return readiness.hot_sockets(), found
+
+    trio.lowlevel.start_guest_run(
+        talk, run_sync_soon_threadsafe=calls.put, done_callback=outcomes.append
+    )
+    while not outcomes:
+        calls.get(timeout=60)()
+
+    assert outcomes[0].unwrap() == (None, [b"hello"])
 
 
 async def test_everything_comes_in_order_and_the_end_last(way):
