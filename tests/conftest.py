@@ -4,10 +4,16 @@ import inspect
 import signal
 
 import pytest
+import trio
+from hypothesis import HealthCheck, settings
 
 # The background job of a shell ignores Ctrl-C, and what a test starts would ignore it as well.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
 
 
 def pytest_collection_modifyitems(items):
@@ -25,3 +31,19 @@ def pytest_collection_modifyitems(items):
     ]
     if wrong:
         raise pytest.UsageError("these tests have to name autojump_clock: " + ", ".join(wrong))
+
+
+async def _run_here(function, *arguments, **_options):
+    await trio.lowlevel.checkpoint()
+    return function(*arguments)
+
+
+@pytest.fixture(autouse=True)
+def no_threads_in_virtual_time(request, monkeypatch):
+    """What the product gives to a thread is done at once where time is virtual.
+
+    Nobody waits for the thread there: while it works all tasks sleep, and so time jumps ahead, by
+    minutes where the machine is slow.
+    """
+    if "autojump_clock" in request.fixturenames:
+        monkeypatch.setattr(trio.to_thread, "run_sync", _run_here)
