@@ -24,6 +24,8 @@ from broker.protocol.response_code import ResponseCode
 from dledger.remoting.command import Command, response
 
 ARRIVED_AT = "arrivedAt"  # seconds of the clock of the node that the client asked
+_BEFORE_ALL = -1.0  # when a request came in that is older than another, nobody knows by how much
+_LATEST_MAX = 4096  # clients of which is known by which connection they asked last
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container
@@ -82,6 +84,7 @@ class LockHandlers:
         self._is_serving = is_serving
         self._forward = forward
         self._paths = LockPaths(clock)
+        self._latest: dict[str, int] = {}  # by client, the session it asked by last; oldest first
         self._deadlines: dict[QueueLock, float] = {}
         self._changing: set[QueueLock] = set()  # on their way to another holder, or to none
 
@@ -95,12 +98,12 @@ class LockHandlers:
     @handles(RequestCode.LOCK_BATCH_MQ)
     def lock(self, session: Session, command: Command) -> None:
         """Lock the queues that are free, and answer which of those asked for the client has."""
-        arrival = self._arrival(command)
+        request = decode_lock_request(cast("bytes", command.body))
+        self._check(request)
+        arrival = self._arrival(session, command, request)
         if not self._is_serving():
             self._forward(session, command)
             return
-        request = decode_lock_request(cast("bytes", command.body))
-        self._check(request)
         self._gate.check_exists(request.group)  # who locks has sent a heartbeat: it made the group
         now = self._clock.now()
         wanted, kept = {}, {}
@@ -155,12 +158,12 @@ class LockHandlers:
     @handles(RequestCode.UNLOCK_BATCH_MQ)
     def unlock(self, session: Session, command: Command) -> None:
         """Free the queues that the client holds, and has not asked for since."""
-        arrival = self._arrival(command)
+        request = decode_lock_request(cast("bytes", command.body))
+        self._check(request)
+        arrival = self._arrival(session, command, request)
         if not self._is_serving():
             self._forward(session, command)
             return
-        request = decode_lock_request(cast("bytes", command.body))
-        self._check(request)
         locks = {self._lock_of(request, queue) for queue in request.queues}
         # What is on its way already needs nothing: somebody else takes it, or this is asked again.
         held = {
@@ -186,15 +189,28 @@ class LockHandlers:
         else:
             answer(session, command, response(command, int(ResponseCode.SUCCESS)))
 
-    def _arrival(self, command: Command) -> Arrival:
+    def _arrival(self, session: Session, command: Command, request: LockRequest) -> Arrival:
         """Return where and when a request came in from its client; noted at the first node."""
         node_id = command.ext_fields.get(FORWARDED)
         if not isinstance(node_id, str) or node_id not in self._members:
             node_id = self._node_id  # who asks may have written anything
         at = command.ext_fields.get(ARRIVED_AT)
         if not isinstance(at, float):
-            at = command.ext_fields[ARRIVED_AT] = self._clock.now()
+            at = self._clock.now() if self._is_latest(session, request) else _BEFORE_ALL
+            command.ext_fields[ARRIVED_AT] = at
         return Arrival(node_id, at)
+
+    def _is_latest(self, session: Session, request: LockRequest) -> bool:
+        """Whether a request comes by the connection that its client opened last.
+
+        One that it has given up may be read behind it, by a node that was stopped for a while.
+        """
+        client_id = request.client_id
+        last = self._latest.pop(client_id, 0)
+        self._latest[client_id] = max(last, session.session_id)
+        while len(self._latest) > _LATEST_MAX:
+            del self._latest[next(iter(self._latest))]
+        return session.session_id >= last
 
     def _is_there(self, queue: LockedQueue) -> bool:
         config = self._topics.get(queue.topic)

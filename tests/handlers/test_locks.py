@@ -312,3 +312,15 @@ async def test_what_a_leader_was_asked_before_it_died_is_not_undone_by_the_next(
         await other.ok(RequestCode.UNLOCK_BATCH_MQ, late, body("a", 0, 1))
 
         assert await lock(other, "b", 0, 1) == []
+
+
+async def test_what_comes_by_a_connection_that_was_given_up_is_older_than_it_seems(
+    autojump_clock, caller, brokers
+):
+    """A node that was stopped reads it when it goes on, behind what came by the next perhaps."""
+    async with brokers.caller(brokers["n1"]) as newer:
+        await lock(newer, "a", 0)
+        await unlock(caller, "a", 0)
+        assert await lock(newer, "b", 0) == []
+        await unlock(newer, "a", 0)
+        assert await lock(newer, "b", 0) == [0]
