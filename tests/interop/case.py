@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from broker.config import RouteMode
 from tests.interop import clients
 
 if TYPE_CHECKING:
@@ -78,6 +79,8 @@ class Case:
         self.scenario = scenario
         self.mq = mq
         self.facts: dict[str, str] = {}  # for the table
+        route = next(iter(group)).config.nameserver.route
+        self.has_single_name = route is RouteMode.SINGLE  # with which sends fail over a failover
         self._name = f"{scenario}-{kind}-{next(_numbers)}"
         self.topic = f"T-{self._name}"
         self.readers = f"readers-{self._name}"

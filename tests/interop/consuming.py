@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -224,19 +224,37 @@ async def retry(case: Case) -> None:
                 await case.more(sent)
         forgotten = await _forgotten(case, sent, consumer, lambda: set(consumer.bodies))
         await case.until_consumed(set(sent) - forgotten, consumer)
-    refused: dict[str, float] = {}  # when first
+    refused: dict[str, float] = {}  # when at first
     for event in consumer.of("refused"):
         refused.setdefault(event["body"], event["at"])
-    waits = [
-        event["at"] - refused[event["body"]]
-        for event in consumer.of("got")
-        if event["body"] in refused
-    ]
-    case.facts["came again after"] = f"{min(waits):.1f} to {max(waits):.1f} s"
-    assert {(event["times"], event["tag"]) for event in consumer.of("got")} == {(1, "red")}
+    came = [event for event in consumer.of("got") if event["body"] in refused]
     # By one clock, and from before it was given back.
-    assert min(waits) >= (10 if case.is_calm else RETRY_MS / 1000) - ROUNDING
+    waits = [event["at"] - refused[event["body"]] for event in came]
+    case.facts["came again after"] = f"{min(waits):.1f} to {max(waits):.1f} s"
+    assert {(event["times"], event["tag"]) for event in came} == {(1, "red")}
+    due = (10 if case.is_calm else RETRY_MS / 1000) - ROUNDING
+    early = [event for event, wait in zip(came, waits, strict=True) if wait < due]
+    for event in early:
+        wait = event["at"] - refused[event["body"]]
+        assert wait > PATIENCE, f"before its time: {event}"
+        assert not await _is_of_ours(case, event), f"before its time: {event}"
     case.same(consumer.bodies, set(sent) - forgotten)
+
+
+async def _is_of_ours(case: Case, event: dict[str, Any]) -> bool:
+    """Return whether a message that came again was delivered for a request to send it back.
+
+    A client that hears nothing for 3 s, as on a machine that is far too busy, keeps it and tries it
+    again, or sends it to the retry topic by itself, not to wait (ali-ons: level 0).
+    """
+    async with case.read(f"%RETRY%{case.readers}") as reading:
+        await reading.until_quiet()
+    return any(
+        (message.queue_id, message.queue_offset) == (event["queue"], event["offset"])
+        and message.body.decode() == event["body"]
+        and message.properties.get("DELAY") != "0"
+        for message in reading.messages
+    )
 
 
 async def _forgotten(

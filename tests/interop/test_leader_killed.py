@@ -42,4 +42,5 @@ async def test_a_single_broker_name_costs_the_time_to_the_next_route(kinds, tmp_
             kill_leader=True,
             circumstance=table.KILLED_SINGLE,
         )
-    assert all(case.facts["failed"] != "0" for case in cases)
+    # One whose own retries last longer than a failover may get through.
+    assert any(case.facts["failed"] != "0" for case in cases)
