@@ -302,7 +302,7 @@ class _ReadOnlyError(Exception):
 class _ReadOnlyDisk(OsDisk):
     """The system's disk, of which this module may only read."""
 
-    def open_file(self, path: str) -> DiskFile:
+    def open_file(self, path: str, *, through_map: bool = False) -> DiskFile:
         return _ReadOnlyFile(path)
 
     def write_file_atomic(self, path: str, data: bytes) -> None:

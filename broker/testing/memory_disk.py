@@ -273,7 +273,7 @@ class FakeDisk:
     def open_region(self, path: str, *, writable: bool) -> FakeRegion:
         return FakeRegion(self, path, self._inode(path, "open"))
 
-    def open_file(self, path: str) -> FakeFile:
+    def open_file(self, path: str, *, through_map: bool = False) -> FakeFile:
         return FakeFile(self, path, self._inode(path, "open"))
 
     def read_file(self, path: str) -> bytes:
@@ -371,7 +371,7 @@ class GrowingRegion(FakeRegion):
 class GrowingDisk(FakeDisk):
     """As `FakeDisk`, for files that grow: a consume queue's do, the ledger's do not."""
 
-    def open_file(self, path: str) -> GrowingFile:
+    def open_file(self, path: str, *, through_map: bool = False) -> GrowingFile:
         return GrowingFile(self, path, self._inode(path, "open"))
 
     def open_region(self, path: str, *, writable: bool) -> GrowingRegion:
@@ -390,7 +390,9 @@ class NodeDisk(GrowingDisk):
             return super().open_region(path, writable=writable)
         return FakeDisk.open_region(self, path, writable=writable)
 
-    def open_file(self, path: str) -> FakeFile:  # type: ignore[override]
+    def open_file(  # type: ignore[override]
+        self, path: str, *, through_map: bool = False
+    ) -> FakeFile:
         if "/derived/" in path:
             return super().open_file(path)
         return FakeDisk.open_file(self, path)

@@ -138,7 +138,8 @@ class WatermarkFile:
 
     @classmethod
     def _open(cls, disk: Disk, path: str) -> SlotFile:
-        slots = SlotFile.open(disk, path, magic=b"DLWM", version=_VERSION)
+        # Written after each sync: a system call for that was a twentieth of a lone message.
+        slots = SlotFile.open(disk, path, magic=b"DLWM", version=_VERSION, through_map=True)
         try:
             slots.payload_of(_WATERMARK.size)
         except BaseException:

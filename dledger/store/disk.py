@@ -175,8 +175,12 @@ class Disk(Protocol):
         """Map the file *path* in its present size."""
         ...
 
-    def open_file(self, path: str) -> DiskFile:
-        """Open the small file *path* for reading and writing in place."""
+    def open_file(self, path: str, *, through_map: bool = False) -> DiskFile:
+        """Open the small file *path* for reading and writing in place.
+
+        With *through_map* a write is a store to memory and no system call; a process that is killed
+        in the middle of one may leave it torn.
+        """
         ...
 
     def read_file(self, path: str) -> bytes:
@@ -367,6 +371,28 @@ class OsFile:
             self._fd = -1
 
 
+class OsMappedFile(OsFile):
+    """One that is written to through a mapping; its size does not change."""
+
+    def __init__(self, path: str, fd: int) -> None:
+        super().__init__(path, fd)
+        self._map: mmap.mmap | None = None
+
+    def write_at(self, offset: int, data: bytes) -> None:
+        """See `DiskFile.write_at`."""
+        if self._map is None:
+            with _failing(self.path, "map"):
+                self._map = mmap.mmap(self._fd, os.fstat(self._fd).st_size)
+        self._map[offset : offset + len(data)] = data
+
+    def close(self) -> None:
+        """See `DiskFile.close`."""
+        if self._map is not None:
+            self._map.close()
+            self._map = None
+        super().close()
+
+
 class OsFolderLock:
     """An flock on the file ``lock`` of a folder; the system drops it when the process ends."""
 
@@ -449,10 +475,11 @@ class OsDisk:
                 os.close(fd)
                 raise
 
-    def open_file(self, path: str) -> DiskFile:
+    def open_file(self, path: str, *, through_map: bool = False) -> DiskFile:
         """See `Disk.open_file`."""
         with _failing(path, "open"):
-            return OsFile(path, os.open(path, os.O_RDWR | os.O_CLOEXEC))
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        return OsMappedFile(path, fd) if through_map else OsFile(path, fd)
 
     def read_file(self, path: str) -> bytes:
         """See `Disk.read_file`."""

@@ -60,13 +60,22 @@ class SlotFile:
         disk.write_file_atomic(path, bytes(content))
 
     @classmethod
-    def open(cls, disk: Disk, path: str, *, magic: bytes, version: int) -> SlotFile:
+    def open(
+        cls, disk: Disk, path: str, *, magic: bytes, version: int, through_map: bool = False
+    ) -> SlotFile:
         """Open *path* and read the newest record into `payload`.
+
+        Args:
+            disk: where it is.
+            path: of the file.
+            magic: its first four bytes.
+            version: of its format.
+            through_map: see `Disk.open_file`; for what may be lost when the process is killed.
 
         Raises:
             CorruptStoreError: a slot is damaged, or of a version we do not know.
         """
-        file = disk.open_file(path)
+        file = disk.open_file(path, through_map=through_map)
         try:
             return cls(file, magic=magic, version=version)
         except BaseException:

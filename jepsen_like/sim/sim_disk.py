@@ -254,7 +254,7 @@ class SimMount:
         """See `Disk.open_region`."""
         return SimRegion(self, path, self._file(path, "open"))
 
-    def open_file(self, path: str) -> SimOpenFile:
+    def open_file(self, path: str, *, through_map: bool = False) -> SimOpenFile:
         """See `Disk.open_file`."""
         return SimOpenFile(self, path, self._file(path, "open"))
 

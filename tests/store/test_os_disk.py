@@ -235,3 +235,30 @@ def test_how_full_the_disk_is_is_what_the_system_says(tmp_path):
     assert 0 < usage.used <= total
     assert abs(usage.available - free) < 1 << 30, "others write meanwhile"
     assert 0 < usage.percent < 100
+
+
+@pytest.mark.parametrize("through_map", [False, True])
+def test_what_is_written_in_place_is_seen_by_everybody_at_once(disk, path, through_map):
+    """A process that is killed now leaves it in the page cache, whichever way it was written."""
+    disk.write_file_atomic(path, bytes(8192))
+    file, other = disk.open_file(path, through_map=through_map), disk.open_file(path)
+
+    file.write_at(4096, b"first")
+    file.write_at(8187, b"last!")
+
+    assert file.read_at(4096, 5) == other.read_at(4096, 5) == b"first"
+    assert other.read_all() == disk.read_file(path) == file.read_all()
+    assert disk.read_file(path)[8187:] == b"last!"
+    file.sync()
+    file.close()
+    file.close()
+    other.close()
+    assert os.stat(path).st_size == 8192
+
+
+def test_a_write_through_a_map_cannot_make_a_file_longer(disk, path):
+    disk.write_file_atomic(path, bytes(512))
+    file = disk.open_file(path, through_map=True)
+    with pytest.raises(IndexError):
+        file.write_at(510, b"too long")
+    file.close()
