@@ -233,9 +233,12 @@ class RecordGroup:
     ) -> None:
         timestamp_ms = self._clock.wall_ms()
         if self._record_count < COLUMN_MIN:
+            is_one_each = len(begins) == self._record_count
             stamp_each(
                 body,
-                (
+                begins.values()
+                if is_one_each
+                else (
                     (start, queue_offset + nth)
                     for bucket, (at, queue_offset) in begins.items()
                     for nth, start in enumerate(bucket.starts(at))

@@ -41,6 +41,7 @@ _TAGS = b"TAGS"
 _TAGS_NAME = b"TAGS\x01"
 _TAGS_CACHED_MAX = 4096
 _TOPICS_CACHED_MAX = 16_384
+_ONE_SIZE_MAX = 64 * 1024  # bytes; larger bodies are seldom one record
 _RECORDS_A_RUN_MIN = 4  # on average, for columns to pay
 
 assert _HEAD.size == codec.BODY_OFFSET
@@ -77,6 +78,10 @@ class RunReader:
         Raises:
             CorruptRecordError: the body is not what a leader of this version writes.
         """
+        if len(body) < _ONE_SIZE_MAX:
+            one = self._marked_one(body, body_position)
+            if one is not None:
+                return iter((one,))
         layout = list(_layout(body))
         count = sum(len(run.starts) for run in layout)
         # Columns cost something for each run of an entry as well.
@@ -86,6 +91,21 @@ class RunReader:
                 for run in layout
             )
         return self._runs_by_column(body, body_position, layout)
+
+    def _marked_one(self, body: memoryview, body_position: int) -> RecordRun | None:
+        """Return the run of a body that is one record behind its mark, as a message alone is.
+
+        None where it is anything else, or anything is odd.
+        """
+        if (
+            len(body) < MARK_SIZE + codec.RECORD_SIZE_MIN
+            or _LEAD.unpack_from(body)[1] != MARK_MAGIC
+        ):
+            return None
+        mark = decode_mark(body, 0)
+        if mark.record_count != 1:
+            return None
+        return self._run_of_one(body, body_position, _Laid(mark, [MARK_SIZE], len(body), 0))
 
     def _run_of_one(self, body: memoryview, body_position: int, run: _Laid) -> RecordRun | None:
         """Return a run that is one record; None where it is more, or anything is odd.

@@ -281,7 +281,7 @@ class RemotingServer:
                 return True
             connection.receive_data(data)
             # Meanwhile what had been handled may have come back, to wait for a leader.
-            if session.must_wait_for_room:
+            if (session.inflight_size or outbox.pending_size) and session.must_wait_for_room:
                 return True
             self._serve_now(session, connection, turns, pieces)
             return (
