@@ -28,13 +28,15 @@ from dledger.store.slot_file import REMEDY
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from dledger.store.disk import Disk
+    from dledger.store.disk import Disk, MappedRegion
 
 SPARES_MAX = 2
 
-# A log file made ahead is zeroed as a whole; one made while somebody waits only so far that the
-# wait is some 10 ms.
+# A new log file can be taken as soon as so much of it is zeroed, some 10 ms.  What is made ahead is
+# zeroed further until it is taken: where that is slow, as on a virtual machine whose host has to
+# find the memory first, appends need not wait for the whole of it.
 _ZERO_SIZE_NOW = 4 * 1024 * 1024
+_ZERO_PIECE = 1024 * 1024
 
 _REWRITE_SIZE = 1024 * 1024  # bytes at a time
 
@@ -56,6 +58,7 @@ class MappedFileQueue:
         self._leftovers: list[MappedFile] = []
         self._is_folder_dirty = False
         self._allocating = threading.Lock()
+        self._zeroing = threading.Lock()  # a spare; held for a piece
         self._spare_numbers = itertools.count()
 
     @classmethod
@@ -160,8 +163,30 @@ class MappedFileQueue:
             LedgerFullError: the disk has no room for one.
         """
         with self._allocating:
-            if not self._spares:
-                self._spares.append(self._allocate(zero_size=self.file_size))
+            if self._spares:
+                return
+            spare = self._allocate(zero_size=_ZERO_SIZE_NOW)
+            region = None
+            if self._zeroes and self.file_size > _ZERO_SIZE_NOW:
+                # A descriptor of its own: a failure of the disk is told to each of them once, and
+                # one that a sync here is told of may concern what the log has written meanwhile.
+                region = self._disk.open_region(spare.path, writable=True)
+            self._spares.append(spare)
+        if region is not None:
+            try:
+                self._fill(spare, region)
+            finally:
+                region.close()
+
+    def _fill(self, spare: MappedFile, region: MappedRegion) -> None:
+        """Write zeros to all of *spare*, or until it is taken."""
+        zeros = memoryview(bytes(_ZERO_PIECE))
+        for start in range(_ZERO_SIZE_NOW, self.file_size, _ZERO_PIECE):
+            with self._zeroing:
+                if spare not in self._spares:
+                    return
+                region.write(start, [zeros[: self.file_size - start]], through_map=False)
+            region.sync()  # by the piece: a sync of the log never waits for all of it
 
     # -- shrink -----------------------------------------------------------------------------------
 
@@ -266,15 +291,14 @@ class MappedFileQueue:
     # -- inside -----------------------------------------------------------------------------------
 
     def _add(self, position: int) -> MappedFile:
-        try:
-            file = self._spares.popleft()
-        except IndexError:
+        with self._zeroing:  # from here on no zeros are written to it
+            file = self._spares.popleft() if self._spares else None
+        if file is None:
             with self._allocating:  # a worker may be at it: then wait for its file
-                file = (
-                    self._spares.popleft()
-                    if self._spares
-                    else self._allocate(zero_size=_ZERO_SIZE_NOW)
-                )
+                with self._zeroing:
+                    file = self._spares.popleft() if self._spares else None
+                if file is None:
+                    file = self._allocate(zero_size=_ZERO_SIZE_NOW)
         file.move(f"{self.folder}/{position:020d}", position=position)
         self._files.append(file)
         self._is_folder_dirty = True

@@ -1,0 +1,77 @@
+"""Files made ahead: zeroed as long as nobody has taken them, and not a byte further."""
+
+from __future__ import annotations
+
+import pytest
+
+from dledger.store import mapped_file_queue
+from dledger.store.mapped_file_queue import MappedFileQueue
+from tests.fakes.disk import FakeDisk
+
+KIB = 1024
+SIZE = 8 * KIB
+
+
+@pytest.fixture
+def queue(monkeypatch):
+    monkeypatch.setattr(mapped_file_queue, "_ZERO_SIZE_NOW", 2 * KIB)
+    monkeypatch.setattr(mapped_file_queue, "_ZERO_PIECE", KIB)
+    queue = MappedFileQueue.open(FakeDisk(), "log", SIZE, start=0, zeroes=True)
+    queue.reset(0)
+    return queue
+
+
+def at_each_piece(queue, monkeypatch, hear):
+    """Call *hear* with the number of pieces written so far, each time one is synced."""
+    open_region = queue._disk.open_region
+
+    def watched(path, *, writable):
+        region = open_region(path, writable=writable)
+        sync, pieces = region.sync, []
+
+        def syncing():
+            sync()
+            pieces.append(region.path)
+            hear(len(pieces))
+
+        region.sync = syncing
+        return region
+
+    monkeypatch.setattr(queue._disk, "open_region", watched)
+
+
+def test_a_spare_is_zeroed_to_its_end_when_nobody_takes_it(queue, monkeypatch):
+    counts = []
+    at_each_piece(queue, monkeypatch, counts.append)
+
+    queue.prepare_spare()
+
+    assert counts == [1, 2, 3, 4, 5, 6], "all but the two that come with the file"
+    assert queue.spare_count == 1
+
+
+def test_a_spare_is_there_before_it_is_zeroed(queue, monkeypatch):
+    ready = []
+    at_each_piece(queue, monkeypatch, lambda _: ready.append(queue.spare_count))
+
+    queue.prepare_spare()
+
+    assert ready == [1] * 6
+
+
+def test_zeros_end_where_a_spare_is_taken(queue, monkeypatch):
+    """Whoever took it writes to all of it at once: nothing of that may be overwritten."""
+    counts = []
+
+    def take(count):
+        counts.append(count)
+        if count == 2:
+            queue.roll().write(SIZE, [b"x" * SIZE], through_map=True)
+
+    at_each_piece(queue, monkeypatch, take)
+
+    queue.prepare_spare()
+
+    assert counts == [1, 2]
+    assert queue.spare_count == 0
+    assert bytes(queue.view(SIZE, SIZE)) == b"x" * SIZE
