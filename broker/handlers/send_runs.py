@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 RUN_MIN = 4  # sends; for fewer the ordinary way costs less
 BODY_SIZE_MAX = 8 * 1024  # bytes of a send worth gathering: a larger one is a batch already
-CHUNK_SIZE_MAX = 256 * 1024  # bytes gathered for one queue: as much as one receive brings
+CHUNK_SIZE_MAX = 256 * 1024  # bytes gathered for one queue
 
 # Rows of grouped acks, as `broker.protocol.bodies` describes them.
 _SEND_BATCH = int(RequestCode.SEND_BATCH_MESSAGE)

@@ -1,10 +1,11 @@
 """What waits to be appended on the leader, and when it is sealed into an entry.
 
 Group commit without a timer: a group is sealed at once when nothing is on its way; while entries
-are, it grows, and is sealed when fewer than four are on their way and 64 KiB have come together, or
-when it cannot grow any more, as one of another kind is behind it: messages and commands in turns
-would else be one entry each, one after another.  So a lone message never waits for company, and a
-crowd shares entries and syncs.
+are, it grows, and is sealed when fewer than four are on their way and it has 64 KiB and two thirds
+of what these have together, or when it cannot grow any more, as it is full or one of another kind
+is behind it: messages and commands in turns would else be one entry each, one after another.  So a
+lone message never waits for company, and a crowd shares entries and syncs: batches of a quarter of
+a megabyte, too, which would else be an entry each.
 
 The queue is open only on a leader that has taken in its predecessors' log.  It then holds an
 `AppendState`, which says what offset and sequence come next; should an append fail for whatever
@@ -291,8 +292,8 @@ class AppendQueue:
         try:
             while self._groups:
                 on_their_way = self._ledger.core.unfinished_count
-                may_grow = (
-                    len(self._groups) == 1 and self._groups[0].body_size < GROUP_SIZE_WORTH_SEALING
+                may_grow = len(self._groups) == 1 and self._groups[0].body_size < max(
+                    GROUP_SIZE_WORTH_SEALING, self._ledger.core.pending_size * 2 // 3
                 )
                 if on_their_way and (on_their_way >= GROUPS_ON_THEIR_WAY_MAX or may_grow):
                     return

@@ -37,6 +37,9 @@ _U16 = struct.Struct(">H")
 assert _CHECKED.size == codec.BODY_OFFSET
 
 
+_COPIED_BELOW = 2048  # bytes of a body; cutting a view costs as much as copying so many
+
+
 class Chunk:
     """Records proved sound: of *topic* and *queue_id*, whole, unstamped."""
 
@@ -222,8 +225,12 @@ def _crcs_match(body: memoryview, begins: IntArray, ends: IntArray, claimed: Int
     size, stride = int(ends[0] - begins[0]), int(begins[1] - begins[0]) if len(begins) > 1 else 0
     if size and stride and (ends - begins == size).all() and (np.diff(begins) == stride).all():
         # Of one size and distance: numpy cuts them in two thirds of the time.
-        table = np.ndarray((len(begins),), f"V{size}", body, int(begins[0]), (stride,))
-        crcs = list(map(crc32, table.tolist()))
+        if size < _COPIED_BELOW:
+            table = np.ndarray((len(begins),), f"V{size}", body, int(begins[0]), (stride,))
+            crcs = list(map(crc32, table.tolist()))
+        else:
+            rows = np.ndarray((len(begins), size), np.uint8, body, int(begins[0]), (stride, 1))
+            crcs = list(map(crc32, rows))
     else:
         crcs = [
             crc32(body[begin:end])

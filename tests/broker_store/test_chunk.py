@@ -38,6 +38,20 @@ def test_a_sound_chunk_is_taken_as_it_is(count):
     assert (chunk.record_count, chunk.topic, chunk.queue_id) == (count, "orders", 0)
 
 
+@pytest.mark.parametrize("size", [2047, 2048, 5000])
+def test_the_crc_of_every_body_is_checked_whatever_its_size(size):
+    """Bodies of one size are cut by column, large ones without a copy."""
+    records = [make_record(bytes((n,)) * size) for n in range(MANY)]
+    body, sizes = bytearray(b"".join(records)), [len(record) for record in records]
+    assert check(body, sizes).record_count == MANY
+
+    body[7 * sizes[0] + 88 + size - 1] ^= 1
+
+    with pytest.raises(CorruptRecordError) as caught:
+        check(body, sizes)
+    assert (caught.value.record, caught.value.field) == (7, "body_crc")
+
+
 def test_a_chunk_is_not_copied():
     body = bytes(build(FEW)[0])
 

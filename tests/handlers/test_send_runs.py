@@ -499,3 +499,24 @@ def test_gathered_sends_that_were_not_written_are_handed_on() -> None:
     broker.queue.refresh()
 
     assert [command.opaque for command in broker.forwarder.held] == list(range(8))
+
+
+def test_a_group_is_sealed_when_it_has_about_as_much_as_is_on_its_way() -> None:
+    """Two thirds of it. Large batches share entries while the log is busy, and the first ones
+    wait for nobody."""
+    broker = Broker()
+
+    def counts() -> list[int]:
+        return [proposal.put_count for proposal in broker.ledger.proposals]
+
+    for number in range(6):
+        broker.receive([send(number, number, body=bytes(100_000))])
+    assert counts() == [1, 1, 2], "two gather, as four are on their way"
+    broker.receive([send(6, 6, body=bytes(100_000))])
+    assert counts() == [1, 1, 2, 3]
+    broker.receive([send(7, 7, body=bytes(100_000))])
+    assert counts() == [1, 1, 2, 3], "no more than four groups"
+
+    broker.ledger.commit()
+
+    assert [ack.code for ack in broker.acks] == [0] * 8
