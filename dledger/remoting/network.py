@@ -34,8 +34,10 @@ if TYPE_CHECKING:
     from dledger.remoting.command import Buffer
     from dledger.remoting.readiness import HotSockets
 
-RECEIVE_SIZE_MAX: Final = 256 * 1024
-# A small receive is common, and asking for 256 KiB costs an allocation that size even then.
+# As much as the largest of ordinary frames: an entry, or a batch, that comes in several receives is
+# put together with a copy of every byte and a wake-up for each of them.
+RECEIVE_SIZE_MAX: Final = 1024 * 1024
+# A small receive is common, and asking for so much costs an allocation that size even then.
 _RECEIVE_SIZE_MIN: Final = 32 * 1024
 _VECTOR_MAX: Final = 512  # buffers of one sendmsg; Linux takes 1024 (IOV_MAX)
 _BACKLOG: Final = 1024  # connections the kernel completes before accept sees them
@@ -69,7 +71,7 @@ class ByteStream(Protocol):
         ...
 
     async def receive_some(self) -> bytes:
-        """Wait for bytes and return 1 to 256 KiB of them; ``b""`` once the other end is done.
+        """Wait for bytes and return up to 1 MiB of them; ``b""`` once the other end is done.
 
         A checkpoint always.  One caller at a time.
 
@@ -411,7 +413,7 @@ class TcpStream:
 async def receive_each(stream: ByteStream, take: Callable[[bytes], bool]) -> None:
     """Call *take* with all that *stream* brings, in order, until it returns true.
 
-    In pieces of 1 to 256 KiB, and b"" at the end, after which this returns in any case.  *take* is
+    In pieces of 1 MiB at most, and b"" at the end, after which this returns in any case.  *take* is
     called without a task's turn in between where that can be had, so it has to be quick and must
     not wait; what it raises is raised here.  Nothing is received meanwhile or afterwards.  One
     caller at a time.
