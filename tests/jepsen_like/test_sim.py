@@ -29,7 +29,7 @@ def test_the_product_survives_a_short_run(seed: int) -> None:
 def test_an_acknowledgement_before_replication_is_caught() -> None:
     mutant = MUTANTS["early-ack"]
     with mutated(mutant.name):
-        outcome = run(1, fault_seconds=15.0, only=mutant.faults)
+        outcome = run(1, fault_seconds=5.0, only=mutant.faults)
 
     assert not outcome.is_valid
 
@@ -62,14 +62,14 @@ def test_every_fault_is_drawn_by_some_seed() -> None:
 @pytest.mark.slow
 def test_a_failing_seed_says_how_to_run_it_again() -> None:
     told: list[str] = []
-    options = Options(fault_seconds=10.0, only=("isolate", "kill"), mutant="early-ack")
+    options = Options(fault_seconds=4.0, only=("isolate", "kill"), mutant="early-ack")
 
     code = run_seeds([1], options, tell=told.append).conclude(told.append)
 
     assert code == 1
     assert any(replay_command(1, options) in line for line in told)
     assert replay_command(1, options) == (
-        "python -m jepsen_like sim --seed 1 --seconds 10 --only isolate,kill --mutant early-ack"
+        "python -m jepsen_like sim --seed 1 --seconds 4 --only isolate,kill --mutant early-ack"
     )
 
 
@@ -89,11 +89,11 @@ def test_tallies_of_several_processes_add_up() -> None:
 def test_seeds_are_shared_among_processes() -> None:
     run = subprocess.run(
         [sys.executable, "-m", "jepsen_like", "sim", "--first", "31", "--seeds", "2",
-         "--seconds", "8", "--jobs", "2"],
+         "--seconds", "2", "--jobs", "2"],
         capture_output=True, text=True, check=False, timeout=250,
     )  # fmt: skip
 
-    # In a second of faults a seed may acknowledge too little for anything to be said of it.
+    # In two seconds of faults a seed may acknowledge too little for anything to be said of it.
     assert f"{len(known_seeds()) + 2} seeds, 0 invalid" in run.stdout, run.stderr
     assert run.returncode in (0, 2)
 
