@@ -93,7 +93,7 @@ def worker_over(ring):
     worker = RingWorker("test-sync", ring)
     yield worker
     worker.close()
-    assert worker.join(5)
+    assert worker.join(60)
 
 
 class Waiter:

@@ -12,7 +12,7 @@ from broker.protocol.response_code import ResponseCode
 from dledger.remoting.client import open_remoting_client
 from dledger.remoting.command import Command, SerializeType
 from dledger.remoting.network import TcpNetwork
-from tests.process.kit import NameServerProcess, ProcessGroup, eventually, http_json
+from tests.process.kit import NameServerProcess, ProcessGroup, eventually, free_ports, http_json
 
 
 async def ask(address, code, fields=None):
@@ -91,7 +91,7 @@ def test_a_wrong_file_is_told_in_a_line(tmp_path, text, named):
 async def test_a_port_or_folder_that_another_has_is_told_in_a_line(tmp_path):
     async with NameServerProcess(tmp_path / "ns") as server:
         port = run("--port", server.port, "--data", tmp_path / "another")
-        folder = run("--port", server.metrics_port + 1, "--data", server.folder / "data")
+        folder = run("--port", *free_ports(1), "--data", server.folder / "data")
 
     assert port.returncode == folder.returncode == 1
     assert str(server.port) in port.stderr.splitlines()[-1]
