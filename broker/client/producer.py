@@ -155,6 +155,8 @@ class Producer:
         self._loops_lock = trio.Lock()
         self._topic_locks: dict[str, trio.Lock] = {}
         self._inner: trio.Nursery | None = None
+        self._routed: dict[str, TopicQueues] = {}  # topics whose queues are known
+        # Those of them for whose queues nobody waits any more, who would have to be let go first.
         self._topics: dict[str, TopicQueues] = {}
         self._buffered_size = 0  # bytes of records not settled
         self._alone_count = 0  # ticks in a row that began with nothing under way
@@ -319,7 +321,7 @@ class Producer:
         Raises:
             InvalidMessageError, TypeError, ValueError: nothing was taken in.
         """
-        queues = self._topics.get(topic)
+        queues = self._routed.get(topic)
         if queues is None or self._buffered_size >= self._buffer_size_max or self._is_closed:
             return False
         _, _, _, _, id_prefix, number = self._put(
@@ -555,12 +557,15 @@ class Producer:
         queues = self._topics.get(topic)
         if queues is None:
             # One after the other, in the order of their calls, so that they send in it.
-            async with self._topic_locks.setdefault(topic, trio.Lock()):
-                queues = self._topics.get(topic)
+            lock = self._topic_locks.setdefault(topic, trio.Lock())
+            async with lock:
+                queues = self._routed.get(topic)
                 if queues is None:
                     group = await self._groups.of_topic(topic)
                     route = await group.routes.get(topic)
                     queues = self._take_route(route, await self._loop_of(group))
+                if not lock.statistics().tasks_waiting:
+                    self._topics[topic] = queues
         with trio.move_on_at(deadline) as scope:
             while self._buffered_size >= self._buffer_size_max and not self._is_closed:
                 await self._room.park()
@@ -619,7 +624,7 @@ class Producer:
             queues = TopicQueues(route, loop, first=first, make_sender=self._make_sender)
             loop.topics[route.topic] = queues
             # What waits for its time is in each group, and named by nobody.
-            self._topics.setdefault(route.topic, queues)
+            self._routed.setdefault(route.topic, queues)
         else:
             queues.update(route)
         return queues

@@ -54,6 +54,37 @@ async def test_sends_of_one_tick_share_a_request(group, connect, autojump_clock)
     assert len({result.unique_id for result in results}) == 100
 
 
+async def test_who_waits_for_the_queues_of_a_topic_is_not_overtaken(group, connect, autojump_clock):
+    """Those who wait are let go one after another, and a later send found the queues at once."""
+    async with connect() as mq, mq.producer() as producer:
+        of_topic, take_route = producer._groups.of_topic, producer._take_route
+        is_known = trio.Event()
+
+        async def slow(topic):
+            await trio.sleep(0.010)
+            return await of_topic(topic)
+
+        def take(route, loop):
+            is_known.set()
+            return take_route(route, loop)
+
+        async def send(number):
+            await producer.send("orders", b"%03d" % number, ordering_key="k")
+
+        producer._groups.of_topic, producer._take_route = slow, take
+        async with trio.open_nursery() as nursery:
+            for number in range(10):
+                nursery.start_soon(send, number)
+                await trio.sleep(0.0005)
+            await is_known.wait()
+            for number in range(10, 40):
+                nursery.start_soon(send, number)
+                await trio.lowlevel.checkpoint()
+                await trio.lowlevel.checkpoint()
+
+    assert group.all_bodies("orders") == [b"%03d" % number for number in range(40)]
+
+
 class Place:
     custom_sleep_data = None
     unique_id = ""
