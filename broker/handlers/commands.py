@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from broker.errors import BrokerError
 from broker.handlers.registry import answer, error_response
-from dledger.errors import NotLeaderError
+from dledger.errors import NotLeaderError, OutcomeUnknownError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -90,6 +90,12 @@ class Commands:
             failed()
             if isinstance(error, NotLeaderError):
                 self._forwarder.hold_again(session, command)
+                return
+            if (
+                isinstance(error, OutcomeUnknownError)
+                and not session.closed
+                and self._forwarder.ask_next(session, command)
+            ):
                 return
             answer(session, command, error_response(command, error))
             if not session.closed:

@@ -21,7 +21,13 @@ from broker.handlers.registry import (
     holding_cost,
     stock_client_address,
 )
-from broker.handlers.repeats import GIVEN_KEY, SEND_CODES, SENT_AFTER, may_be_repeated
+from broker.handlers.repeats import (
+    GIVEN_KEY,
+    SEND_CODES,
+    SENT_AFTER,
+    can_be_told_apart,
+    may_be_repeated,
+)
 from broker.protocol.headers import LeaderHint
 from broker.protocol.response_code import ResponseCode
 from dledger.errors import LedgerBusyError, NotLeaderError, OutcomeUnknownError
@@ -267,6 +273,23 @@ class Forwarder:
         except (NotLeaderError, LedgerBusyError) as error:
             answer(session, command, error_response(command, error))
             session.flush()
+
+    def ask_next(self, session: Session, command: Command) -> bool:
+        """Hand what this node itself began, and lost the lead with, to the next leader.
+
+        Return whether it is: only for RocketMQ's clients, which know no "outcome unknown", and what
+        may be asked again.  One that was handed on to this node its first node asks again.
+        """
+        if (
+            FORWARDED in command.ext_fields
+            or self._is_serving()
+            or not may_be_repeated(session, command)
+            or not can_be_told_apart(command)
+        ):
+            return False
+        command.ext_fields.setdefault(SENT_AFTER, self._ledger.committed_index)
+        self.hold_again(session, command)
+        return True
 
     def drop_session(self, session: Session) -> None:
         """Forget what a client waited for that is gone."""

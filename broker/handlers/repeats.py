@@ -9,6 +9,8 @@ whoever leads now takes in all that is in the log, and looks whether it is behin
 leader may be the same, only the link to it broke, and the first attempt still be on its way to its
 disk.  It is told by its unique key: one that has none is given it by the node that hands it on.
 And by when it was born: RocketMQ's clients give a message that is sent twice the same key.
+
+A leader that is deposed and lives on does the same with what its own clients asked of it.
 """
 
 from __future__ import annotations
@@ -20,7 +22,12 @@ from broker.delivery.schedule import PROGRESS_GROUP
 from broker.handlers.registry import stock_client_host
 from broker.message.codec import BORN_TIMESTAMP_OFFSET, RECONSUME_TIMES_OFFSET
 from broker.message.delay import DELAY_LEVELS_MS, SCHEDULE_TOPIC
-from broker.message.properties import REAL_TOPIC, UNIQUE_KEY, find_property
+from broker.message.properties import (
+    NAME_VALUE_SEPARATOR,
+    REAL_TOPIC,
+    UNIQUE_KEY,
+    find_property,
+)
 from broker.metadata.consumer_offsets import commit_offsets
 from broker.protocol.request_code import RequestCode
 from broker.store.commit_log import Receipt
@@ -73,6 +80,14 @@ _UNIT = struct.Struct(">qi8x")
 def may_be_repeated(session: Session, command: Command) -> bool:
     """Return whether *command* may be handed to another leader, its outcome unknown."""
     return command.code in REPEATED_CODES and stock_client_host(session, command) is not None
+
+
+def can_be_told_apart(command: Command) -> bool:
+    """Return whether a send that this node began has a unique key by which it is found again."""
+    if command.code not in SEND_CODES or GIVEN_KEY in command.ext_fields:
+        return True
+    properties = command.ext_fields.get("i", command.ext_fields.get("properties"))
+    return isinstance(properties, str) and f"{UNIQUE_KEY}{NAME_VALUE_SEPARATOR}" in properties
 
 
 class EarlierTries:

@@ -251,6 +251,8 @@ class SendAnswers:
         if isinstance(error, NotLeaderError):
             self._forwarder.hold_again(session, command)
             return
+        if isinstance(error, OutcomeUnknownError) and self._forwarder.ask_next(session, command):
+            return
         answer(session, command, error_response(command, error))
         self._answered[session] = None
 

@@ -30,7 +30,7 @@ from broker.protocol.headers import ConsumerSendBackRequest
 from broker.protocol.request_code import RequestCode
 from broker.protocol.response_code import ResponseCode
 from broker.protocol.subscription_group import SubscriptionGroupConfig
-from dledger.errors import NotLeaderError
+from dledger.errors import NotLeaderError, OutcomeUnknownError
 from dledger.remoting.command import Command, response
 from dledger.store.entry_index import EntryNotFoundError
 
@@ -72,6 +72,12 @@ class _SentBack:
         if isinstance(error, NotLeaderError):
             if not self._session.closed:
                 self._forwarder.hold_again(self._session, self._command)
+            return
+        if (
+            isinstance(error, OutcomeUnknownError)
+            and not self._session.closed
+            and self._forwarder.ask_next(self._session, self._command)
+        ):
             return
         self._tell(error_response(self._command, error))
 

@@ -155,6 +155,61 @@ async def test_a_lock_is_released(autojump_clock, brokers):
         assert len(json.loads(bytes(locked.body))["lockOKMQSet"]) == 1
 
 
+@pytest.mark.parametrize("is_passed_on", [True, False])
+@pytest.mark.parametrize(
+    "code",
+    [
+        RequestCode.SEND_MESSAGE_V2,
+        RequestCode.CONSUMER_SEND_MSG_BACK,
+        RequestCode.LOCK_BATCH_MQ,
+    ],
+)
+async def test_what_a_leader_began_that_is_deposed_and_lives_on_is_asked_of_the_next(
+    autojump_clock, brokers, code, is_passed_on
+):
+    """Its clients were told code 1: ali-ons sent again what it gave back, at once, by itself."""
+    leader = await brokers.leader()
+    survivors = brokers.others(leader)
+    async with brokers.caller(leader) as caller, trio.open_nursery() as nursery:
+        first = await caller.sent(b"first")
+        await brokers.equal()
+        new = json.dumps({"groupName": "g"}).encode()
+        await caller.ok(RequestCode.UPDATE_AND_CREATE_SUBSCRIPTIONGROUP, {}, new)
+        queue = {"topic": "t", "brokerName": "b", "queueId": 0}
+        lock = {"consumerGroup": "g", "clientId": "c", "mqSet": [queue]}
+        position = str(first.ext_fields["position"])
+        fields, body, where, there = {
+            RequestCode.SEND_MESSAGE_V2: (MESSAGE, b"x", "t", [b"first", b"x"]),
+            RequestCode.CONSUMER_SEND_MSG_BACK: (
+                {"group": "g", "offset": position, "delayLevel": "-1"},
+                b"",
+                "%DLQ%g",
+                [b"first"],
+            ),
+            RequestCode.LOCK_BATCH_MQ: ({}, json.dumps(lock).encode(), "t", [b"first"]),
+        }[code]
+        answers = []
+
+        async def ask():
+            answers.append(await caller.ask(code, fields, body, serialization=JSON))
+
+        for survivor in survivors:
+            survivor.workers["sync"].stall()
+            if not is_passed_on:
+                brokers.wires.silence(leader.name, survivor.name)
+        nursery.start_soon(ask)
+        await until("it is under way", lambda: leader.running.ledger.core.inflight_count)
+        await trio.sleep(0.01)
+        brokers.wires.isolate(leader.name)
+        for survivor in survivors:
+            survivor.workers["sync"].go_on()
+        await until("it leads no more", lambda: not leader.running.ledger.is_leader)
+        brokers.wires.rejoin(leader.name)
+
+    assert answers[0].code == ResponseCode.SUCCESS
+    assert await all_of(brokers, leader, topic=where) == there
+
+
 async def test_our_own_client_is_told_that_the_outcome_is_unknown(autojump_clock, brokers):
     """It numbers its messages and asks again by itself."""
     leader = await brokers.leader()
