@@ -12,6 +12,7 @@ frees it.  A spare is not cleaned: whoever reads the files must know old bytes f
 
 from __future__ import annotations
 
+import errno
 import itertools
 import logging
 import re
@@ -20,7 +21,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from dledger.entry import HEADER_SIZE
-from dledger.errors import CorruptStoreError
+from dledger.errors import CorruptStoreError, StorageFailedError
 from dledger.store.disk import TEMPORARY_SUFFIX
 from dledger.store.mapped_file import MappedFile
 from dledger.store.slot_file import REMEDY
@@ -59,6 +60,7 @@ class MappedFileQueue:
         self._is_folder_dirty = False
         self._allocating = threading.Lock()
         self._zeroing = threading.Lock()  # a spare; held for a piece
+        self._is_closed = False  # nothing is written any more: another process may have the files
         self._spare_numbers = itertools.count()
 
     @classmethod
@@ -171,7 +173,12 @@ class MappedFileQueue:
                 # A descriptor of its own: a failure of the disk is told to each of them once, and
                 # one that a sync here is told of may concern what the log has written meanwhile.
                 region = self._disk.open_region(spare.path, writable=True)
-            self._spares.append(spare)
+            with self._zeroing:
+                is_closed = self._is_closed
+                if not is_closed:
+                    self._spares.append(spare)
+        if is_closed:
+            spare.close()
         if region is not None:
             try:
                 self._fill(spare, region)
@@ -179,13 +186,21 @@ class MappedFileQueue:
                 region.close()
 
     def _fill(self, spare: MappedFile, region: MappedRegion) -> None:
-        """Write zeros to all of *spare*, or until it is taken."""
+        """Write zeros to all of *spare*, or until it is taken, or nobody takes it any more."""
         zeros = memoryview(bytes(_ZERO_PIECE))
         for start in range(_ZERO_SIZE_NOW, self.file_size, _ZERO_PIECE):
             with self._zeroing:
                 if spare not in self._spares:
                     return
-                region.write(start, [zeros[: self.file_size - start]], through_map=False)
+                try:
+                    region.write(start, [zeros[: self.file_size - start]], through_map=False)
+                except StorageFailedError as error:
+                    if not _is_full(error):
+                        raise
+                    # What was allocated may not be kept for us (copy on write): the disk is no
+                    # worse for it, only slower.
+                    _log.info("%s: not written with zeros to its end: %s", spare.path, error)
+                    return
             region.sync()  # by the piece: a sync of the log never waits for all of it
 
     # -- shrink -----------------------------------------------------------------------------------
@@ -284,8 +299,14 @@ class MappedFileQueue:
         self._disk.sync_folder(self.folder)
 
     def close(self) -> None:
-        """Close every file; views that are still held stay readable."""
-        for file in [*self._files, *self._leftovers, *self._spares]:
+        """Close every file; views that are still held stay readable.
+
+        Whoever prepares a spare in another thread writes nothing more to it from here on.
+        """
+        with self._zeroing:
+            self._is_closed = True
+            spares, self._spares = self._spares, deque()
+        for file in [*self._files, *self._leftovers, *spares]:
             file.close()
 
     # -- inside -----------------------------------------------------------------------------------
@@ -331,3 +352,8 @@ class MappedFileQueue:
             self._spares.append(MappedFile(self._disk, path, position=0, size=self.file_size))
         else:
             self._disk.unlink(path)
+
+
+def _is_full(error: StorageFailedError) -> bool:
+    cause = error.__cause__
+    return isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+
 import pytest
 
+from dledger.errors import StorageFailedError
 from dledger.store import mapped_file_queue
 from dledger.store.mapped_file_queue import MappedFileQueue
 from tests.fakes.disk import FakeDisk
@@ -75,3 +79,60 @@ def test_zeros_end_where_a_spare_is_taken(queue, monkeypatch):
     assert counts == [1, 2]
     assert queue.spare_count == 0
     assert bytes(queue.view(SIZE, SIZE)) == b"x" * SIZE
+
+
+def test_zeros_end_where_the_queue_is_closed(queue, monkeypatch):
+    """Another life may have the file by then, and have acknowledged what it wrote there."""
+    counts = []
+
+    def close(count):
+        counts.append(count)
+        if count == 2:
+            queue.close()
+            disk = queue._disk
+            region = disk.open_region(f"log/spare-{count - 1}", writable=True)
+            region.write(0, [b"x" * SIZE], through_map=True)
+
+    at_each_piece(queue, monkeypatch, close)
+
+    queue.prepare_spare()
+
+    assert counts == [1, 2]
+    (spare,) = (name for name in queue._disk.list_folder("log") if name.startswith("spare"))
+    region = queue._disk.open_region(f"log/{spare}", writable=False)
+    assert bytes(region.view(0, SIZE)) == b"x" * SIZE
+
+
+def test_nothing_is_written_to_a_spare_made_for_a_closed_queue(queue, monkeypatch):
+    counts = []
+    at_each_piece(queue, monkeypatch, counts.append)
+    queue.close()
+
+    queue.prepare_spare()
+
+    assert counts == []
+    assert queue.spare_count == 0
+
+
+@pytest.mark.parametrize(
+    ("number", "is_grave"), [(errno.ENOSPC, False), (errno.EDQUOT, False), (errno.EIO, True)]
+)
+def test_a_disk_that_is_full_while_a_spare_is_zeroed_leaves_it_as_it_is(
+    queue, monkeypatch, number, is_grave
+):
+    """Some file systems do not keep for us what was allocated. Any other failure is one."""
+    open_region = queue._disk.open_region
+
+    def full(path, *, writable):
+        region = open_region(path, writable=writable)
+
+        def write(offset, parts, *, through_map):
+            raise StorageFailedError("write") from OSError(number, "")
+
+        region.write = write
+        return region
+
+    monkeypatch.setattr(queue._disk, "open_region", full)
+    with pytest.raises(StorageFailedError) if is_grave else contextlib.nullcontext():
+        queue.prepare_spare()
+    assert queue.spare_count == 1
