@@ -141,7 +141,6 @@ class Case:
                 queue = number % QUEUES
                 await self._producer.send(self.topic, body.encode(), queue=queue, **kinds)
                 sent.append(body)
-                sent.times.append(trio.current_time())
                 with trio.move_on_after(INTERVAL):
                     await sent.told_to_stop.wait()
                 if sent.told_to_stop.is_set():
@@ -152,6 +151,12 @@ class Case:
             nursery.start_soon(send)
             yield sent
             await sent.stop()
+
+    def logged(self, part: str) -> list[str]:
+        """Return the lines with *part* of what a C++ client writes into its home folder."""
+        paths = self._home.glob("logs/rocketmq-cpp/*")
+        lines = (line for path in paths for line in path.read_text(errors="replace").splitlines())
+        return [line for line in lines if part in line]
 
     async def more(self, sent: list[str], count: int = ENOUGH) -> None:
         """Wait until *sent* has become longer by *count*."""
@@ -235,7 +240,6 @@ class Trickle(list[str]):
 
     def __init__(self) -> None:
         super().__init__()
-        self.times: list[float] = []  # trio's, of each acknowledgement
         self.told_to_stop = trio.Event()
         self.has_stopped = trio.Event()
 
@@ -243,22 +247,6 @@ class Trickle(list[str]):
         """Send no more; these are all."""
         self.told_to_stop.set()
         await self.has_stopped.wait()
-
-    def longest_gap(self, begin: float, seconds: float) -> float:
-        """Return the longest time without an acknowledgement that lies in those *seconds*, partly.
-
-        Args:
-            begin: of them, in trio's time.
-            seconds: how many.
-        """
-        return max(
-            (
-                later - earlier
-                for earlier, later in itertools.pairwise(self.times)
-                if later > begin and earlier < begin + seconds
-            ),
-            default=0.0,
-        )
 
 
 class Reading:

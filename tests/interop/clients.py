@@ -40,7 +40,8 @@ class Kind:
     crashes_at_end: bool = False
     # Of messages pulled at once the first that fails takes the others along, untried.
     fails_together: bool = False
-    # It does not keep what it cannot give back, as the node that it reads from dies just then.
+    # It does not keep what it cannot give back: no answer for 3 s, or its own table of connections
+    # is busy.
     forgets: bool = False
     times_max: int = 1  # how often a message comes again that may do so once
 
