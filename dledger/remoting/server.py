@@ -361,12 +361,19 @@ class RemotingServer:
         elif isinstance(piece, list):
             commands = piece
         elif self._on_run is not None and self._on_run(session, piece, ends_pass=ends_pass):
+            turns.has_open_pass = not ends_pass
             return []
         else:
             commands = piece.commands()
         if len(commands) > turns.count_max:
+            if turns.has_open_pass:
+                # Before anybody waits: what was handled is answered behind the end of its pass, and
+                # these may be waiting for the room it takes, or never have their turn.
+                turns.has_open_pass = False
+                self._handler.on_commands(session, [], ends_pass=True)
             return commands
         self._handler.on_commands(session, commands, ends_pass=ends_pass)
+        turns.has_open_pass = not ends_pass
         return []
 
     async def _refuse(
@@ -416,6 +423,7 @@ class _Turns:
     ) -> None:
         self.count_max = PASS_COUNT_FIRST
         self.is_busy = False  # with requests that were read and not handled yet
+        self.has_open_pass = False  # something was handled, and the handler not told of the end
         self._handler = handler
         self._session = session
         self._outbox = outbox

@@ -12,7 +12,7 @@ import trio.testing
 from dledger.remoting.command import FLAG_ONEWAY, Command, SerializeType, response
 from dledger.remoting.errors import AddressInUseError, ConnectFailedError, ConnectionLostError
 from dledger.remoting.frame import encode_frame
-from dledger.remoting.server import PASS_COUNT_MAX, RemotingServer
+from dledger.remoting.server import PASS_COUNT_FIRST, PASS_COUNT_MAX, Flow, RemotingServer
 from dledger.remoting.turned_away import AT_ONCE_MAX
 from tests.fakes.network import MemoryNetwork
 from tests.remoting.conftest import receive_commands
@@ -556,3 +556,53 @@ async def test_a_frame_that_had_begun_before_and_a_run_behind_it_are_one_pass(
     else:
         assert "run" in kinds
         assert sum(count for _, count, _ in handler.told) == 400
+
+
+class ChargingPassHandler(PassHandler):
+    """Charges for every run, and answers it as soon as its pass has ended, or never."""
+
+    def __init__(self, *, answers: bool) -> None:
+        super().__init__()
+        self.answers = answers
+        self.charged = 0
+
+    def on_commands(self, session, commands, *, ends_pass=True):
+        super().on_commands(session, commands, ends_pass=ends_pass)
+        if ends_pass and self.answers:
+            session.release(self.charged)
+            self.charged = 0
+
+    def on_run(self, session, run, *, ends_pass):
+        session.charge(run.count)
+        self.charged += run.count
+        return super().on_run(session, run, ends_pass=ends_pass)
+
+
+@pytest.mark.parametrize("answers", [True, False])
+async def test_a_run_in_front_of_too_many_requests_is_a_pass_that_ends(
+    network, nursery, autojump_clock, answers
+):
+    """Else they wait for the room that the run takes, which waits for the end of its pass.
+
+    And if the connection ends meanwhile, nobody sees to what was taken.
+    """
+    network.receive_size_max = 1 << 20
+    handler = ChargingPassHandler(answers=answers)
+    server = RemotingServer(
+        network,
+        host="127.0.0.1",
+        port=10912,
+        handler=handler,
+        on_run=handler.on_run,
+        flow=Flow(size_max=1),
+    )
+    await nursery.start(server.serve)
+    stream = await network.connect("127.0.0.1", 10912)
+    many = PASS_COUNT_FIRST + 1
+    run = [frame(10, opaque=1000 + n, ext_fields={"n": n}, body=b"b") for n in range(100)]
+    others = [frame(10, opaque=n, serialization=SerializeType.JSON) for n in range(many)]
+    stream.send_now([b"".join(run + others)])
+    await trio.testing.wait_all_tasks_blocked()
+
+    assert handler.told[:2] == [("run", 100, False), ("commands", 0, True)]
+    assert sum(count for kind, count, _ in handler.told[1:]) == (many if answers else 0)
