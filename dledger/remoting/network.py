@@ -297,9 +297,13 @@ class TcpStream:
             await _receive_by_turns(self, take)
             return
         assert self._hot is None, "one caller at a time"
+        try:
+            hot.add(self._socket.fileno(), self._read)
+        except OSError as error:
+            # The kernel watches no more for this user, or has no memory: nobody else suffers.
+            raise self._lost(error) from error
         self._hot, self._taker = hot, take
         self._receiver = trio.lowlevel.current_task()
-        hot.add(self._socket.fileno(), self._read)
 
         def abort(_: object) -> trio.lowlevel.Abort:
             self._end_receiving(None)

@@ -43,10 +43,9 @@ else:
         def __init__(self, stock: EpollIOManager) -> None:
             for name in _FIELDS:
                 setattr(self, name, getattr(stock, name))
-            self.sockets = HotSockets()
-            self._hot_epoll = self.sockets.epoll
             self._stock_fd = self._epoll.fileno()
-            self._hot_epoll.register(self._stock_fd, select.EPOLLIN)
+            self.sockets = HotSockets(self._stock_fd)
+            self._hot_epoll = self.sockets.epoll
 
         def get_events(self, timeout: float) -> Any:  # noqa: ANN401 - trio's own business
             is_stock = False
@@ -68,9 +67,18 @@ else:
 class HotSockets:
     """The sockets of one event loop that are read out of its poll."""
 
-    def __init__(self) -> None:
-        """Begin with none."""
+    def __init__(self, other_fd: int) -> None:
+        """Begin with none, and *other_fd*, which is not read but waited for with them.
+
+        Raises:
+            OSError: there is no descriptor or no memory left.
+        """
         self.epoll = select.epoll()
+        try:
+            self.epoll.register(other_fd, select.EPOLLIN)
+        except OSError:
+            self.epoll.close()
+            raise
         self.is_reading = False
         self._readers: dict[int, Callable[[], None]] = {}
         self._after: dict[Callable[[], None], None] = {}  # in order
@@ -79,9 +87,13 @@ class HotSockets:
         trio.lowlevel.spawn_system_task(self._watch)
 
     def add(self, fd: int, reader: Callable[[], None]) -> None:
-        """Call *reader*, which may not raise, whenever *fd* is readable, until `remove`."""
-        self._readers[fd] = reader
+        """Call *reader*, which may not raise, whenever *fd* is readable, until `remove`.
+
+        Raises:
+            OSError: the kernel does not watch it, and nothing was done.
+        """
         self.epoll.register(fd, select.EPOLLIN)
+        self._readers[fd] = reader
 
     def remove(self, fd: int) -> None:
         """Call nobody any more; before *fd* is closed."""
@@ -131,7 +143,7 @@ class HotSockets:
 
 
 def hot_sockets() -> HotSockets | None:
-    """Return those of the event loop that runs; None: it has no such thing."""
+    """Return those of the event loop that runs; None: it has no such thing, or cannot now."""
     if not is_supported:
         return None
     runner = GLOBAL_RUN_CONTEXT.runner
@@ -141,7 +153,10 @@ def hot_sockets() -> HotSockets | None:
     if type(manager) is not _Manager:
         if type(manager) is not EpollIOManager or any(not hasattr(manager, f) for f in _FIELDS):
             return None
-        runner.io_manager = manager = _Manager(manager)
+        try:
+            runner.io_manager = manager = _Manager(manager)
+        except OSError:
+            return None  # out of descriptors, perhaps: by tasks until there is one
     return manager.sockets
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import queue
 import sys
 
@@ -227,3 +229,60 @@ def test_what_goes_wrong_behind_the_reads_ends_the_event_loop():
     while isinstance(cause, BaseExceptionGroup):
         cause = cause.exceptions[0]
     assert str(cause) == "it broke"
+
+
+on_linux = pytest.mark.skipif(not readiness.is_supported, reason="nothing goes out of the poll")
+
+
+class FullEpoll:
+    """One whose user has no watches left, or whose kernel no memory."""
+
+    def __init__(self, stock):
+        self.stock = stock
+
+    def register(self, fd, events):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def __getattr__(self, name):
+        return getattr(self.stock, name)
+
+
+@on_linux
+async def test_a_socket_that_the_kernel_does_not_watch_ends_its_connection_only(monkeypatch):
+    sockets = readiness.hot_sockets()
+    async with connected() as (caller, callee), connected() as (other_caller, other_callee):
+        with monkeypatch.context() as patched:
+            patched.setattr(sockets, "epoll", FullEpoll(sockets.epoll))
+            with pytest.raises(ConnectionLostError, match=os.strerror(errno.ENOSPC)):
+                await receive_each(callee, lambda _: True)
+        callee.close()
+
+        other_caller.send_now([b"x"])
+        await receive_each(other_callee, lambda data: data == b"x")
+
+
+@on_linux
+@pytest.mark.parametrize("is_made", [False, True])
+async def test_without_a_poll_of_its_own_everything_goes_by_tasks(monkeypatch, is_made):
+    """No descriptor is left: the next caller may find one."""
+    stock = readiness.select.epoll
+    closed = []
+
+    class Full(FullEpoll):
+        def close(self):
+            closed.append(self)
+            self.stock.close()
+
+    def make():
+        if not is_made:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return Full(stock())
+
+    async with connected() as (caller, callee):
+        caller.send_now([b"x"])
+        with monkeypatch.context() as patched:
+            patched.setattr(readiness.select, "epoll", make)
+            assert readiness.hot_sockets() is None
+            await receive_each(callee, lambda data: data == b"x")
+        assert readiness.hot_sockets() is not None
+    assert bool(closed) == is_made
