@@ -37,6 +37,12 @@ else:
     is_supported = True
     _FIELDS: Final = ("_epoll", "_registered", "_force_wakeup", "_force_wakeup_fd")
 
+    class _OthersRead(list[tuple[int, int]]):
+        """No events of trio's, and not its time-out either, which is all that may be false."""
+
+        def __bool__(self) -> bool:
+            return True
+
     class _Manager(EpollIOManager):
         """trio's manager, one level down."""
 
@@ -50,14 +56,17 @@ else:
         def get_events(self, timeout: float) -> Any:  # noqa: ANN401 - trio's own business
             is_stock = False
             sockets = self.sockets
+            events = self._hot_epoll.poll(timeout, _READ_MAX)
+            if not events:
+                return events
             sockets.is_reading = True
-            for fd, _ in self._hot_epoll.poll(timeout, _READ_MAX):
+            for fd, _ in events:
                 if fd == self._stock_fd:
                     is_stock = True
                 else:
                     sockets.read(fd)
             sockets.end_reads()
-            return super().get_events(0) if is_stock else []
+            return (is_stock and super().get_events(0)) or _OthersRead()
 
         def close(self) -> None:
             self._hot_epoll.close()

@@ -286,3 +286,32 @@ async def test_without_a_poll_of_its_own_everything_goes_by_tasks(monkeypatch, i
             await receive_each(callee, lambda data: data == b"x")
         assert readiness.hot_sockets() is not None
     assert bool(closed) == is_made
+
+
+async def test_virtual_time_stands_still_while_something_is_read(autojump_clock):
+    """trio takes a poll that tells of nothing for one that has timed out."""
+    autojump_clock.autojump_threshold = 0.2  # real seconds: loopback is not always at once
+    begun = trio.current_time()
+    async with connected() as (caller, callee), trio.open_nursery() as nursery:
+        count = 0
+        played = trio.Event()
+
+        def play(stream):
+            def take(data):
+                nonlocal count
+                count += 1
+                stream.send_now([data])
+                if count == 100:
+                    played.set()
+                return False
+
+            return take
+
+        nursery.start_soon(trio.sleep, 1000)
+        nursery.start_soon(receive_each, callee, play(callee))
+        nursery.start_soon(receive_each, caller, play(caller))
+        caller.send_now([b"x"])
+        await played.wait()
+        nursery.cancel_scope.cancel()
+
+    assert trio.current_time() == begun
