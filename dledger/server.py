@@ -253,7 +253,8 @@ class LedgerServer:
                 await trio.sleep_forever()
             self._timer = None
             # After a pause of the whole process (SIGSTOP, a busy machine) what has arrived
-            # meanwhile must be read before any time-out is judged.
+            # meanwhile must be read before any time-out is judged: one turn of the loop polls all
+            # sockets, and by the next tasks that waited for theirs have run.
             await trio.lowlevel.checkpoint()
             await trio.lowlevel.checkpoint()
 

@@ -3,8 +3,9 @@
 A task that waits for its socket costs a system call to say so, a turn of the loop, and a step
 through all its coroutines: for a message alone that is as much as to parse it.  Here a socket stays
 registered, and what is to be done with its bytes is called as soon as the poll has told that they
-are there.  All sockets that were readable are read before anything else happens, so that what they
-brought together can share an entry of the log (`after_reads`).
+are there.  All sockets that were readable are read before anything else happens, once each, so that
+what they brought together can share an entry of the log (`after_reads`), and that no time-out is
+judged while what it is about lies unread.
 
 trio has no hook for that, so its epoll manager is replaced by one that waits in another epoll, in
 which trio's own is one descriptor more.  Where trio is not as expected (another system, another
@@ -20,9 +21,6 @@ import trio
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-# Sockets read in one pass; others, and all tasks, have their turn in between.
-_READ_MAX: Final = 64
 
 try:
     if sys.platform != "linux":
@@ -56,7 +54,9 @@ else:
         def get_events(self, timeout: float) -> Any:  # noqa: ANN401 - trio's own business
             is_stock = False
             sockets = self.sockets
-            events = self._hot_epoll.poll(timeout, _READ_MAX)
+            # All at once, as trio would have run all their tasks: behind some clients' requests
+            # the time-outs are judged, and a peer's heartbeat must not be among what is left.
+            events = self._hot_epoll.poll(timeout, sockets.count + 1)
             if not events:
                 return events
             sockets.is_reading = True
@@ -94,6 +94,11 @@ class HotSockets:
         self._failure: BaseException | None = None
         self._watcher: trio.lowlevel.Task | None = None  # raises it
         trio.lowlevel.spawn_system_task(self._watch)
+
+    @property
+    def count(self) -> int:
+        """How many they are."""
+        return len(self._readers)
 
     def add(self, fd: int, reader: Callable[[], None]) -> None:
         """Call *reader*, which may not raise, whenever *fd* is readable, until `remove`.

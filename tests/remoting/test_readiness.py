@@ -7,6 +7,7 @@ import errno
 import os
 import queue
 import sys
+import time
 
 import pytest
 import trio
@@ -250,7 +251,7 @@ class FullEpoll:
 @on_linux
 async def test_a_socket_that_the_kernel_does_not_watch_ends_its_connection_only(monkeypatch):
     sockets = readiness.hot_sockets()
-    async with connected() as (caller, callee), connected() as (other_caller, other_callee):
+    async with connected() as (_, callee), connected() as (other_caller, other_callee):
         with monkeypatch.context() as patched:
             patched.setattr(sockets, "epoll", FullEpoll(sockets.epoll))
             with pytest.raises(ConnectionLostError, match=os.strerror(errno.ENOSPC)):
@@ -315,3 +316,25 @@ async def test_virtual_time_stands_still_while_something_is_read(autojump_clock)
         nursery.cancel_scope.cancel()
 
     assert trio.current_time() == begun
+
+
+@on_linux
+async def test_however_many_are_readable_all_are_read_in_two_turns_of_the_loop(way):
+    """After a pause of the process the heartbeats of peers lie among the requests of clients.
+
+    `LedgerServer` gives its time-outs that many turns before it judges them.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        pairs = [await stack.enter_async_context(connected()) for _ in range(200)]
+        async with trio.open_nursery() as nursery:
+            found = []
+            for _, callee in pairs:
+                nursery.start_soon(receive_each, callee, lambda data: bool(found.append(data)))
+            await trio.testing.wait_all_tasks_blocked()
+            for caller, _ in pairs:
+                caller.send_now([b"x"])
+            time.sleep(0.05)  # noqa: ASYNC251 - the process is paused, and all has arrived
+            await trio.lowlevel.checkpoint()
+            await trio.lowlevel.checkpoint()
+            assert len(found) == len(pairs)
+            nursery.cancel_scope.cancel()
