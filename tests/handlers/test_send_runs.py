@@ -125,6 +125,9 @@ class Forwarder:
     def hold_again(self, session: Session, command: Command) -> None:
         self.held.append(command)
 
+    def ask_next(self, session: Session, command: Command) -> bool:
+        return False  # no client of RocketMQ's
+
 
 class Broker:
     """The handlers of sends over a queue of their own."""
