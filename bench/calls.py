@@ -9,6 +9,7 @@ takes by itself.  The number of polls and steps of tasks is that of all of them 
 from __future__ import annotations
 
 import collections
+import contextlib
 import contextvars
 import random
 import socket
@@ -125,7 +126,8 @@ class CallCounter(trio.abc.Instrument):
 
         return counted
 
-    def attribute_reads(self) -> None:
+    @contextlib.contextmanager
+    def attributing_reads(self) -> Iterator[None]:
         """Count what is read out of the event loop's poll for whoever waits for it."""
         receive_each, after_reads = TcpStream.receive_each, HotSockets.after_reads
 
@@ -138,6 +140,11 @@ class CallCounter(trio.abc.Instrument):
 
         TcpStream.receive_each = receive  # type: ignore[method-assign]
         HotSockets.after_reads = after  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            TcpStream.receive_each = receive_each  # type: ignore[method-assign]
+            HotSockets.after_reads = after_reads  # type: ignore[method-assign]
 
     def before_io_wait(self, timeout: float) -> None:
         """See `trio.abc.Instrument`."""
@@ -158,7 +165,14 @@ async def count_calls(
 ) -> tuple[CallCounter, str]:
     """Send messages one after another to a new group; return what was counted, and the leader."""
     counter = CallCounter()
-    counter.attribute_reads()
+    with counter.attributing_reads():
+        return counter, await _count(counter, folder, flush=flush, message_count=message_count)
+
+
+async def _count(
+    counter: CallCounter, folder: Path, *, flush: FlushDiskType, message_count: int
+) -> str:
+    """Count in *counter*; return the leader."""
     clock = trio.lowlevel.current_clock()
     assert isinstance(clock, StoppableClock)
     plan = GroupPlan(base_port=find_base_port(3), flush_disk_type=flush)
@@ -208,7 +222,7 @@ async def count_calls(
     for worker in workers:
         assert isinstance(worker, ThreadWorker)
         worker.join(_SILENCE_SECONDS)
-    return counter, leader.config.node_id
+    return leader.config.node_id
 
 
 async def _send_one_by_one(

@@ -6,6 +6,8 @@ import trio
 
 from bench.calls import CallCounter, StoppableClock, count_calls
 from dledger.config import FlushDiskType
+from dledger.remoting.network import TcpStream
+from dledger.remoting.readiness import HotSockets
 
 MESSAGES = 20
 
@@ -25,3 +27,12 @@ def test_a_message_by_itself_costs_no_more_calls_than_it_did(tmp_path):
     # A poll for each receive and one for what dispatch is woken by, all nodes and the client taken
     # together; a step for each of them, too.
     assert counter.step_count / MESSAGES < 10.5
+
+
+def test_counting_leaves_no_trace():
+    """Later tests of the same process read as ever."""
+    before = TcpStream.receive_each, HotSockets.after_reads
+    counter = CallCounter()
+    with counter.attributing_reads():
+        assert (TcpStream.receive_each, HotSockets.after_reads) != before
+    assert (TcpStream.receive_each, HotSockets.after_reads) == before
