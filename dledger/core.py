@@ -315,7 +315,7 @@ class LedgerCore:
         elif self._level_waits.count:
             # Before anything else: what is not in flight any more was committed while this node
             # led, but once a new leader has replaced entries that is true no longer.
-            uncommitted = {item[0] for item in self._inflight}
+            uncommitted = {item[0] for item in self._inflight if not self._is_committed(*item[:2])}
             self._level_waits.give_up(lambda index: index not in uncommitted)
         self._settled_index = engine.applied_index
         if self._inflight:
@@ -376,12 +376,19 @@ class LedgerCore:
             index, term, appended_at, proposal = self._inflight.popleft()
             self._pending_size -= proposal.body_size
             self.append_seconds.observe(self._clock.now() - appended_at)
-            if index <= self.store.base.index or self.store.term_at(index) != term:
+            if not self._is_committed(index, term):
                 proposal.on_failed(
                     OutcomeUnknownError(f"entry {index} of term {term} was replaced or dropped")
                 )
             else:
                 proposal.on_committed(index, term)
+
+    def _is_committed(self, index: int, term: int) -> bool:
+        """Whether what was appended here is committed, and still there, not replaced."""
+        return (
+            self.store.base.index < index <= self.engine.applied_index
+            and self.store.term_at(index) == term
+        )
 
     def _fail_all(self) -> None:
         leader = self.engine.leader_id

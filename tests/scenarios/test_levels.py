@@ -233,6 +233,22 @@ def test_a_lost_lead_leaves_open_what_was_not_committed_and_tells_what_was():
     assert heard([committed, open_end]) == ["majority/sync", None]
 
 
+def test_a_lead_lost_in_the_step_that_commits_leaves_nothing_open():
+    """Nobody may be told that it is unknown, and ask the next leader for it behind its place."""
+    core = leader()
+    (waiter,) = propose(core, "all/sync")
+    core.sync_log()
+    end, term = core.store.end_index, core.engine.term
+    assert core.engine.applied_index < end
+    message = Log(1).append_message(term + 1, after=0, upto=0, commit=end)
+    message |= {"prev_index": end, "prev_term": term, "last_index": end}
+
+    core.hear("n2", message)
+
+    assert not core.engine.is_leader
+    assert heard([waiter]) == ["majority/sync"]
+
+
 # -- the follower -------------------------------------------------------------------------------
 
 
