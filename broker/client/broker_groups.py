@@ -41,7 +41,7 @@ class BrokerGroups:
         self._names: NameServers | None = None
         self._name_links: Links | None = None
         self._by_name: dict[str, GroupAccess] = {}  # groups in use
-        self._of_topic: dict[str, tuple[str, float]] = {}  # where it was found, and when
+        self._of_topic: dict[str, tuple[str, float]] = {}  # where it was found, good until when
         self._settled = trio.Event()
         self._asking = trio.CancelScope()  # of name servers, until a node says what is meant
 
@@ -117,14 +117,15 @@ class BrokerGroups:
         names = await self._know(f"topic {topic}")
         if names is None:
             return self._home
-        groups = names.groups
-        if len(groups) == 1:
-            return self._open(next(iter(groups)))
         known = self._of_topic.get(topic)
-        if known is None or trio.current_time() - known[1] >= ROUTE_AGE_MAX:
-            check_topic(topic)
-            self._of_topic.pop(topic, None)
-            known = self._of_topic[topic] = await self._find(names, topic), trio.current_time()
+        if known is None or trio.current_time() >= known[1]:
+            if len(names.groups) > 1:
+                check_topic(topic)
+            name, is_there = await self._find(names, topic, None if known is None else known[0])
+            # Where there is one group only it stays there: nobody has to be asked again.
+            is_settled = is_there and len(names.groups) == 1
+            until = float("inf") if is_settled else trio.current_time() + ROUTE_AGE_MAX
+            known = self._of_topic[topic] = name, until
         return self._open(known[0])
 
     async def of_topics(self, topics: Iterable[str]) -> GroupAccess:
@@ -142,13 +143,28 @@ class BrokerGroups:
             )
         return next(iter(found.values()))
 
-    async def _find(self, names: NameServers, topic: str) -> str:
+    async def _find(self, names: NameServers, topic: str, known: str | None) -> tuple[str, bool]:
+        """Return the group that has *topic*, and whether it is there.
+
+        Where nobody answers that is *known*; with one group only it may have it yet to come.
+
+        Raises:
+            SeveralGroupsError, TopicNotFoundError, NoBrokerError: as `of_topic`.
+        """
         why = ""
         with trio.move_on_after(self._options.group_timeout):
             while True:
                 found, why = await names.groups_with(topic)
-                if found is not None:
+                if found is None and known is not None:
+                    return known, False
+                if not found and len(names.groups) == 1:
+                    return next(iter(names.groups)), False
+                if found is not None and len(found) == 1 and found[0] not in names.groups:
+                    await names.refresh()  # it has registered since they were asked
+                if found is not None and (len(found) != 1 or found[0] in names.groups):
                     break
+                if found:
+                    why = f"it is in group {found[0]}, of which no name server lists a node"
                 await trio.sleep(ROUTE_RETRY_DELAY)
             groups = names.groups
             if not found:
@@ -164,7 +180,7 @@ class BrokerGroups:
                     f"reads and writes those of one: {list_groups(here)}; give the nodes of one "
                     "of them instead of the name server, or have a client for each"
                 )
-            return found[0]
+            return found[0], True
         raise NoBrokerError(
             f"topic {topic}: no name server said within {self._options.group_timeout:g} s where it "
             f"is; last: {why}"

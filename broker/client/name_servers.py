@@ -32,6 +32,11 @@ FIRST_INTERVAL = 0.100  # seconds between questions while no name server knows a
 NEED_INTERVAL = 1.0  # while a group in use has no leader: its nodes may be others by now
 CALM_INTERVAL = 30.0  # Source: RocketMQ ``ClientConfig.pollNameServerInterval``
 
+# A group that a name server lists no more stays known for so long.  One that was started again
+# hears of the nodes one after another, and what it lists meanwhile is not all there is.
+# Source: RocketMQ ``RouteInfoManager.BROKER_CHANNEL_EXPIRED_TIME``, after which it forgets a node.
+GONE_AFTER = 120.0
+
 NO_LIST = (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError)
 _LOG = logging.getLogger("broker.client")
 
@@ -64,6 +69,7 @@ class NameServers:
         self._on_groups = on_groups
         self._is_in_need = is_in_need
         self._told: dict[str, dict[str, tuple[str, ...]]] = {}  # by address: nodes by group
+        self._listed_at: dict[tuple[str, str], float] = {}  # by address and group: trio seconds
         self._asked_at = float("-inf")  # trio seconds
 
     @property
@@ -82,11 +88,15 @@ class NameServers:
             if not self._told or now >= self._asked_at + (
                 NEED_INTERVAL if self._is_in_need() else CALM_INTERVAL
             ):
-                self._asked_at = now
-                async with trio.open_nursery() as nursery:
-                    for address in self.addresses:
-                        nursery.start_soon(self._ask_groups, address)
+                await self.refresh()
             await trio.sleep(NEED_INTERVAL if self._told else FIRST_INTERVAL)
+
+    async def refresh(self) -> None:
+        """Ask which groups there are; who does not answer is waited for no longer than usual."""
+        self._asked_at = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            for address in self.addresses:
+                nursery.start_soon(self._ask_groups, address)
 
     async def groups_with(self, topic: str) -> tuple[tuple[str, ...] | None, str]:
         """Return the names of the groups that have *topic*, or None when nobody answered, and why.
@@ -130,7 +140,15 @@ class NameServers:
             self.without_groups.add(address)
             return
         self.without_groups.discard(address)
-        if self._told.get(address) != groups:
+        now = trio.current_time()
+        self._listed_at |= {(address, name): now for name in groups}
+        before = self._told.get(address, {})
+        for name in before.keys() - groups.keys():
+            if now < self._listed_at[address, name] + GONE_AFTER:
+                groups[name] = before[name]
+            else:
+                del self._listed_at[address, name]
+        if before != groups:
             self._told[address] = groups
             self._on_groups()
 

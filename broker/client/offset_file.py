@@ -95,14 +95,12 @@ class OffsetFile:
 
     def _open(self, broker_group: str) -> None:
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._take()
-            data: bytes | None = self.path.read_bytes()
-        except FileNotFoundError:
-            data = None
-        except OSError as error:
-            raise OffsetFileError(f"{self.path}: cannot be read: {error.strerror}") from error
-        try:
+            try:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self._take()
+                data = self.path.read_bytes() if self.path.exists() else None
+            except OSError as error:
+                raise OffsetFileError(f"{self.path}: cannot be read: {error.strerror}") from error
             if data is not None:
                 self._decode(data)
             if broker_group and self.broker_group not in ("", broker_group):

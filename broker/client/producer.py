@@ -40,7 +40,6 @@ from broker.errors import (
     BrokerError,
     InvalidMessageError,
     NoPermissionError,
-    TopicNotFoundError,
 )
 from broker.message import properties as names
 from broker.message.codec import BODY_OFFSET, CRC_MASK
@@ -547,7 +546,7 @@ class Producer:
                 for topic in loop.topics.keys() - {SCHEDULE_TOPIC}:
                     try:
                         self._take_route(await group.routes.refresh(topic), loop)
-                    except (ClientError, TopicNotFoundError):
+                    except (ClientError, BrokerError):
                         continue  # the batches under way will find out, if it matters
 
     async def _prepare(self, topic: str) -> TopicQueues:

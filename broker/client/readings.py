@@ -260,8 +260,8 @@ class Readings:
         routes = [await self._readable_route(place, topic) for topic in subscription.topics]
         told = self._told_queues(routes[0].read_queue_count)
         await self._open_file(routes[0].broker_name)
-        self._settle_in(place)
         try:
+            self._settle_in(place)
             await self._nursery.start(self._run)
             assert self._inner is not None
             if subscription.is_member:

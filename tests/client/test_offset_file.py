@@ -195,3 +195,14 @@ def test_it_is_for_broadcasting_alone():
         ConsumerOptions(offset_file="x")
     with pytest.raises(ValueError, match="name a file"):
         ConsumerOptions(broadcasting=True, offset_file="")
+
+
+async def test_a_file_that_could_not_be_read_is_not_kept_from_others(file, autojump_clock):
+    file.mkdir(parents=True)  # no file at all
+    with pytest.raises(OffsetFileError, match="cannot be read"):
+        await OffsetFile(file, group="g").open("")
+    file.rmdir()
+
+    again = OffsetFile(file, group="g")
+    await again.open("")
+    again.close()

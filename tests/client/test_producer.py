@@ -5,6 +5,7 @@ import trio
 
 import broker
 from broker.client.producer import ALONE_COUNT_MIN
+from broker.client.routes import ROUTE_AGE_MAX
 from broker.message.message_id import decode_offset_id
 from broker.message.tags import java_string_hash
 from broker.protocol.request_code import RequestCode
@@ -550,3 +551,22 @@ async def test_whoever_waits_hears_that_the_client_was_closed(
     assert "the client was closed" in "".join(errors)
     with pytest.raises(broker.ClosedError):
         await producer.send("orders", b"y")
+
+
+async def test_a_topic_that_may_not_be_written_any_more_ends_its_sends_only(
+    group, connect, autojump_clock, monkeypatch
+):
+    """Its queues are asked for now and then, in a task whose error would end the client."""
+    async with connect() as mq, mq.producer() as producer:
+        await producer.send("orders", b"1", queue=0)
+        refused = broker.NoPermissionError("topic orders may not be written")
+        asked = []
+
+        def refuse(*_):
+            asked.append(trio.current_time())
+            raise refused
+
+        monkeypatch.setattr(producer, "_take_route", refuse)
+        await trio.sleep(ROUTE_AGE_MAX + 1)
+        assert asked
+        await producer.send("orders", b"2", queue=0)

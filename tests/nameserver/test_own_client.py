@@ -9,6 +9,7 @@ import broker
 from broker.cli.ask import ask_group
 from broker.cli.connecting import check_reachable
 from broker.cli.status_table import found_by, problems, verdict
+from broker.client import name_servers
 from broker.client.errors import NoBrokerError, SeveralGroupsError
 from broker.client.name_servers import NEED_INTERVAL, decode_groups
 from broker.client.routes import ROUTE_AGE_MAX
@@ -312,3 +313,67 @@ def test_a_list_of_brokers_is_read():
 
 def test_the_port_is_the_usual_one():
     assert ADDRESS.endswith(f":{PORT}")
+
+
+async def test_a_topic_of_a_group_that_has_just_registered_is_found(
+    autojump_clock, make_group, make_name_server
+):
+    """The list of groups is asked for each half minute: a topic's route may name a newer one."""
+    one, two = make_group("one", 1), make_group("two", 1)
+    server = make_name_server(one)
+    await server.start()
+    await one.start()
+    await one.leader()
+    await server.until_registered(1)
+    async with connect(one) as mq:
+        await mq.admin.list_topics()  # one group is known
+        await two.start()
+        await two.leader()
+        await server.until_registered(2)
+        await create(two, "twos")
+        await until("the topic is known", lambda: known(server, "twos"))
+        assert list(mq._session._groups._names.groups) == ["one"]
+        async with mq.producer() as producer:
+            sent = await producer.send("twos", b"x")
+        assert sent.node in two.addresses
+        assert "twos" not in [topic.topic for topic in await one_topics(one)]
+
+
+async def one_topics(group):
+    async with broker.connect(
+        group.addresses, network=group.wires.of("another"), clock=group.clock
+    ) as mq:
+        return await mq.admin.list_topics()
+
+
+async def test_a_name_server_that_lists_too_few_groups_after_its_start_is_not_believed(
+    autojump_clock, pair
+):
+    """It hears of the nodes one after another, and a client must not take one group for all."""
+    one, *_ = pair
+    async with connect(one) as mq:
+        assert (await mq.admin.describe_topic("ones")).message_count == 0
+        names = mq._session._groups._names
+        decode = name_servers.decode_groups
+
+        def too_few(body):
+            return {name: nodes for name, nodes in decode(body).items() if name == "one"}
+
+        name_servers.decode_groups = too_few
+        try:
+            await names.refresh()
+            assert list(names.groups) == ["one", "two"]
+            await trio.sleep(name_servers.GONE_AFTER)
+            await names.refresh()
+            assert list(names.groups) == ["one"]
+        finally:
+            name_servers.decode_groups = decode
+
+
+async def test_a_topic_is_known_although_no_name_server_answers_any_more(autojump_clock, pair):
+    one, _, server = pair
+    async with connect(one) as mq, mq.producer() as producer:
+        await producer.send("ones", b"1")
+        await server.kill()
+        await trio.sleep(2 * ROUTE_AGE_MAX)
+        await producer.send("ones", b"2")
