@@ -30,7 +30,7 @@ from broker.handlers.repeats import (
 )
 from broker.protocol.headers import LeaderHint
 from broker.protocol.response_code import ResponseCode
-from dledger.errors import LedgerBusyError, NotLeaderError, OutcomeUnknownError
+from dledger.errors import LedgerBusyError, LedgerError, NotLeaderError, OutcomeUnknownError
 from dledger.remoting.client import RemotingClient
 from dledger.remoting.command import FLAG_GROUPED, FLAG_ONEWAY, Command
 from dledger.remoting.errors import LocalProtocolError, NotConnectedError, RemotingError
@@ -271,7 +271,7 @@ class Forwarder:
         try:
             self.take(session, command)
         except (NotLeaderError, LedgerBusyError) as error:
-            answer(session, command, error_response(command, error))
+            answer(session, command, error_response(command, _told(command, error)))
             session.flush()
 
     def ask_next(self, session: Session, command: Command) -> bool:
@@ -324,7 +324,7 @@ class Forwarder:
                         f"no leader was elected for {self._hold_seconds:g} s; is a majority of the "
                         "group running?"
                     )
-                    answer(session, command, error_response(command, waited))
+                    answer(session, command, error_response(command, _told(command, waited)))
                     session.flush()
             delay = self._held[0][0] - now + 0.001 if self._held else self._hold_seconds / 2
             await trio.sleep(delay)
@@ -398,3 +398,10 @@ class Forwarder:
         if complaint != self._complaint:  # tried every few milliseconds, said once
             self._complaint = complaint
             logger.info("%s", complaint)
+
+
+def _told(command: Command, error: LedgerError) -> LedgerError:
+    """Return what is told of *error*: what may be written is never told as if it were not."""
+    if SENT_AFTER in command.ext_fields:
+        return OutcomeUnknownError(f"a leader of before may have done it: {error}")
+    return error

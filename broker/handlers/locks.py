@@ -127,7 +127,10 @@ class LockHandlers:
             held = []
             for queue in request.queues:
                 lock = self._lock_of(request, queue)
-                if self._locks.holder(lock) == request.client_id and lock not in self._changing:
+                # Not what was on its way when this came, though it is the client's by now: that it
+                # was asked for by this way is nowhere written down.
+                is_held = self._locks.holder(lock) == request.client_id
+                if lock in asked and is_held and lock not in self._changing:
                     held.append(queue)
                     if lock in wanted:
                         self._deadlines[lock] = self._clock.now() + self._lock_seconds

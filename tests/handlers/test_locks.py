@@ -269,6 +269,23 @@ async def test_a_request_to_free_a_lock_that_waited_here_frees_no_newer_one(
     assert await lock(caller, "b", 0) == [0]
 
 
+async def test_a_lock_that_is_on_its_way_is_told_to_who_asked_for_it_first(
+    autojump_clock, caller, brokers, monkeypatch
+):
+    """Of the second asking nothing is written: to free it could come late, and be believed."""
+    locks = brokers["n1"].running.locks
+    when_current, barriers = locks._when_current, []
+    monkeypatch.setattr(locks, "_when_current", lambda *barrier: barriers.append(barrier))
+    answers = [caller.submit(RequestCode.LOCK_BATCH_MQ, {}, body("a", 0)) for _ in range(2)]
+    caller.flush()
+    await until("the first has it", lambda: answers[0] and barriers)
+    when_current(*barriers[0])
+
+    assert await held_of(answers) == [True, False]
+    monkeypatch.undo()
+    assert await lock(caller, "a", 0) == [0]
+
+
 async def test_a_member_that_ends_after_a_failover_frees_its_queues_at_once(
     autojump_clock, make_brokers
 ):

@@ -25,8 +25,10 @@ MESSAGE = {
 }  # fmt: skip
 
 
-async def asked_of_the_dying(brokers, code, fields, body=b"", *, reaches_it=True):
+async def asked_of_the_dying(brokers, code, fields, body=b"", *, reaches_it=True, is_next=True):
     """Ask a follower for what the leader dies with; return the answer, and the follower.
+
+    Unless *is_next* the other follower dies, too, and nobody leads any more.
 
     The others promise nothing before the leader is dead: it cannot have answered.
     """
@@ -51,7 +53,9 @@ async def asked_of_the_dying(brokers, code, fields, body=b"", *, reaches_it=True
         else:
             await until("it is asked", lambda: follower.running.forwarder.unanswered_count)
         await leader.kill()
-        for survivor in (follower, other):
+        if not is_next:
+            await other.kill()
+        for survivor in (follower, other)[: 1 + is_next]:
             survivor.workers["sync"].go_on()
     return answers[0], follower
 
@@ -74,6 +78,16 @@ async def test_a_send_is_there_once_whether_the_dead_leader_passed_it_on_or_not(
     assert (answer.code, answer.ext_fields["queueOffset"]) == (ResponseCode.SUCCESS, "1")
     assert answer.ext_fields["transactionId"] == "mine"
     assert await all_of(brokers, follower) == [b"first", b"x"]
+
+
+async def test_a_send_that_nobody_can_be_asked_for_any_more_is_unknown(autojump_clock, brokers):
+    """It may be written: nobody may be told that no leader was there, as if nothing had been."""
+    answer, _ = await asked_of_the_dying(
+        brokers, RequestCode.SEND_MESSAGE_V2, MESSAGE, b"x", is_next=False
+    )
+
+    assert answer.code != ResponseCode.SUCCESS
+    assert "a leader of before may have done it" in answer.remark
 
 
 @pytest.mark.parametrize("reaches_it", [True, False])
