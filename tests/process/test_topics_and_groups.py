@@ -39,6 +39,15 @@ async def read(client, group, topic, count):
         return [(await anext(consumer)).queue_offset for _ in range(count)]
 
 
+def units_that_count(node):
+    """All units but those of a topic that was deleted for good.
+
+    Its files go with the second state that knows of it (`ConsumeQueues.begin_unlink`): a node that
+    took both deletions in together, as after its start, has written one when it stops.
+    """
+    return {key: unit for key, unit in derived_units(node).items() if key[0] != "gone"}
+
+
 async def test_all_nodes_agree_whatever_happens_to_the_leaders(tmp_path):
     async with (
         ProcessGroup(tmp_path) as group,
@@ -89,8 +98,8 @@ async def test_all_nodes_agree_whatever_happens_to_the_leaders(tmp_path):
 
         await group.terminate()
         for node in group:
-            before = derived_units(node)
+            before = units_that_count(node)
             assert {topic for topic, *_ in before} == {"kept", "again"}
             assert min(offset for topic, _, offset in before if topic == "again") == 40
             rebuild_derived(node)
-            assert derived_units(node) == before
+            assert units_that_count(node) == before
