@@ -49,6 +49,7 @@ _T = TypeVar("_T")
 @click.option("--flush", type=click.Choice(["sync", "async"]), help="One flush mode only.")
 @click.option("--rounds", type=click.IntRange(1), help="Rounds, of which medians are taken.")
 @click.option("--seconds", type=click.FloatRange(0.2), help="Seconds of each load and round.")
+@click.option("--cold-memory", is_flag=True, help="Pay the host for the first use of each page.")
 @click.option(
     "--parts",
     metavar="NAMES",
@@ -74,6 +75,7 @@ def main(
     flush: str | None,
     rounds: int | None,
     seconds: float | None,
+    cold_memory: bool,
     parts: str | None,
     ten_million: bool,
     out: Path | None,
@@ -102,6 +104,7 @@ def main(
             round_count=rounds or plan.round_count,
             seconds=seconds or plan.seconds,
             profile_folder=profile_folder,
+            is_warm=not cold_memory,
         )
     except ValueError as error:
         raise click.UsageError(str(error)) from None

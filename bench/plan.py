@@ -21,6 +21,7 @@ BIG_BODY = 16 * KIB  # from here on a body is big, and loads are few
 _FRAME_SIZE_MAX = 2 * MIB  # of a batch
 _UNDER_WAY_MAX = 16 * MIB  # bytes of one connection that nodes have unanswered
 _PUSHED_SIZE_MAX = 8 * MIB  # bytes a second: not to measure the disk
+_SLOW_RATE = 1000  # messages a second: for these no memory is prepared
 _RECORD_OVERHEAD = 256  # bytes of a record and its share of a header, at most
 
 
@@ -64,6 +65,11 @@ class Load:
         if self.kind in _READING:
             return reading_topic(self.queue_count)
         return f"bench-{self.name}"
+
+    @property
+    def is_heavy(self) -> bool:
+        """Whether it fills memory so fast that the first use of pages counts."""
+        return (self.is_sending and self.in_flight > 1) or self.rate > _SLOW_RATE
 
     @property
     def is_sending(self) -> bool:
@@ -132,6 +138,7 @@ class Plan:
     node_count: int = 3
     segment_size: int = 256 * 1024 * 1024  # bytes
     profile_folder: Path | None = None  # where flame graphs of the nodes are written
+    is_warm: bool = True  # loads find the memory they take at hand, see `bench.warm`
 
     def loads_for(self, body_size: int) -> tuple[Load, ...]:
         """Return the loads with bodies of that size: few when they are big, if any is for them."""

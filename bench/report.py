@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.machine import machine_line, machine_of
+from bench.warm import gives_memory_back
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -94,7 +95,11 @@ def markdown_of(
     reports: Sequence[GroupReport], figures: Sequence[Figure], plan: Plan, command: str
 ) -> str:
     """Return all tables as markdown, with the command and the machine."""
-    text = [f"`{command}`, medians of {plan.round_count} rounds. {machine_line()}.", ""]
+    memory = ", memory at hand" if plan.is_warm and gives_memory_back() else ""
+    text = [
+        f"`{command}`, medians of {plan.round_count} rounds{memory}. {machine_line()}.",
+        "",
+    ]
     for report in reports:
         text += [f"{title_of(report)}:", ""]
         text += markdown_table(LOAD_HEADS, map(load_cells, report.lines))

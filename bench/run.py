@@ -25,6 +25,7 @@ from bench.measured import GroupReport, Line, LoadError, Measured, Round
 from bench.plan import LOADS, Kind, Load, reading_topic
 from bench.profile import Sampling
 from bench.reading import Reading
+from bench.warm import taken_at_most, warm_memory
 
 if TYPE_CHECKING:
     import random
@@ -105,7 +106,7 @@ class GroupRun:
         before = self._group.cpu_seconds_by_node()
         leader = self._group.pid_of(await self._group.leader())
         read_before = read_from_disk(leader)
-        with _collector_off():
+        with warm_memory(self._memory_for(load)), _collector_off():
             async with self._sampled(load):
                 client_before = process_time()
                 measured = await self._run_load(load)
@@ -123,6 +124,12 @@ class GroupRun:
             rss=max(await self._group.rss()),
             read_size=read_from_disk(leader) - read_before if load.is_cold else 0,
         )
+
+    def _memory_for(self, load: Load) -> int:
+        plan = self._plan
+        if not plan.is_warm or not load.is_heavy:
+            return 0
+        return taken_at_most(self._body_size, plan.seconds + plan.warm_up_seconds)
 
     async def _make_cold(self) -> None:
         """Stop the nodes, drop their files from the page cache, and start them again."""

@@ -24,6 +24,7 @@ from bench.peers.rabbit import RabbitMq
 from bench.peers.redis import Redis
 from bench.peers.servers import MissingProgramError
 from bench.report import markdown_table
+from bench.warm import gives_memory_back, taken_at_most, warm_memory
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,6 +55,7 @@ Outcomes = dict[tuple[str, int], list[Outcome]]
 )
 @click.option("--seconds", type=click.FloatRange(0.5, 60), default=3.0, help="Of each load.")
 @click.option("--rounds", type=click.IntRange(1, 20), default=3, help="Medians are taken of them.")
+@click.option("--cold-memory", is_flag=True, help="Pay the host for the first use of each page.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write figures there.")
 @click.option("--markdown", "markdown_path", type=click.Path(path_type=Path), help="Write tables.")
 def main(
@@ -61,6 +63,7 @@ def main(
     bodies: tuple[int, ...],
     seconds: float,
     rounds: int,
+    cold_memory: bool,
     json_path: Path | None,
     markdown_path: Path | None,
 ) -> None:
@@ -81,7 +84,7 @@ def main(
             for name in list(names):
                 _say(f"round {number + 1}, bodies of {body} bytes: {_PEERS[name].name}")
                 try:
-                    outcome = _measure(name, body, seconds)
+                    outcome = _measure(name, body, seconds, is_warm=not cold_memory)
                 except MissingProgramError as error:
                     _say(f"left out: {error}")
                     names.remove(name)
@@ -101,17 +104,21 @@ def main(
         _write(json_path, medians, outcomes, found, seconds=seconds)
     if markdown_path is not None:
         command = "python -m bench.peers" + "".join(f" {word}" for word in sys.argv[1:])
-        markdown_path.write_text(_markdown(medians, sizes, found, command, rounds), "utf-8")
+        memory = ", memory at hand" if gives_memory_back() and not cold_memory else ""
+        text = _markdown(medians, sizes, found, command, rounds, memory)
+        markdown_path.write_text(text, "utf-8")
     if has_failed:
         sys.exit(1)
 
 
-def _measure(name: str, body: int, seconds: float) -> Outcome:
+def _measure(name: str, body: int, seconds: float, *, is_warm: bool) -> Outcome:
     folder = Path(tempfile.mkdtemp(prefix="bench-peers-"))
     try:
         peer = _PEERS[name](folder / name, body_size=body)
         try:
-            outcome = _ask(peer, seconds / _SHORT if body > SMALL else seconds, body)
+            outcome = _ask(
+                peer, seconds / _SHORT if body > SMALL else seconds, body, is_warm=is_warm
+            )
         finally:
             peer.close()
     finally:
@@ -119,18 +126,21 @@ def _measure(name: str, body: int, seconds: float) -> Outcome:
     return outcome
 
 
-def _ask(peer: Peer | Ours, seconds: float, body: int) -> Outcome:
+def _ask(peer: Peer | Ours, seconds: float, body: int, *, is_warm: bool) -> Outcome:
     warm_up = seconds / 5
+    taken = taken_at_most(body, seconds + warm_up) if is_warm else 0
     first = peer.send(in_flight=_MANY, seconds=warm_up, warm_up_seconds=0.0)
     found: dict[str, float] = {}
-    before = peer.cpu_seconds()
-    many = peer.send(in_flight=_MANY, seconds=seconds, warm_up_seconds=warm_up)
+    with warm_memory(taken):
+        before = peer.cpu_seconds()
+        many = peer.send(in_flight=_MANY, seconds=seconds, warm_up_seconds=warm_up)
     spent = peer.cpu_seconds() - before
     found |= {"many_rate": many.rate, "many_p99": many.p99}
     found["cpu_us"] = spent / max(many.written_count, 1) * 1e6
     written = first.written_count + many.written_count
     if isinstance(peer, Ours):
-        batches = peer.send_batches(seconds=seconds, warm_up_seconds=warm_up)
+        with warm_memory(taken):
+            batches = peer.send_batches(seconds=seconds, warm_up_seconds=warm_up)
         found["batch_rate"] = batches.rate
         written += batches.written_count
     if body <= SMALL:
@@ -142,16 +152,17 @@ def _ask(peer: Peer | Ours, seconds: float, body: int) -> Outcome:
         found["consume_rate"] = raw.rate
         try:
             left = written - (raw.message_count if peer.is_emptied else 0)
-            found |= _ask_library(peer, seconds, warm_up, left)
+            found |= _ask_library(peer, seconds, warm_up, left, taken)
         except MissingClientError as error:
             _say(f"{peer.name}, client library: left out: {error}")
     return Outcome(**found, rss_mib=peer.rss() / (1 << 20))
 
 
 def _ask_library(
-    peer: Peer | Ours, seconds: float, warm_up: float, written: int
+    peer: Peer | Ours, seconds: float, warm_up: float, written: int, taken: int
 ) -> dict[str, float]:
-    many = peer.send_by_library(task_count=_MANY, seconds=seconds, warm_up_seconds=warm_up)
+    with warm_memory(taken):
+        many = peer.send_by_library(task_count=_MANY, seconds=seconds, warm_up_seconds=warm_up)
     one = peer.send_by_library(task_count=1, seconds=seconds, warm_up_seconds=warm_up)
     consumed = peer.consume_by_library(
         count=max(1, (written + many.written_count) * 9 // 10), seconds=seconds
@@ -241,8 +252,10 @@ def _markdown(
     found: Sequence[Standing],
     command: str,
     rounds: int,
+    memory: str,
 ) -> str:
-    text = [f"`{command}`, medians of {rounds} rounds. {machine_line()}.", ""]
+    medians_of = "one round" if rounds == 1 else f"medians of {rounds} rounds"
+    text = [f"`{command}`, {medians_of}{memory}. {machine_line()}.", ""]
     for body in sizes:
         rows = _rows(medians, body)
         used = [at for at in range(len(_COLUMNS)) if any(row[at] for row in rows)]
