@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 
 from bench.warm import Reservoir, taken_at_most, warm_memory
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs memfd_create of Linux")
 MIB = 1024 * 1024
 
 
