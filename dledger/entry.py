@@ -25,10 +25,10 @@ from __future__ import annotations
 import enum
 import struct
 from typing import TYPE_CHECKING
-from zlib import crc32
 
 import msgspec
 
+from dledger.checksum import crc32
 from dledger.errors import CorruptEntryError
 from dledger.remoting.frame import FRAME_SIZE_MAX
 

@@ -40,7 +40,17 @@ MEMORY_WARN_BYTES = 256 * MIB  # a node takes some 30 MiB, and up to pending_siz
 SYNC_COUNT = 20
 SYNC_SECONDS_WARN = 0.02
 SYNC_SIZE = 4096
-PACKAGES = ("dledger", "pysyncobj", "trio", "numpy", "msgpack", "msgspec", "click", "rich")
+PACKAGES = (
+    "dledger",
+    "pysyncobj",
+    "trio",
+    "numpy",
+    "msgpack",
+    "msgspec",
+    "isal",
+    "click",
+    "rich",
+)
 _SAME_ON_ALL = ("group:", "members:", "store.segment_size:")
 
 # File systems on which a promise about disks means less than it says.

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import zlib
 from collections.abc import AsyncIterable
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -46,6 +45,7 @@ from broker.message.codec import BODY_OFFSET, CRC_MASK
 from broker.message.delay import SCHEDULE_TOPIC
 from broker.message.limits import BODY_SIZE_MAX, check_body_size
 from broker.message.tags import java_string_hash
+from dledger.checksum import crc32
 from dledger.remoting.errors import RemotingError
 
 if TYPE_CHECKING:
@@ -79,7 +79,6 @@ _UNIQUE_KEY_SIZE = UNIQUE_PROPERTY_SIZE.to_bytes(2, "big")
 
 # Bound once: a send costs a few microseconds, and each lookup in a module a part of one.
 _pack_head = ENCODE_HEAD.pack
-_crc32 = zlib.crc32
 _current_task = trio.lowlevel.current_task
 _hash = lru_cache(maxsize=16_384)(java_string_hash)
 _park = trio.lowlevel.wait_task_rescheduled
@@ -483,7 +482,7 @@ class Producer:
         head = _pack_head(
             size,
             queues.magic,
-            _crc32(body) & CRC_MASK,
+            crc32(body) & CRC_MASK,
             sender.queue_id,
             self._wall_ms,
             NO_HOST,

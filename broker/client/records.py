@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import struct
-import zlib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -32,6 +31,7 @@ from broker.message.codec import (
 from broker.message.limits import PROPERTIES_SIZE_MAX, MessageLimits
 from broker.message.message_id import encode_offset_id
 from broker.message.model import HostAddress
+from dledger.checksum import crc32
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -384,7 +384,6 @@ def decode_messages(
     at = 0
     expected = first_offset
     unpack = _CHECKED.unpack_from
-    crc32 = zlib.crc32
     new = Message.__new__
     number = 0
     while at < end:

@@ -30,7 +30,6 @@ from __future__ import annotations
 
 import functools
 import struct
-import zlib
 from typing import TYPE_CHECKING
 
 from broker.errors import CorruptRecordError
@@ -44,6 +43,7 @@ from broker.message.limits import (
     check_properties_size,
 )
 from broker.message.model import NO_HOST, HostAddress, StoredMessage
+from dledger.checksum import crc32
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -97,7 +97,7 @@ _host = functools.lru_cache(maxsize=1024)(HostAddress)
 
 def crc_of_body(body: Buffer) -> int:
     """Return the checksum a record keeps of its body. Source: RocketMQ ``UtilAll.crc32``."""
-    return zlib.crc32(body) & CRC_MASK
+    return crc32(body) & CRC_MASK
 
 
 def encode_record(
@@ -137,7 +137,7 @@ def encode_record(
     else:
         magic = MAGIC_V2
         topic_head = _U16.pack(len(topic))
-    crc = zlib.crc32(body) & CRC_MASK
+    crc = crc32(body) & CRC_MASK
     rest = len(body) + len(topic_head) + len(topic) + 2 + len(properties)
     if len(born_host.ip) == 4 and len(store_host.ip) == 4:
         head = _HEAD_V4.pack(
@@ -227,7 +227,7 @@ def decode_record(
             f"{properties_size} where {end - properties_at} bytes are left",
         )
     body = bytes(buffer[body_at : body_at + body_size])
-    if check_crc and zlib.crc32(body) & CRC_MASK != crc:
+    if check_crc and crc32(body) & CRC_MASK != crc:
         raise _corrupt(record, "body_crc", f"{crc:#x} is not the checksum of the body")
     try:
         topic = str(buffer[topic_at : topic_at + topic_size], "utf-8")

@@ -8,7 +8,6 @@ here: later every replica would stop at them.
 from __future__ import annotations
 
 import struct
-import zlib
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,6 +22,7 @@ from broker.message.limits import (
     check_properties_size,
 )
 from broker.store.columns import COLUMN_MIN, BoolArray, IntArray, gather_heads, tails_match
+from dledger.checksum import crc32
 
 if TYPE_CHECKING:
     from broker.message.codec import Buffer
@@ -148,7 +148,7 @@ def _check_record(
         raise _wrong(number, "properties_size", properties_size, left)
     if left > limits.properties_size_max:
         raise _too_large(number, check_properties_size, left, limits)
-    if zlib.crc32(body[at + codec.BODY_OFFSET : topic_at]) & codec.CRC_MASK != crc:
+    if crc32(body[at + codec.BODY_OFFSET : topic_at]) & codec.CRC_MASK != crc:
         raise _wrong(number, "body_crc", f"{crc:#x}", "the checksum of the body")
 
 
@@ -221,7 +221,6 @@ def _check_columns(
 
 
 def _crcs_match(body: memoryview, begins: IntArray, ends: IntArray, claimed: IntArray) -> BoolArray:
-    crc32 = zlib.crc32
     size, stride = int(ends[0] - begins[0]), int(begins[1] - begins[0]) if len(begins) > 1 else 0
     if size and stride and (ends - begins == size).all() and (np.diff(begins) == stride).all():
         # Of one size and distance: numpy cuts them in two thirds of the time.

@@ -22,13 +22,13 @@ States without the last element, or the last two, are those of earlier versions,
 from __future__ import annotations
 
 import struct
-import zlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import msgpack
 
 from broker.store.index_folder import IndexSnapshot
+from dledger.checksum import crc32
 from dledger.entry import LogPoint
 from dledger.errors import LedgerError
 
@@ -82,7 +82,7 @@ def encode_state(
             *others,
         ]
     )
-    return _HEAD.pack(_MAGIC, zlib.crc32(payload)) + payload
+    return _HEAD.pack(_MAGIC, crc32(payload)) + payload
 
 
 def payload_of_state(data: Buffer) -> memoryview:
@@ -97,7 +97,7 @@ def payload_of_state(data: Buffer) -> memoryview:
     if magic != _MAGIC:
         raise CorruptStateError(f"magic {magic!r} is not {_MAGIC!r}, the one this version writes")
     payload = memoryview(data)[_HEAD.size :]
-    if zlib.crc32(payload) != crc:
+    if crc32(payload) != crc:
         raise CorruptStateError("the checksum does not fit the content")
     return payload
 

@@ -8,8 +8,9 @@ carries a CRC.
 
 from __future__ import annotations
 
-import zlib
 from typing import TYPE_CHECKING, Any
+
+from dledger.checksum import crc32
 
 if TYPE_CHECKING:
     from dledger.entry import LogPoint
@@ -26,7 +27,7 @@ def chunk_message(
         "base": base,
         "offset": offset,
         "total": len(snapshot),
-        "crc": zlib.crc32(snapshot),
+        "crc": crc32(snapshot),
         "data": memoryview(snapshot)[offset : offset + chunk_size],
     }
 
@@ -61,6 +62,6 @@ class SnapshotReceiver:
         state = bytes(self._data)
         crc = message["crc"]
         self.forget()
-        if len(state) != message["total"] or zlib.crc32(state) != crc:
+        if len(state) != message["total"] or crc32(state) != crc:
             return None  # start over from offset 0
         return state

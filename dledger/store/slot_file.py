@@ -15,8 +15,8 @@ from __future__ import annotations
 import struct
 import threading
 from typing import TYPE_CHECKING
-from zlib import crc32
 
+from dledger.checksum import crc32
 from dledger.errors import CorruptStoreError
 
 if TYPE_CHECKING:
