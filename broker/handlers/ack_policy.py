@@ -15,7 +15,7 @@ from dledger.durability import Copies, Durability
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from broker.metadata.topics import Topics
+    from broker.metadata.topics import TopicConfig, Topics
     from broker.protocol.headers import SendMessageRequest
     from broker.store.append_queue import AppendQueue
 
@@ -52,7 +52,10 @@ class AckPolicy:
         Raises:
             HeaderError: there is no such level.
         """
-        config = self._topics.get(topic)
+        return self.level_in(self._topics.get(topic), acks, flush)
+
+    def level_in(self, config: TopicConfig | None, acks: str, flush: str) -> Durability:
+        """As `level_of`, where it is known how the topic is configured, or that there is none."""
         if config is not None:
             acks = acks or config.acks
             flush = flush or config.flush
@@ -93,7 +96,8 @@ class AckPolicy:
 
     def to_wait_for(self, level: Durability) -> Durability | None:
         """Return *level* where it has to be waited for, None where it comes with the commit."""
-        return None if level == self._queue.commit_durability else level
+        committed = self._queue.commit_durability
+        return None if level is committed or level == committed else level
 
 
 def _what_all_say(properties: Sequence[Mapping[str, str]], name: str) -> str:

@@ -36,7 +36,7 @@ from dledger.errors import (
     NotLeaderError,
     OutcomeUnknownError,
 )
-from dledger.remoting.command import Command, SerializeType, response
+from dledger.remoting.command import FLAG_RESPONSE, Command, SerializeType, response
 from dledger.remoting.errors import LocalProtocolError
 from dledger.remoting.rate_limited_log import shorten
 
@@ -268,35 +268,32 @@ class Registry:
         """Handle one request; its errors become its answer."""
         if session.closed:
             return
-        if command.is_response:
+        code = command.code
+        if command.flag & FLAG_RESPONSE:
             if self.answered is not None:
                 self.answered(session, command)
             return
         if (known := open_requests_of(session)) is not None:
             known.begin(command)
-        if command.code not in _ONLY_WRITES:
+        if code not in _ONLY_WRITES:
             self._catch_up()
         try:
-            handler = self._handlers.get(command.code)
+            handler = self._handlers.get(code)
             if handler is None:
                 self._refuse_code(session, command)
-            elif command.code in self._leader_only and not self._is_serving():
+            elif code in self._leader_only and not self._is_serving():
                 self._forward(session, command)
             else:
-                self._handle_here(handler, session, command)
+                try:
+                    handler(session, command)
+                except (TopicNotFoundError, GroupNotFoundError):
+                    # A node that lags, and all do just after a start, must not tell a consumer that
+                    # its topic or group is gone; a leader that serves has taken in everything.
+                    if self._is_serving():
+                        raise
+                    self._forward(session, command)
         except (BrokerError, LedgerError) as error:
             answer(session, command, error_response(command, error))
-
-    def _handle_here(self, handler: Handler, session: Session, command: Command) -> None:
-        """Let this node answer, but for what it may merely not have heard of yet."""
-        try:
-            handler(session, command)
-        except (TopicNotFoundError, GroupNotFoundError):
-            # A node that lags, and all do just after a start, must not tell a consumer that its
-            # topic or group is gone; a leader that serves has taken in everything and knows.
-            if self._is_serving():
-                raise
-            self._forward(session, command)
 
     def _refuse_code(self, session: Session, command: Command) -> None:
         known = name_of_code(command.code)

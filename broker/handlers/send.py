@@ -176,24 +176,21 @@ class SendHandlers:
 
     def _send_records(self, session: Session, command: Command) -> None:
         header = SendRecordsRequest.decode(command.ext_fields)
-        if header.topic == SCHEDULE_TOPIC:
+        _, topic, queue_id, _, sizes, producer_id, sequence, acks, flush = header
+        if topic == SCHEDULE_TOPIC:
             check_delayed(header, _body_of(command), now_ms=self._clock.wall_ms())
             self._schedule.ensure_topic()
-        elif not self._topic_is_there(session, command, header.topic, header.queue_id):
+        elif not self._topic_is_there(session, command, topic, queue_id):
             return
         chunk = check_chunk(
-            _body_of(command),
-            header.sizes,
-            topic=header.topic,
-            queue_id=header.queue_id,
-            limits=self._limits,
+            _body_of(command), sizes, topic=topic, queue_id=queue_id, limits=self._limits
         )
-        level = self._policy.level_of(header.topic, header.acks, header.flush)
+        level = self._policy.level_of(topic, acks, flush)
         self._put(
-            SendRequest(self._answers, session, command, None, header.topic, level),
+            SendRequest(self._answers, session, command, None, topic, level),
             chunk,
-            producer_id=header.producer_id,
-            first_sequence=header.sequence,
+            producer_id=producer_id,
+            first_sequence=sequence,
         )
 
     def _send_plain(self, session: Session, command: Command, header: SendMessageRequest) -> None:

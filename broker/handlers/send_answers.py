@@ -19,6 +19,8 @@ from broker.store.producers import SequenceState, SequenceVerdict
 from dledger.durability import Copies
 from dledger.errors import NotLeaderError, OutcomeUnknownError
 from dledger.remoting.command import FLAG_GROUPED, FLAG_RESPONSE, Command, response
+from dledger.remoting.frame import frame_with_header
+from dledger.remoting.header_codec import encode_header
 
 if TYPE_CHECKING:
     from broker.handlers.forward import Forwarder
@@ -63,8 +65,8 @@ class SendRequest:
 
     def charge(self) -> None:
         """Count what it takes against its connection, until it is answered."""
-        self.charged = self.command.body_size
-        self.session.charge(self.charged)
+        self.charged = charged = len(self.command.body)  # which came in one piece
+        self.session.charge(charged)
 
     def release(self) -> None:
         """Count it no longer."""
@@ -73,7 +75,8 @@ class SendRequest:
 
     def succeeded(self, receipt: Receipt, reached: Durability) -> None:
         """See `Put`."""
-        self.release()
+        self.session.release(self.charged)
+        self.charged = 0
         self._answers.acknowledge(self, receipt, reached)
 
     def failed(self, error: LedgerError) -> None:
@@ -114,6 +117,9 @@ class SendAnswers:
         self._answered: dict[Session, None] = {}  # in order: a set goes by where they lie in memory
         self._duplicates: list[tuple[int, int, SendRequest, Receipt]] = []
         self._order = itertools.count()
+        # What a frame of acks begins with, encoded, and the level of durability that it names.
+        self._header_level: Durability | None = None
+        self._header = b""
         self.duplicate_count = 0
 
     # -- what senders hear ----------------------------------------------------------------------
@@ -123,7 +129,8 @@ class SendAnswers:
         session, command = request.session, request.command
         if session.closed:
             return
-        falls_short = reached != request.level and not reached.covers(request.level)
+        level = request.level
+        falls_short = reached is not level and reached != level and not reached.covers(level)
         if command.is_grouped and request.expected is None and not falls_short:
             if (known := open_requests_of(session)) is not None:
                 known.end(command, 0)
@@ -241,7 +248,7 @@ class SendAnswers:
         elif acks.reached == reached:
             acks.rows.append(rows)
         else:
-            self._send_acks(session, acks)
+            session.write([self._frame_of(acks)])
             self._acks[session] = _Acks(reached, rows)
 
     def refuse(self, session: Session, command: Command, error: LedgerError) -> None:
@@ -264,27 +271,33 @@ class SendAnswers:
 
     def send(self) -> None:
         """Send what was queued: all acks for one connection in one frame."""
-        for session, acks in self._acks.items():
-            self._send_acks(session, acks)
-            if not session.closed:
-                session.flush()
-        self._acks.clear()
-        for session in self._answered:
-            if not session.closed:
-                session.flush()
-        self._answered.clear()
+        if self._acks:
+            for session, acks in self._acks.items():
+                if not session.closed:
+                    session.send([self._frame_of(acks)])
+            self._acks.clear()
+        if self._answered:
+            for session in self._answered:
+                if not session.closed:
+                    session.flush()
+            self._answered.clear()
 
-    @staticmethod
-    def _send_acks(session: Session, acks: _Acks) -> None:
-        if not session.closed:
-            session.reply(
-                Command(
-                    code=int(ResponseCode.SUCCESS),
-                    flag=FLAG_RESPONSE | FLAG_GROUPED,
-                    ext_fields={"durability": str(acks.reached)},
-                    body=b"".join(acks.rows),
-                )
+    def _frame_of(self, acks: _Acks) -> bytes:
+        """Return the frame with these acks."""
+        reached, rows = acks.reached, acks.rows
+        if reached is not self._header_level:
+            # The same for nearly all: what a commit stands for.
+            self._header_level, self._header = (
+                reached,
+                encode_header(
+                    Command(
+                        code=int(ResponseCode.SUCCESS),
+                        flag=FLAG_RESPONSE | FLAG_GROUPED,
+                        ext_fields={"durability": str(reached)},
+                    )
+                ),
             )
+        return frame_with_header(self._header, rows[0] if len(rows) == 1 else b"".join(rows))
 
     def committed_to(self, index: int) -> None:
         """Answer the duplicates of entries that are committed now."""

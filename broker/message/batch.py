@@ -67,8 +67,13 @@ def own_producer_id(number: int) -> int:
 
 def encode_mark(mark: ProducerMark) -> bytes:
     """Return the 40 bytes of *mark*."""
-    assert mark.record_count >= 1
-    return _MARK.pack(MARK_SIZE, MARK_MAGIC, *mark)
+    return pack_mark(*mark)
+
+
+def pack_mark(producer_id: int, first_sequence: int, record_count: int, queue_id: int) -> bytes:
+    """Return the 40 bytes of a mark that says so."""
+    assert record_count >= 1
+    return _MARK.pack(MARK_SIZE, MARK_MAGIC, producer_id, first_sequence, record_count, queue_id)
 
 
 def decode_mark(buffer: Buffer, offset: int = 0) -> ProducerMark:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from broker.metrics.families import Distribution, histogram
 from dledger.measures import Histogram
+from dledger.remoting.command import FLAG_ONEWAY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -94,8 +95,9 @@ class OpenRequests:
 
     def begin(self, request: Command) -> None:
         """Take note that *request* has arrived; one that waited and comes again has its time."""
-        if self._latency is not None and len(self._begun) < BEGUN_MAX and not request.is_oneway:
-            self._begun.setdefault(request.opaque, self._latency.clock.now())
+        latency, begun = self._latency, self._begun
+        if latency is not None and len(begun) < BEGUN_MAX and not request.flag & FLAG_ONEWAY:
+            begun.setdefault(request.opaque, latency.clock.now())
 
     def now(self) -> float | None:
         """Return the time, for `end_many`; None when nobody wants to know."""
@@ -114,12 +116,12 @@ class OpenRequests:
 
     def end(self, request: Command, response_code: int) -> None:
         """Take note that *request* is answered."""
-        opaque = request.opaque
+        opaque, latency = request.opaque, self._latency
         begun = self._begun.pop(opaque, None)
-        if begun is None or self._latency is None:
+        if begun is None or latency is None:
             return
         was_held = opaque in self._held
         if was_held:
             self._held.discard(opaque)
-        ms = (self._latency.clock.now() - begun) * 1000
-        self._latency.observe(request.code, response_code, was_held=was_held, ms=ms)
+        ms = (latency.clock.now() - begun) * 1000
+        latency.observe(request.code, response_code, was_held=was_held, ms=ms)

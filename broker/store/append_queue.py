@@ -101,7 +101,8 @@ class AppendQueue:
     @property
     def is_open(self) -> bool:
         """Return whether this node takes appends: it leads and knows all that was before."""
-        return self._state is not None and self._ledger.is_leader
+        # The long way round to `LedgerServer.is_leader`, as it is asked for again and again.
+        return self._state is not None and self._ledger.core.engine.leader_ready
 
     @property
     def waiting_count(self) -> int:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from broker.message.batch import MARK_SIZE, ProducerMark, encode_mark
+from broker.message.batch import MARK_SIZE, pack_mark
 from broker.store.columns import COLUMN_MIN
 from broker.store.producers import NEW_VERDICT, SequenceState, SequenceVerdict
 from broker.store.stamp import STORE_HOST_SIZE, stamp_columns, stamp_each
@@ -62,21 +62,12 @@ class _Bucket:
         self.record_count = 0
         self.size = 0  # bytes of the records, without the mark
 
-    @property
-    def mark_size(self) -> int:
-        return MARK_SIZE if self.producer_id else 0
-
     def starts(self, at: int) -> Iterator[int]:
         """Yield where each record begins when the first one begins at *at*."""
         for sizes in self.sizes:
             for size in sizes:
                 yield at
                 at += size
-
-    @property
-    def first_sequence(self) -> int:
-        """What the mark says; of numbers with gaps it is the last that counts."""
-        return self.last_sequence - self.record_count + 1
 
     def add(self, chunk: Chunk, first_sequence: int) -> None:
         self.last_sequence = first_sequence + chunk.record_count - 1
@@ -116,14 +107,9 @@ class RecordGroup:
         self._buckets: dict[tuple[int, str, int], _Bucket] = {}
         # Each chunk's bucket, and records and bytes of the bucket before it.
         self._chunks: list[tuple[_Bucket, int, int]] = []
-        self._body_size = 0
+        self.body_size = 0  # bytes of the body as it will be encoded
         self._record_count = 0
         self._receipts: list[Receipt] | None = None
-
-    @property
-    def body_size(self) -> int:
-        """Bytes of the body as it will be encoded."""
-        return self._body_size
 
     @property
     def chunk_count(self) -> int:
@@ -142,7 +128,7 @@ class RecordGroup:
 
     def has_room(self, chunk_size: int) -> bool:
         """Whether a chunk of *chunk_size* bytes still fits, with a mark if it needs one."""
-        return self._body_size + MARK_SIZE + chunk_size <= self._body_size_max
+        return self.body_size + MARK_SIZE + chunk_size <= self._body_size_max
 
     def add_chunk(
         self, chunk: Chunk, *, producer_id: int = 0, first_sequence: int = 0
@@ -170,10 +156,11 @@ class RecordGroup:
         bucket = self._buckets.get(key)
         if bucket is None:
             bucket = self._buckets[key] = _Bucket(chunk.topic, chunk.queue_id, producer_id)
-            self._body_size += bucket.mark_size
+            if producer_id:
+                self.body_size += MARK_SIZE
         self._chunks.append((bucket, bucket.record_count, bucket.size))
         bucket.add(chunk, first_sequence)
-        self._body_size += len(chunk.body)
+        self.body_size += len(chunk.body)
         self._record_count += chunk.record_count
         return verdict
 
@@ -189,25 +176,25 @@ class RecordGroup:
         begins: dict[_Bucket, tuple[int, int]] = {}  # first byte in the body, first queue offset
         at = 0
         for bucket in self._buckets.values():
-            if bucket.producer_id:
-                mark = ProducerMark(
-                    bucket.producer_id, bucket.first_sequence, bucket.record_count, bucket.queue_id
-                )
-                parts.append(encode_mark(mark))
+            producer_id, queue_id, count = bucket.producer_id, bucket.queue_id, bucket.record_count
+            # What the mark says; of numbers with gaps it is the last that counts.
+            first_sequence = bucket.last_sequence - count + 1
+            if producer_id:
+                parts.append(pack_mark(producer_id, first_sequence, count, queue_id))
                 at += MARK_SIZE
             parts += bucket.parts
             queue_offset = self._state.append_run(
                 bucket.topic,
-                bucket.queue_id,
-                bucket.record_count,
-                producer_id=bucket.producer_id,
-                first_sequence=bucket.first_sequence,
+                queue_id,
+                count,
+                producer_id=producer_id,
+                first_sequence=first_sequence,
                 position=body_position + at,
             )
             begins[bucket] = at, queue_offset
             at += bucket.size
         body = bytearray().join(parts)
-        assert len(body) == at == self._body_size
+        assert len(body) == at == self.body_size
         self._stamp(body, begins, body_position)
         self._receipts = [
             Receipt(

@@ -49,6 +49,7 @@ class RecordProposal:
     def __init__(self, queue: AppendQueue, group: RecordGroup) -> None:
         self._queue = queue
         self.group = group
+        self.body_size = group.body_size  # see `Proposal`; asked for again and again
         self._puts: list[Put] = []
         self._levels: list[Durability | None] | None = None  # None: all hear at the commit
         self._told: set[Durability] = set()  # levels whose puts have heard
@@ -58,6 +59,7 @@ class RecordProposal:
         """Take the put whose chunk the group took last; *level* None: it hears at the commit."""
         if level is not None and self._levels is None:
             self._levels = [None] * len(self._puts)
+        self.body_size = self.group.body_size
         self._puts.append(put)
         if self._levels is not None:
             self._levels.append(level)
@@ -66,11 +68,6 @@ class RecordProposal:
     def put_count(self) -> int:
         """How many have put records in."""
         return len(self._puts)
-
-    @property
-    def body_size(self) -> int:
-        """See `Proposal`."""
-        return self.group.body_size
 
     def encode(self, body_position: int) -> Sequence[Buffer]:
         """See `Proposal`."""

@@ -92,6 +92,11 @@ class Connection:
         self._error: tuple[str, int | None, int | None] | None = None
 
     @property
+    def has_more(self) -> bool:
+        """Whether `commands` or `pieces` might find something, or raise."""
+        return bool(self._inbox or self._ready) or self._error is not None
+
+    @property
     def partial_size(self) -> int:
         """Bytes kept of a frame that has begun to arrive."""
         return len(self._partial)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, Final
 
+from dledger.remoting.command import SerializeType
 from dledger.remoting.errors import LocalProtocolError
 from dledger.remoting.header_codec import encode_header
 
@@ -30,6 +31,7 @@ REQUEST_HEADER_SIZE_MAX: Final = 1024 * 1024
 _JOIN_SIZE_MAX: Final = 1024
 
 _PREFIX = struct.Struct(">II")
+_MSGPACK_MARK: Final = SerializeType.MSGPACK.value << 24
 
 
 def encode_frame(
@@ -70,3 +72,19 @@ def encode_frame(
     if body_size < _JOIN_SIZE_MAX:
         return [b"".join((prefix, header, body))]
     return [prefix + header, body]
+
+
+def frame_with_header(header: bytes, body: Buffer) -> bytes:
+    """Return the frame of a MSGPACK *header* that is encoded already, for it is always the same.
+
+    Raises:
+        LocalProtocolError: the frame is over `FRAME_SIZE_MAX`.
+    """
+    header_size = len(header)
+    length = 4 + header_size + len(body)
+    if length + 4 > FRAME_SIZE_MAX:
+        raise LocalProtocolError(
+            f"frame has {length + 4} bytes ({header_size} of header, {len(body)} of body), over "
+            f"the limit of {FRAME_SIZE_MAX}; send less at a time"
+        )
+    return b"".join((_PREFIX.pack(length, _MSGPACK_MARK | header_size), header, body))

@@ -56,7 +56,13 @@ class Outbox:
         limit_bytes: most unsent bytes to keep.  A reader too slow for its limit loses its
             connection, since dropping bytes inside a stream is not to be had.
         budget: shared with others, if any.
+
+    Attributes:
+        closed: whether nothing will be sent any more.
+        pending_size: bytes written and not yet taken by the kernel.
     """
+
+    # Both are attributes, and not properties, as they are asked for many times for each message.
 
     def __init__(
         self, stream: ByteStream, limit_bytes: int, *, budget: OutboxBudget | None = None
@@ -68,10 +74,10 @@ class Outbox:
         self._stream = stream
         self._limit_bytes = limit_bytes
         self._queue: list[Buffer] = []
-        self._pending_size = 0
+        self.pending_size = 0
         self._is_blocked = False  # the kernel is full; `run` waits for room
         self._flush_wanted = False
-        self._closed = False
+        self.closed = False
         self._ended = False
         self._overflowed = False
         self._error: ConnectionLostError | None = None
@@ -79,19 +85,9 @@ class Outbox:
         self._waiters = trio.lowlevel.ParkingLot()
 
     @property
-    def pending_size(self) -> int:
-        """Bytes written and not yet taken by the kernel."""
-        return self._pending_size
-
-    @property
     def overflowed(self) -> bool:
         """Whether the connection was given up because it was read too slowly."""
         return self._overflowed
-
-    @property
-    def closed(self) -> bool:
-        """Whether nothing will be sent any more."""
-        return self._closed
 
     @property
     def error(self) -> ConnectionLostError | None:
@@ -100,17 +96,17 @@ class Outbox:
 
     def write(self, buffers: Iterable[Buffer]) -> None:
         """Append *buffers*; nothing is sent before a `flush`.  Thrown away once closed."""
-        if self._closed or self._ended:
+        if self.closed or self._ended:
             return
         queue = self._queue
         size = 0
         for buffer in buffers:
             size += len(buffer)
             queue.append(buffer)
-        self._set_pending(self._pending_size + size)
-        if self._pending_size > self._limit_bytes:
+        self._set_pending(self.pending_size + size)
+        if self.pending_size > self._limit_bytes:
             self.flush()
-            if self._pending_size > self._limit_bytes:
+            if self.pending_size > self._limit_bytes:
                 self.give_up("of one connection", self._limit_bytes)
         budget = self._budget
         if budget is not None and budget.pending_size > budget.limit_bytes:
@@ -139,6 +135,23 @@ class Outbox:
         if self._waiters:
             self._waiters.unpark_all()
 
+    def send(self, buffers: list[Buffer]) -> None:
+        """Append *buffers* and send what can be sent: `write` and `flush` in one."""
+        if self._queue or self._is_blocked or self.closed or self._ended:
+            self.write(buffers)
+            self.flush()
+            return
+        self._flush_wanted = False
+        try:
+            rest = self._stream.send_now(buffers)
+        except ConnectionLostError as error:
+            self._fail(error)
+            return
+        if rest:
+            self._is_blocked = True
+            self.write(rest)
+            self._runner.unpark_all()
+
     def flush_soon(self) -> None:
         """Have `run` flush when the tasks that run now have run: many writers, one send."""
         if not self._flush_wanted:
@@ -147,7 +160,7 @@ class Outbox:
 
     async def run(self) -> None:
         """Send what `flush` left, until the stream is closed or cancelled."""
-        while not self._closed:
+        while not self.closed:
             if self._is_blocked:
                 try:
                     await self._stream.wait_writable()
@@ -163,17 +176,17 @@ class Outbox:
 
     async def wait_below(self, size: int) -> None:
         """Wait until at most *size* bytes are unsent, or nothing will be sent any more."""
-        while self._pending_size > size and not self._closed:
+        while self.pending_size > size and not self.closed:
             await self._waiters.park()
 
     async def wait_closed(self) -> None:
         """Wait until nothing will be sent any more."""
-        while not self._closed:
+        while not self.closed:
             await self._waiters.park()
 
     def end(self) -> None:
         """Send no more than what was sent, and let the other end know; it may still send."""
-        if not self._closed and not self._ended:
+        if not self.closed and not self._ended:
             self._ended = True
             self._queue = []
             self._set_pending(0)
@@ -194,24 +207,24 @@ class Outbox:
         self._overflowed = True
         self._error = ConnectionLostError(
             f"connection to {self._stream.peer_address} was given up: it left "
-            f"{self._pending_size} bytes unread, over the limit of {limit_bytes} {whose}"
+            f"{self.pending_size} bytes unread, over the limit of {limit_bytes} {whose}"
         )
         self.abort()
 
     def _set_pending(self, size: int) -> None:
         if self._budget is not None:
-            self._budget.pending_size += size - self._pending_size
-        self._pending_size = size
+            self._budget.pending_size += size - self.pending_size
+        self.pending_size = size
 
     def _fail(self, error: ConnectionLostError) -> None:
-        if not self._closed:
+        if not self.closed:
             # Its words, not itself: with its traceback it holds on to whatever was to be sent, and
             # that to this outbox, in a ring that only the collector finds, and seldom.
             self._error = type(error)(str(error))
             self.close()
 
     def _end(self) -> None:
-        self._closed = True
+        self.closed = True
         self._queue = []
         self._set_pending(0)
         if self._budget is not None:

@@ -5,7 +5,8 @@ through all its coroutines: for a message alone that is as much as to parse it. 
 registered, and what is to be done with its bytes is called as soon as the poll has told that they
 are there.  All sockets that were readable are read before anything else happens, once each, so that
 what they brought together can share an entry of the log (`after_reads`), and that no time-out is
-judged while what it is about lies unread.
+judged while what it is about lies unread.  And when all of that has woken no task, and no time-out
+is due, the sockets are waited for again at once, without a turn of the loop in between.
 
 trio has no hook for that, so its epoll manager is replaced by one that waits in another epoll, in
 which trio's own is one descriptor more.  Where trio is not as expected (another system, another
@@ -15,6 +16,7 @@ version) `hot_sockets` says so, and everything goes by tasks.
 from __future__ import annotations
 
 import sys
+from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
@@ -34,6 +36,10 @@ except ImportError:  # another system, or a trio that has changed
 else:
     is_supported = True
     _FIELDS: Final = ("_epoll", "_registered", "_force_wakeup", "_force_wakeup_fd")
+    _RUNNER_FIELDS: Final = (
+        "runq", "deadlines", "clock", "waiting_for_idle", "clock_autojump_threshold",
+    )  # fmt: skip
+    _POLL_SECONDS_MAX: Final = 24 * 3600.0  # as trio has it: no poll can wait for ever
 
     class _OthersRead(list[tuple[int, int]]):
         """No events of trio's, and not its time-out either, which is all that may be false."""
@@ -44,29 +50,39 @@ else:
     class _Manager(EpollIOManager):
         """trio's manager, one level down."""
 
-        def __init__(self, stock: EpollIOManager) -> None:
+        def __init__(self, stock: EpollIOManager, runner: Any) -> None:  # noqa: ANN401 - trio's
             for name in _FIELDS:
                 setattr(self, name, getattr(stock, name))
+            self._runner = runner
             self._stock_fd = self._epoll.fileno()
             self.sockets = HotSockets(self._stock_fd)
             self._hot_epoll = self.sockets.epoll
 
         def get_events(self, timeout: float) -> Any:  # noqa: ANN401 - trio's own business
             is_stock = False
-            sockets = self.sockets
-            # All at once, as trio would have run all their tasks: behind some clients' requests
-            # the time-outs are judged, and a peer's heartbeat must not be among what is left.
-            events = self._hot_epoll.poll(timeout, sockets.count + 1)
-            if not events:
-                return events
-            sockets.is_reading = True
-            for fd, _ in events:
-                if fd == self._stock_fd:
-                    is_stock = True
-                else:
-                    sockets.read(fd)
-            sockets.end_reads()
-            return (is_stock and super().get_events(0)) or _OthersRead()
+            sockets, runner = self.sockets, self._runner
+            while True:
+                # All at once, as trio would have run all their tasks: behind some clients' requests
+                # the time-outs are judged, and a peer's heartbeat must not be among what is left.
+                events = self._hot_epoll.poll(timeout, sockets.count + 1)
+                if not events:
+                    return events
+                sockets.is_reading = True
+                for fd, _ in events:
+                    if fd == self._stock_fd:
+                        is_stock = True
+                    else:
+                        sockets.read(fd)
+                sockets.end_reads()
+                if is_stock:
+                    return super().get_events(0) or _OthersRead()
+                # Where no task has anything to do, a turn of the loop would only come back here.
+                if runner.runq or runner.waiting_for_idle or runner.clock_autojump_threshold != inf:
+                    return _OthersRead()
+                deadline = runner.deadlines.next_deadline()
+                timeout = min(runner.clock.deadline_to_sleep_time(deadline), _POLL_SECONDS_MAX)
+                if timeout <= 0:
+                    return _OthersRead()
 
         def close(self) -> None:
             self._hot_epoll.close()
@@ -167,8 +183,10 @@ def hot_sockets() -> HotSockets | None:
     if type(manager) is not _Manager:
         if type(manager) is not EpollIOManager or any(not hasattr(manager, f) for f in _FIELDS):
             return None
+        if any(not hasattr(runner, field) for field in _RUNNER_FIELDS):
+            return None
         try:
-            runner.io_manager = manager = _Manager(manager)
+            runner.io_manager = manager = _Manager(manager, runner)
         except OSError:
             return None  # out of descriptors, perhaps: by tasks until there is one
     return manager.sockets

@@ -326,7 +326,12 @@ class RemotingServer:
     ) -> None:
         """Have what has come handled; what others must get a turn amid goes to *left*."""
         is_new = False
-        while not left and not session.closed and (found := connection.pieces()):
+        while (
+            not left
+            and connection.has_more
+            and not session.closed
+            and (found := connection.pieces())
+        ):
             is_new = True
             left.extend(found)
             while left:

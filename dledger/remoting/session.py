@@ -44,15 +44,15 @@ class Flow:
     @property
     def unread_size(self) -> int:
         """Bytes of answers that clients have not taken."""
-        size = 0
-        for outboxes in self.outboxes:
-            size += outboxes.pending_size
-        return size
+        return sum(outboxes.pending_size for outboxes in self.outboxes)
 
     @property
     def is_exceeded(self) -> bool:
         """Whether more is under way than may be."""
-        return self.inflight_size + self.unread_size > self.size_max
+        size = self.inflight_size
+        for outboxes in self.outboxes:  # not by `unread_size`: asked for at every receive
+            size += outboxes.pending_size
+        return size > self.size_max
 
 
 class SessionHandler(Protocol):
@@ -188,6 +188,10 @@ class Session:
     def write(self, buffers: Iterable[Buffer]) -> None:
         """Queue bytes that are whole frames already."""
         self._outbox.write(buffers)
+
+    def send(self, buffers: list[Buffer]) -> None:
+        """Queue bytes that are whole frames already, and `flush`."""
+        self._outbox.send(buffers)
 
     def flush(self) -> None:
         """Send what is queued, as far as the kernel takes it.  Not needed inside `on_commands`."""

@@ -26,7 +26,7 @@ from broker.store.producers import ProducerTable
 from dledger.config import LedgerConfig, Member, RaftConfig
 from dledger.durability import Copies, Durability
 from dledger.errors import OutcomeUnknownError
-from dledger.remoting.command import FLAG_GROUPED, FLAG_ONEWAY, Command
+from dledger.remoting.command import FLAG_GROUPED, FLAG_ONEWAY, Buffer, Command
 from dledger.remoting.connection import Connection
 from dledger.remoting.frame import encode_frame
 from dledger.remoting.frame_run import FrameRun, RunFinder
@@ -61,6 +61,13 @@ class Session:
     def reply(self, command: Command) -> None:
         self.replies.append(command)
 
+    def send(self, buffers: list[Buffer]) -> None:
+        connection = Connection()
+        connection.receive_data(b"".join(buffers))
+        self.replies += connection.commands()
+
+    write = send
+
     def flush(self) -> None:
         pass
 
@@ -68,7 +75,6 @@ class Session:
 class Ledger:
     """Appends to a list of bodies; commits when told to."""
 
-    is_leader = True
     has_failed = False
     leader_id = "n1"
     write_refusal = None
@@ -87,6 +93,7 @@ class Ledger:
             pending_size=0,
             engine=SimpleNamespace(
                 first_index_of_own_term=0,
+                leader_ready=True,
                 levels=SimpleNamespace(of_commit=COMMITTED),
             ),
         )
@@ -95,6 +102,14 @@ class Ledger:
         self.bodies: list[bytes] = []
         self.proposals: list[Any] = []
         self.position = 0
+
+    @property
+    def is_leader(self) -> bool:
+        return bool(self.core.engine.leader_ready)
+
+    @is_leader.setter
+    def is_leader(self, value: bool) -> None:
+        self.core.engine.leader_ready = value
 
     def propose(self, proposal: Any) -> None:
         self.core.unfinished_count += 1

@@ -52,15 +52,23 @@ async def test_many_writes_go_out_in_one_send(pair, autojump_clock):
     assert await receive_all(peer, 300) == b"".join(b"%03d" % n for n in range(100))
 
 
-async def test_what_the_kernel_does_not_take_follows_in_order(pair, nursery, autojump_clock):
+@pytest.mark.parametrize("is_one_call", [False, True])
+async def test_what_the_kernel_does_not_take_follows_in_order(
+    pair, nursery, autojump_clock, is_one_call
+):
     stream, peer = pair
-    outbox = Outbox(stream, 1_000_000)
+    budget = OutboxBudget(1_000_000)
+    outbox = Outbox(stream, 1_000_000, budget=budget)
     nursery.start_soon(outbox.run)
     data = bytes(n % 251 for n in range(50_000))
     for start in range(0, len(data), 700):
-        outbox.write([data[start : start + 700]])
-        outbox.flush()
-    assert outbox.pending_size == 49_000
+        piece = [data[start : start + 700]]
+        if is_one_call:
+            outbox.send(piece)
+        else:
+            outbox.write(piece)
+            outbox.flush()
+    assert outbox.pending_size == budget.pending_size == 49_000
     assert await receive_all(peer, 50_000) == data
     assert outbox.pending_size == 0
 
@@ -74,6 +82,29 @@ async def test_small_and_large_buffers_keep_their_order(pair, nursery, autojump_
     outbox.flush()
     wanted = b"".join(buffers)
     assert await receive_all(peer, len(wanted)) == wanted
+
+
+async def test_what_is_sent_at_once_is_bounded_too(pair, autojump_clock):
+    stream, _ = pair
+    budget = OutboxBudget(1_000_000)
+    outbox = Outbox(stream, 5000, budget=budget)
+    outbox.send([bytes(900)])
+    assert (outbox.pending_size, outbox.closed) == (0, False)
+
+    outbox.send([bytes(6000)])
+
+    assert outbox.overflowed
+    assert outbox.closed
+    assert budget.pending_size == 0
+
+
+async def test_what_was_written_before_leaves_before_what_is_sent(pair, autojump_clock):
+    stream, peer = pair
+    outbox = Outbox(stream, 5000)
+    outbox.write([b"abc"])
+    outbox.send([b"de"])
+    assert stream.send_count == 1
+    assert await receive_all(peer, 5) == b"abcde"
 
 
 async def test_a_large_view_is_handed_on_uncopied(autojump_clock):

@@ -338,3 +338,91 @@ async def test_however_many_are_readable_all_are_read_in_two_turns_of_the_loop(w
             await trio.lowlevel.checkpoint()
             assert len(found) == len(pairs)
             nursery.cancel_scope.cancel()
+
+
+@contextlib.asynccontextmanager
+async def playing():
+    """Have two connections answer each other without end; yields how often they have."""
+    async with connected() as (caller, callee), trio.open_nursery() as nursery:
+        played = []
+
+        def play(stream):
+            def take(data):
+                played.append(data)
+                stream.send_now([data])
+                return False
+
+            return take
+
+        for stream in (caller, callee):
+            nursery.start_soon(receive_each, stream, play(stream))
+        await trio.testing.wait_all_tasks_blocked()
+        caller.send_now([b"x"])
+        yield played
+        nursery.cancel_scope.cancel()
+
+
+class Turns(trio.abc.Instrument):
+    count = 0
+
+    def before_io_wait(self, timeout):
+        self.count += 1
+
+
+@on_linux
+async def test_what_wakes_no_task_takes_no_turn_of_the_loop():
+    turns = Turns()
+    async with connected() as (caller, callee), trio.open_nursery() as nursery:
+        told = trio.Event()
+        found = []
+
+        def take(data):
+            found.append(data)
+            if len(found) == 100:
+                told.set()
+            else:
+                caller.send_now([b"x"])
+            return False
+
+        nursery.start_soon(receive_each, callee, take)
+        await trio.testing.wait_all_tasks_blocked()
+        trio.lowlevel.add_instrument(turns)
+        caller.send_now([b"x"])
+        await told.wait()
+        trio.lowlevel.remove_instrument(turns)
+        nursery.cancel_scope.cancel()
+
+    assert turns.count <= 3
+
+
+@on_linux
+async def test_time_goes_on_while_sockets_are_read_without_end():
+    async with playing() as played:
+        with trio.move_on_after(0.02) as scope:
+            await trio.sleep_forever()
+        assert scope.cancelled_caught
+        assert played
+
+
+@on_linux
+async def test_a_deadline_that_a_taker_brings_forward_is_kept():
+    async with connected() as (caller, callee), trio.open_nursery() as nursery:
+        scope = trio.CancelScope(deadline=trio.current_time() + 3600)
+
+        def take(_):
+            scope.deadline = trio.current_time() + 0.001
+            return False
+
+        nursery.start_soon(receive_each, callee, take)
+        await trio.testing.wait_all_tasks_blocked()
+        caller.send_now([b"x"])
+        with scope:
+            await trio.sleep_forever()
+        assert scope.cancelled_caught
+        nursery.cancel_scope.cancel()
+
+
+@on_linux
+async def test_other_threads_have_their_turn_while_sockets_are_read_without_end():
+    async with playing():
+        assert await trio.to_thread.run_sync(lambda: trio.from_thread.run_sync(lambda: "told"))
