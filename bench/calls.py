@@ -3,7 +3,7 @@
 Counted and not timed, so that what else runs on the machine has no part in it.  Three nodes and a
 client that has one message under way share one event loop, with real sockets and files.  Then
 time stands still: no heartbeat and no timer mixes in, and what is counted is what a message
-takes by itself.  The number of polls and steps of tasks is that of all of them together.
+takes by itself.  The number of turns of the loop and steps of tasks is that of all together.
 """
 
 from __future__ import annotations
@@ -286,7 +286,7 @@ def _lines(counter: CallCounter, leader: str, message_count: int, *, top: int) -
                 f"  {file}:{place[1]}" if file else ""
             )
     yield (
-        f"\nof all together: {counter.poll_count / message_count:.2f} polls and "
+        f"\nof all together: {counter.poll_count / message_count:.2f} turns of the loop and "
         f"{counter.step_count / message_count:.2f} steps of tasks a message"
     )
 

@@ -111,6 +111,8 @@ class Batch:
 
     def encoded_sizes(self) -> bytes:
         """Return the column of record sizes."""
+        if len(self.records) == 1:
+            return self.size.to_bytes(4, "big")
         return encode_sizes([len(record) for record in self.records])
 
     def take(self, count: int) -> Batch:

@@ -51,6 +51,9 @@ class LatencyHistogram:
         """Count what began at *begins*, ascending and often equal, and is done *now*."""
         at = 0
         count = len(begins)
+        if count == 1:
+            self.add(now - begins[0])
+            return
         while at < count:
             begin = begins[at]
             until = bisect_right(begins, begin, at)

@@ -11,8 +11,9 @@ them. Of an error the class says what became of the request:
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+import msgspec
 import trio
 
 from broker.client.results import durability_in
@@ -48,7 +49,7 @@ class LinkState(enum.Enum):
     OPEN = enum.auto()
 
 
-class _Request(NamedTuple):
+class _Request(msgspec.Struct, frozen=True):
     callback: Callable[[Answer], None]
     submitted_at: float  # trio seconds
     is_slow: bool  # a long poll: no answer for a while means nothing
@@ -101,17 +102,24 @@ class Link:
             self._nursery.start_soon(self._run)
 
     def submit(
-        self, command: Command, callback: Callable[[Answer], None], *, is_slow: bool = False
+        self,
+        command: Command,
+        callback: Callable[[Answer], None],
+        *,
+        is_slow: bool = False,
+        now: float | None = None,
     ) -> int:
         """Queue *command* until `flush`; return its opaque. Opens the link if need be.
 
-        *callback* is called later, never from inside this call.
+        *callback* is called later, never from inside this call.  *now*: the time, where the caller
+        has just looked.
         """
         opaque = self._next_opaque
         self._next_opaque = opaque + 1 if opaque < INT32_MAX else 1
         command.opaque = opaque
         self._outbox += encode_frame(command)
-        self._requests[opaque] = _Request(callback, trio.current_time(), is_slow)
+        now = trio.current_time() if now is None else now
+        self._requests[opaque] = _Request(callback, now, is_slow)
         if self.state is LinkState.CLOSED:
             self.open()
         return opaque
@@ -201,15 +209,16 @@ class Link:
         self.state = LinkState.OPEN
         self.flush()
         connection = Connection()
+        time = trio.lowlevel.current_clock().current_time
 
         def take(data: bytes) -> bool:
             if self._stream is stream:
                 if not data:
                     raise ConnectionLostError(f"{self.address} closed the connection")
-                self.received_at = trio.current_time()
+                self.received_at = time()
                 connection.receive_data(data)
-                while self._stream is stream and (commands := connection.commands()):
-                    self._take(commands)
+                while self._stream is stream and connection.has_more:
+                    self._take(connection.commands())
             return self._stream is not stream
 
         try:

@@ -37,6 +37,9 @@ EAGER_SIZE = 64 * 1024  # bytes; a batch of that size leaves though others are o
 # Messages that may go anywhere share so many small batches under way; more were only smaller ones.
 ANYWHERE_BATCHES_MAX = 2
 
+_SEND: Final = RequestCode.SEND_BATCH_MESSAGE.value
+_SUCCESS: Final = ResponseCode.SUCCESS.value
+
 _FAILURES: Final[Mapping[int, Failure]] = {
     ResponseCode.NOT_LEADER: Failure.NOT_WRITTEN,
     ResponseCode.NOT_READY: Failure.NOT_WRITTEN,
@@ -148,9 +151,29 @@ class SendLoop:
             self._send_queue(sender, queues, link, trio.current_time())
             link.flush()
 
-    def send_alone(self) -> None:
-        """Send what there is without waiting for the tick's end."""
-        self._pass()
+    def send_alone(self, sender: QueueSender, queues: TopicQueues, now: float) -> None:
+        """Send the one message there is, of *sender*, without waiting for the tick's end.
+
+        Nothing else of the producer is under way, so that there is nothing to weigh up.
+        """
+        address = self._leader.leader
+        if (
+            address is None
+            or self._linger
+            or len(self._ready) != 1
+            or sender.sealed
+            or len(sender.pending) != 1
+            or not sender.is_ready(now)
+        ):
+            self._pass()
+            return
+        self._ready.clear()
+        link = self._links[address]
+        batch = sender.seal()
+        if sender is queues.sticky:
+            queues.rotate()
+        self._send_batch(sender, queues, batch, link, now)
+        link.flush()
 
     def wake(self) -> None:
         """Have the task run in the next tick."""
@@ -236,7 +259,7 @@ class SendLoop:
                 self.wake_at(sender.resend_at)
             return
         while (batch := sender.next_unsent()) is not None:
-            self._send_batch(sender, queues, batch, link)
+            self._send_batch(sender, queues, batch, link, now)
         while sender.may_seal(in_flight_max=self._in_flight_max, eager_size=EAGER_SIZE):
             if self._linger and self._is_lingering(sender, now):
                 break
@@ -250,7 +273,7 @@ class SendLoop:
                 queues.rotate()
             else:
                 batch = sender.seal()
-            self._send_batch(sender, queues, batch, link)
+            self._send_batch(sender, queues, batch, link, now)
 
     def _is_lingering(self, sender: QueueSender, now: float) -> bool:
         """Whether the batch to leave next shall wait for more; has it looked at again if so."""
@@ -269,18 +292,19 @@ class SendLoop:
         return True
 
     def _send_batch(
-        self, sender: QueueSender, queues: TopicQueues, batch: Batch, link: Link
+        self, sender: QueueSender, queues: TopicQueues, batch: Batch, link: Link, now: float
     ) -> None:
-        attempt = sender.mark_sent(batch, link.address)
+        address, records = link.address, batch.records
+        attempt = sender.mark_sent(batch, address)
         stats = self.stats
         stats.batches += 1
         stats.bytes += batch.size
         if attempt == 1:
-            stats.sent += batch.count
+            stats.sent += len(records)
         else:
             stats.retried += 1
         request = Command(
-            RequestCode.SEND_BATCH_MESSAGE.value,
+            _SEND,
             FLAG_GROUPED,
             ext_fields={
                 "producerGroup": self._name,
@@ -291,11 +315,12 @@ class SendLoop:
                 "producerId": batch.producer_id,
                 "sequence": batch.first_sequence if batch.producer_id else 0,
             },
-            body=b"".join(batch.records),
+            body=records[0] if len(records) == 1 else b"".join(records),
         )
         if batch.acks or batch.flush:
             request.ext_fields |= {"acks": batch.acks, "flush": batch.flush}
-        link.submit(request, partial(self._on_answer, sender, queues, batch, attempt, link.address))
+        on_answer = partial(self._on_answer, sender, queues, batch, attempt, address)
+        link.submit(request, on_answer, now=now)
 
     # --- answers ------------------------------------------------------------------------------
 
@@ -309,20 +334,20 @@ class SendLoop:
         answer: Answer,
     ) -> None:
         """Settle a batch, or have it sent again."""
+        if type(answer) is Ack and answer.code == _SUCCESS:
+            self._acknowledge(
+                sender,
+                queues,
+                batch,
+                node=node,
+                queue_offset=answer.queue_offset,
+                position=answer.position,
+                durability=answer.durability,
+            )
+            return
         fail = partial(self._fail, sender, queues, batch, attempt)
         if isinstance(answer, Ack):
-            if answer.code == ResponseCode.SUCCESS:
-                self._acknowledge(
-                    sender,
-                    queues,
-                    batch,
-                    node=node,
-                    queue_offset=answer.queue_offset,
-                    position=answer.position,
-                    durability=answer.durability,
-                )
-            else:
-                fail(answer.code, node, failure_text(Command(answer.code)))
+            fail(answer.code, node, failure_text(Command(answer.code)))
         elif isinstance(answer, Command):
             if answer.code in STORED_CODES:
                 try:
@@ -404,7 +429,7 @@ class SendLoop:
     def _look_again(self, sender: QueueSender, queues: TopicQueues) -> None:
         """Let follow what an answer has made room for."""
         for other in (sender, queues.sticky):
-            if not other.is_idle:
+            if other.sealed or other.pending:
                 self._ready[other] = queues
         if self._ready:
             self.wake()

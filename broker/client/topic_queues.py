@@ -73,7 +73,8 @@ class TopicQueues:
         count = self.queue_count
         for step in range(1, count + 1):
             turn = (self.turn + step) % count
-            if self.senders[turn].is_idle:
+            sender = self.senders[turn]
+            if not sender.sealed and not sender.pending:
                 break
         else:
             turn = (self.turn + 1) % count

@@ -41,6 +41,9 @@ ACK_SIZE = 28
 assert ACK.size == ACK_SIZE
 
 
+_new_tuple = tuple.__new__  # a third of what a named tuple's own way takes
+
+
 class Ack(NamedTuple):
     """The outcome of one send."""
 
@@ -68,8 +71,8 @@ def decode_acks(body: Buffer, durability: str = "") -> Iterator[Ack]:
         raise HeaderError(f"{len(body)} bytes are no whole number of 28-byte acks", field="body")
     return iter(
         [
-            Ack(opaque, code, queue_id, queue_offset, position, durability)
-            for opaque, code, queue_id, queue_offset, position in ACK.iter_unpack(body)
+            _new_tuple(Ack, (*fields, durability))  # opaque, code, queue, offset, position
+            for fields in ACK.iter_unpack(body)
         ]
     )
 

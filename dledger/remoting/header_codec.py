@@ -78,7 +78,7 @@ def encode_header(command: Command) -> bytes:
     """
     kind = command.serialization
     if kind is SerializeType.MSGPACK:
-        return _encode_msgpack_header(command)
+        return encode_msgpack_header(command)
     _check_ranges(command)
     if kind is SerializeType.JSON:
         return _encode_json_header(command)
@@ -114,7 +114,8 @@ def decode_header(serialize_type: int, header: Buffer) -> Command:
         raise refuse_header(serialize_type, header, error) from None
 
 
-def _encode_msgpack_header(command: Command) -> bytes:
+def encode_msgpack_header(command: Command) -> bytes:
+    """As `encode_header`, of a command that is written as MSGPACK."""
     if not (
         0 <= command.opaque <= INT32_MAX
         and INT32_MIN <= command.code <= INT32_MAX

@@ -319,7 +319,9 @@ class TcpStream:
         except OSError as error:
             self._end_receiving(outcome.Error(self._lost(error)))
             return
-        self._suit_receive_size(len(data))
+        size = len(data)
+        if size == self._receive_size or 4 * size < self._receive_size > _RECEIVE_SIZE_MIN:
+            self._suit_receive_size(size)
         taker = self._taker
         assert taker is not None
         try:
@@ -349,12 +351,19 @@ class TcpStream:
 
     def send_now(self, buffers: Sequence[Buffer]) -> list[memoryview]:
         """See `ByteStream.send_now`."""
+        if len(buffers) == 1:
+            buffer = buffers[0]  # as nearly always: a message, or an answer, alone
+            try:
+                sent = self._socket.send(buffer)
+            except (BlockingIOError, InterruptedError):
+                sent = 0
+            except OSError as error:
+                raise self._lost(error) from error
+            return [] if sent == len(buffer) else [memoryview(buffer)[sent:]]
         for start in range(0, len(buffers), _VECTOR_MAX):
             vector = buffers[start : start + _VECTOR_MAX]
             try:
-                if len(vector) == 1:
-                    sent = self._socket.send(vector[0])
-                elif _HAS_SENDMSG:
+                if _HAS_SENDMSG:
                     sent = self._socket.sendmsg(vector)
                 else:
                     sent = self._socket.send(b"".join(vector))
