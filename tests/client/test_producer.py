@@ -113,6 +113,14 @@ async def test_who_sends_one_after_another_waits_for_no_tick(group, connect, aut
     assert group.batch_counts == [1] * ALONE_COUNT_MIN + [1, 2]
 
 
+async def test_a_message_alone_lingers_where_all_do(group, connect, autojump_clock):
+    async with connect() as mq, mq.producer(linger=0.05) as producer:
+        for number in range(2 * ALONE_COUNT_MIN):
+            begun = trio.current_time()
+            await producer.send("orders", b"%d" % number)
+            assert trio.current_time() - begun >= 0.05
+
+
 async def test_a_connection_that_breaks_as_a_message_leaves_at_once(group, connect, autojump_clock):
     """Its sender is not parked yet when the sending fails."""
     async with connect() as mq, mq.producer(idempotent=False) as producer:
