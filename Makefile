@@ -7,6 +7,7 @@ VENV   ?= .venv
 DATA   ?= .dledger
 
 BIN := $(VENV)/bin
+COMPILED := broker/store/_columns
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
@@ -98,7 +99,7 @@ soak: $(VENV)/.report ## simulated and real mixes in turn, FOR=8h, until the fir
 	@$(BIN)/python -m jepsen_like soak --for $(FOR)
 
 clean: ## remove the environment and caches; a group's data stays
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) build dist dledger.egg-info $(COMPILED).c $(COMPILED).*.so .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Each stamp is newer than what it stands for, so that a second run starts at once.
@@ -111,9 +112,12 @@ $(VENV)/.made:
 	@$(PIP) install --upgrade "pip>=25.1"
 	@touch $@
 
-$(VENV)/.installed: $(VENV)/.made pyproject.toml
+# What was compiled before goes first: where that fails now, it must not stay in use.
+$(VENV)/.installed: $(VENV)/.made pyproject.toml $(COMPILED).pyx
 	@echo "installing dledger into $(VENV)"
-	@$(PIP) install --editable .
+	@rm -f $(COMPILED).c $(COMPILED).*.so
+	@PYTHONWARNINGS=ignore $(PIP) install --editable .
+	@$(BIN)/python -c 'from broker.store import compiled; print("the loops over every record run", compiled.told)'
 	@touch $@
 
 $(VENV)/.report: $(VENV)/.installed

@@ -21,6 +21,7 @@ from broker.process import (
     signals_of,
     wait_for_stop,
 )
+from broker.store import compiled
 from broker.wiring import Surroundings
 from dledger.clock import SystemClock
 from dledger.machine import raise_open_files_limit
@@ -60,6 +61,7 @@ async def run_node(
     """
     for warning in config.warnings():
         logger.warning("%s", warning)
+    logger.info("the loops over every record run %s", compiled.told)
     config = keep_descriptors_for_files(config)
     disk = OsDisk()
     files = await trio.to_thread.run_sync(open_files, config, disk)

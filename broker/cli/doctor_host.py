@@ -24,6 +24,7 @@ from broker.cli.output import format_bytes
 from broker.cli.processes import check_port_free
 from broker.cli.values import format_duration
 from broker.config_file import differing_keys
+from broker.store import compiled
 from dledger.clock import SystemClock
 from dledger.config import MIB, FlushDiskType
 from dledger.errors import ConfigError
@@ -78,6 +79,15 @@ def check_program() -> list[Check]:
             level=Level.OK if engine == PYSYNCOBJ_VERSION else Level.FAIL,
             text=", ".join(f"{name} {version or 'missing'}" for name, version in versions.items()),
             remedy=f"pip install pysyncobj=={PYSYNCOBJ_VERSION}: nodes refuse any other",
+        )
+    )
+    is_as_meant = compiled.loops is not None or compiled.python_is_asked_for()
+    found.append(
+        Check(
+            name="compiled",
+            level=Level.OK if is_as_meant else Level.WARN,
+            text=f"the loops over every record run {compiled.told}",
+            remedy="install a C compiler and the headers of Python, then dledger again",
         )
     )
     if sys.platform != "linux":

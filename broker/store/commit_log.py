@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from broker.message.batch import MARK_SIZE, pack_mark
+from broker.store import compiled
 from broker.store.columns import COLUMN_MIN
 from broker.store.producers import NEW_VERDICT, SequenceState, SequenceVerdict
 from broker.store.stamp import STORE_HOST_SIZE, stamp_columns, stamp_each
@@ -219,6 +220,10 @@ class RecordGroup:
         self, body: bytearray, begins: dict[_Bucket, tuple[int, int]], body_position: int
     ) -> None:
         timestamp_ms = self._clock.wall_ms()
+        if compiled.loops is not None:
+            runs = [(at, offset, bucket.record_count) for bucket, (at, offset) in begins.items()]
+            compiled.loops.stamp_runs(body, runs, body_position, timestamp_ms, self._store_host)
+            return
         if self._record_count < COLUMN_MIN:
             is_one_each = len(begins) == self._record_count
             stamp_each(

@@ -113,6 +113,8 @@ def take_keys(run: RecordRun, body: memoryview, raw: RawKeys) -> KeyBatch | None
         nothing.
     """
     begins, ends = run.properties_begins, run.properties_ends
+    if len(begins) == 0:
+        return None
     if run.record_count >= COLUMN_MIN:
         begins, ends = np.asarray(begins, np.int64), np.asarray(ends, np.int64)
         if not (begins < ends).any():

@@ -17,6 +17,7 @@ from broker.errors import CorruptRecordError
 from broker.message import codec
 from broker.message.batch import MARK_MAGIC, MARK_SIZE, ProducerMark, decode_mark
 from broker.message.properties import find_property
+from broker.store import compiled
 from broker.store.columns import (
     COLUMN_MIN,
     UNIT,
@@ -60,7 +61,8 @@ class RecordRun(NamedTuple):
     units: bytes  # of the consume queue, 20 bytes for each record
     mark: ProducerMark | None  # which messages of which producer they are
     size: int  # bytes of all records
-    # Where the properties of each record begin and end in the entry's body.
+    # Where the properties of each record begin and end in the entry's body; both may be empty
+    # where no record has any.
     properties_begins: Sequence[int] | IntArray
     properties_ends: Sequence[int] | IntArray
 
@@ -78,6 +80,12 @@ class RunReader:
         Raises:
             CorruptRecordError: the body is not what a leader of this version writes.
         """
+        if compiled.loops is not None:
+            found = compiled.loops.read_runs(
+                body, body_position, RecordRun, ProducerMark, self._topics, self._tags_code
+            )
+            if found is not None:
+                return iter(found)
         if len(body) < _ONE_SIZE_MAX:
             one = self._marked_one(body, body_position)
             if one is not None:

@@ -40,8 +40,6 @@ from broker.metadata.topics import (
     put_topic,
 )
 from broker.protocol.subscription_group import SubscriptionGroupConfig
-from broker.store.chunk import check_chunk
-from broker.store.runs import RunReader
 from dledger.entry import (
     HEADER_SIZE,
     LOG_START,
@@ -53,6 +51,7 @@ from dledger.entry import (
 )
 from dledger.errors import CorruptEntryError, PoisonEntryError
 from jepsen_like.fuzz.target import Target, must_be, must_say
+from jepsen_like.fuzz.ways import both_ways, read_chunk, read_runs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -123,7 +122,7 @@ def run_batch(data: bytes) -> None:
         lambda: decode_batch_body(body),
         lambda: decode_mark(body),
         lambda: decode_sizes(column),
-        lambda: check_chunk(rest, column, topic="t", queue_id=0),
+        lambda: both_ways(lambda: read_chunk(rest, column)),
     )
     for attempt in attempts:
         try:
@@ -217,7 +216,7 @@ def _run_seeds() -> list[bytes]:
 def run_runs(data: bytes) -> None:
     """Read an entry's body as dispatch does."""
     try:
-        runs = list(RunReader().runs(memoryview(data), HEADER_SIZE))
+        runs = both_ways(lambda: read_runs(data, HEADER_SIZE))
     except CorruptRecordError as error:
         must_say(error, names="field ")
         return

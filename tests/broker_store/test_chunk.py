@@ -14,6 +14,8 @@ from broker.store import chunk as chunk_module
 from broker.store.chunk import check_chunk
 from tests.broker_store.helpers import make_chunk, make_record
 
+pytestmark = pytest.mark.usefixtures("both_ways")
+
 FEW, MANY = 3, 100
 
 

@@ -35,6 +35,9 @@ def state(log):
     return AppendState(NothingDispatched(), log)
 
 
+pytestmark = pytest.mark.usefixtures("both_ways")
+
+
 def test_a_lone_message_is_stamped_with_its_place(log, state):
     log.append(b"x" * 1000, channel=1)
     group = new_group(state, FixedClock(1_234))

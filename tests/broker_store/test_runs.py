@@ -11,6 +11,7 @@ from broker.errors import CorruptRecordError
 from broker.message.batch import ProducerMark, encode_mark
 from broker.message.codec import decode_record
 from broker.message.tags import tags_code
+from broker.store import compiled
 from broker.store.append_state import AppendState
 from broker.store.runs import RunReader
 from tests.broker_store.helpers import (
@@ -20,6 +21,8 @@ from tests.broker_store.helpers import (
     make_chunk,
     new_group,
 )
+
+pytestmark = pytest.mark.usefixtures("both_ways")
 
 
 def random_entry(seed: int):
@@ -153,6 +156,7 @@ def test_a_record_by_itself_is_read_as_one_of_many_is(seed, monkeypatch):
     body = bytearray(entry.body)
     if seed % 2:
         body[chance.randrange(len(body))] ^= 1 << chance.randrange(8)
+    monkeypatch.setattr(compiled, "loops", None)
     monkeypatch.setattr("broker.store.runs._RECORDS_A_RUN_MIN", 1 << 30)
 
     def read() -> object:

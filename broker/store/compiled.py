@@ -1,0 +1,103 @@
+"""Whether the loops over every record are compiled: chosen when this is imported.
+
+``_columns.pyx`` is built with the package where there is a C compiler.  Without one, or with
+``DLEDGER_PURE_PYTHON=1`` in the environment, the Python beside each of its calls does the same,
+only slower: what is taken, refused, written and answered does not differ by a byte.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from typing import TYPE_CHECKING, Protocol, cast
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from broker.message.batch import ProducerMark
+    from broker.message.codec import Buffer
+    from broker.store.columns import IntArray
+    from broker.store.runs import RecordRun
+
+PURE_PYTHON = "DLEDGER_PURE_PYTHON"
+_MODULE = "broker.store._columns"
+
+
+class Loops(Protocol):
+    """What `_columns` has.  Buffers and arrays are contiguous, arrays of int64."""
+
+    def is_sound_chunk(
+        self,
+        body: Buffer,
+        sizes: Buffer,
+        magic: int,
+        topic_field: bytes,
+        queue_id: int,
+        body_size_max: int,
+        properties_size_max: int,
+    ) -> bool:
+        """Whether `broker.store.chunk.check_chunk` finds nothing wrong."""
+        ...
+
+    def are_sound_records(
+        self,
+        buffer: Buffer,
+        starts: IntArray,
+        sizes: IntArray,
+        queue_ids: IntArray,
+        magic: int,
+        topic_field: bytes,
+        body_size_max: int,
+        properties_size_max: int,
+    ) -> bool:
+        """Whether `broker.store.chunk.check_records` finds nothing wrong."""
+        ...
+
+    def stamp_runs(
+        self,
+        body: bytearray,
+        runs: Iterable[tuple[int, int, int]],
+        body_position: int,
+        timestamp_ms: int,
+        store_host: bytes,
+    ) -> None:
+        """Stamp records that lie back to back, as `broker.store.stamp` does.
+
+        Each of *runs* is where its first record begins in *body*, its first queue offset, and how
+        many records it has.
+        """
+        ...
+
+    def read_runs(
+        self,
+        body: Buffer,
+        body_position: int,
+        run_type: type[RecordRun],
+        mark_type: type[ProducerMark],
+        topics: dict[bytes, str],
+        tags_code: Callable[[bytes], int],
+    ) -> list[RecordRun] | None:
+        """Return what `broker.store.runs.RunReader.runs` does; None where anything is wrong.
+
+        *topics* are those seen before, by their bytes; *tags_code* is asked for the code of
+        properties whose tag is more than ASCII.
+        """
+        ...
+
+
+def python_is_asked_for() -> bool:
+    """Whether the environment has `PURE_PYTHON`."""
+    return os.environ.get(PURE_PYTHON, "0") not in ("", "0")
+
+
+def _choose() -> tuple[Loops | None, str]:
+    if python_is_asked_for():
+        return None, f"in Python, as {PURE_PYTHON} asks for it"
+    try:
+        return cast("Loops", importlib.import_module(_MODULE)), "compiled"
+    except ImportError as error:
+        return None, f"in Python, which is slower: they were not built with a C compiler ({error})"
+
+
+# `loops` is looked up with each use, so that a test can go both ways.
+loops, told = _choose()

@@ -1,0 +1,314 @@
+"""The compiled loops, beside the Python that does the same; and which of the two is chosen.
+
+What the two ways must agree on is told by the tests of chunks, groups and runs, which go both ways.
+Here inputs are made up that neither was thought of with.
+"""
+
+from __future__ import annotations
+
+import importlib
+import random
+import struct
+import zlib
+from itertools import accumulate
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from broker.errors import CorruptRecordError, InvalidMessageError
+from broker.message import codec
+from broker.message.batch import ProducerMark, encode_mark, encode_sizes
+from broker.message.codec import encode_record
+from broker.store import compiled
+from broker.store.append_state import AppendState
+from broker.store.chunk import check_records
+from dledger.entry import HEADER_SIZE
+from jepsen_like.fuzz.records import entry_body
+from jepsen_like.fuzz.ways import both_ways, read_chunk, read_runs
+from tests.broker_store.helpers import (
+    MemoryLog,
+    NothingDispatched,
+    make_chunk,
+    make_record,
+    new_group,
+)
+from tests.fuzz.strategies import near
+
+needs_loops = pytest.mark.skipif(
+    compiled.loops is None, reason=f"the loops run {compiled.told}: nothing to compare with"
+)
+REFUSED = (CorruptRecordError, InvalidMessageError)
+FIELDS = (0, 4, 8, 12, 20, 24, 28, 32, 36, 84)  # of a record with a meaning, 4 bytes of each
+
+
+def outcome(attempt):
+    try:
+        return both_ways(attempt)
+    except REFUSED as error:
+        return str(error)
+
+
+def odd_numbers(chance: random.Random, size: int) -> int:
+    near_size = size + chance.randint(-100, 100)
+    ends = (1 << 30, (1 << 31) - 1, -(1 << 31))
+    return chance.choice([0, 1, 90, 91, near_size, -1, -88, -90, *ends])
+
+
+# -- which is chosen ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", ["1", "yes"])
+def test_the_environment_asks_for_python(monkeypatch, value):
+    monkeypatch.setenv("DLEDGER_PURE_PYTHON", value)
+
+    loops, told = compiled._choose()
+
+    assert loops is None
+    assert "DLEDGER_PURE_PYTHON" in told
+
+
+@needs_loops
+@pytest.mark.parametrize("value", ["", "0", None])
+def test_without_a_word_it_is_what_was_compiled(monkeypatch, value):
+    monkeypatch.delenv("DLEDGER_PURE_PYTHON", raising=False)
+    if value is not None:
+        monkeypatch.setenv("DLEDGER_PURE_PYTHON", value)
+
+    loops, told = compiled._choose()
+
+    assert loops is not None
+    assert told == "compiled"
+
+
+def test_what_was_not_built_is_done_in_python_and_said(monkeypatch):
+    def missing(name):
+        raise ImportError(f"No module named {name!r}")
+
+    monkeypatch.setattr(importlib, "import_module", missing)
+
+    loops, told = compiled._choose()
+
+    assert loops is None
+    assert "C compiler" in told
+
+
+# -- chunks ---------------------------------------------------------------------------------------
+
+
+@needs_loops
+@pytest.mark.parametrize("size", [*range(50), 100, 1024, 4095, 4096, 70_001])
+def test_the_checksum_is_zlib_s(size):
+    body = random.Random(size).randbytes(size)
+    record = bytearray(make_record(body))
+    assert struct.unpack_from(">I", record, 8)[0] == zlib.crc32(body) & 0x7FFFFFFF
+    column = encode_sizes([len(record)])
+    topic = codec.MAGIC_V1, b"\x06orders"
+    limits = 4 << 20, 32_767
+
+    assert compiled.loops.is_sound_chunk(record, column, *topic, 0, *limits)
+    for bit in random.Random(size).sample(range(8 * size), min(8 * size, 40)):
+        record[88 + bit // 8] ^= 1 << bit % 8
+        assert not compiled.loops.is_sound_chunk(record, column, *topic, 0, *limits)
+        record[88 + bit // 8] ^= 1 << bit % 8
+
+
+def a_chunk(count: int, topic: bytes = b"t") -> tuple[bytes, bytes]:
+    records = [
+        encode_record(topic=topic, queue_id=0, body=b"x" * (n % 7), properties=b"k\x01v" * (n % 2))
+        for n in range(count)
+    ]
+    return b"".join(records), encode_sizes([len(record) for record in records])
+
+
+@needs_loops
+@pytest.mark.parametrize("count", [1, 3, 40])
+def test_both_ways_refuse_the_same_chunks(count):
+    body, sizes = a_chunk(count)
+
+    @settings(derandomize=True, max_examples=150, database=None)
+    @given(near([body]), near([sizes]) | st.just(sizes))
+    def run(body, sizes):
+        outcome(lambda: read_chunk(body, sizes))
+
+    run()
+
+
+@needs_loops
+@pytest.mark.parametrize("seed", range(60))
+def test_both_ways_refuse_the_same_numbers_in_a_chunk(seed):
+    """Sizes that overflow, bodies shorter than they say, and what is below zero."""
+    chance = random.Random(seed)
+    for _ in range(10):
+        whole, sizes = a_chunk(chance.choice([1, 2, 33]))
+        body = bytearray(whole)
+        lengths = struct.unpack(f">{len(sizes) // 4}I", sizes)
+        places = list(zip(accumulate(lengths, initial=0), lengths, strict=False))
+        for _ in range(chance.randint(1, 2)):
+            column = bytearray(sizes)
+            number = chance.randrange(len(column) // 4)
+            at, size = places[number]
+            odd = odd_numbers(chance, size) & 0xFFFFFFFF
+            if chance.random() < 0.3:
+                struct.pack_into(">I", column, 4 * number, odd)
+            if chance.random() < 0.8:
+                struct.pack_into(">I", body, at + chance.choice(FIELDS), odd)
+            sizes = bytes(column)
+        cut = chance.choice([0, 0, 1, 50])
+
+        outcome(lambda: read_chunk(bytes(body[: len(body) - cut]), sizes))  # noqa: B023
+
+
+@needs_loops
+@pytest.mark.parametrize("queue_id", [-1, 1, 1 << 31, -(1 << 31) - 1, 1 << 64, -(1 << 70)])
+def test_a_queue_that_no_record_can_name_is_refused_alike(queue_id):
+    body, sizes = a_chunk(2)
+
+    assert "queue_id" in outcome(lambda: read_chunk(body, sizes, queue_id=queue_id))
+
+
+@needs_loops
+@pytest.mark.parametrize("topic", ["", "u", "tt", "t" * 127, "t" * 128, "t" * 300])
+@pytest.mark.parametrize("is_named", [True, False])
+def test_topics_of_any_length_are_compared_alike(topic, is_named):
+    name = topic.encode() if is_named and 0 < len(topic) < 256 else b"t"
+    body, sizes = a_chunk(3, name)
+
+    found = outcome(lambda: read_chunk(body, sizes, topic=topic))
+    assert isinstance(found, tuple) == (name == topic.encode())
+
+
+@needs_loops
+@pytest.mark.parametrize("seed", range(60))
+def test_both_ways_refuse_the_same_records_of_many_queues(seed):
+    chance = random.Random(seed)
+    count = chance.choice([1, 2, 40])
+    records = [
+        make_record(b"body", topic="t", queue_id=n % 3, properties={"a": "b" * n})
+        for n in range(count)
+    ]
+    between = [chance.randbytes(chance.randrange(5)) for _ in records]
+    data = bytearray(b"".join(gap + record for gap, record in zip(between, records, strict=True)))
+    sizes = np.array([len(record) for record in records])
+    starts = np.cumsum(sizes + [len(gap) for gap in between]) - sizes
+    queue_ids = np.arange(count) % 3
+    if seed:
+        number = chance.randrange(count)
+        odd = odd_numbers(chance, int(sizes[number]))
+        at = int(starts[number]) + chance.choice([*FIELDS, 88, 92])
+        struct.pack_into(">I", data, at, odd & 0xFFFFFFFF)
+        if chance.random() < 0.2:
+            queue_ids[number] = 1 << 40
+
+    def check():
+        check_records(bytes(data), starts, sizes, topic="t", queue_ids=queue_ids)
+        return "sound"
+
+    assert outcome(check) == "sound" or seed
+
+
+@needs_loops
+def test_columns_that_are_none_are_refused():
+    three, two = np.arange(3), np.arange(2)
+    rest = codec.MAGIC_V1, b"\x01t", 100, 100
+
+    for columns in ((three, three, two), (three, two, three), (three.astype(np.int32),) * 3):
+        with pytest.raises(ValueError, match="int64"):
+            compiled.loops.are_sound_records(b"", *columns, *rest)
+    for start in (-1, -(1 << 63), 1, 1 << 62):
+        one = np.array([start])
+        assert not compiled.loops.are_sound_records(b"", one, one * 0 + 91, one, *rest)
+
+
+# -- stamping -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_both_ways_write_the_same_entry(seed, monkeypatch):
+    def body_of(loops):
+        monkeypatch.setattr(compiled, "loops", loops)
+        chance = random.Random(seed)
+        group = new_group(AppendState(NothingDispatched(), MemoryLog()))
+        for _ in range(chance.randint(1, 9)):
+            bodies = [b"x" * chance.randrange(30)] * chance.choice([1, 2, 40])
+            group.add_chunk(make_chunk(bodies, queue_id=chance.randrange(3)))
+        (body,) = group.encode(chance.choice([0, 1 << 40]))
+        return body
+
+    loops = compiled.loops
+    assert body_of(loops) == body_of(None)
+
+
+@needs_loops
+@pytest.mark.parametrize(
+    "run", [(0, 0, 3), (-1, 0, 1), (1 << 62, 0, 1), (5, 0, 1), (93, 0, 2), (-(1 << 63), 0, 1)]
+)
+def test_nothing_is_stamped_outside_of_the_body(run):
+    body = bytearray(a_chunk(2)[0])
+    assert struct.unpack_from(">i", body, 0) == (92,)
+
+    with pytest.raises(ValueError, match="outside"):
+        compiled.loops.stamp_runs(body, [run], 0, 0, bytes(8))
+
+
+# -- runs -----------------------------------------------------------------------------------------
+
+
+def entry_seeds() -> list[bytes]:
+    shapes = ((1, False), (1, True), (3, True), (33, True), (33, False))
+    seeds = [entry_body(count, with_mark=with_mark) for count, with_mark in shapes]
+    at = HEADER_SIZE
+    mixed = []
+    for number, topic in enumerate((b"t", b"u", b"\xff", b"t" * 200, b"t")):
+        for properties in (b"", b"TAGS\x01tag\x02", b"a\x01TAGS\x02TAGS\x01\xc3\xbc", b"TAGS\x01"):
+            mark = encode_mark(ProducerMark((1 << 64) - 1, 1 << 63, 1, number))
+            record = encode_record(
+                topic=topic, queue_id=number, body=b"b", properties=properties, position=at + 40
+            )
+            mixed.append(mark + record)
+            at += len(mixed[-1])
+    return [*seeds, *(b"".join(mixed[:count]) for count in (1, 8, 12, 20))]
+
+
+@needs_loops
+def test_both_ways_read_the_same_runs():
+    @settings(derandomize=True, max_examples=600, database=None)
+    @given(near(entry_seeds()))
+    def run(body):
+        outcome(lambda: read_runs(body, HEADER_SIZE))
+
+    run()
+
+
+@needs_loops
+@pytest.mark.parametrize("seed", range(60))
+def test_both_ways_refuse_the_same_numbers_in_an_entry(seed):
+    """And what Python reads without a word is never left to it."""
+    chance = random.Random(seed)
+    for whole in entry_seeds():
+        body = bytearray(whole)
+        at = chance.choice([0, 40, 92, 132]) + chance.choice([*FIELDS, 16, 56])
+        if at + 4 <= len(body):
+            struct.pack_into(">I", body, at, odd_numbers(chance, 100) & 0xFFFFFFFF)
+        position = chance.choice([HEADER_SIZE] * 4 + [0, (1 << 63) - 1, (1 << 63) - 100])
+
+        found = outcome(lambda: read_runs(bytes(body), position))  # noqa: B023
+        left = compiled.loops.read_runs(body, position, tuple, tuple, {}, lambda _: 0) is None
+        assert isinstance(found, str) == left
+
+
+@needs_loops
+@pytest.mark.parametrize("topic", [b"t", b"u" * 200])
+def test_a_topic_is_one_object_however_often_it_is_read(topic):
+    """What looks it up need not reckon its hash again, and compares it with `is`."""
+    topics: dict[bytes, str] = {}
+    record = encode_record(topic=topic, queue_id=0, body=b"", position=0)
+
+    first, second = (
+        compiled.loops.read_runs(record, 0, tuple, tuple, topics, lambda _: 0)[0][0]
+        for _ in range(2)
+    )
+
+    assert first is second is topics[topic]
+    assert first == topic.decode()
