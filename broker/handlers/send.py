@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from broker.message.limits import MessageLimits
     from broker.message.model import HostAddress
     from broker.metadata.subscription_groups import SubscriptionGroups
-    from broker.metadata.topics import Topics
+    from broker.metadata.topics import TopicConfig, Topics
     from broker.store.append_queue import AppendQueue
     from dledger.clock import Clock
     from dledger.errors import LedgerError
@@ -180,12 +180,15 @@ class SendHandlers:
         if topic == SCHEDULE_TOPIC:
             check_delayed(header, _body_of(command), now_ms=self._clock.wall_ms())
             self._schedule.ensure_topic()
-        elif not self._topic_is_there(session, command, topic, queue_id):
-            return
+            config = self._topics.get(topic)
+        else:
+            config = self._topic_of(session, command, topic, queue_id)
+            if config is None:
+                return
         chunk = check_chunk(
             _body_of(command), sizes, topic=topic, queue_id=queue_id, limits=self._limits
         )
-        level = self._policy.level_of(topic, acks, flush)
+        level = self._policy.level_in(config, acks, flush)
         self._put(
             SendRequest(self._answers, session, command, None, topic, level),
             chunk,
@@ -197,13 +200,7 @@ class SendHandlers:
         if self._earlier_tries.must_wait(session, command):
             return
         header = redirected(header, version=command.version, groups=self._groups)
-        if not self._topic_is_there(
-            session,
-            command,
-            header.topic,
-            max(header.queue_id, 0),
-            queue_count=self._queue_count_of(header),
-        ):
+        if not self._has_topic(session, command, header):
             return
         queue_id = self._pick_queue(header)
         properties, found = self._with_unique_key(header.properties.encode(), given_key(command))
@@ -232,13 +229,7 @@ class SendHandlers:
     ) -> None:
         if self._earlier_tries.must_wait(session, command):
             return
-        if not self._topic_is_there(
-            session,
-            command,
-            header.topic,
-            max(header.queue_id, 0),
-            queue_count=self._queue_count_of(header),
-        ):
+        if not self._has_topic(session, command, header):
             return
         queue_id = self._pick_queue(header)
         body = _body_of(command)
@@ -344,7 +335,7 @@ class SendHandlers:
         )
         self._put(request, chunk, producer_id=0, first_sequence=0)
 
-    def _topic_is_there(
+    def _topic_of(
         self,
         session: Session,
         command: Command,
@@ -352,7 +343,8 @@ class SendHandlers:
         queue_id: int,
         *,
         queue_count: int | None = None,
-    ) -> bool:
+    ) -> TopicConfig | None:
+        """Return the topic, to which may be written; None: the send waits for it to be created."""
         config = self._topics.get(topic)
         if config is None:
             if not self._auto_create_topic and not topic.startswith(_OF_GROUPS):
@@ -377,7 +369,7 @@ class SendHandlers:
             waiting = self._awaiting_topic.get(topic)
             if waiting is not None:
                 waiting.append((session, command))
-                return False
+                return None
             self._awaiting_topic[topic] = [(session, command)]
             try:
                 self._create_topic(
@@ -388,7 +380,7 @@ class SendHandlers:
             except BaseException:
                 self._take_awaiting(topic)
                 raise
-            return False
+            return None
         if self._is_being_deleted(topic):
             raise TopicNotFoundError(f"topic {topic!r} is being deleted; nothing was written")
         if not config.perm & PERM_WRITE:
@@ -402,7 +394,14 @@ class SendHandlers:
                 f"of topic {topic!r}",
                 field="queueId",
             )
-        return True
+        return config
+
+    def _has_topic(self, session: Session, command: Command, header: SendMessageRequest) -> bool:
+        topic, queue_id = header.topic, max(header.queue_id, 0)
+        queue_count = self._queue_count_of(header)
+        return (
+            self._topic_of(session, command, topic, queue_id, queue_count=queue_count) is not None
+        )
 
     def _queue_count_of(self, header: SendMessageRequest) -> int:
         """Return how many queues the topic gets if this send creates it.

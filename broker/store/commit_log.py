@@ -105,6 +105,9 @@ class RecordGroup:
         self._clock = clock
         self._store_host = store_host
         self._body_size_max = body_size_max
+        # A chunk of one record by itself, with its producer and sequence: in no bucket, as there is
+        # nothing to lay out, and it goes the short way.
+        self._lone: tuple[Chunk, int, int] | None = None
         self._buckets: dict[tuple[int, str, int], _Bucket] = {}
         # Each chunk's bucket, and records and bytes of the bucket before it.
         self._chunks: list[tuple[_Bucket, int, int]] = []
@@ -115,7 +118,9 @@ class RecordGroup:
     @property
     def chunk_count(self) -> int:
         """Chunks taken so far."""
-        return len(self._chunks if self._receipts is None else self._receipts)
+        if self._receipts is not None:
+            return len(self._receipts)
+        return len(self._chunks) if self._lone is None else 1
 
     @property
     def record_count(self) -> int:
@@ -145,7 +150,8 @@ class RecordGroup:
             The verdict; nothing was taken unless its state is NEW.
         """
         assert self._receipts is None, "the group is appended already"
-        assert self.has_room(len(chunk.body))
+        size = len(chunk.body)
+        assert self.body_size + MARK_SIZE + size <= self._body_size_max, "see `has_room`"
         verdict = NEW_VERDICT
         if producer_id:
             verdict = self._state.reserve(
@@ -153,6 +159,19 @@ class RecordGroup:
             )
             if verdict.state is not SequenceState.NEW:
                 return verdict
+        if not self._record_count and chunk.record_count == 1:
+            self._lone = chunk, producer_id, first_sequence
+            self._record_count = 1
+            self.body_size = MARK_SIZE + size if producer_id else size
+            return verdict
+        if (lone := self._lone) is not None:
+            self._lone = None
+            self._record_count = self.body_size = 0
+            self._put_in_bucket(*lone)
+        self._put_in_bucket(chunk, producer_id, first_sequence)
+        return verdict
+
+    def _put_in_bucket(self, chunk: Chunk, producer_id: int, first_sequence: int) -> None:
         key = producer_id, chunk.topic, chunk.queue_id
         bucket = self._buckets.get(key)
         if bucket is None:
@@ -163,7 +182,6 @@ class RecordGroup:
         bucket.add(chunk, first_sequence)
         self.body_size += len(chunk.body)
         self._record_count += chunk.record_count
-        return verdict
 
     def encode(self, entry_position: int) -> list[bytearray]:
         """Lay out and stamp the body of the entry whose header will be at *entry_position*.
@@ -173,6 +191,8 @@ class RecordGroup:
         assert self._receipts is None, "an entry is stamped once"
         body_position = entry_position + HEADER_SIZE
         self._state.begin_entry()
+        if self._lone is not None:
+            return [self._encode_lone(self._lone, body_position)]
         parts: list[bytes | memoryview] = []
         begins: dict[_Bucket, tuple[int, int]] = {}  # first byte in the body, first queue offset
         at = 0
@@ -209,6 +229,33 @@ class RecordGroup:
         self._buckets.clear()
         self._chunks.clear()
         return [body]
+
+    def _encode_lone(self, lone: tuple[Chunk, int, int], body_position: int) -> bytearray:
+        chunk, producer_id, first_sequence = lone
+        queue_id, at, mark = chunk.queue_id, 0, b""
+        if producer_id:
+            mark, at = pack_mark(producer_id, first_sequence, 1, queue_id), MARK_SIZE
+        queue_offset = self._state.append_run(
+            chunk.topic,
+            queue_id,
+            1,
+            producer_id=producer_id,
+            first_sequence=first_sequence,
+            position=body_position + at,
+        )
+        body = bytearray(mark)
+        body += chunk.body
+        assert len(body) == self.body_size
+        stamp_each(
+            body,
+            ((at, queue_offset),),
+            body_position=body_position,
+            timestamp_ms=self._clock.wall_ms(),
+            store_host=self._store_host,
+        )
+        self._receipts = [Receipt(queue_id, queue_offset, body_position + at)]
+        self._lone = None
+        return body
 
     @property
     def receipts(self) -> list[Receipt]:
