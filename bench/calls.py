@@ -68,6 +68,8 @@ Place = tuple[str, int, str]  # file, line and name of a function; the file of a
 class StoppableClock(trio.abc.Clock):
     """The time of the event loop and of the nodes; as costly to read as the real ones."""
 
+    goes_by_itself = True  # see `dledger.remoting.readiness.timed_sockets`
+
     def __init__(self) -> None:
         self.stopped_at: float | None = None
 

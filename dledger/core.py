@@ -352,6 +352,7 @@ class LedgerCore:
         engine = self.engine
         return not (
             engine.tick_wanted
+            or engine.commit_wanted
             or engine.transport.outbox
             or engine.snapshot_wanted
             or self._transfer is not None

@@ -24,6 +24,7 @@ from dledger.errors import (
 )
 from dledger.measures import COUNT_BOUNDS, SECONDS_BOUNDS, Histogram
 from dledger.peers.links import PeerLinks
+from dledger.remoting.alarm import Alarm
 from dledger.store.housekeeping import Housekeeping, StateKeeper
 from dledger.store.retention import refusal_of
 
@@ -109,8 +110,8 @@ class LedgerServer:
         self._pump_again = False
         self._failure: BaseException | None = None
         self._failed = trio.Event()
-        self._timer: trio.CancelScope | None = None
-        self._timer_due = 0.0  # second of the clock for which the timer is set
+        self._alarm = Alarm(self._on_time)
+        self._alarm_due = 0.0  # second of the clock for which it is set
         self._sync_ticket: SyncTicket | None = None  # of the sync that is running
         self._sync_started_at = 0.0
         self._vote_syncing = False
@@ -236,27 +237,17 @@ class LedgerServer:
         """
         async with trio.open_nursery() as nursery:
             await nursery.start(self._peers.run)
-            nursery.start_soon(self._drive)
+            nursery.start_soon(self._alarm.run)
+            self._on_time()
             task_status.started()
             await self._failed.wait()
             assert self._failure is not None
             raise self._failure
 
-    async def _drive(self) -> None:
-        while True:
-            self._looked_at = float("-inf")  # it may be what the timer was for
-            self.pump()
-            with trio.CancelScope() as scope:
-                self._timer_due = self._next_deadline()
-                scope.deadline = self._on_loop_clock(self._timer_due)
-                self._timer = scope
-                await trio.sleep_forever()
-            self._timer = None
-            # After a pause of the whole process (SIGSTOP, a busy machine) what has arrived
-            # meanwhile must be read before any time-out is judged: one turn of the loop polls all
-            # sockets, and by the next tasks that waited for theirs have run.
-            await trio.lowlevel.checkpoint()
-            await trio.lowlevel.checkpoint()
+    def _on_time(self) -> None:
+        self._looked_at = float("-inf")  # it may be what the alarm was for
+        self._alarm_due = float("inf")
+        self.pump()
 
     def _next_deadline(self) -> float:
         """Return when `pump` has something to do at the latest, as the clock's second."""
@@ -314,10 +305,9 @@ class LedgerServer:
             or engine.snapshot_wanted
         ):
             self._start_file_work()
-        timer = self._timer
-        if timer is not None and (deadline := self._next_deadline()) < self._timer_due:
-            self._timer_due = deadline
-            timer.deadline = self._on_loop_clock(deadline)
+        if (deadline := self._next_deadline()) < self._alarm_due:
+            self._alarm_due = deadline
+            self._alarm.set(self._on_loop_clock(deadline))
 
     def _fail(self, error: BaseException) -> None:
         if self._failure is None:

@@ -30,11 +30,13 @@ import trio
 
 from dledger.config import SyncBy
 from dledger.errors import ConfigError
+from dledger.remoting.readiness import hot_sockets
 from dledger.worker import DataSync, ThreadWorker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from dledger.remoting.readiness import HotSockets
     from dledger.worker import Worker
 
 logger = logging.getLogger(__name__)
@@ -177,6 +179,7 @@ class RingWorker(ThreadWorker):
             deque()
         )
         self._scope = trio.CancelScope()
+        self._hot = hot_sockets()
         trio.lowlevel.spawn_system_task(self._watch)
 
     def submit(self, job: Callable[[], None], done: Callable[[BaseException | None], None]) -> None:
@@ -215,15 +218,35 @@ class RingWorker(ThreadWorker):
         super().submit(job, done_here)
 
     async def _watch(self) -> None:
-        ring = self._ring
+        ring, hot = self._ring, self._hot
         try:
             with self._scope:
+                if hot is not None and self._becomes_hot(hot):
+                    try:
+                        await trio.sleep_forever()
+                    finally:
+                        hot.remove(ring.fd)
                 while True:
                     await trio.lowlevel.wait_readable(ring.fd)
                     if self._in_ring is not None:
                         self._finish(tells=True)
         finally:
             ring.close()
+
+    def _becomes_hot(self, hot: HotSockets) -> bool:
+        try:
+            hot.add(self._ring.fd, self._on_readable)
+        except OSError:
+            return False  # the kernel watches no more: by this task, as long as there is one
+        return True
+
+    def _on_readable(self) -> None:
+        assert self._hot is not None
+        try:
+            if self._in_ring is not None:
+                self._finish(tells=True)
+        except BaseException as error:  # noqa: BLE001 - ends the event loop
+            self._hot.fail(error)
 
     def _finish(self, *, tells: bool) -> None:
         """Take up what the ring has done, if it has, and go on with what waits."""

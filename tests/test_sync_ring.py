@@ -12,6 +12,7 @@ import trio
 from dledger import sync_ring
 from dledger.config import SyncBy
 from dledger.errors import ConfigError, StorageFailedError
+from dledger.remoting import readiness
 from dledger.store.disk import OsDisk
 from dledger.sync_ring import RingWorker, SyncNotBegunError, SyncRing, make_sync_worker
 from dledger.worker import DataSync, ThreadWorker
@@ -128,6 +129,45 @@ async def test_the_kernel_syncs_one_file_after_another(file):
             await waiter.event.wait()
             assert waiter.failure is None
     assert told == ["job begun", "job ended", "job done"] * 5
+
+
+@needs_ring
+@pytest.mark.parametrize("why", ["another event loop", "no watches left"])
+async def test_where_nothing_is_read_out_of_the_poll_a_task_waits_for_the_kernel(
+    file, monkeypatch, why
+):
+    class Full:
+        def add(self, fd, reader):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    hot = None if why == "another event loop" else Full()
+    monkeypatch.setattr(sync_ring, "hot_sockets", lambda: hot)
+    told = []
+    with worker_over(SyncRing()) as worker:
+        for _ in range(3):
+            waiter = Waiter(told)
+            worker.submit(Job(file, told), waiter)
+            await waiter.event.wait()
+    assert told == ["job begun", "job ended", "job done"] * 3
+
+
+@needs_ring
+@pytest.mark.skipif(not readiness.is_supported, reason="nothing goes out of the poll")
+def test_what_goes_wrong_at_the_end_of_a_sync_ends_the_event_loop(file):
+    def fail(_):
+        raise LookupError("it broke")
+
+    async def main():
+        with worker_over(SyncRing()) as worker:
+            worker.submit(Job(file, []), fail)
+            await trio.sleep_forever()
+
+    with pytest.raises((trio.TrioInternalError, LookupError)) as caught:
+        trio.run(main)
+    cause = caught.value.__cause__ or caught.value
+    while isinstance(cause, BaseExceptionGroup):
+        cause = cause.exceptions[0]
+    assert str(cause) == "it broke"
 
 
 @needs_ring

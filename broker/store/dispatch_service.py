@@ -19,6 +19,7 @@ from broker.store.derived_jobs import StateJob
 from broker.store.segment_times import SegmentTimes
 from dledger.errors import LedgerError, LedgerFullError
 from dledger.measures import SECONDS_BOUNDS, Histogram
+from dledger.remoting.alarm import Alarm
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,10 +71,8 @@ class DispatchService:
         self._committed_index = 0
         self._is_pausing = False  # a few entries wait for more of them
         self._is_turning = False
-        self._timer: trio.CancelScope | None = None
-        self._sleeper: trio.lowlevel.Task | None = None
-        self._is_woken = False
-        self._timer_due = math.inf  # second of the clock at which the sleep ends by itself
+        self._alarm = Alarm(self._on_time)
+        self._is_woken = True  # a turn is due, the first one too
         self._state_at = clock.now() + state_interval_seconds
         self.state_seconds = Histogram(SECONDS_BOUNDS)  # from the beginning of each to its end
         self._running: list[Job] = []
@@ -103,21 +102,20 @@ class DispatchService:
         """Take in at once what only waits for more to come; a failure ends `run`."""
         if self._is_pausing and not self._is_turning and self._failure is None:
             try:
-                self._turn()
+                if not self._turn():
+                    self._wake_up()
             except BaseException as error:  # noqa: BLE001 - `run` raises it
                 self._failure = error
                 self._wake_up()
 
     def _may_pause(self) -> bool:
-        return self._sleeper is not None and not self._is_woken and self._failure is None
+        return not self._is_woken and self._failure is None
 
     def _begin_pause(self) -> None:
-        assert self._timer is not None
         self._is_pausing = True
-        deadline = trio.current_time() + PAUSE_SECONDS
-        if deadline < self._timer.deadline:
-            self._timer_due = -math.inf  # no longer what it is set for
-            self._timer.deadline = deadline
+        pause_end = trio.current_time() + PAUSE_SECONDS
+        if pause_end < self._alarm.due:
+            self._alarm.set(pause_end)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Dispatch until cancelled.
@@ -125,19 +123,14 @@ class DispatchService:
         Raises:
             LedgerError: an entry cannot be taken in, or the disk fails; the node has to stop.
         """
+        self._alarm.set(-math.inf)
         task_status.started()
-        while True:
-            # One scope for many turns: most end because something was committed.
-            self._timer_due = math.inf
-            with trio.CancelScope() as timer:
-                self._timer = timer
-                while True:
-                    is_through = self._turn()
-                    self._set_timer(timer)
-                    if is_through and not self._is_woken:
-                        await self._sleep()
-                    else:
-                        await trio.lowlevel.checkpoint()
+        await self._alarm.run()
+
+    def _on_time(self) -> None:
+        is_through = self._turn()
+        self._is_woken |= not is_through
+        self._alarm.set(-math.inf if self._is_woken else self._next_due())
 
     def _turn(self) -> bool:
         """Take in some of what is committed, start what is due; whether nothing is left."""
@@ -156,32 +149,17 @@ class DispatchService:
         finally:
             self._is_turning = False
 
-    async def _sleep(self) -> None:
-        """Wait for `_wake_up`, or the timer."""
-
-        def abort(_: object) -> trio.lowlevel.Abort:
-            self._sleeper = None
-            return trio.lowlevel.Abort.SUCCEEDED
-
-        self._sleeper = trio.lowlevel.current_task()
-        await trio.lowlevel.wait_task_rescheduled(abort)
-
     def _wake_up(self) -> None:
-        self._is_woken = True
-        sleeper, self._sleeper = self._sleeper, None
-        if sleeper is not None:
-            trio.lowlevel.reschedule(sleeper)
+        if not self._is_woken:
+            self._is_woken = True
+            self._alarm.set(-math.inf)
 
-    def _set_timer(self, timer: trio.CancelScope) -> None:
-        """Have the sleep end when the next job is due."""
+    def _next_due(self) -> float:
+        """Return when the next job is due, by the loop's clock."""
         if self._running and not self._refused:
-            due_at = math.inf  # the end of what runs wakes
-        else:
-            due_at = self._retry_at if self._refused else self._state_at
-        if due_at != self._timer_due:
-            self._timer_due = due_at
-            seconds = max(due_at - self._clock.now(), 0.0) + 0.001
-            timer.deadline = trio.current_time() + seconds
+            return math.inf  # the end of what runs wakes
+        due_at = self._retry_at if self._refused else self._state_at
+        return trio.current_time() + max(due_at - self._clock.now(), 0.0) + 0.001
 
     def _start_jobs(self) -> None:
         if self._refused and self._clock.now() >= self._retry_at:

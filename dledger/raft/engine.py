@@ -94,8 +94,11 @@ class RaftEngine:
         self._election_stagger_seconds = raft.election_stagger_ms / 1000
         self.leader_heard_at = float("-inf")
         self.leader_is_gone = False  # its connection broke, and no other has been heard of
+        self._patience_seconds = 0.0  # how long this follower waits for a leader, by chance
+        self._patience_drawn_at = float("-inf")  # and when that was drawn
         self._stopped_leading = False
         self.tick_wanted = True  # something has happened that PySyncObj has to look at
+        self.commit_wanted = True  # more may have reached a majority
         self.ticked_at = clock.now()  # when `tick` was called last
         self.storage_stalled = False  # set by the server: a sync hangs, so do not stand
         self._snapshot: tuple[int, bytes] | None = None
@@ -221,9 +224,13 @@ class RaftEngine:
         """Do what time and arrived messages call for: elect, commit, apply, send.
 
         PySyncObj's own tick runs when its timer is due or something has happened that it has to
-        look at; between that only what has become committed or durable is published.
+        look at; between that only what has become committed or durable is counted and published.
         """
         now = self.ticked_at = self.now()
+        if self.commit_wanted or self.tick_wanted:
+            self.commit_wanted = False
+            if self.is_leader:
+                self._count_commit()
         if not self.tick_wanted and now <= self.next_deadline():
             self.apply()
             return
@@ -232,7 +239,6 @@ class RaftEngine:
         library.monotonicTime = lambda: now  # no time passes inside a tick
         if self.is_leader:
             self.leading.start_barriers()
-            self._skip_to_own_term()
         self._raft._onTick(0.0)
         if self._stopped_leading:
             self._stopped_leading = False
@@ -243,19 +249,25 @@ class RaftEngine:
         """Return the index of the no-op with which this leadership began."""
         return int(self._raft._SyncObj__noopIDx or 0)
 
-    def _skip_to_own_term(self) -> None:
-        """Spare PySyncObj the walk through what its predecessors left uncommitted.
+    def _count_commit(self) -> None:
+        """Commit what a majority has, by the marks that PySyncObj's tick would count by.
 
-        After a restart of the whole group that may be hundreds of thousands of entries, one at a
-        time.  Once a majority has this term's first entry, all before it is committed with it.
+        Without its walk, entry by entry: a mark says that all up to it is there, so the walk ends
+        with the least mark of the best majority.  Nor is there one through what predecessors left
+        behind, hundreds of thousands of entries after a restart of the whole group: once a majority
+        has this term's first entry, all before it is committed with it.
         """
-        first = self.first_index_of_own_term
-        if self.commit_index >= first - 1:
-            return
-        matches = self._raft._SyncObj__raftMatchIndex
-        having = 1 + sum(matches[self._peers[peer_id]] >= first for peer_id in self.peer_ids)
-        if having >= self.majority and self.store.durable_index >= first:
-            self._raft._SyncObj__raftCommitIndex = first - 1
+        raft = self._raft
+        if self.peer_ids:
+            mark_of = raft._SyncObj__raftMatchIndex
+            marks = [mark_of[self._peers[peer_id]] for peer_id in self.peer_ids]
+            marks.sort(reverse=True)
+            index = marks[self.majority - 2]  # this node itself is one of them
+        else:
+            index = self.store.durable_index
+        if index > self.commit_index and index >= self.first_index_of_own_term:
+            raft._SyncObj__raftCommitIndex = index
+            raft._SyncObj__raftLog.setRaftCommitIndex(index)
 
     def propose(self, proposal: Proposal) -> int:
         """Append *proposal* as the leader; return its index.
@@ -270,7 +282,7 @@ class RaftEngine:
         self._raft._SyncObj__raftLog.add(proposal, index, self.term)
         assert self.store.end_index == index
         if not self.peer_ids:
-            self.tick_wanted = True  # its own copy is the majority; with others, answers make one
+            self.commit_wanted = True  # its own copy is the majority; with others, answers make one
         return index
 
     def send_new_entries(self) -> None:
@@ -321,7 +333,7 @@ class RaftEngine:
     def log_synced(self) -> None:
         """Note that more of the log is durable."""
         if not self.peer_ids or (self.is_leader and self.leading.has_uncommitted_answers):
-            self.tick_wanted = True
+            self.commit_wanted = True
         self.following.after_sync()
 
     def vote_synced(self) -> None:
@@ -386,9 +398,12 @@ class RaftEngine:
             self._raft._SyncObj__setState(FOLLOWER)
         self.leader_heard_at = now = self.now()
         raft = self._raft
+        if self.leader_is_gone or now >= self._patience_drawn_at + self.heartbeat_seconds:
+            self.leader_is_gone = False
+            self._patience_drawn_at = now
+            self._patience_seconds = raft._SyncObj__generateRaftTimeout()
         if not raft._SyncObj__transferInProgress:
-            raft._SyncObj__raftElectionDeadline = now + raft._SyncObj__generateRaftTimeout()
-        self.leader_is_gone = False
+            raft._SyncObj__raftElectionDeadline = now + self._patience_seconds
         raft._SyncObj__raftLeader = node
         if message["type"] == "append_entries":
             self.following.on_append(message)

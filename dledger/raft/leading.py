@@ -248,7 +248,7 @@ class Leading:
                     progress.written_index, min(message.get("written_index", 0), end_index)
                 )
             if progress.match_index > engine.commit_index:
-                engine.tick_wanted = True
+                engine.commit_wanted = True
         elif message["reset"] and message["id"] >= progress.reset_floor:
             progress.reset_to(
                 max(progress.match_index + 1, min(message["next_index"], end_index + 1))

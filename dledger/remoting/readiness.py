@@ -6,7 +6,8 @@ registered, and what is to be done with its bytes is called as soon as the poll 
 are there.  All sockets that were readable are read before anything else happens, once each, so that
 what they brought together can share an entry of the log (`after_reads`), and that no time-out is
 judged while what it is about lies unread.  And when all of that has woken no task, and no time-out
-is due, the sockets are waited for again at once, without a turn of the loop in between.
+is due, the sockets are waited for again at once, without a turn of the loop in between.  What is to
+be done at a time (`dledger.remoting.alarm`) is called from here, too.
 
 trio has no hook for that, so its epoll manager is replaced by one that waits in another epoll, in
 which trio's own is one descriptor more.  Where trio is not as expected (another system, another
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 import sys
 from math import inf
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import trio
 
@@ -30,7 +31,7 @@ try:
     import select
 
     from trio._core._io_epoll import EpollIOManager
-    from trio._core._run import GLOBAL_RUN_CONTEXT
+    from trio._core._run import GLOBAL_RUN_CONTEXT, SystemClock
 except ImportError:  # another system, or a trio that has changed
     is_supported = False
 else:
@@ -55,32 +56,43 @@ else:
                 setattr(self, name, getattr(stock, name))
             self._runner = runner
             self._stock_fd = self._epoll.fileno()
-            self.sockets = HotSockets(self._stock_fd)
+            self.sockets = HotSockets(self._stock_fd, runner.clock)
             self._hot_epoll = self.sockets.epoll
 
         def get_events(self, timeout: float) -> Any:  # noqa: ANN401 - trio's own business
             is_stock = False
             sockets, runner = self.sockets, self._runner
+            until = runner.clock.deadline_to_sleep_time
             while True:
+                is_due, wait = False, timeout
+                if sockets.due != inf:
+                    left = until(sockets.due)
+                    is_due = left <= 0
+                    if left < wait:
+                        wait = max(left, 0.0)
                 # All at once, as trio would have run all their tasks: behind some clients' requests
                 # the time-outs are judged, and a peer's heartbeat must not be among what is left.
-                events = self._hot_epoll.poll(timeout, sockets.count + 1)
-                if not events:
+                # So what is called because it is due was due before this poll.
+                events = self._hot_epoll.poll(wait, sockets.count + 1)
+                if events:
+                    sockets.is_reading = True
+                    for fd, _ in events:
+                        if fd == self._stock_fd:
+                            is_stock = True
+                        else:
+                            sockets.read(fd)
+                    sockets.end_reads()
+                elif wait == timeout and not is_due:
                     return events
-                sockets.is_reading = True
-                for fd, _ in events:
-                    if fd == self._stock_fd:
-                        is_stock = True
-                    else:
-                        sockets.read(fd)
-                sockets.end_reads()
+                if is_due:
+                    sockets.call_due()
                 if is_stock:
                     return super().get_events(0) or _OthersRead()
                 # Where no task has anything to do, a turn of the loop would only come back here.
                 if runner.runq or runner.waiting_for_idle or runner.clock_autojump_threshold != inf:
                     return _OthersRead()
                 deadline = runner.deadlines.next_deadline()
-                timeout = min(runner.clock.deadline_to_sleep_time(deadline), _POLL_SECONDS_MAX)
+                timeout = min(until(deadline), _POLL_SECONDS_MAX)
                 if timeout <= 0:
                     return _OthersRead()
 
@@ -89,15 +101,32 @@ else:
             super().close()
 
 
-class HotSockets:
-    """The sockets of one event loop that are read out of its poll."""
+class Due(Protocol):
+    """Something that is to be done at a time."""
 
-    def __init__(self, other_fd: int) -> None:
+    due: float  # second of the loop's clock; infinite: never
+
+    def ring(self) -> None:
+        """Do it: the time has come. *due* is infinite again."""
+        ...
+
+
+class HotSockets:
+    """The sockets of one event loop that are read out of its poll, and what waits for a time."""
+
+    def __init__(self, other_fd: int, clock: trio.abc.Clock) -> None:
         """Begin with none, and *other_fd*, which is not read but waited for with them.
+
+        Args:
+            other_fd: the event loop's own epoll.
+            clock: the event loop's.
 
         Raises:
             OSError: there is no descriptor or no memory left.
         """
+        self._now = clock.current_time
+        self.due = inf  # the earliest of `_timed`, or before it
+        self._timed: list[Due] = []
         self.epoll = select.epoll()
         try:
             self.epoll.register(other_fd, select.EPOLLIN)
@@ -136,6 +165,24 @@ class HotSockets:
         if reader is not None:
             reader()
 
+    def add_timed(self, timed: Due) -> None:
+        """Have *timed* ring when it is due, until `remove_timed`."""
+        self._timed.append(timed)
+        self.due = min(self.due, timed.due)
+
+    def remove_timed(self, timed: Due) -> None:
+        """Let *timed* ring no more."""
+        self._timed.remove(timed)
+
+    def call_due(self) -> None:
+        """Have those ring whose time has come, and only once each: the poll comes before more."""
+        now, self.due = self._now(), inf
+        for timed in tuple(self._timed):
+            if timed.due <= now:
+                timed.due = inf
+                timed.ring()
+        self.due = min((timed.due for timed in self._timed), default=inf)
+
     def after_reads(self, call: Callable[[], None]) -> None:
         """See the function."""
         if self.is_reading:
@@ -152,11 +199,15 @@ class HotSockets:
                 for call in after:
                     call()
             except BaseException as error:  # noqa: BLE001 - `_watch` raises it
-                self._failure = error
-                watch, self._watcher = self._watcher, None
-                if watch is not None:
-                    trio.lowlevel.reschedule(watch)
+                self.fail(error)
                 return
+
+    def fail(self, error: BaseException) -> None:
+        """Have *error* end the event loop."""
+        self._failure = error
+        watch, self._watcher = self._watcher, None
+        if watch is not None:
+            trio.lowlevel.reschedule(watch)
 
     async def _watch(self) -> None:
         """Raise what went wrong where there is no task: that ends everything."""
@@ -190,6 +241,15 @@ def hot_sockets() -> HotSockets | None:
         except OSError:
             return None  # out of descriptors, perhaps: by tasks until there is one
     return manager.sockets
+
+
+def timed_sockets() -> HotSockets | None:
+    """Return `hot_sockets` where time goes by itself: virtual time goes by what tasks wait for."""
+    if not is_supported:
+        return None
+    clock = GLOBAL_RUN_CONTEXT.runner.clock
+    goes_by_itself = getattr(clock, "goes_by_itself", type(clock) is SystemClock)
+    return hot_sockets() if goes_by_itself else None
 
 
 def after_reads(call: Callable[[], None]) -> None:

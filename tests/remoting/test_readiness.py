@@ -13,6 +13,7 @@ import pytest
 import trio
 
 from dledger.remoting import network, readiness
+from dledger.remoting.alarm import Alarm
 from dledger.remoting.errors import ConnectionClosedError, ConnectionLostError
 from dledger.remoting.network import TcpNetwork, receive_each
 
@@ -426,3 +427,25 @@ async def test_a_deadline_that_a_taker_brings_forward_is_kept():
 async def test_other_threads_have_their_turn_while_sockets_are_read_without_end():
     async with playing():
         assert await trio.to_thread.run_sync(lambda: trio.from_thread.run_sync(lambda: "told"))
+
+
+@on_linux
+async def test_no_task_has_a_turn_for_what_is_due():
+    rung, steps = [], []
+    alarm = Alarm(lambda: rung.append("rung"))
+
+    class Steps(trio.abc.Instrument):
+        def before_task_step(self, task):
+            steps.append(task)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(alarm.run)
+        await trio.testing.wait_all_tasks_blocked()
+        instrument = Steps()
+        trio.lowlevel.add_instrument(instrument)
+        alarm.set(trio.current_time() + 0.001)
+        await trio.sleep(0.05)
+        trio.lowlevel.remove_instrument(instrument)
+        assert rung == ["rung"]
+        assert set(steps) == {trio.lowlevel.current_task()}
+        nursery.cancel_scope.cancel()
