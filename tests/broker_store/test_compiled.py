@@ -98,7 +98,7 @@ def test_what_was_not_built_is_done_in_python_and_said(monkeypatch):
 
 
 @needs_loops
-@pytest.mark.parametrize("size", [*range(50), 100, 1024, 4095, 4096, 70_001])
+@pytest.mark.parametrize("size", [*range(50), 100, 383, 384, 385, 1024, 4095, 4096, 70_001])
 def test_the_checksum_is_zlib_s(size):
     body = random.Random(size).randbytes(size)
     record = bytearray(make_record(body))
