@@ -20,6 +20,9 @@ from dledger.errors import LedgerError
 from dledger.remoting.readiness import after_reads
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from broker.store.queue_files import QueueKey
     from dledger.core import Role
     from dledger.remoting.server import Session
 
@@ -79,9 +82,9 @@ class Node(Wiring):
             session.flush_soon()  # refused at once: no pass over its requests ends here
         self._end_of_pass()
 
-    def _arrived(self, topic: str, queue_id: int, max_offset: int) -> None:
-        self.pulls.hold.notify_arrival((topic, queue_id), max_offset)
-        self.schedule.arrived(topic)
+    def _arrived(self, ends: Mapping[QueueKey, int]) -> None:
+        self.pulls.hold.notify_arrivals(ends)
+        self.schedule.arrived(ends)
 
     def _applied(self, index: int, results: list[Any]) -> None:
         self.commands.applied(index, results)

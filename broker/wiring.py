@@ -61,11 +61,12 @@ from dledger.server import LedgerServer
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from broker.config import NodeConfig
     from broker.message.model import HostAddress
     from broker.open_files import OpenFiles
+    from broker.store.queue_files import QueueKey
     from dledger.clock import Clock
     from dledger.core import Role
     from dledger.remoting.network import Network
@@ -574,7 +575,7 @@ class Wiring(ABC):
     def _dispatched(self) -> None: ...
 
     @abstractmethod
-    def _arrived(self, topic: str, queue_id: int, max_offset: int) -> None: ...
+    def _arrived(self, ends: Mapping[QueueKey, int]) -> None: ...
 
     @abstractmethod
     def _applied(self, index: int, results: list[Any]) -> None: ...

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 import trio
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from broker.protocol.headers import PullMessageRequest
     from dledger.clock import Clock
@@ -123,6 +123,12 @@ class PullHold:
         self._count += 1
         if first is None or pull.deadline < first:
             self._wake.set()
+
+    def notify_arrivals(self, ends: Mapping[QueueKey, int]) -> None:
+        """Answer the pulls that wait for what is before the *ends* of these queues now."""
+        if self._by_queue:
+            for key, end_offset in ends.items():
+                self.notify_arrival(key, end_offset)
 
     def notify_arrival(self, key: QueueKey, end_offset: int) -> None:
         """Answer the pulls of *key* that wait for an offset below *end_offset*."""

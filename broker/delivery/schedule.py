@@ -28,7 +28,7 @@ from broker.store.reader import PullStatus
 from dledger.errors import LedgerBusyError, LedgerError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from broker.message.limits import MessageLimits
     from broker.message.model import StoredMessage
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from broker.store.append_queue import AppendQueue
     from broker.store.commit_log import Receipt
     from broker.store.proposals import Put
+    from broker.store.queue_files import QueueKey
     from broker.store.reader import Reader
     from dledger.clock import Clock
     from dledger.durability import Durability
@@ -186,10 +187,12 @@ class Schedule:
         if self._topics.get(SCHEDULE_TOPIC) is not None:
             self._wake.set()
 
-    def arrived(self, topic: str) -> None:
-        """Look again when something new waits."""
-        if topic == SCHEDULE_TOPIC:
-            self._wake.set()
+    def arrived(self, queues: Iterable[QueueKey]) -> None:
+        """Look again when something new waits in one of *queues*."""
+        for topic, _ in queues:
+            if topic == SCHEDULE_TOPIC:
+                self._wake.set()
+                return
 
     async def run(self) -> None:
         """Deliver until cancelled."""

@@ -17,7 +17,7 @@ import numpy as np
 from dledger.measures import Histogram
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container
+    from collections.abc import Callable, Container, Iterable
 
     from broker.store.runs import RecordRun
     from dledger.entry import Entry
@@ -58,26 +58,35 @@ class Traffic:
         self._groups: dict[str, str] = {}
         self.sizes = Histogram(SIZE_BOUNDS)  # of records that came in, bytes
 
-    def dispatch_run(self, run: RecordRun, entry: Entry) -> None:
+    def dispatch_runs(self, runs: Iterable[RecordRun], entry: Entry) -> None:
         """See `Dispatcher`."""
         if not self.leads():
             return
-        count = run.record_count
-        if count == 1:
-            self.sizes.observe(run.size)
-        else:
-            sizes = np.frombuffer(run.units, _UNIT)["size"]
-            if int(sizes.max()) <= SIZE_BOUNDS[0]:  # nearly always, and twice as quick
-                counts = [count, *[0] * len(SIZE_BOUNDS)]
+        arrived = self.arrived
+        small_count = small_size = 0  # of records up to the least bound: nearly all
+        for run in runs:
+            topic, count, size = run.topic, run.record_count, run.size
+            if size <= SIZE_BOUNDS[0]:
+                small_count += count
+                small_size += size
             else:
-                places = np.searchsorted(SIZE_BOUNDS, sizes)
-                counts = np.bincount(places, minlength=len(SIZE_BOUNDS) + 1).tolist()
-            self.sizes.add(counts, run.size)
-        flow = self.arrived.get(run.topic)
-        if flow is None:
-            topic = run.topic if len(self.arrived) < TOPICS_MAX else OTHER
-            flow = self.arrived.setdefault(topic, Flow())
-        flow.add(count, run.size)
+                self._observe_sizes(run)
+            flow = arrived.get(topic)
+            if flow is None:
+                flow = arrived.setdefault(topic if len(arrived) < TOPICS_MAX else OTHER, Flow())
+            flow.messages += count
+            flow.size += size
+        if small_count:
+            self.sizes.add((small_count,), small_size)
+
+    def _observe_sizes(self, run: RecordRun) -> None:
+        sizes = np.frombuffer(run.units, _UNIT)["size"]
+        if int(sizes.max()) <= SIZE_BOUNDS[0]:  # nearly always, and twice as quick
+            self.sizes.add((run.record_count,), run.size)
+            return
+        places = np.searchsorted(SIZE_BOUNDS, sizes)
+        counts = np.bincount(places, minlength=len(SIZE_BOUNDS) + 1).tolist()
+        self.sizes.add(counts, run.size)
 
     def shared_name(self, group: str) -> str:
         """Return *group* as one string for all who wait under it; `OTHER` beyond the bound.

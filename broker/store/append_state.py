@@ -164,7 +164,7 @@ class AppendState:
         if producer is None:
             known = self._dispatched.producers.get(key)
             producer = self._producers[key] = known.copy() if known is not None else Producer()
-        producer.record(run, index=index, seen_ms=0)
+        producer.record(*run, index, 0)
 
     def _prune(self) -> None:
         """Forget the producers of whom dispatch knows as much by now."""

@@ -23,7 +23,6 @@ from broker.errors import OffsetTooSmallError
 from broker.store.runs import UNIT_SIZE
 
 if TYPE_CHECKING:
-    from broker.store.growing_files import Piece
     from broker.store.queue_files import QueueFiles, QueueKey
 
 TAIL_UNITS_KEPT = 1024  # in memory after they were written: 20 KiB for each busy queue
@@ -50,6 +49,7 @@ class ConsumeQueue:
         self._files = files
         self._key = key
         self._min_offset = min_offset
+        self.max_offset = max_offset  # the queue offset the next message gets
         self._tail = bytearray()
         self._tail_begin = max_offset  # queue offset of the tail's first unit
         self._captured = max_offset  # up to here a job writes or wrote the units
@@ -59,11 +59,6 @@ class ConsumeQueue:
     def min_offset(self) -> int:
         """The first queue offset that can be read; the end when there is none."""
         return self._min_offset
-
-    @property
-    def max_offset(self) -> int:
-        """The queue offset the next message gets."""
-        return self._tail_begin + len(self._tail) // UNIT_SIZE
 
     @property
     def unwritten_size(self) -> int:
@@ -77,12 +72,15 @@ class ConsumeQueue:
 
     def append(self, position: int, size: int, tags_code: int) -> None:
         """Add one unit: the record at *position* of the log, *size* bytes long."""
-        self._tail += _UNIT.pack(position, size, tags_code)
+        self.append_units(_UNIT.pack(position, size, tags_code))
 
-    def append_units(self, units: bytes) -> None:
-        """Add whole units, laid flat."""
-        assert len(units) % UNIT_SIZE == 0
+    def append_units(self, units: bytes) -> int:
+        """Add whole units, laid flat; return the new end of the queue."""
+        count, odd = divmod(len(units), UNIT_SIZE)
+        assert not odd
         self._tail += units
+        self.max_offset = end = self.max_offset + count
+        return end
 
     def units_from(self, queue_offset: int, *, unit_count_max: int) -> bytes | memoryview:
         """Return up to *unit_count_max* whole units, the first at *queue_offset*.
@@ -149,19 +147,20 @@ class ConsumeQueue:
         assert queue_offset <= self.max_offset
         self._min_offset = max(self._min_offset, queue_offset)
 
-    def begin_flush(self) -> list[Piece]:
-        """Return what is to be written so that the files hold all units; the order must be kept."""
-        begin = (self._captured - self._tail_begin) * UNIT_SIZE
-        data = bytes(memoryview(self._tail)[begin:])
-        pieces = list(self._files.pieces(self._key, self._captured, data))
+    def begin_flush(self) -> tuple[int, bytes]:
+        """Return the units no job has been given yet, and the queue offset of the first."""
+        first = self._captured
         self._captured = self.max_offset
-        return pieces
+        return first, bytes(self._tail[(first - self._tail_begin) * UNIT_SIZE :])
 
-    def finish_flush(self, written_offset: int) -> None:
-        """Take note that the files hold all units before *written_offset*."""
+    def finish_flush(self, written_offset: int, *, kept_count: int = TAIL_UNITS_KEPT) -> None:
+        """Take note that the files hold all units before *written_offset*.
+
+        *kept_count* of the last units stay in memory nevertheless.
+        """
         assert self._written <= written_offset <= self._captured
         self._written = written_offset
-        kept = min(written_offset, self.max_offset - TAIL_UNITS_KEPT)
+        kept = min(written_offset, self.max_offset - kept_count)
         if kept > self._tail_begin:
             del self._tail[: (kept - self._tail_begin) * UNIT_SIZE]
             self._tail_begin = kept

@@ -16,17 +16,19 @@ import struct
 from typing import TYPE_CHECKING
 
 from broker.message import codec
-from broker.store.consume_queue import ConsumeQueue
+from broker.store.consume_queue import TAIL_UNITS_KEPT, ConsumeQueue
 from broker.store.runs import UNIT_SIZE
 from dledger.errors import PoisonEntryError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from broker.store.growing_files import Piece
     from broker.store.log_view import LogView
     from broker.store.queue_files import QueueFiles, QueueKey
     from broker.store.runs import RecordRun
+
+# Bytes of written units in memory, for those who keep up, when thousands of queues grow alike.
+TAILS_SIZE_MAX = 8 * 1024 * 1024
 
 _UNIT = struct.Struct(">qiq")
 _QUEUE_ID = struct.Struct(">i")
@@ -37,11 +39,24 @@ class QueueFlush:
     """Units on their way to the files; see `ConsumeQueues.begin_flush`."""
 
     def __init__(
-        self, files: QueueFiles, pieces: list[Piece], ends: list[tuple[ConsumeQueue, int]]
+        self,
+        files: QueueFiles,
+        parts: list[tuple[QueueKey, int, bytes]],
+        queues: list[ConsumeQueue],
+        kept_count: int,
     ) -> None:
+        """Make it.
+
+        Args:
+            files: where the units go.
+            parts: key, first queue offset and units of each queue.
+            queues: those in *parts*, in the same order.
+            kept_count: units of each that stay in memory once they are written.
+        """
         self._files = files
-        self._pieces = pieces
-        self._ends = ends
+        self._parts = parts
+        self._queues = queues
+        self._kept_count = kept_count
 
     def run(self) -> None:
         """Write the units; blocking, beside the event loop.
@@ -49,12 +64,13 @@ class QueueFlush:
         Raises:
             StorageFailedError: stop the node.
         """
-        self._files.write(self._pieces)
+        pieces = [piece for part in sorted(self._parts) for piece in self._files.pieces(*part)]
+        self._files.write(pieces)
 
     def finish(self) -> None:
         """Take note on the event loop that `run` is done."""
-        for queue, end in self._ends:
-            queue.finish_flush(end)
+        for queue, (_, begin, units) in zip(self._queues, self._parts, strict=True):
+            queue.finish_flush(begin + len(units) // UNIT_SIZE, kept_count=self._kept_count)
 
 
 class DeletedFiles:
@@ -81,7 +97,7 @@ class ConsumeQueues:
     def __init__(self, files: QueueFiles) -> None:
         self._files = files
         self._queues: dict[QueueKey, ConsumeQueue] = {}
-        self._grown: set[QueueKey] = set()  # since the last flush began
+        self._grown: dict[QueueKey, ConsumeQueue] = {}  # since the last flush began
         self._unflushed_size = 0
         # Of queues that were trimmed, or whose topic was deleted once: nothing below is read again.
         self._floors: dict[QueueKey, int] = {}
@@ -111,25 +127,30 @@ class ConsumeQueues:
         queue = self._queues.get((topic, queue_id))
         return 0 if queue is None else queue.max_offset
 
-    def put_run(self, run: RecordRun) -> None:
-        """Add the units of a run.
+    def put_runs(self, runs: Iterable[RecordRun], ends: dict[QueueKey, int]) -> None:
+        """Add the units of some runs, and put the ends of their queues into *ends*.
 
         Raises:
-            PoisonEntryError: its queue offsets do not continue the queue's.
+            PoisonEntryError: the queue offsets of one do not continue its queue's.
         """
-        key = run.topic, run.queue_id
-        queue = self._queues.get(key)
-        if queue is None:
-            queue = self._queues[key] = ConsumeQueue(self._files, key)
-        if run.first_queue_offset != queue.max_offset:
-            raise PoisonEntryError(
-                f"the record at position {run.first_position} has offset "
-                f"{run.first_queue_offset} in queue {run.queue_id} of topic {run.topic}, where "
-                f"{queue.max_offset} comes next"
-            )
-        queue.append_units(run.units)
-        self._grown.add(key)
-        self._unflushed_size += len(run.units)
+        queues, grown = self._queues, self._grown
+        size = 0
+        for run in runs:
+            key = run.topic, run.queue_id
+            queue = queues.get(key)
+            if queue is None:
+                queue = queues[key] = ConsumeQueue(self._files, key)
+            if run.first_queue_offset != queue.max_offset:
+                raise PoisonEntryError(
+                    f"the record at position {run.first_position} has offset "
+                    f"{run.first_queue_offset} in queue {run.queue_id} of topic {run.topic}, where "
+                    f"{queue.max_offset} comes next"
+                )
+            units = run.units
+            ends[key] = queue.append_units(units)
+            grown[key] = queue
+            size += len(units)
+        self._unflushed_size += size
 
     @property
     def has_deleted(self) -> bool:
@@ -144,7 +165,7 @@ class ConsumeQueues:
                 continue  # nothing came since it was deleted before
             end = queue.max_offset
             self._unflushed_size -= queue.uncaptured_size
-            self._grown.discard(key)
+            self._grown.pop(key, None)
             self._floors[key] = end
             self._queues[key] = ConsumeQueue(self._files, key, min_offset=end, max_offset=end)
             self._deleted.append(key)
@@ -203,15 +224,11 @@ class ConsumeQueues:
 
     def begin_flush(self) -> QueueFlush:
         """Return the job that brings every unit so far to the files; jobs run in order."""
-        pieces: list[Piece] = []
-        ends: list[tuple[ConsumeQueue, int]] = []
-        for key in sorted(self._grown):
-            queue = self._queues[key]
-            pieces += queue.begin_flush()
-            ends.append((queue, queue.max_offset))
-        self._grown.clear()
+        grown, self._grown = self._grown, {}
         self._unflushed_size = 0
-        return QueueFlush(self._files, pieces, ends)
+        parts = [(key, *queue.begin_flush()) for key, queue in grown.items()]
+        kept = min(TAIL_UNITS_KEPT, TAILS_SIZE_MAX // UNIT_SIZE // max(1, len(self._queues)))
+        return QueueFlush(self._files, parts, list(grown.values()), kept)
 
     def drop_below_position(self, position: int) -> list[tuple[QueueKey, int]]:
         """Forget units of records before *position*; return what changed, for `unlink_dropped`."""

@@ -214,11 +214,9 @@ class DerivedState:
             for topic in self._dispatch.take_deleted():
                 if self.on_deleted is not None:
                     self.on_deleted(topic)
-            if self.on_arrival is None:
-                self._dispatch.take_arrived()
-            else:
-                for arrived in self._dispatch.take_arrived():
-                    self.on_arrival(*arrived)
+            arrived = self._dispatch.take_arrived()
+            if arrived and self.on_arrival is not None:
+                self.on_arrival(arrived)
         return self._point.index
 
     def begin_jobs(self, *, with_state: bool = False) -> list[Job]:
@@ -320,7 +318,8 @@ class DerivedState:
 
     def close(self) -> None:
         """Let go of the files; what no job has written yet is derived again on the next start."""
-        self.queues.close()
+        self._files.let_go()
+        self.key_index.files.close()
 
     def _state_at(self, base: LogPoint) -> DerivedSnapshot | None:
         """Return the state that leads to *base*; None when there is no sound one, or no need."""

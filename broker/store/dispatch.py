@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from broker.errors import CorruptRecordError
 from broker.store.log_view import CHANNEL_METADATA, CHANNEL_RECORDS
-from broker.store.producers import Run
 from broker.store.runs import RunReader
 from dledger.entry import EntryKind
 from dledger.errors import PoisonEntryError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from broker.store.consume_queues import ConsumeQueues
     from broker.store.producers import ProducerTable
+    from broker.store.queue_files import QueueKey
     from broker.store.runs import RecordRun
     from dledger.entry import Entry
 
@@ -41,8 +41,12 @@ REMEDY = (
 class Dispatcher(Protocol):
     """Takes in every run of committed records, in log order."""
 
-    def dispatch_run(self, run: RecordRun, entry: Entry) -> None:
-        """Take in *run*, a part of *entry*; must not wait and may not fail for its content."""
+    def dispatch_runs(self, runs: Sequence[RecordRun], entry: Entry) -> None:
+        """Take in *runs*, all of *entry*; must not wait and may not fail for their content.
+
+        Sends to many queues make runs of one record, thousands a second: what is done for each of
+        them is to be a few lookups.
+        """
         ...
 
 
@@ -75,10 +79,10 @@ class MetadataMachine(Protocol):
 
 
 class ArrivalListener(Protocol):
-    """Hears of new messages, once for each queue and batch."""
+    """Hears of new messages, once for each batch."""
 
-    def __call__(self, topic: str, queue_id: int, max_offset: int) -> None:
-        """Messages before *max_offset* can be read now."""
+    def __call__(self, ends: Mapping[QueueKey, int]) -> None:
+        """Messages before the ends of these queues, which are new, can be read now."""
         ...
 
 
@@ -116,7 +120,7 @@ class Dispatch:
         self._segment_size = segment_size
         self._dispatchers = dispatchers
         self._reader = RunReader()
-        self._arrived: dict[tuple[str, int], None] = {}
+        self._arrived: dict[QueueKey, int] = {}
         self._deleted: list[str] = []
 
     def begins_segment(self, entry: Entry) -> bool:
@@ -145,13 +149,9 @@ class Dispatch:
                 f"entry {entry.index} at position {entry.position}: {error}; {REMEDY}"
             ) from error
 
-    def take_arrived(self) -> list[tuple[str, int, int]]:
-        """Return topic, queue id and end of the queues that grew since the last call."""
-        arrived = [
-            (topic, queue_id, self._queues.next_queue_offset(topic, queue_id))
-            for topic, queue_id in self._arrived
-        ]
-        self._arrived.clear()
+    def take_arrived(self) -> dict[QueueKey, int]:
+        """Return the ends of the queues that grew since the last call."""
+        arrived, self._arrived = self._arrived, {}
         return arrived
 
     def take_deleted(self) -> list[str]:
@@ -169,22 +169,8 @@ class Dispatch:
         return results
 
     def _take_in_records(self, entry: Entry) -> None:
-        for run in self._reader.runs(entry.body, entry.body_position):
-            self._queues.put_run(run)
-            if run.mark is None:
-                self._producers.observe_time(run.store_timestamp_ms)
-            else:
-                self._producers.record(
-                    (run.mark.producer_id, run.topic, run.queue_id),
-                    Run(
-                        run.mark.first_sequence,
-                        run.record_count,
-                        run.first_queue_offset,
-                        run.first_position,
-                    ),
-                    index=entry.index,
-                    timestamp_ms=run.store_timestamp_ms,
-                )
-            for dispatcher in self._dispatchers:
-                dispatcher.dispatch_run(run, entry)
-            self._arrived[run.topic, run.queue_id] = None
+        runs = list(self._reader.runs(entry.body, entry.body_position))
+        self._queues.put_runs(runs, self._arrived)
+        self._producers.record_runs(runs, index=entry.index)
+        for dispatcher in self._dispatchers:
+            dispatcher.dispatch_runs(runs, entry)

@@ -13,8 +13,9 @@ from dledger.errors import LedgerFullError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from dledger.store.disk import Disk
+    from dledger.store.disk import Disk, FileTree
 
+SYNCED_EACH_MAX = 64  # files; for more their whole file system is synced, where that can be had
 FREE_SIZE_MIN = 1024 * 1024  # bytes left alone, so that a write never finds the disk full halfway
 
 
@@ -34,6 +35,7 @@ class GrowingFiles:
         self._folder = folder
         self._unsynced: set[str] = set()
         self._unsynced_folders: set[str] = set()  # that hold a name which is not durable yet
+        self._tree: FileTree | None = None  # opened before the first of the unsynced was written
 
     def write(self, pieces: Sequence[Piece]) -> None:
         """Write *pieces*; blocking. They are durable only after `sync`.
@@ -52,6 +54,8 @@ class GrowingFiles:
                 f"{self._folder}: no room for {size} bytes, {free} are free; free some disk space, "
                 "or set log_size_max so that old segments are dropped"
             )
+        if self._tree is None and not self._unsynced:
+            self._tree = self._disk.open_tree(self._folder)
         for path, of_path in _by_path(pieces):
             if not self._disk.exists(path):
                 self._create(path)
@@ -65,6 +69,13 @@ class GrowingFiles:
 
     def sync(self) -> None:
         """Make everything written durable; blocking."""
+        if self._tree is not None and len(self._unsynced) > SYNCED_EACH_MAX:
+            self._tree.sync()
+        else:
+            self._sync_each()
+        self.forget_unsynced()
+
+    def _sync_each(self) -> None:
         for path in sorted(self._unsynced):
             if self._disk.exists(path):
                 file = self._disk.open_file(path)
@@ -72,11 +83,9 @@ class GrowingFiles:
                     file.sync()
                 finally:
                     file.close()
-        self._unsynced.clear()
         # The deepest first, so that what is durable is never below what is not.
         for folder in sorted(self._unsynced_folders, reverse=True):
             self._disk.sync_folder(folder)
-        self._unsynced_folders.clear()
 
     def _create(self, path: str) -> None:
         """Make an empty file; its name is as durable as its bytes, after `sync`.
@@ -98,9 +107,16 @@ class GrowingFiles:
             self._unsynced.discard(path)
 
     def forget_unsynced(self) -> None:
-        """Take note that all files are gone."""
+        """Take note that nothing is left to be made durable, or that all files are gone."""
         self._unsynced.clear()
         self._unsynced_folders.clear()
+        self.close()
+
+    def close(self) -> None:
+        """Let go of what waits for the next sync; a sync goes file by file then."""
+        if self._tree is not None:
+            self._tree.close()
+            self._tree = None
 
 
 def _by_path(pieces: Sequence[Piece]) -> Iterable[tuple[str, list[Piece]]]:

@@ -27,6 +27,8 @@ from broker.store.index_folder import (
 from broker.store.index_keys import RawKeys, take_keys
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from broker.store.columns import IntArray
     from broker.store.growing_files import Piece
     from broker.store.hashing import HashArray
@@ -96,8 +98,14 @@ class KeyIndex:
         """Files that what is kept of the log has, in its order."""
         return [info.path for info in self._sealed] + [file.path for file in self.growing]
 
-    def dispatch_run(self, run: RecordRun, entry: Entry) -> None:
-        """Take in the keys of *run*; see `Dispatcher`."""
+    def dispatch_runs(self, runs: Iterable[RecordRun], entry: Entry) -> None:
+        """Take in the keys of *runs*; see `Dispatcher`."""
+        for run in runs:
+            begins = run.properties_begins
+            if len(begins) > 1 or (len(begins) == 1 and begins[0] < run.properties_ends[0]):
+                self._dispatch_run(run, entry)
+
+    def _dispatch_run(self, run: RecordRun, entry: Entry) -> None:
         before = len(self._raw)
         batch = take_keys(run, entry.body, self._raw)
         added = len(self._raw) - before

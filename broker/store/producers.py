@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgpack
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
+
+    from broker.store.runs import RecordRun
 
 PRODUCERS_MAX = 100_000  # each with one queue; about 500 bytes of memory
 RUNS_MAX = 64  # remembered per producer and queue; a batch pipelined further back is a duplicate
@@ -99,28 +101,30 @@ class Producer:
             SequenceState.DUPLICATE, self._queue_offset_of(first_sequence), self.index
         )
 
-    def record(self, run: Run, *, index: int, seen_ms: int) -> None:
-        """Take note of messages that are in the log. What the log says is never doubted."""
-        self.last_sequence = run.first_sequence + run.record_count - 1
+    def record(
+        self,
+        first_sequence: int,
+        record_count: int,
+        first_queue_offset: int,
+        position: int,
+        index: int,
+        seen_ms: int,
+    ) -> None:
+        """Take note of a `Run` that is in entry *index*. What the log says is never doubted.
+
+        By place, and not as a `Run`: this is done for every mark.
+        """
+        self.last_sequence = first_sequence + record_count - 1
         self.index = index
         self.seen_ms = seen_ms
         self.packed = None
         runs = self.runs
         if runs:
-            last = runs[-1]
-            if (
-                last.first_sequence + last.record_count == run.first_sequence
-                and last.first_queue_offset + last.record_count == run.first_queue_offset
-            ):
-                # Not by _replace, which takes five times as long: this is done for every mark.
-                runs[-1] = Run(
-                    last.first_sequence,
-                    last.record_count + run.record_count,
-                    last.first_queue_offset,
-                    last.position,
-                )
+            sequence, count, queue_offset, first_position = runs[-1]
+            if sequence + count == first_sequence and queue_offset + count == first_queue_offset:
+                runs[-1] = Run(sequence, count + record_count, queue_offset, first_position)
                 return
-        runs.append(run)
+        runs.append(Run(first_sequence, record_count, first_queue_offset, position))
         if len(runs) > RUNS_MAX:
             del runs[0]
 
@@ -176,11 +180,42 @@ class ProducerTable:
         """Take note of a mark in entry *index* whose records were stored at *timestamp_ms*."""
         if timestamp_ms > self._clock_ms:
             self._clock_ms = timestamp_ms
-        producer = self._producers.pop(key, None) or Producer()
-        producer.record(run, index=index, seen_ms=self._clock_ms)
-        self._producers[key] = producer  # at the end: most recently used
-        if len(self._producers) > self._producers_max:
-            del self._producers[next(iter(self._producers))]
+        self._record(key, *run, index)
+
+    def record_runs(self, runs: Iterable[RecordRun], *, index: int) -> None:
+        """Take note of the marks of an entry's *runs*, and of when they were stored."""
+        record = self._record
+        for run in runs:
+            if run.store_timestamp_ms > self._clock_ms:
+                self._clock_ms = run.store_timestamp_ms
+            mark = run.mark
+            if mark is not None:
+                record(
+                    (mark.producer_id, run.topic, run.queue_id),
+                    mark.first_sequence,
+                    run.record_count,
+                    run.first_queue_offset,
+                    run.first_position,
+                    index,
+                )
+
+    def _record(
+        self,
+        key: ProducerKey,
+        first_sequence: int,
+        record_count: int,
+        first_queue_offset: int,
+        position: int,
+        index: int,
+    ) -> None:
+        producers = self._producers
+        producer = producers.pop(key, None) or Producer()
+        producer.record(
+            first_sequence, record_count, first_queue_offset, position, index, self._clock_ms
+        )
+        producers[key] = producer  # at the end: most recently used
+        if len(producers) > self._producers_max:
+            del producers[next(iter(producers))]
 
     def observe_time(self, timestamp_ms: int) -> None:
         """Take note of a store timestamp of records without a mark."""

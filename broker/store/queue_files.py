@@ -109,6 +109,11 @@ class QueueFiles:
         """Make everything written durable; blocking."""
         self._growing.sync()
 
+    def let_go(self) -> None:
+        """Let go of everything; nothing is written any more."""
+        self.close()
+        self._growing.close()
+
     def file_begins(self, key: QueueKey) -> list[int]:
         """Return the first queue offset of each file of a queue, ascending; blocking."""
         folder = self._queue_folder(key)

@@ -16,6 +16,8 @@ import operator
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from broker.store.runs import RecordRun
     from dledger.entry import Entry
 
@@ -124,12 +126,15 @@ class TopicRates:
         self._out: dict[str, Counter] = {}
         self._readers: dict[tuple[str, str], Counter] = {}  # topic and group, the last used last
 
-    def dispatch_run(self, run: RecordRun, entry: Entry) -> None:
+    def dispatch_runs(self, runs: Iterable[RecordRun], entry: Entry) -> None:
         """Count what came in."""
-        counter = self._in.get(run.topic)
-        if counter is None:
-            counter = self._in[run.topic] = Counter()
-        counter.add(run.store_timestamp_ms, run.record_count, run.size)
+        counters = self._in
+        for run in runs:
+            topic = run.topic
+            counter = counters.get(topic)
+            if counter is None:
+                counter = counters[topic] = Counter()
+            counter.add(run.store_timestamp_ms, run.record_count, run.size)
 
     def pulled(self, topic: str, group: str, messages: int, size: int, *, now_ms: int) -> None:
         """Count what one answer took out."""

@@ -19,7 +19,7 @@ from dledger.store.disk_usage import DiskUsage
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from dledger.entry import Buffer
 
@@ -131,6 +131,20 @@ class FakeFile:
         pass
 
 
+class FakeTree:
+    """See `dledger.store.disk.FileTree`."""
+
+    def __init__(self, disk: FakeDisk, path: str) -> None:
+        self._disk = disk
+        self._path = path
+
+    def sync(self) -> None:
+        self._disk.sync_below(self._path)
+
+    def close(self) -> None:
+        pass
+
+
 class FakeLock:
     """See `dledger.store.disk.FolderLock`."""
 
@@ -156,6 +170,7 @@ class FakeDisk:
         self.crash_after_bytes: int | None = None
         self.failing: dict[str, str] = {}  # part of a path -> "write" or "sync"
         self.locked: set[str] = set()
+        self.has_trees = True
         self._boot = 1
         self._folders: set[str] = {"/", ""}
         self._names: dict[str, _Inode] = {}
@@ -214,6 +229,16 @@ class FakeDisk:
         self.fail(path, "sync")
         inode.durable[:] = inode.cache
         self.sync_count += 1
+
+    def sync_below(self, path: str) -> None:
+        """Sync all files and names below folder *path* as one step; a crash leaves none or all."""
+        self.step(f"sync all below {path}/")
+        for name, inode in self._names.items():
+            if name.startswith(path + "/"):
+                self.fail(name, "sync")
+                inode.durable[:] = inode.cache
+        self.sync_count += 1
+        self._settle_names(lambda folder: folder == path or folder.startswith(path + "/"))
 
     def files(self) -> dict[str, bytes]:
         """Return every file's content, as processes see it."""
@@ -305,10 +330,10 @@ class FakeDisk:
     def sync_folder(self, path: str) -> None:
         self.step(f"sync {path}/")
         self.fail(path, "sync")
-        for folder, names in self._changes:
-            if folder == path:
-                self._put(self._durable_names, names)
-        self._changes = [change for change in self._changes if change[0] != path]
+        self._settle_names(lambda folder: folder == path)
+
+    def open_tree(self, path: str) -> FakeTree | None:
+        return FakeTree(self, path) if self.has_trees else None
 
     def free_bytes(self, path: str) -> int:
         used = {id(inode): len(inode.cache) for inode in self._names.values()}
@@ -332,6 +357,12 @@ class FakeDisk:
         if path not in self._names:
             raise StorageFailedError(f"{path}: {verb}: No such file or directory")
         return self._names[path]
+
+    def _settle_names(self, is_settled: Callable[[str], bool]) -> None:
+        for folder, names in self._changes:
+            if is_settled(folder):
+                self._put(self._durable_names, names)
+        self._changes = [change for change in self._changes if not is_settled(change[0])]
 
     def _change(self, names: dict[str, _Inode | None]) -> None:
         self._changes.append((posixpath.dirname(next(iter(names))), names))

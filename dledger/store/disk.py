@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from dledger import machine
 from dledger.errors import FolderInUseError, LedgerFullError, StorageFailedError
+from dledger.store import tree_sync
 from dledger.store.disk_usage import DiskUsage
 
 try:
@@ -118,6 +119,22 @@ class DiskFile(Protocol):
         ...
 
 
+class FileTree(Protocol):
+    """A folder with all that is below it, made durable together."""
+
+    def sync(self) -> None:
+        """Make durable what was written below, names as well, since the tree was opened; blocking.
+
+        Raises:
+            StorageFailedError: some of it could not be written; never to be tried again.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        ...
+
+
 class FolderLock(Protocol):
     """A data folder held by this process."""
 
@@ -205,6 +222,13 @@ class Disk(Protocol):
 
     def sync_folder(self, path: str) -> None:
         """Make the names in folder *path* durable; blocking."""
+        ...
+
+    def open_tree(self, path: str) -> FileTree | None:
+        """Return folder *path* as something to be synced with all below; None: file by file only.
+
+        What was written before this call need not be among it.
+        """
         ...
 
     def free_bytes(self, path: str) -> int:
@@ -393,6 +417,23 @@ class OsMappedFile(OsFile):
         super().close()
 
 
+class OsTree:
+    """A `FileTree` of the operating system."""
+
+    def __init__(self, path: str, tree: tree_sync.OpenTree) -> None:
+        self._path = path
+        self._tree = tree
+
+    def sync(self) -> None:
+        """See `FileTree.sync`."""
+        with _failing(self._path, "sync all below"):
+            self._tree.sync()
+
+    def close(self) -> None:
+        """See `FileTree.close`."""
+        self._tree.close()
+
+
 class OsFolderLock:
     """An flock on the file ``lock`` of a folder; the system drops it when the process ends."""
 
@@ -522,6 +563,12 @@ class OsDisk:
                 _sync_all(fd)
             finally:
                 os.close(fd)
+
+    def open_tree(self, path: str) -> FileTree | None:
+        """See `Disk.open_tree`."""
+        with _failing(path, "open"):
+            tree = tree_sync.open_tree(path)
+        return None if tree is None else OsTree(path, tree)
 
     def free_bytes(self, path: str) -> int:
         """See `Disk.free_bytes`."""

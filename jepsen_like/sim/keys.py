@@ -93,8 +93,7 @@ def _derived_again(files: OpenFiles) -> dict[str, bytes]:
     reader = RunReader()
     for entry in files.store.entries(base.index + 1, files.derived.dispatched_index):
         if entry.channel == CHANNEL_RECORDS and entry.kind != EntryKind.NOOP:
-            for run in reader.runs(entry.body, entry.body_position):
-                again.dispatch_run(run, entry)
+            again.dispatch_runs(reader.runs(entry.body, entry.body_position), entry)
     return _contents(again, FakeDisk())
 
 

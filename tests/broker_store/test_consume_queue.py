@@ -9,7 +9,9 @@ import pytest
 
 from broker.errors import OffsetTooSmallError
 from broker.store.consume_queue import TAIL_UNITS_KEPT, ConsumeQueue
+from broker.store.consume_queues import TAILS_SIZE_MAX, ConsumeQueues
 from broker.store.queue_files import QueueFiles, folder_name
+from broker.store.runs import RecordRun
 from dledger.store.disk import OsDisk
 
 KEY = ("orders", 3)
@@ -32,7 +34,7 @@ def files(tmp_path):
 
 def flush(files, queue):
     end = queue.max_offset
-    files.write(queue.begin_flush())
+    files.write([*files.pieces(KEY, *queue.begin_flush())])
     files.sync()
     queue.finish_flush(end)
 
@@ -92,10 +94,30 @@ def test_what_is_written_leaves_the_memory_but_for_the_latest(files):
     assert queue.units_from(0, unit_count_max=5000) == units(0, 5000)
 
 
+def test_thousands_of_queues_that_grow_alike_keep_little_in_memory(tmp_path):
+    """20 KiB for each of 8,000 busy queues were 160 MiB."""
+    files = QueueFiles(OsDisk(), str(tmp_path / "many"))
+    queues = ConsumeQueues(files)
+    count = 2 * TAILS_SIZE_MAX // (20 * TAIL_UNITS_KEPT)
+    of_each = units(0, TAIL_UNITS_KEPT)
+    first = RecordRun("t", 0, TAIL_UNITS_KEPT, 0, 0, 0, of_each, None, 1, (), ())
+    queues.put_runs([first._replace(queue_id=nth) for nth in range(count)], {})
+    flush_job = queues.begin_flush()
+    flush_job.run()
+    flush_job.finish()
+
+    kept = [len(queues.get("t", nth)._tail) for nth in range(count)]
+    assert sum(kept) <= TAILS_SIZE_MAX
+    assert min(kept) > 0
+    found = queues.get("t", 7).units_from(0, unit_count_max=TAIL_UNITS_KEPT)
+    assert found == units(0, TAIL_UNITS_KEPT)
+    queues.close()
+
+
 def test_units_stay_readable_while_a_job_writes_them(files):
     queue = ConsumeQueue(files, KEY)
     queue.append_units(units(0, 30))
-    pieces = queue.begin_flush()
+    pieces = [*files.pieces(KEY, *queue.begin_flush())]
     queue.append_units(units(30, 50))
 
     assert queue.units_from(20, unit_count_max=99) == units(20, 50)
@@ -109,7 +131,7 @@ def test_units_stay_readable_while_a_job_writes_them(files):
 def test_units_that_came_during_a_write_stay_in_memory_until_they_are_written(files):
     queue = ConsumeQueue(files, KEY)
     queue.append_units(units(0, 10))
-    files.write(queue.begin_flush())
+    files.write([*files.pieces(KEY, *queue.begin_flush())])
     queue.append_units(units(10, 10 + 3 * TAIL_UNITS_KEPT))
     queue.finish_flush(10)
 

@@ -256,11 +256,12 @@ def test_dispatch_waits_for_the_files_when_too_much_is_in_memory(node, log, monk
 
 def test_arrivals_are_told_once_for_each_queue_and_batch(node):
     arrivals = []
-    node.derived.on_arrival = lambda *arrived: arrivals.append(arrived)
+    node.derived.on_arrival = arrivals.append
 
     node.derived.dispatch_up_to(node.log.end_index, size_max=1 << 30)
 
-    assert sorted(arrivals) == list(node.derived.queues.snapshot())
+    (ends,) = arrivals
+    assert sorted((*key, end) for key, end in ends.items()) == list(node.derived.queues.snapshot())
 
 
 def test_the_results_of_commands_are_told_by_index(node, log):
@@ -986,8 +987,8 @@ def test_dispatchers_hear_of_every_run(tmp_path, log):
     heard = []
 
     class Hearing:
-        def dispatch_run(self, run, entry):
-            heard.append((entry.index, run.topic, run.queue_id, run.record_count))
+        def dispatch_runs(self, runs, entry):
+            heard.extend((entry.index, run.topic, run.queue_id, run.record_count) for run in runs)
 
     derived = DerivedState.open(
         OsDisk(),

@@ -20,9 +20,9 @@ def leading():
 def test_messages_and_bytes_are_counted_by_topic():
     traffic = leading()
 
-    traffic.dispatch_run(run("a", 100), None)
-    traffic.dispatch_run(run("a", *[200] * 10), None)
-    traffic.dispatch_run(run("b", *range(1000, 3000, 100)), None)
+    traffic.dispatch_runs([run("a", 100)], None)
+    traffic.dispatch_runs([run("a", *[200] * 10)], None)
+    traffic.dispatch_runs([run("b", *range(1000, 3000, 100))], None)
 
     assert (traffic.arrived["a"].messages, traffic.arrived["a"].size) == (11, 2100)
     assert (traffic.arrived["b"].messages, traffic.arrived["b"].size) == (20, 39_000)
@@ -34,7 +34,7 @@ def test_messages_and_bytes_are_counted_by_topic():
 def test_a_node_that_does_not_lead_counts_nothing_that_comes_in():
     traffic = Traffic()
 
-    traffic.dispatch_run(run("a", 100), None)
+    traffic.dispatch_runs([run("a", 100)], None)
 
     assert not traffic.arrived
     assert not traffic.sizes.count
@@ -44,7 +44,7 @@ def test_names_beyond_the_bound_share_one():
     traffic = leading()
 
     for number in range(TOPICS_MAX + 10):
-        traffic.dispatch_run(run(f"t{number}", 1), None)
+        traffic.dispatch_runs([run(f"t{number}", 1)], None)
     for number in range(PAIRS_MAX + 10):
         traffic.serve("t", f"g{number}", messages=1, size=1)
 
@@ -67,9 +67,9 @@ def test_names_that_wait_are_shared_and_bounded():
 
 def test_topics_that_are_gone_make_room():
     traffic = leading()
-    traffic.dispatch_run(run("old", 1), None)
+    traffic.dispatch_runs([run("old", 1)], None)
     traffic.serve("old", "g", messages=1, size=1)
-    traffic.dispatch_run(run("new", 1), None)
+    traffic.dispatch_runs([run("new", 1)], None)
 
     traffic.forget_all_but({"new"})
 
