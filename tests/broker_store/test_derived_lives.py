@@ -10,6 +10,7 @@ import random
 
 import pytest
 
+from broker.store import growing_files
 from broker.store.derived import DerivedState
 from dledger.errors import StorageFailedError
 from tests.broker_store.growing_disk import GrowingDisk
@@ -68,6 +69,12 @@ def live(disk, log, chance):
         derived.dispatch_up_to(log.end_index, size_max=chance.choice([1, 60_000]))
         if chance.random() < 0.7:
             run(derived.begin_jobs(with_state=chance.random() < 0.6))
+
+
+@pytest.fixture(autouse=True)
+def in_every_other_all_files_are_synced_together(request, monkeypatch):
+    if sum(n for n in request.node.callspec.params.values() if type(n) is int) % 2:
+        monkeypatch.setattr(growing_files, "SYNCED_EACH_MAX", 0)
 
 
 @pytest.fixture(scope="module")
