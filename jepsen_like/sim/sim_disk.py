@@ -133,6 +133,10 @@ class SimDisk:
         self._changes.append((posixpath.dirname(next(iter(names))), names))
         _put(self.files, names)
 
+    def changed_folders(self) -> list[str]:
+        """Return the folders with names that are not durable."""
+        return list(dict.fromkeys(folder for folder, _ in self._changes))
+
     def begin_folder_sync(self, path: str) -> Callable[[], None]:
         """Take what a sync of the folder promises; the result makes it durable."""
         mine = [change for change in self._changes if change[0] == path]
@@ -291,6 +295,19 @@ class SimMount:
         if self.step(f"sync {path}/"):
             self._finish(self.disk.begin_folder_sync(path))
 
+    def open_tree(self, path: str) -> SimTree:
+        """See `Disk.open_tree`."""
+        return SimTree(self, path)
+
+    def sync_below(self, path: str) -> None:
+        """Sync all files below a folder, and their names."""
+        for name, file in list(self.disk.files.items()):
+            if name.startswith(path + "/"):
+                self.sync_file(name, file)
+        for folder in self.disk.changed_folders():
+            if folder == path or folder.startswith(path + "/"):
+                self.sync_folder(folder)
+
     def free_bytes(self, path: str) -> int:
         """See `Disk.free_bytes`."""
         return max(self.disk.capacity - self.disk.used, 0)
@@ -394,6 +411,21 @@ class SimOpenFile:
 
     def close(self) -> None:
         """See `DiskFile.close`."""
+
+
+class SimTree:
+    """See `dledger.store.disk.FileTree`."""
+
+    def __init__(self, mount: SimMount, path: str) -> None:
+        self._mount = mount
+        self._path = path
+
+    def sync(self) -> None:
+        """See `FileTree.sync`."""
+        self._mount.sync_below(self._path)
+
+    def close(self) -> None:
+        """See `FileTree.close`."""
 
 
 class SimLock:
