@@ -90,7 +90,7 @@ class RaftEngine:
         self._install = install
         self.heartbeat_seconds = raft.heartbeat_interval_ms / 1000
         self._election_seconds_min = raft.election_timeout_min_ms / 1000
-        self._election_seconds_max = raft.election_timeout_max_ms / 1000
+        self.election_seconds_max = raft.election_timeout_max_ms / 1000
         self._election_stagger_seconds = raft.election_stagger_ms / 1000
         self.leader_heard_at = float("-inf")
         self.leader_is_gone = False  # its connection broke, and no other has been heard of
@@ -116,8 +116,8 @@ class RaftEngine:
             appendEntriesUseBatch=True,
             appendEntriesPeriod=self.heartbeat_seconds,
             raftMinTimeout=self._election_seconds_min,
-            raftMaxTimeout=self._election_seconds_max,
-            connectionTimeout=self._election_seconds_max * 2,
+            raftMaxTimeout=self.election_seconds_max,
+            connectionTimeout=self.election_seconds_max * 2,
             # A leader that no majority has answered for an election timeout is one no longer.
             leaderFallbackTimeout=self._election_seconds_min,
             commandsQueueSize=0,
@@ -206,6 +206,11 @@ class RaftEngine:
     def vote_is_durable(self) -> bool:
         """Return whether term and vote are on disk as they are in memory."""
         return self._votes.synced_version >= self._votes.version
+
+    @property
+    def vote_is_under_way(self) -> bool:
+        """Return whether a vote of this node's is not on disk yet, and with it not sent."""
+        return not self.vote_is_durable and self._votes.voted_for is not None
 
     @property
     def transfer_in_progress(self) -> bool:
@@ -315,10 +320,12 @@ class RaftEngine:
         self.transport.disconnected(self._peers[peer_id])
         self.transport.drop_held(peer_id)
         self.leading.disconnected(peer_id)
+        self.standing.peer_lost(peer_id)
         if peer_id == self.leader_id and not self.is_leader:
             self.leader_heard_at = float("-inf")
             self.leader_is_gone = True
             self.hasten_election(self._turn_to_stand(peer_id) + 0.0001)
+            self.standing.leader_lost()
 
     def _turn_to_stand(self, gone_leader: str) -> float:
         """Return after how many seconds it is this node's turn to follow a leader that died.
@@ -340,6 +347,12 @@ class RaftEngine:
         """Note that term and vote are durable: let go what waited for that."""
         self.tick_wanted = True
         self.transport.release_votes(self.term)
+        if (
+            self._votes.voted_for is not None
+            and self.vote_is_durable
+            and not (self.is_leader or self.transfer_in_progress)
+        ):
+            self.delay_election()  # the vote leaves only now, and the outcome is a message away
         self.following.after_sync()
 
     # -- messages -------------------------------------------------------------------------------
@@ -477,6 +490,21 @@ class RaftEngine:
         self._raft._SyncObj__raftElectionDeadline = min(
             deadline, self._raft._SyncObj__raftElectionDeadline
         )
+
+    def postpone_election(self) -> None:
+        """Leave time for one round of votes of somebody else."""
+        self._raft._SyncObj__raftElectionDeadline = max(
+            self.now() + self.short_election_timeout(), self._raft._SyncObj__raftElectionDeadline
+        )
+
+    def stand_when_leader_is_silent(self) -> None:
+        """Stand as soon as the leader has been silent for a least election timeout.
+
+        A peer has found it so: two of a kind need not draw lots.  Whatever the leader says next
+        sets the time for that anew.
+        """
+        silent_at = self.leader_heard_at + self._election_seconds_min
+        self.hasten_election(max(silent_at - self.now(), 0.0) + 0.0001)
 
     def cancel_transfer(self) -> None:
         """Forget that the leader asked this node to take over."""

@@ -25,6 +25,9 @@ class Standing:
         self._round = 0
         self._granted: set[str] = set()
         self._is_asking = False  # a round of this node's own is open
+        self._unanswered: set[str] = set()  # who has not answered the last round yet
+        # Who was told no as a leader was alive here: when, and what was asked.
+        self._turned_away: dict[str, tuple[float, Message]] = {}
         self._won_term: int | None = None  # a majority would elect this node out of this term
         self._voters: set[str] = set()
         self._voters_term = 0
@@ -40,9 +43,13 @@ class Standing:
             return False
         if not engine.peer_ids or engine.transfer_in_progress or won == engine.term:
             return True
+        if engine.vote_is_under_way:
+            engine.delay_election()  # an election is not over before its votes are on disk
+            return False
         self._round += 1
         self._granted = {engine.node_id}
         self._is_asking = True
+        self._unanswered = set(engine.peer_ids)
         engine.delay_election()
         for peer_id in engine.peer_ids:
             engine.send(
@@ -63,15 +70,25 @@ class Standing:
         Two that ask at the same time would both be told yes, and then split the vote, again and
         again where links are long: their tries have to lie a round of both apart.  So of two whose
         logs are equal the one with the higher id gives way; whose log is shorter does so anyway.
+
+        No member waits for a timer where another one knows better.  Who is told no because a
+        leader is alive is answered again when that one is gone: the first to see a leader die asks
+        those who have not seen it yet.  And who is told no for its shorter log will need the votes
+        of those who have a longer one, so these stand at once.
         """
         engine = self._engine
         store = engine.store
+        has_leader = engine.has_live_leader
+        has_all = (message["last_log_term"], message["last_log_index"]) >= (
+            store.end_term,
+            store.end_index,
+        )
         granted = (
             not engine.joining
-            and not engine.has_live_leader
+            and not has_leader
             and message["term"] >= engine.term
-            and (message["last_log_term"], message["last_log_index"])
-            >= (store.end_term, store.end_index)
+            and has_all
+            and not engine.vote_is_under_way
         )
         engine.send(
             peer_id,
@@ -82,9 +99,35 @@ class Standing:
                 "granted": granted,
             },
         )
-        if granted and self._is_asking and self._gives_way_to(peer_id, message):
-            self._close_round()
-            engine.delay_election()
+        if granted:
+            if not self._is_asking:
+                engine.postpone_election()  # the peer will stand, and both would split the vote
+            elif self._gives_way_to(peer_id, message):
+                self._close_round()
+                engine.delay_election()
+        elif engine.is_leader:
+            pass
+        elif has_leader:
+            self._turned_away[peer_id] = engine.now(), message
+            engine.stand_when_leader_is_silent()
+        elif not has_all:
+            self._stand_in_place_of(peer_id)
+
+    def _stand_in_place_of(self, peer_id: str) -> None:
+        """Stand at once: the peer thinks the leader is gone, and its log is shorter than ours."""
+        if not self._engine.is_candidate and peer_id not in self._unanswered:
+            self._engine.hasten_election(0.0)
+
+    def leader_lost(self) -> None:
+        """Answer anew who was told no as long as the leader seemed to be alive."""
+        turned_away, self._turned_away = self._turned_away, {}
+        for peer_id, (asked_at, message) in turned_away.items():
+            if self._engine.now() - asked_at < self._engine.election_seconds_max:
+                self.on_pre_vote(peer_id, message)
+
+    def peer_lost(self, peer_id: str) -> None:
+        """Forget what a peer asked over a connection that broke."""
+        self._turned_away.pop(peer_id, None)
 
     def _gives_way_to(self, peer_id: str, message: Message) -> bool:
         store = self._engine.store
@@ -102,7 +145,10 @@ class Standing:
         if message["term"] > engine.term:
             engine.step_down(message["term"])
             return
-        if message["round"] != self._round or not message["granted"] or engine.has_live_leader:
+        if message["round"] != self._round:
+            return
+        self._unanswered.discard(peer_id)
+        if not message["granted"] or engine.has_live_leader:
             return
         self._granted.add(peer_id)
         if len(self._granted) >= engine.majority and self._round:

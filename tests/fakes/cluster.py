@@ -78,6 +78,7 @@ class SimCluster(ClusterChecks):
         self.message_count_max = 1_000_000  # a storm of messages is a finding, not a long run
         self.extra_delay: dict[tuple[str, str], float] = {}  # seconds more, one way
         self.on_deliver: Any = None
+        self.hears_late: dict[str, float] = {}  # by node: seconds until it sees a link broken
 
     # -- time -----------------------------------------------------------------------------------
 
@@ -213,7 +214,16 @@ class SimCluster(ClusterChecks):
         for node_id, peer_id in ((one, other), (other, one)):
             node = self.nodes[node_id]
             if node.alive:
-                self._hear(node, lambda node=node, peer_id=peer_id: node.core.peer_lost(peer_id))
+                self.at_once_or_late(
+                    node, lambda node=node, peer_id=peer_id: node.core.peer_lost(peer_id)
+                )
+
+    def at_once_or_late(self, node: SimNode, event: Any) -> None:
+        delay = self.hears_late.get(node.node_id, 0.0)
+        if delay:
+            self.at(delay, lambda: self._hear(node, event))
+        else:
+            self._hear(node, event)
 
     def _hear(self, node: SimNode, event: Any) -> None:
         life = node.life

@@ -77,6 +77,36 @@ def nobody_gives_way(stack):
 
 
 @mutant
+def who_was_turned_away_waits(stack):
+    """Who asked for a pre-vote while the leader seemed alive asks again when its timer is out."""
+    put(stack, Standing, "leader_lost", lambda self: None)
+
+
+@mutant
+def longer_logs_wait_for_their_turn(stack):
+    """A member asked by one with a shorter log says no and waits for its own timer."""
+    put(stack, Standing, "_stand_in_place_of", lambda self, peer_id: None)
+
+
+@mutant
+def who_grants_a_pre_vote_stands_too(stack):
+    """A member that has just helped another one to stand stands against it."""
+    put(stack, RaftEngine, "postpone_election", lambda self: None)
+
+
+@mutant
+def silence_is_found_alone(stack):
+    """What a peer says of a silent leader changes nothing: each waits out a timer of its own."""
+    put(stack, RaftEngine, "stand_when_leader_is_silent", lambda self: None)
+
+
+@mutant
+def slow_votes_are_given_up(stack):
+    """While its votes wait for the disk, a member starts anew, or helps others to."""
+    put(stack, RaftEngine, "vote_is_under_way", False)
+
+
+@mutant
 def late_pre_votes_count(stack):
     """Pre-votes that come after a leader was heard of start an election all the same."""
 

@@ -202,6 +202,122 @@ def test_survivors_do_not_split_the_vote_over_long_links():
         assert cluster.leader.core.engine.term == term + 1, f"seed {seed}"
 
 
+@against("who_was_turned_away_waits")
+def test_survivors_elect_as_soon_as_the_second_sees_the_leader_dead():
+    """The first one asks while the second, busy, has not read yet that its connection broke.
+
+    It was told no and waited for a timer: a kill took 200 to 500 ms on a busy machine.
+    """
+    for seed in range(6):
+        cluster = group(seed=seed)
+        old = cluster.leader
+        late = others(cluster, old)[seed % 2]
+        cluster.hears_late = {late: 0.060}
+        cluster.crash(old.node_id)
+        cluster.run(0.060)
+        assert cluster.leader in (None, old), f"seed {seed}"
+        cluster.run(0.017)  # less than a turn, and before any timer
+        assert cluster.leader not in (None, old), f"seed {seed}"
+
+
+@against("longer_logs_wait_for_their_turn")
+def test_a_survivor_with_a_longer_log_stands_when_one_with_a_shorter_log_asks():
+    """The longer log's first question was told no, as the leader seemed alive; then it is asked."""
+    node = LoneCore(log=Log(1, 1), term=1)
+    node.connect()
+    node.hear("n2", Log(1, 1).append_message(1, after=2))
+    node.core.peer_lost("n2")
+    node.step(0.030)
+    (asked,) = node.take("pre_vote", to="n3")
+    node.hear("n3", "pre_vote_answer", term=1, round=asked["round"], granted=False)
+
+    node.hear("n3", "pre_vote", term=1, round=1, last_log_index=1, last_log_term=1)
+
+    assert [again["round"] for again in node.take("pre_vote", to="n3")] == [asked["round"] + 1]
+    node.hear("n3", "pre_vote", term=1, round=2, last_log_index=1, last_log_term=1)
+    assert not node.take("pre_vote"), "the answer to the last round is still to come"
+
+
+def test_a_survivor_with_a_shorter_log_does_not_hold_up_the_election():
+    for seed in range(6):
+        cluster = group(seed=seed)
+        old = cluster.leader
+        behind = others(cluster, old)[seed % 2]
+        cluster.drop_message = lambda _, to, message, behind=behind: (
+            to == behind and message["type"] == "append_entries" and message["entries"]
+        )
+        cluster.propose(b"one of them lacks this")
+        cluster.run(0.020)
+        assert cluster.proposals[-1].outcome == "acked"
+        cluster.drop_message = None
+        cluster.crash(old.node_id)
+        cluster.run(0.060)
+        assert cluster.leader not in (None, old), f"seed {seed}"
+
+
+@against("who_grants_a_pre_vote_stands_too")
+def test_who_has_granted_a_pre_vote_does_not_stand_at_the_same_time():
+    """Two timers that run out a message apart split the vote, and the next try is a timer away."""
+    node = LoneCore(log=Log(1), term=1)
+    node.connect()
+    node.hear("n3", Log(1).append_message(1, after=1))
+    node.core.peer_lost("n3")  # it is the turn of n1 within 5 ms
+    node.take()
+    node.hear("n2", "pre_vote", term=1, round=1, last_log_index=1, last_log_term=1)
+    assert [answer["granted"] for answer in node.take("pre_vote_answer")] == [True]
+
+    node.step(0.050)
+    assert not node.take("pre_vote")
+    node.step(0.250)
+    assert node.take("pre_vote")
+
+
+@against("silence_is_found_alone")
+def test_a_leader_found_silent_by_one_is_given_up_by_the_other_at_the_least_timeout():
+    node = LoneCore(log=Log(1), term=1)
+    node.connect()
+    node.hear("n3", Log(1).append_message(1, after=1))
+    node.step(0.370)
+    node.hear("n2", "pre_vote", term=1, round=1, last_log_index=1, last_log_term=1)
+    assert [answer["granted"] for answer in node.take("pre_vote_answer")] == [False]
+    node.step(0.025)
+    assert not node.take("pre_vote")
+
+    node.step(0.006)
+    assert node.take("pre_vote", to="n2")
+
+
+@against("silence_is_found_alone")
+def test_a_leader_that_speaks_again_is_not_given_up_because_a_peer_thought_so():
+    node = LoneCore(log=Log(1), term=1)
+    node.connect()
+    node.hear("n3", Log(1).append_message(1, after=1))
+    before = node.engine.next_deadline()
+    node.hear("n2", "pre_vote", term=1, round=1, last_log_index=1, last_log_term=1)
+    assert node.engine.next_deadline() < before
+    node.step(0.075)
+
+    node.hear("n3", Log(1).append_message(1, after=1, id=2))
+
+    assert node.engine.next_deadline() > node.clock.now() + 0.4
+    assert not node.take("pre_vote")
+
+
+@against("slow_votes_are_given_up")
+def test_votes_that_take_the_disk_half_a_second_elect_in_one_round():
+    """Each new try put another term before the disk, and made void what it had done."""
+    for seed in range(4):
+        cluster = group(seed=seed)
+        old = cluster.leader
+        term = old.core.engine.term
+        for node_id in others(cluster, old):
+            cluster.nodes[node_id].sync_seconds = 0.5
+        cluster.crash(old.node_id)
+        cluster.run(2.0)
+        assert cluster.leader not in (None, old), f"seed {seed}"
+        assert cluster.leader.core.engine.term == term + 1, f"seed {seed}"
+
+
 def test_a_frozen_leader_is_replaced_after_an_election_timeout():
     for seed in range(3):
         cluster = group(seed=seed)
