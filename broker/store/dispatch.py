@@ -25,9 +25,10 @@ if TYPE_CHECKING:
     from broker.store.runs import RecordRun
     from dledger.entry import Entry
 
-# One go may not keep the event loop from a heartbeat. Records of one size and queue take 0.2 us
-# each, of any size 0.6 us, of other clients 2 us (200 B records), an entry by itself 15 us.
-DISPATCH_SIZE_MAX = 2 * 1024 * 1024  # bytes: 2 to 20 ms
+# One go may not keep the event loop from a heartbeat, nor an election, which waits for several of
+# its turns one after another. Records of one size and queue take 0.2 us each, of any size 0.6 us,
+# of other clients 2 us (200 B records), an entry by itself 15 us.
+DISPATCH_SIZE_MAX = 768 * 1024  # bytes: 1 to 7 ms
 DISPATCH_ENTRY_COST = 12 * 1024  # bytes that take as long as an entry by itself
 DISPATCH_KEY_COST = 1024  # the same for a key that is not taken by column
 DISPATCH_STATE_COST = 64 * 1024  # the same for a state by itself; each byte of it counts as well

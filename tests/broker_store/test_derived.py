@@ -752,14 +752,16 @@ def test_states_for_deletions_count_in_a_go_and_wait_for_the_jobs(tmp_path):
         log.append(b"delete a", channel=1)
     node = Node(tmp_path / "derived", log)
     derived = node.start()
-    node.machine.snapshot = lambda: {"count": 1, "pad": "x" * DISPATCH_SIZE_MAX}
+    state_size = 2 * 1024 * 1024
+    assert state_size > DISPATCH_SIZE_MAX
+    node.machine.snapshot = lambda: {"count": 1, "pad": "x" * state_size}
 
     waits = 0
     while derived.dispatched_index < log.end_index:
         before, waiting = derived.dispatched_index, len(derived._jobs)
         derived.dispatch_up_to(log.end_index)
         assert len(derived._jobs) <= waiting + 1  # one state is a go
-        assert len(derived._jobs) * DISPATCH_SIZE_MAX <= DELETION_STATES_SIZE_MAX
+        assert len(derived._jobs) * state_size <= DELETION_STATES_SIZE_MAX
         if derived.dispatched_index == before:
             assert next(log.entries(before, before)).channel == 1  # no message behind it yet
             assert derived.needs_flush
