@@ -66,7 +66,7 @@ class Traffic:
         small_count = small_size = 0  # of records up to the least bound: nearly all
         for run in runs:
             topic, count, size = run.topic, run.record_count, run.size
-            if size <= SIZE_BOUNDS[0]:
+            if run.size_max <= SIZE_BOUNDS[0]:
                 small_count += count
                 small_size += size
             else:
@@ -80,11 +80,7 @@ class Traffic:
             self.sizes.add((small_count,), small_size)
 
     def _observe_sizes(self, run: RecordRun) -> None:
-        sizes = np.frombuffer(run.units, _UNIT)["size"]
-        if int(sizes.max()) <= SIZE_BOUNDS[0]:  # nearly always, and twice as quick
-            self.sizes.add((run.record_count,), run.size)
-            return
-        places = np.searchsorted(SIZE_BOUNDS, sizes)
+        places = np.searchsorted(SIZE_BOUNDS, np.frombuffer(run.units, _UNIT)["size"])
         counts = np.bincount(places, minlength=len(SIZE_BOUNDS) + 1).tolist()
         self.sizes.add(counts, run.size)
 

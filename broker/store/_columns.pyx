@@ -396,7 +396,7 @@ cdef list _read_runs(
     tags_code,
 ):
     cdef Record first, record
-    cdef int64_t at = 0, first_at, count, nth, properties_size, properties_sum
+    cdef int64_t at = 0, first_at, count, nth, size_max, properties_size, properties_sum
     cdef int64_t* begin_of
     cdef int64_t* end_of
     cdef uint8_t* unit
@@ -434,7 +434,7 @@ cdef list _read_runs(
         begin_of = <int64_t*>PyBytes_AS_STRING(begins)
         end_of = <int64_t*>PyBytes_AS_STRING(ends)
         first_at = at
-        properties_sum = 0
+        properties_sum = size_max = 0
         for nth in range(count):
             if (
                 not _parse(data, at, end, body_position, &record)
@@ -451,6 +451,7 @@ cdef list _read_runs(
             put64(unit + 12, _tags_code(data + record.properties_at, properties_size, tags_code))
             unit += UNIT_SIZE
             at += record.size
+            size_max = max(size_max, record.size)
         if properties_sum == 0:
             begins = ends = ()
         elif count < COLUMN_MIN:
@@ -463,7 +464,8 @@ cdef list _read_runs(
                 run_type,
                 (
                     topic, first.queue_id, count, first.queue_offset, body_position + first_at,
-                    first.store_timestamp, units, mark, at - first_at, begins, ends,
+                    first.store_timestamp, units, mark, at - first_at, size_max,
+                    begins, ends,
                 ),
             )
         )

@@ -61,6 +61,7 @@ class RecordRun(NamedTuple):
     units: bytes  # of the consume queue, 20 bytes for each record
     mark: ProducerMark | None  # which messages of which producer they are
     size: int  # bytes of all records
+    size_max: int  # bytes of the largest
     # Where the properties of each record begin and end in the entry's body; both may be empty
     # where no record has any.
     properties_begins: Sequence[int] | IntArray
@@ -167,6 +168,7 @@ class RunReader:
             _UNIT.pack(position, size, code),
             mark,
             size,
+            size,
             (begin,),
             (end,),
         )
@@ -189,6 +191,7 @@ class RunReader:
             units,
             run.mark,
             run.end - first,
+            max(behind - at for at, behind in pairwise([*run.starts, run.end])),
             begins,
             ends,
         )
@@ -198,6 +201,7 @@ class RunReader:
     ) -> Iterator[RecordRun]:
         """Read all records of an entry at once, whatever their runs are."""
         starts, ends = _places_of(layout)
+        sizes = ends - starts
         heads = gather_heads(body, starts)
         counts = [len(run.starts) for run in layout]
         rows = [0, *accumulate(counts)]  # where in the columns each run begins, and the last ends
@@ -216,7 +220,7 @@ class RunReader:
         first_offsets = firsts["queue_offset"].astype(np.int64)
         offsets = np.arange(len(starts)) + spread(first_offsets - np.array(rows[:-1]))
         sound = (
-            (heads["total_size"] == ends - starts)
+            (heads["total_size"] == sizes)
             & (heads["magic"] == spread(firsts["magic"]))
             & (heads["queue_id"] == spread(firsts["queue_id"]))
             & (heads["system_flag"] & _FLAGS_REFUSED == 0)
@@ -250,6 +254,7 @@ class RunReader:
                 packed[UNIT_SIZE * row : UNIT_SIZE * behind],
                 run.mark,
                 run.end - first,
+                int(sizes[row:behind].max()),
                 begins[row:behind],
                 ends[row:behind],
             )

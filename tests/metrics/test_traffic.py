@@ -8,7 +8,7 @@ from broker.store.runs import RecordRun
 
 def run(topic, *sizes):
     units = b"".join(struct.pack(">qiq", 0, size, 0) for size in sizes)
-    return RecordRun(topic, 0, len(sizes), 0, 0, 0, units, None, sum(sizes), (), ())
+    return RecordRun(topic, 0, len(sizes), 0, 0, 0, units, None, sum(sizes), max(sizes), (), ())
 
 
 def leading():
