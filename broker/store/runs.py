@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from broker.errors import CorruptRecordError
 from broker.message import codec
 from broker.message.batch import MARK_MAGIC, MARK_SIZE, ProducerMark, decode_mark
 from broker.message.properties import find_property
@@ -24,19 +23,19 @@ from broker.store.columns import (
     gather,
     gather_heads,
     tails_match,
-    uniform_places,
 )
 from broker.store.hashing import string_hash
+from broker.store.run_layout import HEAD, LaidRun, corrupt, layout_of, places_of, topic_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from broker.errors import CorruptRecordError
     from broker.store.columns import IntArray
 
 UNIT_SIZE = 20
 _UNIT = struct.Struct(">qiq")
 _LEAD = struct.Struct(">iI")
-_HEAD = struct.Struct(">iI4xi4xqqi16xq20xi")
 _U16 = struct.Struct(">H")
 _TAGS = b"TAGS"
 _TAGS_NAME = b"TAGS\x01"
@@ -45,7 +44,6 @@ _TOPICS_CACHED_MAX = 16_384
 _ONE_SIZE_MAX = 64 * 1024  # bytes; larger bodies are seldom one record
 _RECORDS_A_RUN_MIN = 4  # on average, for columns to pay
 
-assert _HEAD.size == codec.BODY_OFFSET
 assert UNIT.itemsize == _UNIT.size == UNIT_SIZE
 
 
@@ -91,7 +89,7 @@ class RunReader:
             one = self._marked_one(body, body_position)
             if one is not None:
                 return iter((one,))
-        layout = list(_layout(body))
+        layout = list(layout_of(body))
         count = sum(len(run.starts) for run in layout)
         # Columns cost something for each run of an entry as well.
         if count < COLUMN_MIN or count < _RECORDS_A_RUN_MIN * len(layout):
@@ -114,9 +112,9 @@ class RunReader:
         mark = decode_mark(body, 0)
         if mark.record_count != 1:
             return None
-        return self._run_of_one(body, body_position, _Laid(mark, [MARK_SIZE], len(body), 0))
+        return self._run_of_one(body, body_position, LaidRun(mark, [MARK_SIZE], len(body), 0))
 
-    def _run_of_one(self, body: memoryview, body_position: int, run: _Laid) -> RecordRun | None:
+    def _run_of_one(self, body: memoryview, body_position: int, run: LaidRun) -> RecordRun | None:
         """Return a run that is one record; None where it is more, or anything is odd.
 
         What a topic with many queues consists of, and many topics: everything `_run` checks, in
@@ -128,7 +126,7 @@ class RunReader:
         at, end = starts[0], run.end
         if end - at < codec.RECORD_SIZE_MIN:
             return None
-        head = _HEAD.unpack_from(body, at)
+        head = HEAD.unpack_from(body, at)
         size, magic, queue_id, queue_offset, position, flags, store_timestamp, body_size = head
         topic_at = at + codec.BODY_OFFSET + body_size
         head_size = 2 if magic == codec.MAGIC_V2 else 1
@@ -173,11 +171,11 @@ class RunReader:
             (end,),
         )
 
-    def _run(self, body: memoryview, body_position: int, run: _Laid) -> RecordRun:
+    def _run(self, body: memoryview, body_position: int, run: LaidRun) -> RecordRun:
         first = int(run.starts[0])
-        head = _HEAD.unpack_from(body, first)
+        head = HEAD.unpack_from(body, first)
         size, magic, queue_id, queue_offset, _, _, store_timestamp, body_size = head
-        topic_field, topic = _topic(body, first, size, magic, body_size, run.number)
+        topic_field, topic = topic_of(body, first, size, magic, body_size, run.number)
         if run.mark is not None and run.mark.queue_id != queue_id:
             raise _wrong_mark(run, queue_id)
         units, begins, ends = self._units_each(body, body_position, run, head, topic_field)
@@ -197,10 +195,10 @@ class RunReader:
         )
 
     def _runs_by_column(
-        self, body: memoryview, body_position: int, layout: list[_Laid]
+        self, body: memoryview, body_position: int, layout: list[LaidRun]
     ) -> Iterator[RecordRun]:
         """Read all records of an entry at once, whatever their runs are."""
-        starts, ends = _places_of(layout)
+        starts, ends = places_of(layout)
         sizes = ends - starts
         heads = gather_heads(body, starts)
         counts = [len(run.starts) for run in layout]
@@ -233,7 +231,7 @@ class RunReader:
             # Only to say what is wrong with which one.
             for run in layout:
                 self._run(body, body_position, run)
-            raise _wrong(int(sound.argmin()), "total_size", "it ends inside the next one")
+            raise corrupt(int(sound.argmin()), "total_size", "it ends inside the next one")
         units = np.empty(len(starts), UNIT)
         units["position"] = heads["position"]
         units["size"] = heads["total_size"]
@@ -263,7 +261,7 @@ class RunReader:
         self,
         body: memoryview,
         body_position: int,
-        run: _Laid,
+        run: LaidRun,
         first: tuple[int, ...],
         topic_field: bytes,
     ) -> tuple[bytes, list[int], list[int]]:
@@ -274,7 +272,7 @@ class RunReader:
         ends: list[int] = []
         for nth, at in enumerate(run.starts):
             size, found_magic, found_queue, queue_offset, position, flags, _, body_size = (
-                _HEAD.unpack_from(body, at)
+                HEAD.unpack_from(body, at)
             )
             topic_at = at + codec.BODY_OFFSET + body_size
             properties_at = topic_at + len(topic_field) + 2
@@ -288,15 +286,15 @@ class RunReader:
                 or body[topic_at : properties_at - 2] != topic_field
                 or _U16.unpack_from(body, properties_at - 2)[0] != at + size - properties_at
             ):
-                raise _wrong(number + nth, "head", "it does not parse, or not like its neighbours")
+                raise corrupt(number + nth, "head", "it does not parse, or not like its neighbours")
             if queue_offset != first_queue_offset + nth:
-                raise _wrong(
+                raise corrupt(
                     number + nth,
                     "queue_offset",
                     f"{queue_offset} where {first_queue_offset + nth} belongs",
                 )
             if position != body_position + at:
-                raise _wrong(
+                raise corrupt(
                     number + nth, "position", f"{position} at position {body_position + at}"
                 )
             code = self._tags_code(bytes(body[properties_at : at + size]))
@@ -341,64 +339,8 @@ class RunReader:
 _FLAGS_REFUSED = codec.FLAG_BORN_HOST_V6 | codec.FLAG_STORE_HOST_V6 | codec.FLAG_TRANSACTION_MASK
 
 
-class _Laid(NamedTuple):
-    """Where the records of a run lie in the body of their entry."""
-
-    mark: ProducerMark | None
-    starts: list[int] | IntArray
-    end: int
-    number: int  # of the first record in the entry
-
-
-def _layout(body: memoryview) -> Iterator[_Laid]:
-    """Walk over the runs of an entry."""
-    at = number = 0
-    end = len(body)
-    while at < end:
-        _, magic = _lead(body, at, number)
-        mark = None
-        starts: list[int] | IntArray
-        if magic == MARK_MAGIC:
-            mark = decode_mark(body, at)
-            at += MARK_SIZE
-            starts, at = _marked(body, at, mark.record_count, number)
-        else:
-            starts, at = _unmarked(body, at, number)
-        yield _Laid(mark, starts, at, number)
-        number += len(starts)
-
-
-def _places_of(layout: list[_Laid]) -> tuple[IntArray, IntArray]:
-    """Return begin and end of each record of an entry."""
-    begins: list[IntArray] = []
-    ends: list[IntArray] = []
-    few: list[int] = []  # places of runs that are no arrays, begins and ends in turn
-    for run in layout:
-        starts = run.starts
-        if isinstance(starts, list):
-            for begin, end in pairwise([*starts, run.end]):
-                few += (begin, end)
-            continue
-        if few:
-            _add_places(few, begins, ends)
-        begins.append(starts)
-        ends.append(np.append(starts[1:], run.end))
-    if few:
-        _add_places(few, begins, ends)
-    if len(begins) == 1:
-        return begins[0], ends[0]
-    return np.concatenate(begins), np.concatenate(ends)
-
-
-def _add_places(few: list[int], begins: list[IntArray], ends: list[IntArray]) -> None:
-    places = np.array(few, np.int64)
-    few.clear()
-    begins.append(places[0::2])
-    ends.append(places[1::2])
-
-
 def _topics_of(
-    body: memoryview, layout: list[_Laid], firsts: np.ndarray[Any, Any]
+    body: memoryview, layout: list[LaidRun], firsts: np.ndarray[Any, Any]
 ) -> list[tuple[bytes, str]]:
     """Return the topic of each run; *firsts* are the heads of their first records."""
     topics = []
@@ -410,7 +352,7 @@ def _topics_of(
         firsts["queue_id"].tolist(),
         strict=True,
     ):
-        topics.append(_topic(body, int(run.starts[0]), size, magic, body_size, run.number))
+        topics.append(topic_of(body, int(run.starts[0]), size, magic, body_size, run.number))
         if run.mark is not None and run.mark.queue_id != queue_id:
             raise _wrong_mark(run, queue_id)
     return topics
@@ -436,84 +378,6 @@ def _tails_sound(
     return True
 
 
-def _wrong_mark(run: _Laid, queue_id: int) -> CorruptRecordError:
+def _wrong_mark(run: LaidRun, queue_id: int) -> CorruptRecordError:
     assert run.mark is not None
-    return _wrong(run.number, "queue_id", f"{queue_id} behind a mark of {run.mark.queue_id}")
-
-
-def _lead(body: memoryview, at: int, number: int) -> tuple[int, int]:
-    """Return size and magic of the record or mark at *at*."""
-    if len(body) - at < MARK_SIZE:
-        raise _wrong(number, "total_size", f"only {len(body) - at} bytes are left")
-    size, magic = _LEAD.unpack_from(body, at)
-    return size, magic
-
-
-def _marked(body: memoryview, at: int, count: int, number: int) -> tuple[list[int] | IntArray, int]:
-    """Return the places of *count* records from *at* on, and where the last one ends."""
-    if count > (len(body) - at) // codec.RECORD_SIZE_MIN:
-        raise _wrong(number, "record_count", f"{count} records do not fit the entry")
-    if count >= COLUMN_MIN:
-        size, _ = _record_lead(body, at, number)
-        places = uniform_places(body, at, count, size=size)
-        if places is not None:
-            return places, at + count * size
-    starts: list[int] = []
-    for nth in range(count):
-        size, _ = _record_lead(body, at, number + nth)
-        starts.append(at)
-        at += size
-    return starts, at
-
-
-def _unmarked(body: memoryview, at: int, number: int) -> tuple[list[int], int]:
-    """Return the places of records from *at* on that name one topic and queue, and their end."""
-    starts: list[int] = []
-    first: tuple[bytes, int] | None = None
-    end = len(body)
-    while at < end:
-        if _lead(body, at, number + len(starts))[1] == MARK_MAGIC:
-            break
-        size, magic = _record_lead(body, at, number + len(starts))
-        _, _, queue_id, _, _, _, _, body_size = _HEAD.unpack_from(body, at)
-        topic_field, _ = _topic(body, at, size, magic, body_size, number + len(starts))
-        if first is None:
-            first = topic_field, queue_id
-        elif first != (topic_field, queue_id):
-            break
-        starts.append(at)
-        at += size
-    return starts, at
-
-
-def _record_lead(body: memoryview, at: int, number: int) -> tuple[int, int]:
-    size, magic = _lead(body, at, number)
-    if magic != codec.MAGIC_V1 and magic != codec.MAGIC_V2:
-        raise _wrong(number, "magic", f"{magic:#x} is no record's of this version")
-    if not codec.RECORD_SIZE_MIN <= size <= len(body) - at:
-        raise _wrong(number, "total_size", f"{size} where {len(body) - at} bytes are left")
-    return size, magic
-
-
-def _topic(
-    body: memoryview, at: int, size: int, magic: int, body_size: int, number: int
-) -> tuple[bytes, str]:
-    """Return the topic of a record: the field with its length, and the name."""
-    field_at = at + codec.BODY_OFFSET + body_size
-    end = at + size
-    head_size = 1 if magic == codec.MAGIC_V1 else 2
-    if body_size < 0 or field_at + head_size + 2 > end:
-        raise _wrong(number, "body_size", f"{body_size} does not fit {size} bytes")
-    topic_size = body[field_at] if head_size == 1 else _U16.unpack_from(body, field_at)[0]
-    field_end = field_at + head_size + topic_size
-    if field_end + 2 > end:
-        raise _wrong(number, "topic_size", f"{topic_size} does not fit the record")
-    field = bytes(body[field_at:field_end])
-    try:
-        return field, field[head_size:].decode()
-    except UnicodeDecodeError as error:
-        raise _wrong(number, "topic", f"no UTF-8: {error.reason}") from error
-
-
-def _wrong(number: int, field: str, message: str) -> CorruptRecordError:
-    return CorruptRecordError(message, record=number, field=field)
+    return corrupt(run.number, "queue_id", f"{queue_id} behind a mark of {run.mark.queue_id}")
