@@ -415,15 +415,20 @@ class SendHandlers:
             return self._default_queue_count
         return max(1, min(header.default_topic_queue_nums, self._default_queue_count))
 
-    def may_write(self, topic: str, queue_id: int) -> bool:
-        """Return whether a queue is there and open to sends; why not, the ordinary way says."""
+    def open_topic(self, topic: str, queue_id: int) -> TopicConfig | None:
+        """Return the topic of a queue that is open to sends; why it is not, the ordinary way says.
+
+        None where it is not.
+        """
         config = self._topics.get(topic)
-        return (
+        if (
             config is not None
             and not self._is_being_deleted(topic)
-            and bool(config.perm & PERM_WRITE)
+            and config.perm & PERM_WRITE
             and 0 <= queue_id < config.write_queue_count
-        )
+        ):
+            return config
+        return None
 
     def _created(self, topic: str, error: LedgerError | None) -> None:
         if error is not None:

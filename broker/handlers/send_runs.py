@@ -20,6 +20,7 @@ import numpy as np
 from broker.errors import BrokerError
 from broker.handlers.registry import open_requests_of
 from broker.handlers.send_answers import SendRequest
+from broker.handlers.send_mixed import MixedSends
 from broker.protocol.bodies import ACK, ACK_SIZE
 from broker.protocol.headers import SendRecordsRequest
 from broker.protocol.request_code import RequestCode
@@ -217,9 +218,15 @@ class SendRuns:
         self._policy = policy
         self._answers = answers
         self._limits = limits
+        self._mixed = MixedSends(
+            handlers, queue=queue, policy=policy, answers=answers, limits=limits
+        )
 
     def take(self, session: Session, commands: list[Command], one_by_one: Handler) -> None:
         """Handle *commands*, requests of one receive, all of them SEND_BATCH_MESSAGE."""
+        if _are_mixed(commands):
+            self._mixed.take(session, commands, one_by_one)
+            return
         gathered: dict[_Key, _Gathered] = {}
         for command in commands:
             key = _key_of(command)
@@ -262,7 +269,7 @@ class SendRuns:
         """Append *sends* as one chunk; return False, with nothing done, where that cannot be."""
         # One header stands for all: they are equal in everything but sizes and sequence.
         header = SendRecordsRequest.decode(sends.commands[0].ext_fields)
-        if not self._handlers.may_write(header.topic, header.queue_id):
+        if self._handlers.open_topic(header.topic, header.queue_id) is None:
             return False
         column = b"".join(sends.sizes)
         send_sizes = [len(body) for body in sends.bodies]
@@ -378,7 +385,7 @@ class SendRuns:
             header = header._replace(queue_id=int(queue_ids[first]))
         if sequences is not None:
             header = header._replace(sequence=int(sequences[first]))
-        if not self._handlers.may_write(header.topic, header.queue_id):
+        if self._handlers.open_topic(header.topic, header.queue_id) is None:
             return False
         send_sizes, opaques = run.body_sizes, run.opaques
         if rows is not None:
@@ -442,6 +449,15 @@ class SendRuns:
         request.charge()
         self._handlers.message_count += chunk.record_count
         return True
+
+
+def _are_mixed(commands: list[Command]) -> bool:
+    """Say whether there are too few for each queue to be gathered."""
+    try:
+        queues = {(each.ext_fields["topic"], each.ext_fields["queueId"]) for each in commands}
+    except (KeyError, TypeError):
+        return False
+    return len(queues) * RUN_MIN > len(commands)
 
 
 def _key_of(command: Command) -> _Key | None:

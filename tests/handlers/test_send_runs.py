@@ -162,7 +162,7 @@ class Broker:
             opened=lambda: None,
             finished=lambda: self.answers.send(),
         )
-        self.topics = {"t": TopicConfig(topic="t")}
+        self.topics = {name: TopicConfig(topic=name, write_queue_count=64) for name in "tu"}
         self.answers = SendAnswers(
             ledger=self.ledger,  # type: ignore[arg-type]
             queue=self.queue,
@@ -343,6 +343,69 @@ def test_any_mix_of_sends_comes_out_as_singly(seed: int) -> None:
     # and producer holds, and the offsets it got, are the same.
     assert {ack[:4] for ack in together.acks} == {ack[:4] for ack in singly.acks}
     assert sum(map(len, together.ledger.bodies)) == sum(map(len, singly.ledger.bodies))
+
+
+def many_queues(seed: int) -> list[Command]:
+    """Return sends of one receive, hardly two to the same queue."""
+    chance = random.Random(seed)
+    commands = []
+    sequences: dict[tuple[str, int], int] = {}
+    for opaque in range(chance.randrange(4, 80)):
+        key = topic, queue_id = chance.choice("tuv"), chance.randrange(66)
+        sequence = sequences.get(key, 0)
+        sequences[key] = sequence + 1
+        if chance.random() < 0.03:
+            sequence = max(0, sequence + chance.choice((-1, 1, 5)))
+        command = send(opaque, sequence, topic=topic, queue_id=queue_id, body=chance.randbytes(9))
+        if chance.random() < 0.03:
+            damaged = bytearray(command.body)  # type: ignore[arg-type]
+            damaged[chance.randrange(len(damaged))] ^= 1 << chance.randrange(8)
+            command.body = memoryview(bytes(damaged))
+        if chance.random() < 0.02:
+            command.ext_fields[chance.choice(("topic", "queueId", "sizes"))] = chance.choice(
+                (None, "x", -1, [1], 9, b"")
+            )
+        if chance.random() < 0.02:
+            command.flag = chance.choice((0, FLAG_GROUPED | FLAG_ONEWAY))
+        commands.append(command)
+    return commands
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_sends_to_many_queues_become_the_log_and_the_answers_they_become_singly(seed: int) -> None:
+    together, singly = both(many_queues(seed))
+
+    assert together.ledger.bodies == singly.ledger.bodies
+    assert together.acks == singly.acks
+    assert together.sends.message_count == singly.sends.message_count
+    assert together.session.inflight_size == 0
+
+
+def test_sends_to_many_queues_are_acknowledged_in_one_frame() -> None:
+    broker = Broker()
+    broker.receive([send(n, 0, queue_id=n) for n in range(60)])
+    (proposal,) = broker.ledger.proposals
+    assert proposal.put_count == 60
+    assert broker.session.inflight_size
+
+    broker.ledger.commit()
+
+    assert len(broker.session.replies) == 1
+    assert [ack[:3] for ack in broker.acks] == [(n, 0, n) for n in range(60)]
+    assert broker.session.inflight_size == 0
+
+
+def test_a_lost_lead_answers_every_send_to_many_queues() -> None:
+    broker = Broker()
+    broker.receive([send(n, 0, queue_id=n) for n in range(60)])
+
+    broker.ledger.lose()
+    broker.answers.send()
+
+    assert [ack[:2] for ack in broker.acks] == [
+        (n, ResponseCode.OUTCOME_UNKNOWN) for n in range(60)
+    ]
+    assert broker.session.inflight_size == 0
 
 
 # -- frames that are alike -------------------------------------------------------------------------
