@@ -18,7 +18,6 @@ from broker.store.producers import (
     Producer,
     ProducerKey,
     ProducerTable,
-    Run,
     SequenceState,
     SequenceVerdict,
     check_sequence,
@@ -73,15 +72,15 @@ class AppendState:
                         run.first_queue_offset + run.record_count
                     )
                     if run.mark is not None:
-                        self._record(
-                            (run.mark.producer_id, run.topic, run.queue_id),
-                            Run(
-                                run.mark.first_sequence,
-                                run.record_count,
-                                run.first_queue_offset,
-                                run.first_position,
-                            ),
+                        key = run.mark.producer_id, run.topic, run.queue_id
+                        producer = self._producers.get(key) or self._changeable(key)
+                        producer.record(
+                            run.mark.first_sequence,
+                            run.record_count,
+                            run.first_queue_offset,
+                            run.first_position,
                             entry.index,
+                            0,
                         )
             self._last_index = entry.index
 
@@ -130,22 +129,21 @@ class AppendState:
         return verdict
 
     def append_run(
-        self,
-        topic: str,
-        queue_id: int,
-        record_count: int,
-        *,
-        producer_id: int,
-        first_sequence: int,
-        position: int,
+        self, key: ProducerKey, record_count: int, *, first_sequence: int, position: int
     ) -> int:
-        """Take note of a run that is appended now; return the queue offset of its first record."""
+        """Take note of a run that is appended now; return the queue offset of its first record.
+
+        Of a producer and a queue; the producer id 0 stands for none.
+        """
+        producer_id, topic, queue_id = key
         queue = topic, queue_id
-        offset = self.next_queue_offset(topic, queue_id)
+        offset = self._next_offsets.get(queue)
+        if offset is None:
+            offset = self._dispatched.next_queue_offset(topic, queue_id)
         self._next_offsets[queue] = offset + record_count
         if producer_id:
-            key = producer_id, topic, queue_id
-            self._record(key, Run(first_sequence, record_count, offset, position), self._last_index)
+            producer = self._producers.get(key) or self._changeable(key)
+            producer.record(first_sequence, record_count, offset, position, self._last_index, 0)
             if self._reserved.get(key) == first_sequence + record_count - 1:
                 del self._reserved[key]
         return offset
@@ -159,12 +157,11 @@ class AppendState:
     def _producer(self, key: ProducerKey) -> Producer | None:
         return self._producers.get(key) or self._dispatched.producers.get(key)
 
-    def _record(self, key: ProducerKey, run: Run, index: int) -> None:
-        producer = self._producers.get(key)
-        if producer is None:
-            known = self._dispatched.producers.get(key)
-            producer = self._producers[key] = known.copy() if known is not None else Producer()
-        producer.record(*run, index, 0)
+    def _changeable(self, key: ProducerKey) -> Producer:
+        """Return what is known of *key* as something of our own, which it was not yet."""
+        known = self._dispatched.producers.get(key)
+        producer = self._producers[key] = known.copy() if known is not None else Producer()
+        return producer
 
     def _prune(self) -> None:
         """Forget the producers of whom dispatch knows as much by now."""

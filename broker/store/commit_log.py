@@ -23,11 +23,12 @@ from broker.store.stamp import STORE_HOST_SIZE, stamp_columns, stamp_each
 from dledger.entry import HEADER_SIZE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from broker.store.append_state import AppendState
     from broker.store.chunk import Chunk
     from broker.store.columns import IntArray
+    from broker.store.producers import ProducerKey
     from dledger.clock import Clock
 
 
@@ -42,48 +43,35 @@ class Receipt(NamedTuple):
 class _Bucket:
     """The records of one producer and queue inside a group."""
 
-    __slots__ = (
-        "last_sequence",
-        "parts",
-        "producer_id",
-        "queue_id",
-        "record_count",
-        "size",
-        "sizes",
-        "topic",
-    )
+    # With many queues there is one for each record: it is made of one chunk, and little else.
+    __slots__ = ("at", "chunks", "key", "last_sequence", "queue_offset", "record_count", "size")
 
-    def __init__(self, topic: str, queue_id: int, producer_id: int) -> None:
-        self.topic = topic
-        self.queue_id = queue_id
-        self.producer_id = producer_id
-        self.last_sequence = -1
-        self.parts: list[memoryview] = []
-        self.sizes: list[list[int] | IntArray] = []
-        self.record_count = 0
-        self.size = 0  # bytes of the records, without the mark
+    at: int  # where the first record begins in the body; known once it is laid out
+    queue_offset: int  # of the first record; as well
 
-    def starts(self, at: int) -> Iterator[int]:
-        """Yield where each record begins when the first one begins at *at*."""
-        for sizes in self.sizes:
-            for size in sizes:
-                yield at
-                at += size
+    def __init__(self, key: ProducerKey, chunk: Chunk, first_sequence: int) -> None:
+        self.key = key
+        self.chunks = [chunk]
+        self.record_count = chunk.record_count
+        self.last_sequence = first_sequence + chunk.record_count - 1
+        self.size = len(chunk.body)  # bytes of the records, without the mark
 
     def add(self, chunk: Chunk, first_sequence: int) -> None:
-        self.last_sequence = first_sequence + chunk.record_count - 1
-        self.parts.append(chunk.body)
-        if isinstance(chunk.sizes, np.ndarray):
-            self.sizes.append(chunk.sizes)
-        elif self.sizes and isinstance(last := self.sizes[-1], list):
-            last.extend(chunk.sizes)
-        else:
-            self.sizes.append(list(chunk.sizes))
+        self.chunks.append(chunk)
         self.record_count += chunk.record_count
+        self.last_sequence = first_sequence + chunk.record_count - 1
         self.size += len(chunk.body)
 
+    def starts(self) -> Iterator[int]:
+        """Yield where each record begins in the body."""
+        at = self.at
+        for chunk in self.chunks:
+            for size in chunk.sizes:
+                yield int(at)
+                at += size
+
     def all_sizes(self) -> IntArray:
-        return np.concatenate([np.asarray(sizes, np.int64) for sizes in self.sizes])
+        return np.concatenate([np.asarray(chunk.sizes, np.int64) for chunk in self.chunks])
 
 
 class RecordGroup:
@@ -108,7 +96,7 @@ class RecordGroup:
         # A chunk of one record by itself, with its producer and sequence: in no bucket, as there is
         # nothing to lay out, and it goes the short way.
         self._lone: tuple[Chunk, int, int] | None = None
-        self._buckets: dict[tuple[int, str, int], _Bucket] = {}
+        self._buckets: dict[ProducerKey, _Bucket] = {}
         # Each chunk's bucket, and records and bytes of the bucket before it.
         self._chunks: list[tuple[_Bucket, int, int]] = []
         self.body_size = 0  # bytes of the body as it will be encoded
@@ -175,11 +163,13 @@ class RecordGroup:
         key = producer_id, chunk.topic, chunk.queue_id
         bucket = self._buckets.get(key)
         if bucket is None:
-            bucket = self._buckets[key] = _Bucket(chunk.topic, chunk.queue_id, producer_id)
+            bucket = self._buckets[key] = _Bucket(key, chunk, first_sequence)
+            self._chunks.append((bucket, 0, 0))
             if producer_id:
                 self.body_size += MARK_SIZE
-        self._chunks.append((bucket, bucket.record_count, bucket.size))
-        bucket.add(chunk, first_sequence)
+        else:
+            self._chunks.append((bucket, bucket.record_count, bucket.size))
+            bucket.add(chunk, first_sequence)
         self.body_size += len(chunk.body)
         self._record_count += chunk.record_count
 
@@ -194,34 +184,31 @@ class RecordGroup:
         if self._lone is not None:
             return [self._encode_lone(self._lone, body_position)]
         parts: list[bytes | memoryview] = []
-        begins: dict[_Bucket, tuple[int, int]] = {}  # first byte in the body, first queue offset
+        append_run = self._state.append_run
         at = 0
         for bucket in self._buckets.values():
-            producer_id, queue_id, count = bucket.producer_id, bucket.queue_id, bucket.record_count
+            key, count = bucket.key, bucket.record_count
+            producer_id, _, queue_id = key
             # What the mark says; of numbers with gaps it is the last that counts.
             first_sequence = bucket.last_sequence - count + 1
             if producer_id:
                 parts.append(pack_mark(producer_id, first_sequence, count, queue_id))
                 at += MARK_SIZE
-            parts += bucket.parts
-            queue_offset = self._state.append_run(
-                bucket.topic,
-                queue_id,
-                count,
-                producer_id=producer_id,
-                first_sequence=first_sequence,
-                position=body_position + at,
+            for chunk in bucket.chunks:
+                parts.append(chunk.body)  # noqa: PERF401 - mostly one
+            bucket.at = at
+            bucket.queue_offset = append_run(
+                key, count, first_sequence=first_sequence, position=body_position + at
             )
-            begins[bucket] = at, queue_offset
             at += bucket.size
         body = bytearray().join(parts)
         assert len(body) == at == self.body_size
-        self._stamp(body, begins, body_position)
+        self._stamp(body, self._buckets.values(), body_position)
         self._receipts = [
             Receipt(
-                bucket.queue_id,
-                begins[bucket][1] + records_before,
-                body_position + begins[bucket][0] + bytes_before,
+                bucket.key[2],
+                bucket.queue_offset + records_before,
+                body_position + bucket.at + bytes_before,
             )
             for bucket, records_before, bytes_before in self._chunks
         ]
@@ -235,13 +222,9 @@ class RecordGroup:
         queue_id, at, mark = chunk.queue_id, 0, b""
         if producer_id:
             mark, at = pack_mark(producer_id, first_sequence, 1, queue_id), MARK_SIZE
+        key = producer_id, chunk.topic, queue_id
         queue_offset = self._state.append_run(
-            chunk.topic,
-            queue_id,
-            1,
-            producer_id=producer_id,
-            first_sequence=first_sequence,
-            position=body_position + at,
+            key, 1, first_sequence=first_sequence, position=body_position + at
         )
         body = bytearray(mark)
         body += chunk.body
@@ -263,24 +246,19 @@ class RecordGroup:
         assert self._receipts is not None, "not appended yet"
         return self._receipts
 
-    def _stamp(
-        self, body: bytearray, begins: dict[_Bucket, tuple[int, int]], body_position: int
-    ) -> None:
+    def _stamp(self, body: bytearray, buckets: Collection[_Bucket], body_position: int) -> None:
         timestamp_ms = self._clock.wall_ms()
         if compiled.loops is not None:
-            runs = [(at, offset, bucket.record_count) for bucket, (at, offset) in begins.items()]
+            runs = [(each.at, each.queue_offset, each.record_count) for each in buckets]
             compiled.loops.stamp_runs(body, runs, body_position, timestamp_ms, self._store_host)
             return
         if self._record_count < COLUMN_MIN:
-            is_one_each = len(begins) == self._record_count
             stamp_each(
                 body,
-                begins.values()
-                if is_one_each
-                else (
-                    (start, queue_offset + nth)
-                    for bucket, (at, queue_offset) in begins.items()
-                    for nth, start in enumerate(bucket.starts(at))
+                (
+                    (start, bucket.queue_offset + nth)
+                    for bucket in buckets
+                    for nth, start in enumerate(bucket.starts())
                 ),
                 body_position=body_position,
                 timestamp_ms=timestamp_ms,
@@ -291,15 +269,15 @@ class RecordGroup:
         queue_offsets: list[IntArray] = []
         few_starts: list[int] = []  # of buckets not worth arrays of their own
         few_offsets: list[int] = []
-        for bucket, (at, queue_offset) in begins.items():
-            behind = queue_offset + bucket.record_count
+        for bucket in buckets:
+            first, behind = bucket.queue_offset, bucket.queue_offset + bucket.record_count
             if bucket.record_count < COLUMN_MIN:
-                few_starts.extend(bucket.starts(at))
-                few_offsets.extend(range(queue_offset, behind))
+                few_starts.extend(bucket.starts())
+                few_offsets.extend(range(first, behind))
                 continue
             sizes = bucket.all_sizes()
-            starts.append(np.cumsum(sizes) - sizes + at)
-            queue_offsets.append(np.arange(queue_offset, behind))
+            starts.append(np.cumsum(sizes) - sizes + bucket.at)
+            queue_offsets.append(np.arange(first, behind))
         if few_starts:
             starts.append(np.array(few_starts, np.int64))
             queue_offsets.append(np.array(few_offsets, np.int64))
