@@ -37,6 +37,11 @@ FULL_RETRY_SECONDS = 5.0  # after the disk was found full
 PAUSE_SECONDS = 0.005
 PAUSE_COUNT_MAX = 32  # entries: half a millisecond of work
 PAUSE_SIZE_MAX = 64 * 1024  # bytes of log
+# A state writes to the file of each queue that has grown: with thousands of them it takes seconds,
+# in which the thread and the event loop share the interpreter.  So it may take a tenth of the time,
+# and the log of a minute, at the most, is taken in again by a start behind a crash.
+STATE_SHARE = 10
+STATE_SECONDS_MAX = 60.0  # from one to the next, where `state_interval_seconds` is not more
 
 
 class DispatchService:
@@ -58,7 +63,7 @@ class DispatchService:
             derived: what is kept up.
             clock: tells when the next state is due.
             worker: runs what blocks; used by nobody else.
-            state_interval_seconds: between two states written down.
+            state_interval_seconds: between two states written down; more where one takes long.
             dispatched: called after each batch taken in.
             is_awaited: whether somebody waits for what has been committed to be taken in.
         """
@@ -201,7 +206,10 @@ class DispatchService:
                 self._failure = failure
             else:
                 if any(isinstance(job, StateJob) for job in jobs):
-                    self.state_seconds.observe(self._clock.now() - begun)
+                    seconds = self._clock.now() - begun
+                    self.state_seconds.observe(seconds)
+                    rested_at = begun + min(STATE_SHARE * seconds, STATE_SECONDS_MAX)
+                    self._state_at = max(self._state_at, rested_at)
                 for job in jobs:
                     job.finish()
             self._wake_up()

@@ -57,9 +57,10 @@ class GrowingFiles:
         if self._tree is None and not self._unsynced:
             self._tree = self._disk.open_tree(self._folder)
         for path, of_path in _by_path(pieces):
-            if not self._disk.exists(path):
+            file = self._disk.find_file(path)
+            if file is None:
                 self._create(path)
-            file = self._disk.open_file(path)
+                file = self._disk.open_file(path)
             try:
                 for piece in of_path:
                     file.write_at(piece.offset, piece.data)

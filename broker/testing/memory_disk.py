@@ -301,6 +301,9 @@ class FakeDisk:
     def open_file(self, path: str, *, through_map: bool = False) -> FakeFile:
         return FakeFile(self, path, self._inode(path, "open"))
 
+    def find_file(self, path: str) -> FakeFile | None:
+        return self.open_file(path) if path in self._names else None
+
     def read_file(self, path: str) -> bytes:
         return bytes(self._inode(path, "read").cache)
 

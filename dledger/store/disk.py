@@ -200,6 +200,10 @@ class Disk(Protocol):
         """
         ...
 
+    def find_file(self, path: str) -> DiskFile | None:
+        """As `open_file`; None where there is none."""
+        ...
+
     def read_file(self, path: str) -> bytes:
         """Return the content of *path*."""
         ...
@@ -454,8 +458,14 @@ class OsDisk:
         """See `Disk.create_file`."""
         with _failing(path, "create"):
             try:
-                os.makedirs(os.path.dirname(path), exist_ok=True)
-                os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644))
+                with contextlib.suppress(FileExistsError, FileNotFoundError):
+                    os.mkdir(os.path.dirname(path))  # mostly this one is all that is missing
+                try:
+                    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+                except FileNotFoundError:
+                    os.makedirs(os.path.dirname(path), exist_ok=True)
+                    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+                os.close(fd)
             except OSError as error:
                 if error.errno in _FULL:
                     raise self._full(path, 0, error) from error
@@ -521,6 +531,14 @@ class OsDisk:
         with _failing(path, "open"):
             fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         return OsMappedFile(path, fd) if through_map else OsFile(path, fd)
+
+    def find_file(self, path: str) -> DiskFile | None:
+        """See `Disk.find_file`."""
+        with _failing(path, "open"):
+            try:
+                return OsFile(path, os.open(path, os.O_RDWR | os.O_CLOEXEC))
+            except FileNotFoundError:
+                return None
 
     def read_file(self, path: str) -> bytes:
         """See `Disk.read_file`."""

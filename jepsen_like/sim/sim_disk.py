@@ -262,6 +262,10 @@ class SimMount:
         """See `Disk.open_file`."""
         return SimOpenFile(self, path, self._file(path, "open"))
 
+    def find_file(self, path: str) -> SimOpenFile | None:
+        """See `Disk.find_file`."""
+        return self.open_file(path) if path in self.disk.files else None
+
     def read_file(self, path: str) -> bytes:
         """See `Disk.read_file`."""
         file = self._file(path, "read")

@@ -11,6 +11,7 @@ from broker.store.derived import DerivedState
 from broker.store.dispatch_service import (
     FULL_RETRY_SECONDS,
     PAUSE_SECONDS,
+    STATE_SHARE,
     DispatchService,
 )
 from dledger.errors import LedgerFullError, PoisonEntryError, StorageFailedError
@@ -171,6 +172,21 @@ async def test_states_are_written_down_as_often_as_told(world, nursery, autojump
     jobs = world.worker.job_count
     await trio.sleep(5 * STATE_SECONDS)
     assert world.worker.job_count == jobs  # nothing new, nothing written
+
+
+async def test_states_take_no_more_than_a_tenth_of_the_time(world, nursery, autojump_clock):
+    """Those of 8,000 queues took all of it: one began when the one before was written."""
+    world.worker.seconds = 3.0
+    await nursery.start(world.service.run)
+    world.service.committed_to(3)
+    await trio.sleep(STATE_SECONDS + 3.1)
+    assert 3 in world.states()
+    world.service.committed_to(4)
+
+    await trio.sleep(STATE_SHARE * 3.0 - 3.2)
+    assert 4 not in world.states()
+    await trio.sleep(3.2)
+    assert 4 in world.states()
 
 
 async def test_a_slow_disk_does_not_keep_the_loop_busy(world, nursery, autojump_clock):
