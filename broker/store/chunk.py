@@ -8,6 +8,7 @@ here: later every replica would stop at them.
 from __future__ import annotations
 
 import struct
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -104,6 +105,7 @@ def check_chunk(
     return Chunk(topic=topic, queue_id=queue_id, body=view, sizes=array)
 
 
+@lru_cache(maxsize=1024)
 def _expected_topic(topic: str) -> tuple[int, bytes]:
     """Return the magic records of *topic* must have, and their topic field with its length."""
     encoded = topic.encode()
