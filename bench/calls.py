@@ -17,7 +17,7 @@ import sys
 import tempfile
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
 
 import click
 import trio
@@ -31,11 +31,12 @@ from broker.node import Node
 from broker.open_files import open_files
 from broker.wiring import Surroundings
 from dledger.config import FlushDiskType, SyncBy
+from dledger.remoting.alarm import Alarm
 from dledger.remoting.connection import Connection
 from dledger.remoting.network import TcpNetwork, TcpStream
 from dledger.remoting.readiness import HotSockets
 from dledger.store.disk import OsDisk
-from dledger.sync_ring import make_sync_worker
+from dledger.sync_ring import RingWorker, make_sync_worker
 from dledger.worker import ThreadWorker
 
 if TYPE_CHECKING:
@@ -44,7 +45,8 @@ if TYPE_CHECKING:
 
     from dledger.worker import Worker
 
-_WHOSE: contextvars.ContextVar[str] = contextvars.ContextVar("whose", default="threads' ends")
+_THREADS = "threads' ends"
+_WHOSE: contextvars.ContextVar[str] = contextvars.ContextVar("whose", default=_THREADS)
 _LOOP = "loop"
 _CLIENT = "client"
 _WARM_UP_COUNT = 200
@@ -85,7 +87,9 @@ class StoppableClock(trio.abc.Clock):
 
     def deadline_to_sleep_time(self, deadline: float) -> float:
         """See `trio.abc.Clock`."""
-        return deadline - self.current_time() if self.stopped_at is None else float("inf")
+        if self.stopped_at is not None and deadline > self.stopped_at:
+            return float("inf")
+        return deadline - self.current_time()
 
     def wall_ms(self) -> int:
         """See `dledger.clock.Clock`."""
@@ -108,7 +112,7 @@ class CallCounter(trio.abc.Instrument):
     def before_task_step(self, task: trio.lowlevel.Task) -> None:
         """See `trio.abc.Instrument`."""
         self.step_count += 1
-        whose = task.context.get(_WHOSE, "threads' ends")
+        whose = task.context.get(_WHOSE, _THREADS)
         self._places = self.calls.setdefault(whose, collections.Counter())
 
     def after_task_step(self, task: trio.lowlevel.Task) -> None:
@@ -132,6 +136,7 @@ class CallCounter(trio.abc.Instrument):
     def attributing_reads(self) -> Iterator[None]:
         """Count what is read out of the event loop's poll for whoever waits for it."""
         receive_each, after_reads = TcpStream.receive_each, HotSockets.after_reads
+        run_alarm, on_readable = Alarm.run, RingWorker.on_readable
 
         async def receive(stream: TcpStream, take: Callable[[bytes], bool]) -> None:
             await receive_each(stream, self.of(_WHOSE.get(), take))
@@ -140,13 +145,22 @@ class CallCounter(trio.abc.Instrument):
             whose = next(name for name, places in self.calls.items() if places is self._places)
             after_reads(sockets, self.of(whose, call))
 
+        async def run(alarm: Alarm) -> NoReturn:
+            alarm.call = self.of(_WHOSE.get(), alarm.call)
+            await run_alarm(alarm)
+
+        def sync_ended(worker: RingWorker) -> None:
+            self.of(_THREADS, on_readable)(worker)
+
         TcpStream.receive_each = receive  # type: ignore[method-assign]
+        Alarm.run, RingWorker.on_readable = run, sync_ended  # type: ignore[method-assign]
         HotSockets.after_reads = after  # type: ignore[method-assign]
         try:
             yield
         finally:
             TcpStream.receive_each = receive_each  # type: ignore[method-assign]
             HotSockets.after_reads = after_reads  # type: ignore[method-assign]
+            Alarm.run, RingWorker.on_readable = run_alarm, on_readable  # type: ignore[method-assign]
 
     def before_io_wait(self, timeout: float) -> None:
         """See `trio.abc.Instrument`."""

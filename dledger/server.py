@@ -314,6 +314,20 @@ class LedgerServer:
             self._failure = error
             self._failed.set()
 
+    def _hurry(self) -> None:
+        """Do first what the leader waits for: an answer, or the sync behind the next one."""
+        if self._failure is not None:
+            return
+        engine = self.core.engine
+        try:
+            if engine.transport.outbox:
+                self._send_outbox()
+            if self._sync_each and not engine.is_leader:
+                self._start_syncs()
+        except BaseException as error:
+            self._fail(error)
+            raise
+
     def _send_outbox(self) -> None:
         # What goes to one peer shares a system call, and is on its way before the next is encoded.
         writing: PeerLink | None = None
@@ -360,7 +374,7 @@ class LedgerServer:
                 self._vote_worker.submit(
                     vote_ticket.run, lambda failure: self._vote_synced(vote_ticket, failure)
                 )
-        now = self.core.engine.ticked_at
+        now = self._clock.now()
         if self._sync_ticket is not None:
             self._judge_slow_sync(now)
         elif (
@@ -406,17 +420,20 @@ class LedgerServer:
         try:
             _raise_if_any(failure)
             synced_before = self.store.synced_index
+            seconds = self._clock.now() - self._sync_started_at
             self.store.finish_sync(ticket, watermark=False)
-            self.sync_seconds_last = self._clock.now() - self._sync_started_at
-            self.sync_seconds.observe(self.sync_seconds_last)
-            self.sync_entries.observe(max(self.store.synced_index - synced_before, 0))
             self.core.engine.storage_stalled = False
             self.core.engine.log_synced()
+            self._hurry()
             if self.core.is_settled:
                 self._start_syncs()  # of what came meanwhile; its followers have not answered yet
             else:
                 self.pump()
-            self.store.write_watermark()  # a hint, for which no answer waits
+            # For none of this an answer waits; the watermark is a hint.
+            self.sync_seconds_last = seconds
+            self.sync_seconds.observe(seconds)
+            self.sync_entries.observe(max(self.store.synced_index - synced_before, 0))
+            self.store.write_watermark()
         except BaseException as error:  # noqa: BLE001 - as `_on_loop`
             self._fail(error)
 
@@ -526,6 +543,7 @@ class LedgerServer:
             # From here on nothing may leave this node, also not while its links are closed.
             self._fail(error)
             raise
+        self._hurry()
         if not self.core.is_settled:
             self.pump()
 

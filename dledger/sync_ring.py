@@ -235,12 +235,13 @@ class RingWorker(ThreadWorker):
 
     def _becomes_hot(self, hot: HotSockets) -> bool:
         try:
-            hot.add(self._ring.fd, self._on_readable)
+            hot.add(self._ring.fd, self.on_readable)
         except OSError:
             return False  # the kernel watches no more: by this task, as long as there is one
         return True
 
-    def _on_readable(self) -> None:
+    def on_readable(self) -> None:
+        """Hear that the ring has done something; called out of the event loop's poll."""
         assert self._hot is not None
         try:
             if self._in_ring is not None:

@@ -60,7 +60,11 @@ class Following:
         elif last_index <= base_index:
             # What lies before the base was committed before it was dropped, so it agrees.
             self._verify_to(base_index)
-        if raw.nbytes and not self._keep_entries(raw, last_index):
+        if raw.nbytes and not (
+            self._append(raw, last_index)
+            if previous == store.end_index  # mostly: all of it is new
+            else self._keep_entries(raw, last_index)
+        ):
             return
         if last_index > store.end_index:
             raise CorruptEntryError(
@@ -145,14 +149,18 @@ class Following:
                 )
             offset += header.size
         rest = raw[offset:]
-        if rest.nbytes:
-            if not store.fits(rest.nbytes, entry_count=last_index - store.end_index):
-                # Say that we are alive and no more; the window keeps the leader from going on,
-                # and it is asked again when there is room (`resume`).
-                self.waiting_for_room = True
-                self._say_alive()
-                return False
-            store.append_raw(rest)
+        return not rest.nbytes or self._append(rest, last_index)
+
+    def _append(self, raw: memoryview, last_index: int) -> bool:
+        """Append *raw*, which goes on where the log ends; return whether there was room for it."""
+        store = self._engine.store
+        if not store.fits(raw.nbytes, entry_count=last_index - store.end_index):
+            # Say that we are alive and no more; the window keeps the leader from going on, and it
+            # is asked again when there is room (`resume`).
+            self.waiting_for_room = True
+            self._say_alive()
+            return False
+        store.append_raw(raw)
         return True
 
     def _refuse(self, next_index: int) -> None:

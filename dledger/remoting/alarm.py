@@ -31,7 +31,7 @@ class Alarm:
         Args:
             call: must not wait; what it raises ends `run`.
         """
-        self._call = call
+        self.call = call
         self.due = inf  # second of the loop's clock; -inf: as soon as others have had their turn
         self._hot: HotSockets | None = None
         self._task: trio.lowlevel.Task | None = None  # that of `run`, while it sleeps
@@ -72,7 +72,7 @@ class Alarm:
         if self._task is None:
             return  # cancelled, and only has not had its turn yet
         try:
-            self._call()
+            self.call()
         except BaseException as error:  # noqa: BLE001 - `run` raises it
             self._wake_up(outcome.Error(error))
 
@@ -86,7 +86,7 @@ class Alarm:
                         await self._sleep()
                     if self.due == -inf:
                         self.due = self._scope.deadline = inf
-                        self._call()
+                        self.call()
             self._scope = None
             # One turn of the loop polls all sockets, and by the next tasks that waited for theirs
             # have run.
@@ -94,7 +94,7 @@ class Alarm:
             await trio.lowlevel.checkpoint()
             if self.due <= trio.current_time():
                 self.due = inf
-                self._call()
+                self.call()
 
     async def _sleep(self) -> None:
         def abort(_: object) -> trio.lowlevel.Abort:
