@@ -57,6 +57,7 @@ class Run(NamedTuple):
     position: int  # of the first record in the log
 
 
+_NO_RUN = Run(-1, 0, -1, -1)
 NEW_VERDICT = SequenceVerdict(SequenceState.NEW)
 PENDING_VERDICT = SequenceVerdict(SequenceState.PENDING)
 GAP_VERDICT = SequenceVerdict(SequenceState.GAP)
@@ -66,7 +67,18 @@ UNKNOWN_VERDICT = SequenceVerdict(SequenceState.UNKNOWN)
 class Producer:
     """What is known of one producer and one queue."""
 
-    __slots__ = ("index", "last_sequence", "packed", "runs", "seen_ms")
+    # The last run goes on with nearly every mark: its ends are numbers here, and no tuple.
+    __slots__ = (
+        "_earlier_runs",
+        "_end_offset",
+        "_first_offset",
+        "_first_sequence",
+        "_position",
+        "index",
+        "last_sequence",
+        "packed",
+        "seen_ms",
+    )
 
     def __init__(
         self,
@@ -77,16 +89,27 @@ class Producer:
         index: int = 0,
     ) -> None:
         self.last_sequence = last_sequence
-        self.runs = runs if runs is not None else []
+        *self._earlier_runs, last = runs or [_NO_RUN]
+        self._first_sequence, count, self._first_offset, self._position = last
+        self._end_offset = self._first_offset + count
         self.seen_ms = seen_ms
         self.index = index  # of the last entry with a message of this producer
         self.packed: bytes | None = None  # its row of the snapshot; None since it changed
+
+    @property
+    def runs(self) -> list[Run]:
+        """The runs that are remembered, the latest last."""
+        count = self._end_offset - self._first_offset
+        if not count:
+            return []
+        last = Run(self._first_sequence, count, self._first_offset, self._position)
+        return [*self._earlier_runs, last]
 
     def copy(self) -> Producer:
         """Return one that may be changed by itself."""
         return Producer(
             last_sequence=self.last_sequence,
-            runs=list(self.runs),
+            runs=self.runs,
             seen_ms=self.seen_ms,
             index=self.index,
         )
@@ -114,19 +137,19 @@ class Producer:
 
         By place, and not as a `Run`: this is done for every mark.
         """
+        if self._end_offset != first_queue_offset or self.last_sequence + 1 != first_sequence:
+            self._begin_run(first_sequence, first_queue_offset, position)
+        self._end_offset = first_queue_offset + record_count
         self.last_sequence = first_sequence + record_count - 1
         self.index = index
         self.seen_ms = seen_ms
         self.packed = None
-        runs = self.runs
-        if runs:
-            sequence, count, queue_offset, first_position = runs[-1]
-            if sequence + count == first_sequence and queue_offset + count == first_queue_offset:
-                runs[-1] = Run(sequence, count + record_count, queue_offset, first_position)
-                return
-        runs.append(Run(first_sequence, record_count, first_queue_offset, position))
-        if len(runs) > RUNS_MAX:
-            del runs[0]
+
+    def _begin_run(self, first_sequence: int, first_queue_offset: int, position: int) -> None:
+        self._earlier_runs = self.runs[1 - RUNS_MAX :]
+        self._first_sequence = first_sequence
+        self._first_offset = first_queue_offset
+        self._position = position
 
     def _queue_offset_of(self, first_sequence: int) -> int:
         for run in reversed(self.runs):
