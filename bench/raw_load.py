@@ -135,12 +135,14 @@ class _RingStream:
 
 
 def acknowledged_opaques(command: Command) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """Return which sends a grouped ack answers.
+    """Return which sends an answer is for: many that share a frame, or one that was forwarded.
 
     Raises:
         LoadError: one was refused.
     """
     if not command.flag & FLAG_GROUPED:
+        if command.code == ResponseCode.SUCCESS:
+            return np.array([command.opaque], dtype=np.int64)
         raise LoadError(f"a send was refused with code {command.code}: {command.remark}")
     body = command.body
     assert not isinstance(body, list)

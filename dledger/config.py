@@ -228,7 +228,8 @@ def check_name(what: str, value: str) -> None:
 
 def check_host(what: str, value: str) -> None:
     """Raise `ConfigError` unless *value* looks like a host name or an address."""
-    if not re.fullmatch(r"[A-Za-z0-9._:%-]{1,255}", value):
+    # None begins with a hyphen: that is an option of the command line, taken for a value.
+    if not re.fullmatch(r"(?!-)[A-Za-z0-9._:%-]{1,255}", value):
         raise ConfigError(f"{what} = {value!r} is no host name or IP address (IPv6: no brackets)")
 
 

@@ -154,7 +154,8 @@ async def ask_group(
             nodes = await _ask_strangers(strangers, answers, seconds, network or TcpNetwork())
             name_servers += [address for address in strangers if address not in answers]
             asked = [address for address in asked if address in answers]
-            wanted = [address for address in nodes if address not in answers]
+            known = {*answers, *name_servers}  # one name server may name another as a node
+            wanted = [address for address in nodes if address not in known]
             if wanted:
                 continue
         known_ids = {answer.node_id for answer in answers.values() if answer.status}
@@ -183,9 +184,16 @@ async def ask_group(
 async def _ask_strangers(
     strangers: list[str], answers: dict[str, NodeAnswer], seconds: float, network: Network
 ) -> tuple[str, ...]:
-    """Return the nodes that name servers name; their own answers go, or say why there are none."""
+    """Return the nodes that name servers name; their own answers go, or say why there are none.
+
+    A name server is no node, whatever one says of it or of itself.
+    """
     told = await ask_groups(strangers, seconds=seconds, network=network)
-    groups = merge(told.values())
+    named = {
+        name: tuple(address for address in nodes if address not in told)
+        for name, nodes in merge(told.values()).items()
+    }
+    groups = {name: nodes for name, nodes in named.items() if nodes}
     if len(groups) == 1 or any(answer.status is not None for answer in answers.values()):
         for address in told:
             del answers[address]

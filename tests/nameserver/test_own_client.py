@@ -1,11 +1,13 @@
 """Our own client, and the commands, given the address of a name server and no node's."""
 
 import random
+from unittest import mock
 
 import pytest
 import trio
 
 import broker
+from broker.cli import ask
 from broker.cli.ask import ask_group
 from broker.cli.connecting import check_reachable
 from broker.cli.status_table import found_by, problems, verdict
@@ -276,6 +278,19 @@ async def test_status_asks_the_nodes_that_the_name_server_names(autojump_clock, 
     assert view.name_servers == (ADDRESS,)
     assert found_by(view) == [f"found by way of the name server {ADDRESS}"]
     await check_reachable([NOBODY, ADDRESS], network=group.wires.of("a tool"))
+
+
+async def test_a_name_server_named_as_a_node_is_not_asked_for_ever(autojump_clock, place):
+    """Whoever registers there says at which address: it said the name server's own."""
+    group, _ = place
+
+    async def named(addresses, **_):
+        return {address: {"g": (ADDRESS,)} for address in addresses}
+
+    with mock.patch.object(ask, "ask_groups", named), trio.fail_after(10.0):
+        view = await ask_group([ADDRESS], network=group.wires.of("a tool"))
+    assert not view.is_healthy
+    assert "is a name server" in problems(view)[0]
 
 
 async def test_a_command_is_told_of_several_groups(autojump_clock, pair):
