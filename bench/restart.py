@@ -48,7 +48,7 @@ BATCH_COUNT = 256
 _LOOK_SECONDS = 0.02
 _LONGEST_SECONDS = 600.0
 _LOAD_SECONDS = 5.0
-_SLICE_SECONDS = 0.5  # between two looks at how far a follower is
+_SLICE_SECONDS = 0.5  # of load, one after another, as long as a follower is behind
 _CATCH_UP_SECONDS_MAX = 60.0
 _NEAR = 16 * MIB  # bytes behind the leader
 
@@ -130,21 +130,30 @@ class RestartBench:
     async def _load_until_near(self, follower: LocalNode) -> float:
         """Send until *follower* is near the leader, or for a long while; return the rate.
 
-        What comes after that is the rate of a group in which nobody catches up.
+        What comes after that is the rate of a group in which nobody catches up.  How far it is is
+        asked meanwhile: a busy follower takes its time to say.
         """
+        is_near = trio.Event()
         began, written = perf_counter(), self.written
         spent = 0.0
-        while spent < _CATCH_UP_SECONDS_MAX:
-            await self._load(_SLICE_SECONDS)
-            spent = perf_counter() - began
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch_until_near, follower, is_near)
+            while not is_near.is_set() and spent < _CATCH_UP_SECONDS_MAX:
+                await self._load(_SLICE_SECONDS)
+                spent = perf_counter() - began
+            nursery.cancel_scope.cancel()
+        return (self.written - written) / spent
+
+    async def _watch_until_near(self, follower: LocalNode, is_near: trio.Event) -> None:
+        while not is_near.is_set():
             view = await ask_group(self.group.addresses)
             found = {each.node_id: each.status for each in view.answering if each.status}
             mine = found.get(follower.node_id)
             if mine is not None and mine.end_position + _NEAR >= max(
                 status.end_position for status in found.values()
             ):
-                break
-        return (self.written - written) / spent
+                is_near.set()
+            await trio.sleep(_LOOK_SECONDS)
 
     async def _start(self) -> float:
         """Start all; return the seconds to the first acknowledgement, all messages being there."""
