@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from broker.calm import give_back_when_calm
 from broker.message.model import HostAddress
 from broker.metrics.monitor import Monitor
 from broker.node import Node
@@ -88,6 +89,7 @@ async def run_node(
                     if config.metrics.port:
                         await nursery.start(_make_monitor(node, surroundings).run)
                     calm_the_collector()
+                    nursery.start_soon(give_back_when_calm)
                     ready()
                     await wait_for_stop(signals, operator)
                     await node.step_back()

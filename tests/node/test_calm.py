@@ -1,0 +1,57 @@
+"""Memory is given back once at the end of each busy time."""
+
+from __future__ import annotations
+
+import ctypes
+
+import trio
+import trio.testing
+
+from broker.calm import LOOK_SECONDS, give_back_when_calm
+from dledger.machine import give_back_memory, resident_size
+
+MIB = 1024 * 1024
+
+
+async def test_memory_is_given_back_when_a_busy_time_is_over(autojump_clock, nursery):
+    spent, given = [0.0], []
+
+    def give_back():
+        given.append(1)
+        return True
+
+    async def live(looks, share):
+        for _ in range(looks):
+            spent[0] += share * LOOK_SECONDS
+            await trio.sleep(LOOK_SECONDS)
+
+    nursery.start_soon(lambda: give_back_when_calm(give_back=give_back, spent=lambda: spent[0]))
+    await trio.testing.wait_all_tasks_blocked()
+    await trio.sleep(LOOK_SECONDS / 2)
+    await live(3, 0.01)
+    assert len(given) == 1, "the start was busy"
+    await live(3, 0.9)
+    assert len(given) == 1
+    await live(5, 0.01)
+    assert len(given) == 2
+
+
+async def test_where_there_is_no_way_nobody_tries_again(autojump_clock):
+    tries = []
+
+    await give_back_when_calm(give_back=lambda: bool(tries.append(1)), spent=lambda: 0.0)
+
+    assert tries == [1]
+
+
+def test_what_is_free_below_something_alive_is_given_back_where_the_system_has_a_way():
+    pieces = [bytes(100_000) for _ in range(600)]  # too small for a mapping of their own
+    alive = pieces[-1]
+    full = resident_size()
+    del pieces
+
+    has_way = give_back_memory()
+
+    assert has_way is hasattr(ctypes.CDLL(None), "malloc_trim")
+    assert not has_way or resident_size() < full - 30 * MIB
+    assert len(alive) == 100_000
