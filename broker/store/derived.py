@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from broker.store.checkpoint import StateFiles
 from broker.store.consume_queues import ConsumeQueues
-from broker.store.derived_jobs import DropJob, StateJob
+from broker.store.derived_jobs import DropJob, FlushedSize, StateJob
 from broker.store.dispatch import (
     DISPATCH_ENTRY_COST,
     DISPATCH_KEY_COST,
@@ -58,7 +58,9 @@ if TYPE_CHECKING:
     from dledger.store.disk import Disk
 
 FLUSH_SIZE = 4 * 1024 * 1024  # bytes of units in memory before a job should write them
-UNFLUSHED_SIZE_MAX = 64 * 1024 * 1024  # dispatch waits for the jobs beyond that
+# Dispatch waits for the jobs when they hold more, or leave more to the next: a second of the
+# fastest load. Each byte lies in memory twice, for readers and for the job.
+UNFLUSHED_SIZE_MAX = 24 * 1024 * 1024
 DELETION_STATES_SIZE_MAX = 4 * 1024 * 1024  # the same of states that know of deletions
 
 _log = logging.getLogger("broker.store")
@@ -105,6 +107,7 @@ class DerivedState:
         self._point = log.base
         self._state_index = -1  # of the last state handed out as a job, or loaded
         self._jobs: list[Job] = []
+        self._flushing_size = 0  # bytes of units and index entries that jobs hold
         self._states_size = 0  # of all states so far, as dispatch counts them
         self._deletions_size = 0  # of those in the jobs that were written for a deletion
         self.on_arrival: ArrivalListener | None = None
@@ -191,9 +194,9 @@ class DerivedState:
 
         Each entry counts `DISPATCH_ENTRY_COST` bytes more than it has, each key looked at by itself
         `DISPATCH_KEY_COST`, and a state on the way its bytes and `DISPATCH_STATE_COST`.  There may
-        be more left when *size_max* is reached, or when `UNFLUSHED_SIZE_MAX` bytes of units or
-        `DELETION_STATES_SIZE_MAX` of states wait for `begin_jobs`: call again.  Listeners hear of
-        arrivals once, at the end.
+        be more left when *size_max* is reached, or when `UNFLUSHED_SIZE_MAX` bytes of units are not
+        written or `DELETION_STATES_SIZE_MAX` of states wait for `begin_jobs`: call again.
+        Listeners hear of arrivals once, at the end.
 
         Raises:
             PoisonEntryError: an entry cannot be taken in; stop the node.
@@ -202,7 +205,7 @@ class DerivedState:
         size = 0
         if self._point.index < committed_index:
             for entry in self._log.entries(self._point.index + 1, committed_index):
-                if size >= size_max or self._unflushed_size >= UNFLUSHED_SIZE_MAX:
+                if size >= size_max or self._unwritten_size >= UNFLUSHED_SIZE_MAX:
                     break
                 if self._deletions_size >= DELETION_STATES_SIZE_MAX and self._needs_settling(entry):
                     break
@@ -298,6 +301,7 @@ class DerivedState:
         """
         base = self._log.base
         self._jobs.clear()
+        self._flushing_size = 0
         self._deletions_size = 0
         self._states.look(self._log, segment_size=self._segment_size)
         at_base = self._state_at(base)
@@ -330,6 +334,13 @@ class DerivedState:
     @property
     def _unflushed_size(self) -> int:
         return self.queues.unflushed_size + self.key_index.unflushed_size
+
+    @property
+    def _unwritten_size(self) -> int:
+        return self._unflushed_size + self._flushing_size
+
+    def _flushed(self, size: int) -> None:
+        self._flushing_size -= size
 
     def _load_files(
         self, snapshot: DerivedSnapshot, base: LogPoint, at_base: DerivedSnapshot | None
@@ -425,7 +436,10 @@ class DerivedState:
     def _begin_flushes(self, *, with_state: bool) -> list[Job]:
         unlink = self.queues.begin_unlink(with_state=with_state)
         flushes: list[Job] = [] if unlink is None else [unlink]
-        return [*flushes, self.queues.begin_flush(), self.key_index.begin_flush()]
+        size = self._unflushed_size
+        self._flushing_size += size
+        flushes += [self.queues.begin_flush(), self.key_index.begin_flush()]
+        return [*flushes, FlushedSize(size, self._flushed)]
 
     def _add_state_job(self, *, is_boundary: bool) -> None:
         data = encode_state(

@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from broker.store.checkpoint import StateFiles
     from broker.store.consume_queues import ConsumeQueues
     from broker.store.growing_files import GrowingFiles
@@ -32,6 +34,21 @@ class Job(Protocol):
     def finish(self) -> None:
         """Take note on the event loop that `run` is done."""
         ...
+
+
+class FlushedSize:
+    """Behind flushes: takes note that what they held is written."""
+
+    def __init__(self, size: int, flushed: Callable[[int], None]) -> None:
+        self._size = size
+        self._flushed = flushed
+
+    def run(self) -> None:
+        """See `Job.run`; those before it did it."""
+
+    def finish(self) -> None:
+        """See `Job.finish`."""
+        self._flushed(self._size)
 
 
 class StateJob:

@@ -254,6 +254,25 @@ def test_dispatch_waits_for_the_files_when_too_much_is_in_memory(node, log, monk
     assert rounds > 5
 
 
+def test_dispatch_waits_for_files_that_are_slower_than_the_log(node, log, monkeypatch):
+    """What a job holds that has not run counts: a state at each segment's end held 300 MB more."""
+    monkeypatch.setattr("broker.store.derived.UNFLUSHED_SIZE_MAX", 200)
+    monkeypatch.setattr("broker.store.derived.FLUSH_SIZE", 40)
+    handed_out = []
+    for _ in range(1000):
+        node.derived.dispatch_up_to(log.end_index)
+        handed_out += node.derived.begin_jobs()
+    stopped_at = node.derived.dispatched_index
+    assert stopped_at < log.end_index
+
+    for job in handed_out:
+        job.run()
+        job.finish()
+    node.derived.dispatch_up_to(log.end_index)
+
+    assert node.derived.dispatched_index > stopped_at
+
+
 def test_arrivals_are_told_once_for_each_queue_and_batch(node):
     arrivals = []
     node.derived.on_arrival = arrivals.append

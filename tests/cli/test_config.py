@@ -129,7 +129,7 @@ def test_a_dump_escapes_what_toml_would_misread():
         ("= 50", "= 500", ["[raft]", "heartbeat_interval_ms = 500", "three"]),
         ('group = "orders"\n', "", ["[node] group is missing"]),
         ('host = "::1"\n', "", ["[[member]] number 3 host is missing"]),
-        ("[raft]", '[nameserver]\naddresses = "--detach"\n[raft]', ["host = '--detach'", "no host"]),
+        ("[raft]", '[nameserver]\naddresses = "--help"\n[raft]', ["host = '--help'", "no host"]),
         ("peer_port = 10877", 'peer_port = "x"', ["number 2 peer_port = 'x'", "expected int"]),
         ("peer_port = 10877", "peer_port = 10876", ["127.0.0.1:10876", "peer_port of n2"]),
         ("peer_port = 10877", "peer_port = 9876", ["127.0.0.1:9876", "broker_port of n1"]),
