@@ -82,6 +82,9 @@ class FakeRegion:
             return
         self._disk.sync_inode(self.path, self._inode)
 
+    def read_ahead(self, is_wanted: bool, start: int = 0) -> None:
+        pass
+
     def begin_sync(self) -> int | None:
         return None  # there is no descriptor
 

@@ -41,6 +41,7 @@ _ZEROS = bytes(4 * 1024 * 1024)
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FDATASYNC_SEES_MAP = sys.platform == "linux"
 _HAS_PWRITEV = hasattr(os, "pwritev")
+_CAN_ADVISE = hasattr(mmap, "MADV_RANDOM")
 _HAS_FDATASYNC = hasattr(os, "fdatasync")  # not macOS
 _FULL_SYNC: int | None = getattr(fcntl, "F_FULLFSYNC", None)  # macOS: fsync skips the drive's cache
 
@@ -61,6 +62,14 @@ class MappedRegion(Protocol):
 
     def view(self, offset: int, size: int) -> memoryview:
         """Return a read-only view; it stays readable after `close` and shows later writes."""
+        ...
+
+    def read_ahead(self, is_wanted: bool, start: int = 0) -> None:
+        """Say whether a read behind *start* may bring in more than it asks for, as it may at first.
+
+        What is not written yet must not be brought in: the system would fill it with zeros, for
+        megabytes, while the reader waits.
+        """
         ...
 
     def sync(self) -> None:
@@ -291,6 +300,13 @@ class OsRegion:
         """See `MappedRegion.view`."""
         assert 0 <= offset <= offset + size <= self.size
         return memoryview(self._map)[offset : offset + size].toreadonly()
+
+    def read_ahead(self, is_wanted: bool, start: int = 0) -> None:
+        """See `MappedRegion.read_ahead`."""
+        if _CAN_ADVISE and not self._is_closed:
+            start -= start % mmap.PAGESIZE
+            advice = mmap.MADV_NORMAL if is_wanted else mmap.MADV_RANDOM
+            self._map.madvise(advice, start, self.size - start)
 
     def sync(self) -> None:
         """See `MappedRegion.sync`."""

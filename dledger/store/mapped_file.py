@@ -31,6 +31,7 @@ class MappedFile:
         self._region = region
         self._bytes: memoryview | None = None
         self._sync_has_failed = False
+        self._is_filling = False
 
     @property
     def bytes(self) -> memoryview:
@@ -52,9 +53,17 @@ class MappedFile:
             StorageFailedError: the write failed, perhaps in part; stop the process.
         """
         self.is_dirty = True
-        (self._region or self._open()).write(
-            position - self.position, parts, through_map=through_map
-        )
+        region = self._region or self._open()
+        if not self._is_filling:
+            self._is_filling = True
+            region.read_ahead(False, position - self.position)
+        region.write(position - self.position, parts, through_map=through_map)
+
+    def filled(self) -> None:
+        """Hear that nothing more is written: who reads of it now reads on, most likely."""
+        if self._is_filling and self._region is not None:
+            self._is_filling = False
+            self._region.read_ahead(True)
 
     def sync(self) -> None:
         """Make what was written before the call durable; blocking, any thread.

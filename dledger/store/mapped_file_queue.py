@@ -156,7 +156,10 @@ class MappedFileQueue:
         Raises:
             LedgerFullError: nothing changed: no spare is ready and there is no room for one.
         """
-        return self._add(self.last.end)
+        full = self.last
+        added = self._add(full.end)
+        full.filled()
+        return added
 
     def prepare_spare(self) -> None:
         """See to it that a spare is ready; blocking, any thread.

@@ -366,6 +366,9 @@ class SimRegion:
         if not self._is_closed:
             self._mount.sync_file(self.path, self._file)
 
+    def read_ahead(self, is_wanted: bool, start: int = 0) -> None:
+        """See `MappedRegion.read_ahead`."""
+
     def begin_sync(self) -> int | None:
         """See `MappedRegion.begin_sync`."""
         return None  # there is no descriptor

@@ -1,15 +1,18 @@
 """The operating system's files keep what `Disk` promises, as far as a test can see."""
 
 import errno
+import mmap
 import os
 import shutil
 import threading
+from pathlib import Path
 
 import pytest
 
 from dledger.errors import FolderInUseError, LedgerFullError, StorageFailedError
 from dledger.store.data_folder import DataFolder
 from dledger.store.disk import OsDisk
+from dledger.store.mapped_file_queue import MappedFileQueue
 from tests.store.model import CONFIG, SEGMENT, append, check_agreement, dump, fill, open_store
 
 
@@ -262,3 +265,36 @@ def test_a_write_through_a_map_cannot_make_a_file_longer(disk, path):
     with pytest.raises(IndexError):
         file.write_at(510, b"too long")
     file.close()
+
+
+def _is_read_at_random(path: str, offset: int) -> bool:
+    """Whether what is mapped of *path* at *offset* is not read ahead."""
+    mapped = None
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        words = line.split()
+        if not words[0].endswith(":"):
+            begin, end = (int(place, 16) for place in words[0].split("-"))
+            is_here = int(words[2], 16) <= offset < int(words[2], 16) + end - begin
+            mapped = words[-1] if is_here else None
+        elif words[0] == "VmFlags:" and mapped == path:
+            return "rr" in words
+    raise AssertionError(f"{path} is not mapped")
+
+
+def test_what_is_not_written_yet_is_not_read_ahead(tmp_path):
+    """The system would fill megabytes with zeros while whoever reads the last entry waits."""
+    size = 1 << 20
+    queue = MappedFileQueue.open(OsDisk(), str(tmp_path), size, start=0, zeroes=False)
+    queue.reset(0)
+    first = queue.last
+    first.write(3 * mmap.PAGESIZE + 7, [b"x"], through_map=False)
+    assert first.view(3 * mmap.PAGESIZE + 7, 1) == b"x"
+    assert not _is_read_at_random(first.path, 2 * mmap.PAGESIZE)
+    assert _is_read_at_random(first.path, 3 * mmap.PAGESIZE)
+    assert _is_read_at_random(first.path, size - 1)
+
+    second = queue.roll()
+    second.write(size, [b"y"], through_map=True)
+    assert not _is_read_at_random(first.path, size - 1)
+    assert _is_read_at_random(second.path, 0)
+    queue.close()
