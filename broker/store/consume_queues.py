@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from broker.store.runs import RecordRun
 
 # Bytes of written units in memory, for those who keep up, when thousands of queues grow alike.
-TAILS_SIZE_MAX = 8 * 1024 * 1024
+TAILS_SIZE_MAX = 2 * 1024 * 1024
 
 _UNIT = struct.Struct(">qiq")
 _QUEUE_ID = struct.Struct(">i")

@@ -89,7 +89,8 @@ class Producer:
         index: int = 0,
     ) -> None:
         self.last_sequence = last_sequence
-        *self._earlier_runs, last = runs or [_NO_RUN]
+        *earlier, last = runs or [_NO_RUN]
+        self._earlier_runs = tuple(earlier)  # the same empty one for nearly all
         self._first_sequence, count, self._first_offset, self._position = last
         self._end_offset = self._first_offset + count
         self.seen_ms = seen_ms
@@ -146,7 +147,7 @@ class Producer:
         self.packed = None
 
     def _begin_run(self, first_sequence: int, first_queue_offset: int, position: int) -> None:
-        self._earlier_runs = self.runs[1 - RUNS_MAX :]
+        self._earlier_runs = tuple(self.runs[1 - RUNS_MAX :])
         self._first_sequence = first_sequence
         self._first_offset = first_queue_offset
         self._position = position
