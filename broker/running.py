@@ -25,7 +25,7 @@ from broker.process import (
 from broker.store import compiled
 from broker.wiring import Surroundings
 from dledger.clock import SystemClock
-from dledger.machine import raise_open_files_limit
+from dledger.machine import raise_open_files_limit, use_huge_pages
 from dledger.remoting.network import TcpNetwork
 from dledger.store.disk import OsDisk
 from dledger.sync_ring import make_sync_worker
@@ -89,6 +89,7 @@ async def run_node(
                     if config.metrics.port:
                         await nursery.start(_make_monitor(node, surroundings).run)
                     calm_the_collector()
+                    use_huge_pages()  # what lives by now lives on
                     nursery.start_soon(give_back_when_calm)
                     ready()
                     await wait_for_stop(signals, operator)

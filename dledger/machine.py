@@ -24,6 +24,9 @@ except ImportError:  # Windows; WebAssembly
 else:
     _resource = _resource_module
 
+_PROC_MAPS = Path("/proc/self/maps")
+_HUGE_PAGE = 2 * 1024 * 1024
+_MADV_COLLAPSE = 25  # of Linux; Python has no name for it
 _IS_POSIX = os.name == "posix"
 _PROC_STATUS = Path("/proc/self/status")
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -97,6 +100,34 @@ def give_back_memory() -> bool:
         return False
     trim(0)
     return True
+
+
+def use_huge_pages() -> int:
+    """Lay what this process has in memory into pages of 2 MiB, where the system can (Linux 6.1).
+
+    What is used all the time then needs a few entries of the processor's address cache instead of
+    thousands, each of which costs double in a virtual machine.  Blocking, 10 to 20 ms.
+
+    Returns:
+        How many bytes lie in such pages now; 0 where it cannot be had.
+    """
+    try:
+        maps = _PROC_MAPS.read_text(encoding="utf-8", errors="replace").splitlines()
+        advise = ctypes.CDLL(None, use_errno=True).madvise
+    except (OSError, AttributeError):
+        return 0
+    advise.argtypes = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
+    moved = 0
+    for line in maps:
+        place, access, _, _, inode, *name = line.split(maxsplit=5)
+        if access != "rw-p" or inode != "0" or name not in ([], ["[heap]"]):
+            continue  # a file, or a stack
+        begin, end = (int(part, 16) for part in place.split("-"))
+        first = -(-begin // _HUGE_PAGE) * _HUGE_PAGE
+        for at in range(first, end - _HUGE_PAGE + 1, _HUGE_PAGE):
+            if advise(at, _HUGE_PAGE, _MADV_COLLAPSE) == 0:
+                moved += _HUGE_PAGE
+    return moved
 
 
 def boot_id() -> str:

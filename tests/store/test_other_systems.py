@@ -176,3 +176,22 @@ def test_help_needs_no_posix_modules(tmp_path, words):
 
     assert done.returncode == 0, done.stderr
     assert "Usage:" in done.stdout
+
+
+def test_memory_in_huge_pages_holds_what_it_held():
+    kept = [bytes([number]) * (1 << 20) for number in range(16)]
+
+    moved = machine.use_huge_pages()
+
+    assert moved % (2 << 20) == 0
+    assert all(data == bytes([number]) * (1 << 20) for number, data in enumerate(kept))
+
+
+def test_without_a_list_of_mappings_no_memory_is_moved(monkeypatch, tmp_path):
+    monkeypatch.setattr(machine, "_PROC_MAPS", tmp_path / "maps")
+    assert machine.use_huge_pages() == 0
+
+
+def test_a_kernel_that_knows_no_huge_pages_is_left_alone(monkeypatch):
+    monkeypatch.setattr(machine, "_MADV_COLLAPSE", 12_345)
+    assert machine.use_huge_pages() == 0
