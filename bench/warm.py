@@ -138,10 +138,11 @@ def _serve(
     look: Callable[[], int] = free_memory,
     pause: Callable[[float], None] = time.sleep,
 ) -> None:
+    starter = os.getppid()
     reservoir = Reservoir(size)
     print("filled", flush=True)
     sys.stdin.buffer.readline()
-    while reservoir.left:
+    while reservoir.left and os.getppid() == starter:  # killed, it would leave this behind
         reservoir.follow(look())
         pause(_LOOK_SECONDS)
 

@@ -11,7 +11,7 @@ left of its buffer: `_is_sound` and `_parse` compare each size with it before an
 size is read, and reckon in 64 bits, where sums of what 32 bits can say do not overflow.
 
 A buffer is held (`_Held`) as long as a pointer into it is used, so nobody can resize
-or free it meanwhile.  The interpreter's lock is never given up.
+or free it meanwhile.  Nothing here gives the interpreter's lock up.
 
 Chosen by `broker.store.compiled`, which says of each function what it is to do.
 """
@@ -117,6 +117,8 @@ cdef enum:
     TOPICS_CACHED_MAX = 16384
 
     CRC_CALLED_FROM = 384  # bytes of a body whose CRC `dledger.checksum` has sooner
+
+LAYOUT = 2  # as in `broker.store.compiled`, which takes no other
 
 cdef object _crc32 = crc32
 cdef object _frombuffer = np.frombuffer

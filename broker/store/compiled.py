@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 PURE_PYTHON = "DLEDGER_PURE_PYTHON"
 _MODULE = "broker.store._columns"
+LAYOUT = 2  # counted on with every change of what the loops take, refuse or return; in both files
 
 
 class Loops(Protocol):
@@ -94,9 +95,13 @@ def _choose() -> tuple[Loops | None, str]:
     if python_is_asked_for():
         return None, f"in Python, as {PURE_PYTHON} asks for it"
     try:
-        return cast("Loops", importlib.import_module(_MODULE)), "compiled"
+        found = importlib.import_module(_MODULE)
     except ImportError as error:
         return None, f"in Python, which is slower: they were not built with a C compiler ({error})"
+    if getattr(found, "LAYOUT", None) != LAYOUT:
+        # An editable install after a change of its source: it would build runs of other fields.
+        return None, "in Python, which is slower: built from another version; install again"
+    return cast("Loops", found), "compiled"
 
 
 # `loops` is looked up with each use, so that a test can go both ways.

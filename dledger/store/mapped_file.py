@@ -31,7 +31,8 @@ class MappedFile:
         self._region = region
         self._bytes: memoryview | None = None
         self._sync_has_failed = False
-        self._is_filling = False
+        self._is_filling = False  # what is not written yet is not read ahead
+        self._is_filled = False
 
     @property
     def bytes(self) -> memoryview:
@@ -54,13 +55,14 @@ class MappedFile:
         """
         self.is_dirty = True
         region = self._region or self._open()
-        if not self._is_filling:
+        if not (self._is_filling or self._is_filled):
             self._is_filling = True
             region.read_ahead(False, position - self.position)
         region.write(position - self.position, parts, through_map=through_map)
 
     def filled(self) -> None:
-        """Hear that nothing more is written: who reads of it now reads on, most likely."""
+        """Hear that no more entries come: who reads of it now reads on, most likely."""
+        self._is_filled = True
         if self._is_filling and self._region is not None:
             self._is_filling = False
             self._region.read_ahead(True)
@@ -114,6 +116,7 @@ class MappedFile:
         self.path = path
         self.position = position
         self.end = position + self.size
+        self._is_filled = False
         if self._region is not None:
             self._region.path = path
 

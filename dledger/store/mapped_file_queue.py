@@ -287,6 +287,8 @@ class MappedFileQueue:
             StorageFailedError: a write failed; stop the process.
         """
         for file in self.files_from(start):
+            if file is not self.last:
+                file.filled()
             position = max(start, file.position)
             while position < min(end, file.end):
                 size = min(end, file.end, position + _REWRITE_SIZE) - position

@@ -94,6 +94,17 @@ def test_what_was_not_built_is_done_in_python_and_said(monkeypatch):
     assert "C compiler" in told
 
 
+@needs_loops
+def test_what_was_built_from_another_version_is_not_used(monkeypatch):
+    """An editable install whose source has changed: runs would have other fields."""
+    monkeypatch.setattr(compiled, "LAYOUT", compiled.LAYOUT + 1)
+
+    loops, told = compiled._choose()
+
+    assert loops is None
+    assert "another version" in told
+
+
 # -- chunks ---------------------------------------------------------------------------------------
 
 

@@ -295,6 +295,20 @@ def test_what_is_not_written_yet_is_not_read_ahead(tmp_path):
 
     second = queue.roll()
     second.write(size, [b"y"], through_map=True)
+    first.write(size - 100, [bytes(100)], through_map=False)  # a filler comes last
     assert not _is_read_at_random(first.path, size - 1)
     assert _is_read_at_random(second.path, 0)
+    queue.close()
+
+
+def test_full_files_that_recovery_writes_once_more_are_read_ahead(tmp_path):
+    size = 1 << 20
+    queue = MappedFileQueue.open(OsDisk(), str(tmp_path), size, start=0, zeroes=False)
+    queue.reset(0)
+    queue.roll()
+    queue.close()
+    queue = MappedFileQueue.open(OsDisk(), str(tmp_path), size, start=0, zeroes=False)
+    queue.rewrite(100, size + 100)
+    assert not _is_read_at_random(queue.first.path, size - 1)
+    assert _is_read_at_random(queue.last.path, size - 1)
     queue.close()
