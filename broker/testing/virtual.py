@@ -22,13 +22,14 @@ from broker.testing.memory_network import MemoryNetwork
 from broker.testing.memory_worker import FakeWorker
 from broker.testing.waiting import until_serving
 from broker.wiring import Surroundings
-from dledger.config import MIB, StoreConfig
+from dledger.config import KIB, MIB, StoreConfig
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 ADDRESS = "127.0.0.1:9876"  # of nobody outside the test
 SEGMENT_SIZE = 1 * MIB  # bytes, all in memory
+INDEX_FILE_UNITS = 96 * KIB  # of 32 bytes; for fewer `append_size_max` is too large
 LATENCY_SECONDS = 0.000_2  # on the way from client to node, and back
 SYNC_SECONDS = 0.001  # what the disk takes
 WALL_MS = 1_700_000_000_000  # wall time when trio's clock says 0
@@ -112,7 +113,7 @@ class MemoryBroker:
                 MemberConfig(node_id="n1", host="127.0.0.1", peer_port=9000, broker_port=9876),
             ),
             data_folder="/data",
-            store=StoreConfig(segment_size=SEGMENT_SIZE),
+            store=StoreConfig(segment_size=SEGMENT_SIZE, index_file_units=INDEX_FILE_UNITS),
             broker=self._config,
             metrics=MetricsConfig(port=0),
         )

@@ -49,7 +49,7 @@ def test_markdown_has_the_command_the_machine_and_a_table_for_each_group():
     text = markdown_of(
         [report()],
         [Figure(what="kill -9", text="80 ms", goal="under 100 ms", is_met=True)],
-        Plan(),
+        Plan(is_warm=False),
         "python -m bench",
     )
     assert text.startswith("`python -m bench`, medians of 3 rounds. ")
@@ -59,6 +59,13 @@ def test_markdown_has_the_command_the_machine_and_a_table_for_each_group():
     assert "5,000/s sent meanwhile" in text
     assert "240 messages acknowledged and there; logs of 7 entries, 2 MB, identical" in text
     assert "| kill -9 | 80 ms | under 100 ms: met |" in text
+
+
+@pytest.mark.parametrize("does", [True, False])
+def test_markdown_says_where_memory_was_made_ready(monkeypatch, does):
+    monkeypatch.setattr("bench.report.gives_memory_back", lambda: does)
+    text = markdown_of([report()], [], Plan(), "python -m bench")
+    assert text.startswith(f"`python -m bench`, medians of 3 rounds{', memory at hand' * does}. ")
 
 
 def test_the_picture_shows_what_was_measured_and_what_was_not(tmp_path):

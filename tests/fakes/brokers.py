@@ -60,7 +60,10 @@ class Brokers(FakeMembers):
         self._group, self._cluster, self._port_shift = group, cluster, port_shift
         if beside is not None:
             self.wires = beside.wires
-        self._store = StoreConfig(**{"segment_size": 256 * KIB, **(store or {})})
+        self._store = StoreConfig(
+            # All in memory, and copied whole by each sync.
+            **{"segment_size": 256 * KIB, "index_file_units": 96 * KIB, **(store or {})}
+        )
         self._raft = RaftConfig(**(raft or {}))
         self._broker = BrokerConfig(**(broker or {}))
         self._nameserver = NameserverConfig(**(nameserver or {}))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -66,7 +67,9 @@ def test_the_plugin_costs_nothing_before_it_is_used(tmp_path):
 
 
 def test_what_users_import_is_in_the_package():
-    """`packages` of the wheel are whole folders; these have to be in them."""
+    """The wheel has whole folders; these have to be in them."""
     for name in ("py.typed", "testing/plugin.py", "testing/memory_disk.py", "sync.py"):
         assert (ROOT / "broker" / name).is_file()
-    assert 'packages = ["dledger", "broker"]' in (ROOT / "pyproject.toml").read_text()
+    built = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    assert built["packages"]["find"] == {"include": ["dledger*", "broker*"]}
+    assert "py.typed" in built["package-data"]["*"]
