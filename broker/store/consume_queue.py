@@ -17,7 +17,7 @@ stay in memory, which is where consumers that keep up read them.
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from broker.errors import OffsetTooSmallError
 from broker.store.runs import UNIT_SIZE
@@ -27,8 +27,22 @@ if TYPE_CHECKING:
 
 TAIL_UNITS_KEPT = 1024  # in memory after they were written: 20 KiB for each busy queue
 
+UNKNOWN = -1  # where the record of the first unit lies
+
 _UNIT = struct.Struct(">qiq")
 _POSITION = struct.Struct(">q")
+
+
+class DroppedUnits(NamedTuple):
+    """Where a queue begins since the log was dropped up to a position: to be found."""
+
+    queue: ConsumeQueue
+    key: QueueKey
+    position: int  # of the log; what lies before it is gone
+    began: int  # the first unit before
+    low: int  # the first unit that stays is one of those from here
+    high: int  # to here, all before it in files
+    high_position: int  # of the record of the unit at *high*; `UNKNOWN` where nobody knows
 
 
 class ConsumeQueue:
@@ -54,10 +68,24 @@ class ConsumeQueue:
         self._tail_begin = max_offset  # queue offset of the tail's first unit
         self._captured = max_offset  # up to here a job writes or wrote the units
         self._written = max_offset  # up to here the files hold them
+        # Of the record of the first unit, or one behind it that the log does not hold any more.
+        self._first_position = UNKNOWN
+        self._dropped_below: int | None = None  # units before it may be there, to be forgotten
 
     @property
     def min_offset(self) -> int:
         """The first queue offset that can be read; the end when there is none."""
+        if self._dropped_below is not None:
+            self._look_up(self._dropped_below)
+        return self._min_offset
+
+    @property
+    def begin_so_far(self) -> int:
+        """The same where all that was dropped has been looked up, else less; only grows.
+
+        Also for jobs beside the event loop: no file with a unit from here on is removed before
+        they are through.
+        """
         return self._min_offset
 
     @property
@@ -78,6 +106,8 @@ class ConsumeQueue:
         """Add whole units, laid flat; return the new end of the queue."""
         count, odd = divmod(len(units), UNIT_SIZE)
         assert not odd
+        if self._min_offset == self.max_offset and count:
+            (self._first_position,) = _POSITION.unpack_from(units)
         self._tail += units
         self.max_offset = end = self.max_offset + count
         return end
@@ -100,6 +130,8 @@ class ConsumeQueue:
         """
         assert unit_count_max >= 1
         assert queue_offset <= self.max_offset
+        if self._dropped_below is not None:
+            self._look_up(self._dropped_below)
         if queue_offset < self._min_offset:
             raise OffsetTooSmallError(
                 f"queue {self._key[1]} of topic {self._key[0]} begins at offset "
@@ -129,23 +161,45 @@ class ConsumeQueue:
         (position,) = _POSITION.unpack_from(self.units_from(queue_offset, unit_count_max=1))
         return int(position)
 
-    def drop_below_position(self, position: int) -> bool:
-        """Forget the units of records before *position* of the log; whether there were any."""
-        low, high = self._min_offset, self.max_offset
-        while low < high:  # positions grow along the queue
-            middle = (low + high) // 2
-            if self.position_at(middle) < position:
-                low = middle + 1
-            else:
-                high = middle
-        dropped = low > self._min_offset
-        self._min_offset = low
-        return dropped
+    def drop_below_position(self, position: int) -> DroppedUnits | None:
+        """Forget the units of records before *position* of the log; None: there are none.
+
+        Opens no file: what only they can tell is looked up by whoever asks before `settle`.
+        """
+        began, end = self._min_offset, self.max_offset
+        if began == end or self._first_position >= position:
+            return None
+        self._dropped_below = position
+        high, high_position = end, UNKNOWN
+        if self._tail_begin < end:
+            high = max(self._tail_begin, began)
+            high_position = self._position_of(high)
+            if high == began or high_position < position:
+                self._look_up(position)
+                high, high_position = self._min_offset, self._first_position
+                if high == began:
+                    return None
+        low = self._min_offset
+        return DroppedUnits(self, self._key, position, began, low, high, high_position)
+
+    def settle(self, dropped: DroppedUnits, offset: int, first_position: int) -> None:
+        """Begin at *offset*, the record of which lies at *first_position*, now that it is found."""
+        if offset >= self._min_offset:
+            self._min_offset = offset
+            self._first_position = first_position
+        if self._dropped_below == dropped.position:
+            self._dropped_below = None
+
+    def look_up_first(self, position: int) -> None:
+        """Forget the units of records before *position* of the log, at once; reads the files."""
+        self._look_up(position)
 
     def trim(self, queue_offset: int) -> None:
         """Let the queue begin at *queue_offset*, unless it begins behind it already."""
         assert queue_offset <= self.max_offset
-        self._min_offset = max(self._min_offset, queue_offset)
+        if queue_offset > self._min_offset:
+            self._min_offset = queue_offset
+            self._first_position = UNKNOWN
 
     def begin_flush(self) -> tuple[int, bytes]:
         """Return the units no job has been given yet, and the queue offset of the first."""
@@ -164,6 +218,33 @@ class ConsumeQueue:
         if kept > self._tail_begin:
             del self._tail[: (kept - self._tail_begin) * UNIT_SIZE]
             self._tail_begin = kept
+
+    def _look_up(self, position: int) -> None:
+        low, high, found = self._min_offset, self.max_offset, UNKNOWN
+        begin = max(low, self._tail_begin)
+        if begin < high:
+            # Memory first: it tells of most queues that nothing has to be read for them.
+            in_tail = self._position_of(begin)
+            if in_tail < position:
+                low = begin + 1
+            else:
+                high, found = begin, in_tail
+        while low < high:  # positions grow along the queue
+            middle = (low + high) // 2
+            at_middle = self._position_of(middle)
+            if at_middle < position:
+                low = middle + 1
+            else:
+                high, found = middle, at_middle
+        self._min_offset, self._first_position, self._dropped_below = low, found, None
+
+    def _position_of(self, queue_offset: int) -> int:
+        if queue_offset >= self._tail_begin:
+            units: bytearray | memoryview = self._tail
+            at = (queue_offset - self._tail_begin) * UNIT_SIZE
+        else:
+            units, at = self._files.read(self._key, queue_offset, unit_count=1), 0
+        return int(_POSITION.unpack_from(units, at)[0])
 
     def _from_tail(self, queue_offset: int, end: int) -> bytes:
         begin = (queue_offset - self._tail_begin) * UNIT_SIZE

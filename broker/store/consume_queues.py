@@ -17,12 +17,14 @@ from typing import TYPE_CHECKING
 
 from broker.message import codec
 from broker.store.consume_queue import TAIL_UNITS_KEPT, ConsumeQueue
+from broker.store.queue_jobs import DeletedFiles, QueueFlush
 from broker.store.runs import UNIT_SIZE
 from dledger.errors import PoisonEntryError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+    from broker.store.consume_queue import DroppedUnits
     from broker.store.log_view import LogView
     from broker.store.queue_files import QueueFiles, QueueKey
     from broker.store.runs import RecordRun
@@ -33,62 +35,6 @@ TAILS_SIZE_MAX = 2 * 1024 * 1024
 _UNIT = struct.Struct(">qiq")
 _QUEUE_ID = struct.Struct(">i")
 _PLACES = struct.Struct(">qq")  # queue offset and position of a record
-
-
-class QueueFlush:
-    """Units on their way to the files; see `ConsumeQueues.begin_flush`."""
-
-    def __init__(
-        self,
-        files: QueueFiles,
-        parts: list[tuple[QueueKey, int, bytes]],
-        queues: list[ConsumeQueue],
-        kept_count: int,
-    ) -> None:
-        """Make it.
-
-        Args:
-            files: where the units go.
-            parts: key, first queue offset and units of each queue.
-            queues: those in *parts*, in the same order.
-            kept_count: units of each that stay in memory once they are written.
-        """
-        self._files = files
-        self._parts = parts
-        self._queues = queues
-        self._kept_count = kept_count
-
-    def run(self) -> None:
-        """Write the units; blocking, beside the event loop.
-
-        Raises:
-            StorageFailedError: stop the node.
-        """
-        pieces = [piece for part in sorted(self._parts) for piece in self._files.pieces(*part)]
-        self._files.write(pieces)
-
-    def finish(self) -> None:
-        """Take note on the event loop that `run` is done."""
-        for queue, (_, begin, units) in zip(self._queues, self._parts, strict=True):
-            queue.finish_flush(begin + len(units) // UNIT_SIZE, kept_count=self._kept_count)
-
-
-class DeletedFiles:
-    """Files of queues whose topic was deleted; see `ConsumeQueues.begin_unlink`."""
-
-    def __init__(self, files: QueueFiles, keys: list[QueueKey]) -> None:
-        self._files = files
-        self._keys = keys
-        self._unlinked: list[str] = []
-
-    def run(self) -> None:
-        """Remove them; blocking, beside the event loop."""
-        self._unlinked = self._files.unlink_queues(self._keys)
-
-    def finish(self) -> None:
-        """Let go of the mappings on the event loop, now that `run` is done."""
-        for path in self._unlinked:
-            self._files.forget(path)
 
 
 class ConsumeQueues:
@@ -167,6 +113,7 @@ class ConsumeQueues:
             self._unflushed_size -= queue.uncaptured_size
             self._grown.pop(key, None)
             self._floors[key] = end
+            queue.trim(end)  # a job may be about to look where it begins
             self._queues[key] = ConsumeQueue(self._files, key, min_offset=end, max_offset=end)
             self._deleted.append(key)
 
@@ -230,13 +177,39 @@ class ConsumeQueues:
         kept = min(TAIL_UNITS_KEPT, TAILS_SIZE_MAX // UNIT_SIZE // max(1, len(self._queues)))
         return QueueFlush(self._files, parts, list(grown.values()), kept)
 
-    def drop_below_position(self, position: int) -> list[tuple[QueueKey, int]]:
-        """Forget units of records before *position*; return what changed, for `unlink_dropped`."""
+    def drop_below_position(self, position: int) -> list[DroppedUnits]:
+        """Forget units of records before *position*; return what `find_dropped` is to look up.
+
+        With thousands of queues that would stop the event loop for as long as an election takes.
+        Until `settle_dropped` a queue that somebody asks for is looked up by itself.
+        """
+        found = [queue.drop_below_position(position) for queue in self._queues.values()]
+        return [dropped for dropped in found if dropped is not None]
+
+    def find_dropped(self, dropped: Iterable[DroppedUnits]) -> list[tuple[int, int]]:
+        """Return where each queue begins, and where in the log; blocking, beside the loop."""
         return [
-            (key, queue.min_offset)
-            for key, queue in self._queues.items()
-            if queue.drop_below_position(position)
+            self._files.find_position(
+                units.key,
+                max(units.low, min(units.queue.begin_so_far, units.high)),
+                units.high,
+                units.position,
+                units.high_position,
+            )
+            for units in dropped
         ]
+
+    def settle_dropped(
+        self, dropped: Iterable[DroppedUnits], found: Iterable[tuple[int, int]]
+    ) -> list[tuple[QueueKey, int]]:
+        """Take note of what `find_dropped` found; return what changed, for `unlink_dropped`."""
+        changed = []
+        for units, (offset, first_position) in zip(dropped, found, strict=True):
+            units.queue.settle(units, offset, first_position)
+            # Files below a floor wait for longer (`take_trimmed`, `begin_unlink`).
+            if offset > units.began and offset > self._floors.get(units.key, 0):
+                changed.append((units.key, offset))
+        return changed
 
     def unlink_dropped(self, dropped: Iterable[tuple[QueueKey, int]]) -> list[str]:
         """Remove the files without a unit that can still be read; blocking, beside the event loop.
@@ -308,7 +281,7 @@ class ConsumeQueues:
             if not self._fits_the_log(queue, key, log, floor):
                 self._queues.clear()
                 return False
-            queue.drop_below_position(log.base.position)
+            queue.look_up_first(log.base.position)
             if begins is not None and queue.min_offset != max(begins.get(key, 0), floor):
                 # Units have no checksum: one that is damaged to look dropped takes others along,
                 # and who asked for their messages would be told that retention had them.

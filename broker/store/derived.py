@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from broker.store.checkpoint import StateFiles
 from broker.store.consume_queues import ConsumeQueues
-from broker.store.derived_jobs import DropJob, FlushedSize, StateJob
+from broker.store.derived_jobs import DropJob, FindDroppedJob, FlushedSize, StateJob
 from broker.store.dispatch import (
     DISPATCH_ENTRY_COST,
     DISPATCH_KEY_COST,
@@ -40,7 +40,7 @@ from dledger.entry import LogPoint
 from dledger.errors import CorruptStoreError, PoisonEntryError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from broker.store.derived_jobs import Job
     from broker.store.dispatch import (
@@ -242,21 +242,21 @@ class DerivedState:
         self._deletions_size = 0
         return jobs
 
-    def begin_drop(self) -> Job:
+    def begin_drop(self, go_on: Callable[[Job], None]) -> Job:
         """Follow retention: call it when the log's base has moved.
 
-        The job removes files, and may run only once that base is durable: until then a crash
-        brings the old one back, and what leads from there must be found.
+        The job hands another to *go_on* as it finishes, which removes files.  It may run only once
+        that base is durable: until then a crash brings the old one back, and what leads from there
+        must be found.
         """
-        base = self._log.base
-        return DropJob(
-            self.queues,
-            self.queues.drop_below_position(base.position),
-            self._states,
-            self._states.drop_before(base.index),
-            self.key_index,
-            self.key_index.drop_below_position(base.position),
-        )
+        base, queues, states, key_index = self._log.base, self.queues, self._states, self.key_index
+        gone_states = states.drop_before(base.index)
+        gone_paths = key_index.drop_below_position(base.position)
+
+        def then(dropped: list[tuple[QueueKey, int]]) -> None:
+            go_on(DropJob(queues, dropped, states, gone_states, key_index, gone_paths))
+
+        return FindDroppedJob(queues, queues.drop_below_position(base.position), then)
 
     def read_state(self, index: int) -> bytes:
         """Return the state at one of `boundary_indexes`, for a peer; blocking.

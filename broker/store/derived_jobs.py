@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from broker.store.checkpoint import StateFiles
+    from broker.store.consume_queue import DroppedUnits
     from broker.store.consume_queues import ConsumeQueues
     from broker.store.growing_files import GrowingFiles
     from broker.store.key_index import KeyIndex
@@ -85,6 +86,34 @@ class StateJob:
         for flush in self._flushes:
             flush.finish()
         self._states.add(self._index, is_boundary=self._is_boundary)
+
+
+class FindDroppedJob:
+    """Finds where the queues begin since the log was dropped, before anything is removed.
+
+    Removed by a second job, when the event loop has taken note and looks into no file any more that
+    goes.
+    """
+
+    def __init__(
+        self,
+        queues: ConsumeQueues,
+        dropped: list[DroppedUnits],
+        then: Callable[[list[tuple[QueueKey, int]]], None],
+    ) -> None:
+        """Make it; *then* is called on the event loop with the queues that begin further on."""
+        self._queues = queues
+        self._dropped = dropped
+        self._then = then
+        self._found: list[tuple[int, int]] = []
+
+    def run(self) -> None:
+        """See `Job.run`."""
+        self._found = self._queues.find_dropped(self._dropped)
+
+    def finish(self) -> None:
+        """See `Job.finish`."""
+        self._then(self._queues.settle_dropped(self._dropped, self._found))
 
 
 class DropJob:

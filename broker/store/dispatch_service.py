@@ -256,7 +256,8 @@ class DispatchService:
     def log_dropped(self) -> Callable[[], None]:
         """See `StateKeeper`."""
         self._times.forget()
-        job, generation = self._derived.begin_drop(), self._generation
+        job = self._derived.begin_drop(lambda found: self._run_jobs([found]))
+        generation = self._generation
 
         def base_is_durable() -> None:
             if generation == self._generation:

@@ -6,6 +6,7 @@ whoever reads such a file trusts it no further than a state says that was writte
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, NamedTuple
 
 from dledger.errors import LedgerFullError
@@ -28,7 +29,7 @@ class Piece(NamedTuple):
 
 
 class GrowingFiles:
-    """Files below one folder; used only by jobs, which run one at a time."""
+    """Files below one folder; used only by jobs, which run one at a time, but for `close`."""
 
     def __init__(self, disk: Disk, folder: str) -> None:
         self._disk = disk
@@ -36,6 +37,8 @@ class GrowingFiles:
         self._unsynced: set[str] = set()
         self._unsynced_folders: set[str] = set()  # that hold a name which is not durable yet
         self._tree: FileTree | None = None  # opened before the first of the unsynced was written
+        self._is_closed = False
+        self._lock = threading.Lock()  # of the last two: `close` may come while a job runs
 
     def write(self, pieces: Sequence[Piece]) -> None:
         """Write *pieces*; blocking. They are durable only after `sync`.
@@ -55,7 +58,7 @@ class GrowingFiles:
                 "or set log_size_max so that old segments are dropped"
             )
         if self._tree is None and not self._unsynced:
-            self._tree = self._disk.open_tree(self._folder)
+            self._open_tree()
         for path, of_path in _by_path(pieces):
             file = self._disk.find_file(path)
             if file is None:
@@ -70,8 +73,9 @@ class GrowingFiles:
 
     def sync(self) -> None:
         """Make everything written durable; blocking."""
-        if self._tree is not None and len(self._unsynced) > SYNCED_EACH_MAX:
-            self._tree.sync()
+        tree = self._tree
+        if tree is not None and len(self._unsynced) > SYNCED_EACH_MAX:
+            tree.sync()
         else:
             self._sync_each()
         self.forget_unsynced()
@@ -111,13 +115,35 @@ class GrowingFiles:
         """Take note that nothing is left to be made durable, or that all files are gone."""
         self._unsynced.clear()
         self._unsynced_folders.clear()
-        self.close()
+        self._close_tree()
 
     def close(self) -> None:
-        """Let go of what waits for the next sync; a sync goes file by file then."""
-        if self._tree is not None:
-            self._tree.close()
-            self._tree = None
+        """Let go of what waits for the next sync, for good: from now on they go file by file.
+
+        A job may run meanwhile, and others after it: a node closes its files without waiting.
+        """
+        with self._lock:
+            self._is_closed = True
+        self._close_tree()
+
+    def _open_tree(self) -> None:
+        if not self._is_closed:
+            tree = self._disk.open_tree(self._folder)
+            if tree is not None and not self._keep(tree):
+                tree.close()
+
+    def _keep(self, tree: FileTree) -> bool:
+        """Keep *tree* until the next sync; not if `close` came while it was opened."""
+        with self._lock:
+            if not self._is_closed:
+                self._tree = tree
+            return not self._is_closed
+
+    def _close_tree(self) -> None:
+        with self._lock:
+            tree, self._tree = self._tree, None
+        if tree is not None:
+            tree.close()
 
 
 def _by_path(pieces: Sequence[Piece]) -> Iterable[tuple[str, list[Piece]]]:

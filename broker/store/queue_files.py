@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import hashlib
 import re
+import struct
 from typing import TYPE_CHECKING
 
 from broker.store.growing_files import GrowingFiles, Piece
 from broker.store.runs import UNIT_SIZE
+from dledger.errors import CorruptStoreError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 UNITS_PER_FILE = 300_000
 OPEN_FILES_MAX = 256
 _NAME_SIZE_MAX = 200  # bytes; file systems allow 255
+
+_POSITION = struct.Struct(">q")  # what a unit begins with
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]")
 
@@ -86,6 +90,46 @@ class QueueFiles:
         end = min(queue_offset + unit_count, begin + self._units_per_file)
         region = self._region(path, (end - begin) * UNIT_SIZE)
         return region.view((queue_offset - begin) * UNIT_SIZE, (end - queue_offset) * UNIT_SIZE)
+
+    def find_position(
+        self, key: QueueKey, low: int, high: int, position: int, high_position: int
+    ) -> tuple[int, int]:
+        """Return the first unit of a record at *position* of the log or behind; blocking.
+
+        Beside the event loop: the mappings that it uses are left alone.
+
+        Args:
+            key: of the queue.
+            low: the first unit it may be.
+            high: the unit it is when it is none before; all before it have been written.
+            position: of the log, in bytes.
+            high_position: of the record of the unit at *high*.
+
+        Returns:
+            Its queue offset, and the position of its record.
+        """
+        path, file, found = "", None, high_position
+        try:
+            while low < high:  # positions grow along the queue
+                middle = (low + high) // 2
+                wanted = self.path(key, middle)
+                if file is None or wanted != path:
+                    if file is not None:
+                        file.close()
+                        file = None
+                    path, file = wanted, self._disk.open_file(wanted)
+                data = file.read_at((middle - self.file_begin(middle)) * UNIT_SIZE, _POSITION.size)
+                if len(data) < _POSITION.size:
+                    raise CorruptStoreError(f"{path}: ends before the unit of offset {middle}")
+                (at_middle,) = _POSITION.unpack(data)
+                if at_middle < position:
+                    low = middle + 1
+                else:
+                    high, found = middle, at_middle
+        finally:
+            if file is not None:
+                file.close()
+        return low, found
 
     def pieces(self, key: QueueKey, queue_offset: int, data: bytes) -> Iterator[Piece]:
         """Yield what is to be written so that *data* holds the units from *queue_offset* on."""

@@ -31,6 +31,7 @@ from jepsen_like.fuzz.target import must_be, must_say
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from broker.store.derived_jobs import Job
     from dledger.store.ledger_store import LedgerStore
 
 SEGMENT_SIZE = 4096
@@ -126,9 +127,11 @@ def _build(folder: Path, *, with_retention: bool) -> Image:
                 ticket = store.begin_drop(store.point_at(boundary).position + SEGMENT_SIZE)
                 must_be(ticket is not None, "there was nothing to drop")
                 ticket.run()  # type: ignore[union-attr]
-                job = files.derived.begin_drop()
-                job.run()
-                job.finish()
+                jobs: list[Job] = []
+                jobs.append(files.derived.begin_drop(jobs.append))
+                for job in jobs:  # the first adds another
+                    job.run()
+                    job.finish()
             checkpoint = store.begin_checkpoint(store.end_index)
             assert checkpoint is not None
             checkpoint.run()

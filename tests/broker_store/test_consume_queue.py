@@ -153,7 +153,7 @@ def test_the_end_is_empty_and_what_retention_took_is_told(files):
 
     assert queue.units_from(10, unit_count_max=1) == b""
     assert queue.drop_below_position(unit(4)[0])
-    assert not queue.drop_below_position(unit(4)[0])
+    assert queue.drop_below_position(unit(4)[0]) is None
     assert queue.min_offset == 4
     with pytest.raises(OffsetTooSmallError, match="begins at offset 4; 3 was removed") as caught:
         queue.units_from(3, unit_count_max=1)

@@ -114,6 +114,33 @@ def test_what_was_written_before_the_tree_was_let_go_is_synced_file_by_file(disk
     assert sum(not path.endswith("/") for path in disk.synced) == 72
 
 
+def test_a_job_behind_the_close_leaves_no_tree_open(disk, monkeypatch):
+    """A node closes its files without waiting for the jobs that still run."""
+    disk.has_trees = True
+    opened, open_tree = [], disk.open_tree
+    closing = None
+
+    def counting(path):
+        tree = open_tree(path)
+        opened.append(tree)
+        close = tree.close
+        monkeypatch.setattr(tree, "close", lambda: (opened.remove(tree), close()), raising=False)
+        if closing is not None:
+            closing.close()
+        return tree
+
+    disk.open_tree = counting
+    files = GrowingFiles(disk, "/d/queues")
+    files.close()
+    files.write(pieces(9, 8, b"x" * 20))
+    files.sync()
+    assert opened == []
+
+    closing = GrowingFiles(disk, "/d/queues")
+    closing.write(pieces(9, 8, b"y" * 20))  # closed while it opens the tree
+    assert opened == []
+
+
 def test_a_real_tree_is_synced(tmp_path):
     """Where this system has it; what a power loss would leave, only the system knows."""
     files = GrowingFiles(OsDisk(), str(tmp_path / "queues"))
