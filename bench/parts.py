@@ -124,7 +124,8 @@ def _restart(folder: Path, count: int) -> PartReport:
         home, flush=FlushDiskType.ASYNC_FLUSH, body_size=100, message_count=count
     )
     rates = found["rates"]
-    share = 1 - rates["while it catches up"] / rates["with two members"]
+    # Beside all members in step: what a third process costs a machine it shares is another matter.
+    share = 1 - rates["while it catches up"] / rates["with three members"]
     figures = [
         Figure(what=f"{count:,} messages: {what}", text=f"{seconds:.2f} s")
         for what, seconds in found["seconds"].items()
@@ -132,8 +133,9 @@ def _restart(folder: Path, count: int) -> PartReport:
     figures.append(
         Figure(
             what=f"{count:,} messages: throughput that a follower catching up costs the group",
-            text=f"{share:.0%} ({rates['with two members']:,.0f}/s before, "
-            f"{rates['while it catches up']:,.0f}/s meanwhile)",
+            text=f"{share:.0%} ({rates['with three members']:,.0f}/s with all in step, "
+            f"{rates['with two members']:,.0f} with one stopped, "
+            f"{rates['while it catches up']:,.0f} meanwhile)",
             goal="less than a third",
             is_met=share < _CATCH_UP_SHARE_MAX,
         )
