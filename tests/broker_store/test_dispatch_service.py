@@ -326,3 +326,29 @@ async def test_a_log_replaced_on_a_full_disk_stops_the_service_with_that_reason(
     world.service.committed_to(world.log.end_index)
     with pytest.raises(LedgerFullError):
         await world.service.run()
+
+
+async def test_a_drop_removes_files_at_once_where_the_disk_is_too_full_to_write(
+    world, nursery, autojump_clock
+):
+    """It makes the room that what was refused waits for."""
+    await nursery.start(world.service.run)
+    fill(world.log, entries=40)
+    world.service.committed_to(world.log.end_index)
+    await trio.sleep(STATE_SECONDS + 1)
+    states = world.states()
+    fill(world.log, entries=5)
+    world.service.committed_to(world.log.end_index)
+    world.disk.capacity = 0
+    await trio.sleep(STATE_SECONDS)
+    assert world.service._refused
+    world.log.drop_before(2 * SEGMENT)
+
+    world.service.log_dropped()()
+    await trio.sleep(0.1)
+
+    assert world.service._refused
+    assert len(world.states()) < len(states)
+    for topic, queue_id, _ in world.derived.queues.snapshot():
+        queue = world.derived.queues.get(topic, queue_id)
+        assert queue.position_at(queue.begin_so_far) >= world.log.base.position
