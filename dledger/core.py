@@ -157,7 +157,7 @@ class LedgerCore:
     def peer_connected(
         self, peer_id: str, *, joining: bool, last_index: int, promises_synced: bool = False
     ) -> None:
-        """Take up a member whose handshake is done.
+        """Take up a member whose handshake is done; over another connection than before, perhaps.
 
         Args:
             peer_id: who it is.
@@ -165,6 +165,8 @@ class LedgerCore:
             last_index: end of its log.
             promises_synced: whether what it promises is on its disk (SYNC_FLUSH).
         """
+        if peer_id in self._connected:
+            self.engine.peer_replaced(peer_id)
         self._connected.add(peer_id)
         if last_index == 0:
             self._empty_peers.add(peer_id)

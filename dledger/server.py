@@ -511,10 +511,10 @@ class LedgerServer:
     def on_peer_connected(self, link: PeerLink, *, joining: bool, last_index: int) -> None:
         """See `LinkHooks`."""
         older = self._links.get(link.peer_id)
+        # First of all: the end of the old one, whenever it is reported, is no loss of the peer.
+        self._links[link.peer_id] = link
         if older is not None:
             older.close()
-            self.on_peer_lost(older)
-        self._links[link.peer_id] = link
         self.core.peer_connected(
             link.peer_id,
             joining=joining,

@@ -315,17 +315,31 @@ class RaftEngine:
 
     def peer_disconnected(self, peer_id: str) -> None:
         """Note that a peer's connection broke; if it led, do not wait for the timeout."""
+        self._end_connection(peer_id)
+        if peer_id == self.leader_id and not self.is_leader:
+            self.leader_heard_at = float("-inf")
+            self.leader_is_gone = True
+            self.hasten_election(self._turn_to_stand(peer_id) + 0.0001)
+            self.standing.leader_lost()
+
+    def peer_replaced(self, peer_id: str) -> None:
+        """Note that another connection takes the place of a peer's; `peer_connected` follows.
+
+        If the peer led, it most likely still does and is about to say so, and a member that is cut
+        off from it must not be told that it is gone.  If it has started anew it leads no longer:
+        who says nothing is given up as one that has fallen silent.
+        """
+        self._end_connection(peer_id)
+        if peer_id == self.leader_id and not self.is_leader:
+            self.hasten_election(max(self._seconds_to_silence(), self.heartbeat_seconds))
+
+    def _end_connection(self, peer_id: str) -> None:
         self._enter()
         self.tick_wanted = True
         self.transport.disconnected(self._peers[peer_id])
         self.transport.drop_held(peer_id)
         self.leading.disconnected(peer_id)
         self.standing.peer_lost(peer_id)
-        if peer_id == self.leader_id and not self.is_leader:
-            self.leader_heard_at = float("-inf")
-            self.leader_is_gone = True
-            self.hasten_election(self._turn_to_stand(peer_id) + 0.0001)
-            self.standing.leader_lost()
 
     def _turn_to_stand(self, gone_leader: str) -> float:
         """Return after how many seconds it is this node's turn to follow a leader that died.
@@ -418,6 +432,8 @@ class RaftEngine:
         if not raft._SyncObj__transferInProgress:
             raft._SyncObj__raftElectionDeadline = now + self._patience_seconds
         raft._SyncObj__raftLeader = node
+        if self.standing.wants_to_lead:
+            self.standing.leader_heard()
         if message["type"] == "append_entries":
             self.following.on_append(message)
         else:
@@ -503,8 +519,12 @@ class RaftEngine:
         A peer has found it so: two of a kind need not draw lots.  Whatever the leader says next
         sets the time for that anew.
         """
+        self.hasten_election(self._seconds_to_silence())
+
+    def _seconds_to_silence(self) -> float:
+        """Return after how many seconds the leader, should it say nothing, is taken to be gone."""
         silent_at = self.leader_heard_at + self._election_seconds_min
-        self.hasten_election(max(silent_at - self.now(), 0.0) + 0.0001)
+        return max(silent_at - self.now(), 0.0) + 0.0001
 
     def cancel_transfer(self) -> None:
         """Forget that the leader asked this node to take over."""

@@ -22,6 +22,7 @@ class Standing:
 
     def __init__(self, engine: RaftEngine) -> None:
         self._engine = engine
+        self.wants_to_lead = False  # it has asked, and heard of no leader since
         self._round = 0
         self._granted: set[str] = set()
         self._is_asking = False  # a round of this node's own is open
@@ -48,7 +49,7 @@ class Standing:
             return False
         self._round += 1
         self._granted = {engine.node_id}
-        self._is_asking = True
+        self.wants_to_lead = self._is_asking = True
         self._unanswered = set(engine.peer_ids)
         engine.delay_election()
         for peer_id in engine.peer_ids:
@@ -126,8 +127,16 @@ class Standing:
                 self.on_pre_vote(peer_id, message)
 
     def peer_lost(self, peer_id: str) -> None:
-        """Forget what a peer asked over a connection that broke."""
+        """Forget what a peer asked over a connection that broke, and expect no answer over it."""
         self._turned_away.pop(peer_id, None)
+        self._unanswered.discard(peer_id)
+
+    def leader_heard(self) -> None:
+        """Want to lead no longer: whatever was asked, and won, is over."""
+        self.wants_to_lead = False
+        self._close_round()
+        self._unanswered.clear()
+        self._won_term = None
 
     def _gives_way_to(self, peer_id: str, message: Message) -> bool:
         store = self._engine.store
@@ -142,13 +151,13 @@ class Standing:
     def on_pre_vote_answer(self, peer_id: str, message: Message) -> None:
         """Count an answer of the running round; a majority starts the election at once."""
         engine = self._engine
+        is_of_this_round = message["round"] == self._round
+        if is_of_this_round:
+            self._unanswered.discard(peer_id)
         if message["term"] > engine.term:
             engine.step_down(message["term"])
             return
-        if message["round"] != self._round:
-            return
-        self._unanswered.discard(peer_id)
-        if not message["granted"] or engine.has_live_leader:
+        if not is_of_this_round or not message["granted"] or engine.has_live_leader:
             return
         self._granted.add(peer_id)
         if len(self._granted) >= engine.majority and self._round:

@@ -259,6 +259,14 @@ class SimCluster(ClusterChecks):
         self.unlink(one, other)
         self.link(one, other)
 
+    def replace(self, one: str, other: str) -> None:
+        """Have *one* connect anew to *other*, which has not noticed that the old link is gone."""
+        pair = frozenset((one, other))
+        self._linked.remove(pair)
+        node = self.nodes[one]
+        self._hear(node, lambda: node.core.peer_lost(other))  # type: ignore[union-attr]
+        self.link(one, other)
+
     def _send(self, source: SimNode, target_id: str, message: dict[str, Any]) -> None:
         pair = frozenset((source.node_id, target_id))
         if pair not in self._linked:

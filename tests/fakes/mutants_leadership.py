@@ -124,6 +124,7 @@ def late_pre_votes_count(stack):
             engine.hasten_election(0.0)
 
     put(stack, Standing, "on_pre_vote_answer", on_pre_vote_answer)
+    put(stack, Standing, "leader_heard", lambda self: None)
 
 
 @mutant
@@ -135,6 +136,12 @@ def a_broken_connection_hastens_nothing(stack):
             self._raft._SyncObj__raftElectionDeadline = float("-inf")
 
     put(stack, RaftEngine, "hasten_election", hasten_election)
+
+
+@mutant
+def a_replaced_connection_counts_as_lost(stack):
+    """A leader that has connected anew is taken to be gone, and others are told so."""
+    put(stack, RaftEngine, "peer_replaced", RaftEngine.peer_disconnected)
 
 
 @mutant

@@ -238,6 +238,63 @@ def test_a_survivor_with_a_longer_log_stands_when_one_with_a_shorter_log_asks():
     assert not node.take("pre_vote"), "the answer to the last round is still to come"
 
 
+@pytest.mark.parametrize("how", ["its connection broke", "it knows a newer term"])
+def test_an_answer_that_will_not_come_holds_nobody_up(how):
+    """Who has not answered yet is not stood against; but this one has, or never will."""
+    node = LoneCore(log=Log(1, 1), term=1)
+    node.connect()
+    node.step(1.0)
+    (asked,) = node.take("pre_vote", to="n3")
+    term = 1
+    if how == "its connection broke":
+        node.core.peer_lost("n3")
+        node.connect("n3", last_index=1)
+    else:
+        term = 2
+        node.hear("n3", "pre_vote_answer", term=term, round=asked["round"], granted=False)
+    node.take()
+
+    node.hear("n3", "pre_vote", term=term, round=1, last_log_index=1, last_log_term=1)
+
+    assert node.take("pre_vote", to="n3")
+
+
+def test_who_has_asked_and_then_followed_gives_way_as_if_it_had_not_asked():
+    """Its round was open for as long as the new leader led, and it stood beside its peer."""
+    node = LoneCore(log=Log(1), term=1)
+    node.connect()
+    node.step(1.0)
+    assert node.take("pre_vote")
+    node.hear("n3", Log(1).append_message(2, after=1))
+    node.sync()
+    node.step(0.3)
+    node.core.peer_lost("n3")  # it is the turn of n1 within 5 ms
+    node.take()
+
+    node.hear("n2", "pre_vote", term=2, round=1, last_log_index=1, last_log_term=1)
+
+    assert [answer["granted"] for answer in node.take("pre_vote_answer")] == [True]
+    node.step(0.050)
+    assert not node.take("pre_vote")
+
+
+def test_a_pre_vote_that_was_won_counts_no_more_when_a_leader_has_been_heard_of():
+    node = LoneCore(log=Log(1), term=1)
+    node.connect()
+    node.step(1.0)
+    (asked,) = node.take("pre_vote", to="n2")
+    # Both lie in one receive: there is no tick in between.
+    node.core.receive("n2", {"type": "pre_vote_answer", "term": 1, "round": asked["round"],
+                             "granted": True})  # fmt: skip
+    node.hear("n3", Log(1).append_message(1, after=1))
+    node.take()
+
+    node.step(1.0)
+
+    assert not node.engine.is_candidate
+    assert node.take("pre_vote")
+
+
 def test_a_survivor_with_a_shorter_log_does_not_hold_up_the_election():
     for seed in range(6):
         cluster = group(seed=seed)
@@ -347,6 +404,54 @@ def test_partial_partition_no_elections():
     assert cluster.propose(b"x").outcome == "pending"
     cluster.run(0.1)
     assert cluster.proposals[-1].outcome == "acked"
+
+
+@against("a_replaced_connection_counts_as_lost")
+def test_a_leader_that_connects_anew_is_not_deposed_by_a_member_that_is_cut_off():
+    """The one it still reaches told the other, which had asked in vain, that it was gone."""
+    for seed in range(4):
+        cluster = group(seed=seed)
+        leader = cluster.leader
+        term = leader.core.engine.term
+        reached, cut_off = others(cluster, leader)
+        cluster.partition((leader.node_id, reached), (cut_off, reached))
+        cluster.run(1.0)
+        for _ in range(6):
+            cluster.replace(leader.node_id, reached)
+            cluster.run(0.7)
+
+        assert terms(cluster) == {term}, f"seed {seed}"
+        assert cluster.leader is leader
+
+
+def test_a_leader_that_connects_anew_and_says_nothing_is_given_up_as_a_silent_one():
+    """It has started anew, and nobody saw the end of its old connection."""
+    node = LoneCore(log=Log(1), term=1)
+    node.connect()
+    node.hear("n3", Log(1).append_message(1, after=1))
+    node.step(0.100)
+    node.connect("n3", last_index=1)
+    node.step(0.299)
+    assert not node.take("pre_vote")
+
+    node.step(0.002)
+
+    assert node.take("pre_vote", to="n2")
+
+
+def test_a_leader_that_connects_anew_after_a_silence_has_time_to_speak():
+    node = LoneCore(log=Log(1), term=1)
+    node.connect()
+    node.hear("n3", Log(1).append_message(1, after=1))
+    assert node.engine.next_deadline() > node.clock.now() + 0.450
+    node.step(0.401)
+    node.connect("n3", last_index=1)
+    node.step(0.040)
+    assert not node.take("pre_vote")
+
+    node.hear("n3", Log(1).append_message(1, after=1, id=2))
+
+    assert node.engine.next_deadline() > node.clock.now() + 0.400
 
 
 @against("no_pre_vote")
