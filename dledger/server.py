@@ -25,6 +25,7 @@ from dledger.errors import (
 from dledger.measures import COUNT_BOUNDS, SECONDS_BOUNDS, Histogram
 from dledger.peers.links import PeerLinks
 from dledger.remoting.alarm import Alarm
+from dledger.remoting.readiness import after_reads
 from dledger.store.housekeeping import Housekeeping, StateKeeper
 from dledger.store.retention import refusal_of
 
@@ -392,14 +393,18 @@ class LedgerServer:
     def _judge_slow_sync(self, now: float) -> None:
         """Leave the lead to a node whose disk works, when this one's has stalled too long."""
         limit = self.config.raft.election_timeout_max_ms / 1000
-        stalled = self._sync_each and now - self._sync_started_at > limit
-        engine = self.core.engine
-        if stalled and not engine.storage_stalled:
-            logger.warning("a sync of the log has been running for more than %.1f s", limit)
-            engine.storage_stalled = True
-            if engine.is_leader and engine.peer_ids:
-                engine.abdicate()
-                self._pump_again = True
+        engine, ticket = self.core.engine, self._sync_ticket
+        if engine.storage_stalled or not self._sync_each or now - self._sync_started_at <= limit:
+            return
+        # It is this node that may have stood still: the sync has ended, and nobody has been told.
+        self._sync_worker.take_up()
+        if ticket is None or ticket.is_done or ticket.failure is not None:
+            return
+        logger.warning("a sync of the log has been running for more than %.1f s", limit)
+        engine.storage_stalled = True
+        if engine.is_leader and engine.peer_ids:
+            engine.abdicate()
+            self._pump_again = True
 
     @contextmanager
     def _on_loop(self) -> Iterator[None]:
@@ -428,7 +433,7 @@ class LedgerServer:
             if self.core.is_settled:
                 self._start_syncs()  # of what came meanwhile; its followers have not answered yet
             else:
-                self.pump()
+                after_reads(self._pump_on_loop)  # it judges time-outs: the leader may have spoken
             # For none of this an answer waits; the watermark is a hint.
             self.sync_seconds_last = seconds
             self.sync_seconds.observe(seconds)
@@ -436,6 +441,10 @@ class LedgerServer:
             self.store.write_watermark()
         except BaseException as error:  # noqa: BLE001 - as `_on_loop`
             self._fail(error)
+
+    def _pump_on_loop(self) -> None:
+        with self._on_loop():
+            pass  # but pump
 
     def _vote_synced(self, ticket: VoteTicket, failure: BaseException | None) -> None:
         self._vote_syncing = False

@@ -194,11 +194,17 @@ class RingWorker(ThreadWorker):
             job.take_back()
             self._submit_to_thread(job, done)
 
+    def take_up(self) -> None:
+        """See `Worker.take_up`."""
+        if (ended := self._finish()) is not None:
+            done, failure = ended
+            self._token.run_sync_soon(done, failure)
+
     def drain(self) -> None:
         """See `Worker.drain`."""
         while self._in_ring is not None:
             self._ring.wait()
-            self._finish(tells=False)
+            self._finish()
         super().drain()
 
     def close(self) -> None:
@@ -228,8 +234,7 @@ class RingWorker(ThreadWorker):
                         hot.remove(ring.fd)
                 while True:
                     await trio.lowlevel.wait_readable(ring.fd)
-                    if self._in_ring is not None:
-                        self._finish(tells=True)
+                    self._finish_and_tell()
         finally:
             ring.close()
 
@@ -244,19 +249,28 @@ class RingWorker(ThreadWorker):
         """Hear that the ring has done something; called out of the event loop's poll."""
         assert self._hot is not None
         try:
-            if self._in_ring is not None:
-                self._finish(tells=True)
+            self._finish_and_tell()
         except BaseException as error:  # noqa: BLE001 - ends the event loop
             self._hot.fail(error)
 
-    def _finish(self, *, tells: bool) -> None:
-        """Take up what the ring has done, if it has, and go on with what waits."""
-        assert self._in_ring is not None
+    def _finish_and_tell(self) -> None:
+        if (ended := self._finish()) is not None:
+            done, failure = ended
+            done(failure)
+
+    def _finish(self) -> tuple[Callable[[BaseException | None], None], BaseException | None] | None:
+        """Take up what the ring has done, if it has, and go on with what waits.
+
+        Returns:
+            Who is to be told, and what went wrong if anything did.
+        """
+        if self._in_ring is None:
+            return None
         job, done = self._in_ring
         error: OSError | None = None
         try:
             if not self._ring.take():
-                return
+                return None
         except OSError as found:
             error = found
         except SyncNotBegunError:
@@ -264,7 +278,7 @@ class RingWorker(ThreadWorker):
             self._in_ring = None
             self._submit_to_thread(job, done)
             self._go_on()
-            return
+            return None
         self._in_ring = None
         failure: BaseException | None = None
         try:
@@ -272,8 +286,7 @@ class RingWorker(ThreadWorker):
         except BaseException as found:  # noqa: BLE001 - handed to the event loop, not swallowed
             failure = found
         self._go_on()
-        if tells:
-            done(failure)
+        return done, failure
 
     def _go_on(self) -> None:
         while self._waiting and self._in_ring is None:

@@ -27,6 +27,13 @@ class Worker(Protocol):
         """
         ...
 
+    def take_up(self) -> None:
+        """Have jobs that have ended know it, though nobody has been told yet; *done* comes later.
+
+        For who is about to judge by the time that a job has taken so far.
+        """
+        ...
+
     def drain(self) -> None:
         """Wait until all jobs submitted have run; blocks, so only for rare and grave moments."""
         ...
@@ -76,6 +83,9 @@ class ThreadWorker:
     def submit(self, job: Callable[[], None], done: Callable[[BaseException | None], None]) -> None:
         """See `Worker.submit`."""
         self._jobs.put((job, done))
+
+    def take_up(self) -> None:
+        """See `Worker.take_up`. The thread has run them itself: they know."""
 
     def drain(self) -> None:
         """See `Worker.drain`."""

@@ -199,6 +199,25 @@ async def test_draining_waits_for_the_kernel_and_tells_nobody(file):
         assert told == ["job begun", "job ended", "second begun", "second ended"]
 
 
+async def test_what_the_kernel_has_done_is_known_when_asked_for_and_told_later():
+    """Whoever judges by the time it has taken does so before the loop's poll is looked at."""
+    told = []
+    ring = FakeRing()
+    with worker_over(ring) as worker:
+        waiter = Waiter(told)
+        worker.submit(Job(5, told), waiter)
+        worker.take_up()
+        assert told == ["job begun"]
+        ring.complete("done")
+
+        worker.take_up()
+
+        assert told == ["job begun", "job ended"]
+        await waiter.event.wait()
+        assert waiter.failure is None
+    assert told == ["job begun", "job ended", "job done"]
+
+
 async def test_what_is_more_than_one_sync_goes_to_the_thread():
     told = []
     with worker_over(FakeRing()) as worker:

@@ -62,6 +62,9 @@ class FakeWorker:
         self.job_count += 1
         self._changed.set()
 
+    def take_up(self) -> None:
+        pass  # who is told hears it at once
+
     def drain(self) -> None:
         for item in self._items:
             item.run()

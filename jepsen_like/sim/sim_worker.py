@@ -89,6 +89,9 @@ class SimWorker:
         if len(self._items) == 1:
             self._begin()
 
+    def take_up(self) -> None:
+        """See `Worker.take_up`. Jobs that have run know it."""
+
     def drain(self) -> None:
         """See `Worker.drain`."""
         for item in self._items:

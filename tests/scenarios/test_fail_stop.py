@@ -61,7 +61,7 @@ class NothingKept:
 class Member1:
     """One `LedgerServer` over a fake disk; its peers, if any, are `DeafLink`s."""
 
-    def __init__(self, nursery, *, node_count, disk=None, log=None):
+    def __init__(self, nursery, *, node_count, disk=None, log=None, clock=None, sync_worker=None):
         self.disk = disk or FakeDisk()
         self.disk.make_folder("/data")
         self.votes = VoteFile.open(self.disk, "/data", joining=False)
@@ -85,9 +85,9 @@ class Member1:
             store=self.store,
             votes=self.votes,
             network=MemoryNetwork(),
-            clock=TrioClock(),
+            clock=clock or TrioClock(),
             chance=random.Random(1),
-            sync_worker=FakeWorker(nursery),
+            sync_worker=sync_worker or FakeWorker(nursery),
             vote_worker=FakeWorker(nursery),
             file_worker=FakeWorker(nursery),
             state_keeper=NothingKept(),
