@@ -306,7 +306,8 @@ class OsRegion:
         if _CAN_ADVISE and not self._is_closed:
             start -= start % mmap.PAGESIZE
             advice = mmap.MADV_NORMAL if is_wanted else mmap.MADV_RANDOM
-            self._map.madvise(advice, start, self.size - start)
+            with contextlib.suppress(OSError):  # a hint: where a sandbox forbids it, it is none
+                self._map.madvise(advice, start, self.size - start)
 
     def sync(self) -> None:
         """See `MappedRegion.sync`."""

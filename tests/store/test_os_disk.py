@@ -301,6 +301,31 @@ def test_what_is_not_written_yet_is_not_read_ahead(tmp_path):
     queue.close()
 
 
+def test_a_system_that_takes_no_advice_stops_nobody(tmp_path):
+    """A sandbox may forbid it, and it is a hint."""
+
+    class Map:
+        def __init__(self, stock):
+            self.stock = stock
+            self.asked = 0
+
+        def madvise(self, *_):
+            self.asked += 1
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+        def __getattr__(self, name):
+            return getattr(self.stock, name)
+
+    region = OsDisk().allocate(str(tmp_path / "file"), 1 << 20, zero_size=0)
+    region._map = asked = Map(region._map)
+
+    region.read_ahead(False)
+    region.read_ahead(True)
+
+    assert asked.asked == (2 if hasattr(mmap, "MADV_RANDOM") else 0)
+    region.close()
+
+
 def test_full_files_that_recovery_writes_once_more_are_read_ahead(tmp_path):
     size = 1 << 20
     queue = MappedFileQueue.open(OsDisk(), str(tmp_path), size, start=0, zeroes=False)
