@@ -57,6 +57,7 @@ class _Receive:
             known = open_requests_of(self.session)
             if known is not None:
                 known.end_many(_CODE, self.begun, count=self.count)
+            self.count = 0  # it may go on: some are through while others are only being read
 
 
 class _MixedSend:

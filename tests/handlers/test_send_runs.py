@@ -12,12 +12,14 @@ from broker.handlers.ack_policy import AckPolicy
 from broker.handlers.registry import Registry
 from broker.handlers.send import SendHandlers
 from broker.handlers.send_answers import SendAnswers
+from broker.handlers.send_mixed import _Receive
 from broker.message.batch import encode_sizes
 from broker.message.codec import encode_record
 from broker.message.limits import MessageLimits
 from broker.message.model import HostAddress
 from broker.metadata.subscription_groups import SubscriptionGroups
 from broker.metadata.topics import TopicConfig
+from broker.metrics.rpc import OpenRequests
 from broker.protocol.bodies import Ack, decode_acks
 from broker.protocol.request_code import RequestCode
 from broker.protocol.response_code import ResponseCode
@@ -393,6 +395,28 @@ def test_sends_to_many_queues_are_acknowledged_in_one_frame() -> None:
     assert len(broker.session.replies) == 1
     assert [ack[:3] for ack in broker.acks] == [(n, 0, n) for n in range(60)]
     assert broker.session.inflight_size == 0
+
+
+def test_sends_that_are_through_before_all_are_read_are_timed_once_each() -> None:
+    """As where a group of one commits at once."""
+    times_seen = []
+
+    class Latency:
+        clock = Clock()
+
+        def observe(self, *_: int, times: int, **__: object) -> None:
+            times_seen.append(times)
+
+    session = Session()
+    session.context = OpenRequests("n1", Latency())  # type: ignore[attr-defined, arg-type]
+    receive = _Receive(None, session)  # type: ignore[arg-type]
+    for put_count in (1, 2):
+        receive.count += put_count
+        receive.left += put_count
+        for _ in range(put_count):
+            receive.one_is_through()
+
+    assert times_seen == [1, 2]
 
 
 def test_a_lost_lead_answers_every_send_to_many_queues() -> None:
