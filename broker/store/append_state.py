@@ -87,9 +87,7 @@ class AppendState:
     def next_queue_offset(self, topic: str, queue_id: int) -> int:
         """Return the offset the queue's next message gets."""
         offset = self._next_offsets.get((topic, queue_id))
-        if offset is None:
-            return self._dispatched.next_queue_offset(topic, queue_id)
-        return offset
+        return self._first_offset(topic, queue_id) if offset is None else offset
 
     def last_sequence_of(self, producer_id: int) -> int:
         """Return the highest number of a producer in any queue of the log; -1: there is none.
@@ -139,7 +137,7 @@ class AppendState:
         queue = topic, queue_id
         offset = self._next_offsets.get(queue)
         if offset is None:
-            offset = self._dispatched.next_queue_offset(topic, queue_id)
+            offset = self._first_offset(topic, queue_id)
         self._next_offsets[queue] = offset + record_count
         if producer_id:
             producer = self._producers.get(key) or self._changeable(key)
@@ -156,6 +154,10 @@ class AppendState:
 
     def _producer(self, key: ProducerKey) -> Producer | None:
         return self._producers.get(key) or self._dispatched.producers.get(key)
+
+    def _first_offset(self, topic: str, queue_id: int) -> int:
+        """Return where a queue goes on to which nothing was appended here."""
+        return self._dispatched.next_queue_offset(topic, queue_id)
 
     def _changeable(self, key: ProducerKey) -> Producer:
         """Return what is known of *key* as something of our own, which it was not yet."""

@@ -126,13 +126,10 @@ def dedup_forgets_what_waits() -> Sequence[Patch]:
 def offset_off_by_one() -> Sequence[Patch]:
     """A new leader recounts queue offsets one too low."""
 
-    def next_queue_offset(self: Any, topic: str, queue_id: int) -> int:
-        offset = self._next_offsets.get((topic, queue_id))
-        if offset is None:
-            offset = max(0, self._dispatched.next_queue_offset(topic, queue_id) - 1)
-        return int(offset)
+    def first_offset(self: Any, topic: str, queue_id: int) -> int:
+        return int(max(0, self._dispatched.next_queue_offset(topic, queue_id) - 1))
 
-    return [(AppendState, "next_queue_offset", next_queue_offset)]
+    return [(AppendState, "_first_offset", first_offset)]
 
 
 @mutant(on=CUTS)
