@@ -107,6 +107,7 @@ class _Reading:
     since: int  # ns: assigned, or while it works off what it found there, its last progress
     is_caught_up: bool = False
     is_told: bool = False
+    is_paused: bool = False
 
 
 def _stale(events: list[Event], sends: list[Operation], periods: list[Period]) -> Iterator[Anomaly]:
@@ -122,6 +123,11 @@ def _stale(events: list[Event], sends: list[Operation], periods: list[Period]) -
             mine = readings.setdefault(event.p, {})
             for queue, offset in event.v:
                 mine[queue] = _Reading(offset, event.t)
+        elif event.f in ("pause", "resume") and event.k is not None:
+            told = readings.get(event.p, {}).get(event.k)
+            if told is not None:
+                # It asked for nothing meanwhile; from here on it works off what it missed.
+                told.is_paused, told.is_caught_up, told.since = event.f == "pause", False, event.t
         elif event.f == "poll" and event.k is not None:
             mine = readings.setdefault(event.p, {})
             is_due = event.t - looked.get(event.p, 0) >= LOOK_NS
@@ -131,7 +137,7 @@ def _stale(events: list[Event], sends: list[Operation], periods: list[Period]) -
             since = periods[at].begin if at >= 0 and periods[at].end >= event.t else event.t
             for queue in list(mine) if is_due else [event.k]:
                 reading = mine.get(queue)
-                if reading is None:
+                if reading is None or reading.is_paused:
                     continue
                 behind = acks.first_behind(queue, reading.position)
                 if behind is None or behind.completed > event.t:

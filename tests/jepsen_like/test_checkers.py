@@ -209,6 +209,22 @@ def test_a_reader_that_is_always_seven_seconds_late_is_stale() -> None:
     assert kinds_of(lines) == {"stale-poll"}
 
 
+@pytest.mark.parametrize("is_told", [True, False])
+def test_a_reader_that_asks_for_nothing_meanwhile_is_not_stale(is_told: bool) -> None:
+    """A queue that its reader has paused for seconds, on and off for a moment in between."""
+    lines = busy()
+    reader = lines.find("assign").p
+    for event in lines.events:
+        if event.f == "poll" and 12 * S < event.t < 21 * S:
+            event.t = 21 * S
+    if is_told:
+        for at, f in ((12, "pause"), (16, "resume"), (16, "pause"), (21, "resume")):
+            lines.events += [Event(0, at * S, reader, "ok", f, k=queue) for queue in (0, 1)]
+    lines.events.sort(key=lambda event: (event.t, event.f == "poll"))
+
+    assert kinds_of(lines) == (set() if is_told else {"stale-poll"})
+
+
 # -- the rest -----------------------------------------------------------------------------------
 
 
