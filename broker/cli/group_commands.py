@@ -30,6 +30,7 @@ from broker.cli.status_table import (
 )
 from broker.cli.values import SIZE
 from broker.cli.watching import show_frame, show_repeatedly, watch_option
+from broker.config import NameserverConfig
 from broker.config_file import format_size
 from dledger.config import MIB, FlushDiskType
 from dledger.errors import ConfigError
@@ -48,6 +49,15 @@ NEW_LEADER_SECONDS = 10.0
 
 _POLL_SECONDS = 0.05
 _FLUSH = {"sync": FlushDiskType.SYNC_FLUSH, "async": FlushDiskType.ASYNC_FLUSH}
+
+
+def _check_addresses(_: click.Context, __: click.Parameter, text: str | None) -> str | None:
+    # Here, so that the option is named: one without a value takes the next option for it.
+    try:
+        NameserverConfig(addresses=text or "")
+    except ConfigError as error:
+        raise click.BadParameter(str(error)) from None
+    return text
 
 
 @click.command()
@@ -70,7 +80,7 @@ _FLUSH = {"sync": FlushDiskType.SYNC_FLUSH, "async": FlushDiskType.ASYNC_FLUSH}
 )
 @click.option("--cluster", metavar="NAME", help="Cluster that a new group belongs to.")
 @click.option(
-    "--name-server", "name_servers", metavar="HOST:PORT;...",
+    "--name-server", "name_servers", metavar="HOST:PORT;...", callback=_check_addresses,
     help="Name servers that the nodes of a new group register with.",
 )  # fmt: skip
 @click.option(

@@ -5,8 +5,10 @@ import socket
 import sys
 
 import pytest
+from click.testing import CliRunner
 
 from broker.cli import local_group
+from broker.cli.group_commands import up
 from broker.cli.local_group import GroupPlan, LocalGroup, find_base_port
 from dledger.config import MIB, FlushDiskType
 from dledger.errors import ConfigError
@@ -57,6 +59,16 @@ def test_a_plan_names_group_cluster_and_name_servers(tmp_path):
     assert config.nameserver.servers == [("h", 1), ("h", 2)]
     with pytest.raises(ConfigError, match="cluster = shop"):
         LocalGroup.find_or_create(tmp_path, GroupPlan(cluster="another"))
+
+
+def test_an_option_is_not_taken_for_the_address_that_is_missing(tmp_path):
+    folder = tmp_path / "group"
+
+    result = CliRunner().invoke(up, ["--data", str(folder), "--name-server", "--detach"])
+
+    assert result.exit_code == 2
+    assert "Invalid value for '--name-server': host = '--detach'" in result.stderr
+    assert not folder.exists()
 
 
 def test_a_group_is_kept_as_it_was_made(tmp_path):
