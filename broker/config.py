@@ -106,6 +106,9 @@ class BrokerConfig:
     # Most slots and entries of one file of the key index; files of small segments have fewer.
     key_index_slot_count: int = 500_000
     key_index_entry_count: int = 2_000_000
+    # How long the event loop asks its sockets again before it sleeps, where answers come soon after
+    # one another; 0: it sleeps at once.
+    busy_wait_us: int = 100
     log_level: str = "info"  # debug, info, warning, error
     log_format: str = "text"  # text, json, console: one line each, JSON, coloured for people
     log_file: str = ""  # "": stderr
@@ -135,6 +138,7 @@ class BrokerConfig:
         check_range("queue_lock_max_ms", self.queue_lock_max_ms, 1_000, 3_600_000)
         check_range("key_index_slot_count", self.key_index_slot_count, 8, 100_000_000)
         check_range("key_index_entry_count", self.key_index_entry_count, 32, 400_000_000)
+        check_range("busy_wait_us", self.busy_wait_us, 0, 10_000)
         if self.log_level not in LOG_LEVELS:
             raise ConfigError(f"log_level = {self.log_level!r}: use {', '.join(LOG_LEVELS)}")
         if self.log_format not in LOG_FORMATS:

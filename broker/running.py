@@ -26,7 +26,9 @@ from broker.store import compiled
 from broker.wiring import Surroundings
 from dledger.clock import SystemClock
 from dledger.machine import raise_open_files_limit, use_huge_pages
+from dledger.processors import usable_processors
 from dledger.remoting.network import TcpNetwork
+from dledger.remoting.readiness import wait_busily
 from dledger.store.disk import OsDisk
 from dledger.sync_ring import make_sync_worker
 from dledger.worker import ThreadWorker
@@ -43,6 +45,7 @@ logger = logging.getLogger(__name__)
 # Descriptors that are not clients': 256 files of consume queues (`QueueFiles`), 64 callers of the
 # peer port, and about 3,700 segments of the log.
 FILES_OPEN_MAX = 4096
+PROCESSORS_MIN = 2  # for one that waits busily and one that works
 
 
 async def run_node(
@@ -90,6 +93,7 @@ async def run_node(
                         await nursery.start(_make_monitor(node, surroundings).run)
                     calm_the_collector()
                     use_huge_pages()  # what lives by now lives on
+                    wait_busily_where_it_pays(config)
                     nursery.start_soon(give_back_when_calm)
                     ready()
                     await wait_for_stop(signals, operator)
@@ -110,6 +114,26 @@ def _make_monitor(node: Node, surroundings: Surroundings) -> Monitor:
         health=node.health,
         clock=surroundings.clock,
     )
+
+
+def wait_busily_where_it_pays(config: NodeConfig) -> None:
+    """Have the event loop ask again before it sleeps, as *config* says, where that takes nothing.
+
+    On one processor who asks keeps those from it who would answer, and what it takes of a quota is
+    missing when there is work to do.
+    """
+    busy_wait_us = config.broker.busy_wait_us
+    if not busy_wait_us:
+        return
+    processors = usable_processors()
+    if processors < PROCESSORS_MIN:
+        logger.info(
+            "busy_wait_us counts for nothing: %.3g of at least %d processors may be used",
+            processors,
+            PROCESSORS_MIN,
+        )
+    elif not wait_busily(busy_wait_us / 1e6):
+        logger.info("busy_wait_us counts for nothing: this system has no poll to be asked again")
 
 
 def keep_descriptors_for_files(config: NodeConfig) -> NodeConfig:

@@ -18,6 +18,7 @@ from broker.metrics.connected import connection_families
 from broker.metrics.families import Distribution, counter, gauge, histogram
 from broker.metrics.traffic import PAIRS_MAX
 from dledger.core import Role
+from dledger.remoting.readiness import busy_wait_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -280,7 +281,12 @@ class Gatherer:
         if registered or missing:
             names.add(registered, _flag(True))
             names.add(missing, _flag(False))
-        return [connections, held, serving, permission, names, *self._flow_control()]
+        waited = counter(
+            "dledger_busy_wait_seconds_total", "Time of asking sockets again instead of sleeping."
+        )
+        if (seconds := busy_wait_seconds()) is not None:
+            waited.add(seconds)
+        return [connections, held, serving, permission, names, waited, *self._flow_control()]
 
     def _flow_control(self) -> list[Family]:
         if (flow := self._flow) is None:

@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import trio
 
+from dledger.remoting.busy_wait import BusyWait
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -73,7 +75,11 @@ else:
                 # All at once, as trio would have run all their tasks: behind some clients' requests
                 # the time-outs are judged, and a peer's heartbeat must not be among what is left.
                 # So what is called because it is due was due before this poll.
-                events = self._hot_epoll.poll(wait, sockets.count + 1)
+                busy_wait = sockets.busy_wait
+                if busy_wait is None:
+                    events = self._hot_epoll.poll(wait, sockets.count + 1)
+                else:
+                    events = busy_wait.poll(self._hot_epoll.poll, wait, sockets.count + 1)
                 if events:
                     sockets.is_reading = True
                     for fd, _ in events:
@@ -133,6 +139,7 @@ class HotSockets:
         except OSError:
             self.epoll.close()
             raise
+        self.busy_wait: BusyWait | None = None  # None: sleep at once
         self.is_reading = False
         self._readers: dict[int, Callable[[], None]] = {}
         self._after: dict[Callable[[], None], None] = {}  # in order
@@ -262,3 +269,26 @@ def after_reads(call: Callable[[], None]) -> None:
         call()
     else:
         sockets.after_reads(call)
+
+
+def wait_busily(seconds: float) -> bool:
+    """Have the event loop that runs ask again for up to *seconds* before it sleeps.
+
+    See `dledger.remoting.busy_wait`.
+
+    Returns:
+        Whether it will; not where time does not go by itself, or sockets are read by tasks.
+    """
+    sockets = timed_sockets()
+    if sockets is None:
+        return False
+    sockets.busy_wait = BusyWait(seconds)
+    return True
+
+
+def busy_wait_seconds() -> float | None:
+    """Return how long the event loop that runs has waited busily; None: it never does."""
+    sockets = timed_sockets()
+    if sockets is None or sockets.busy_wait is None:
+        return None
+    return sockets.busy_wait.spent_seconds

@@ -7,6 +7,7 @@ import pytest
 import trio
 from prometheus_client.parser import text_string_to_metric_families
 
+from broker.metrics import gather
 from broker.metrics.health import BEHIND_MAX
 from broker.metrics.monitor import Monitor
 from broker.metrics.page import CONTENT_TYPE
@@ -40,6 +41,17 @@ async def samples(brokers, member):
                 assert labels.pop("node_id") == member.name
             found[sample.name, *sorted(labels.items())] = sample.value
     return found
+
+
+async def test_a_node_tells_how_long_it_waited_busily_where_it_does(
+    autojump_clock, brokers, monkeypatch
+):
+    leader = await brokers.leader()
+
+    assert ("dledger_busy_wait_seconds_total",) not in await samples(brokers, leader)
+    monkeypatch.setattr(gather, "busy_wait_seconds", lambda: 1.5)
+
+    assert (await samples(brokers, leader))["dledger_busy_wait_seconds_total",] == 1.5
 
 
 async def test_the_leader_tells_what_came_in_and_each_node_what_it_handed_out(
