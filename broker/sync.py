@@ -38,7 +38,8 @@ from broker.client.portal import (
     close_blocking,
     open_blocking,
 )
-from broker.client.producer import CHECKPOINT_EVERY, Body, Producer, ProducerOptions
+from broker.client.producer import CHECKPOINT_EVERY, Body, Producer
+from broker.client.producer_options import ProducerOptions
 from broker.client.send_many import ManySends, OutMessage
 from broker.client.session import ClientOptions, TrioSession
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from broker.client.handout import Handout
     from broker.client.leader_finder import LeaderFinder
     from broker.client.lookup import Lookup
-    from broker.client.producer import ProducerOptions
+    from broker.client.producer_options import ProducerOptions
     from broker.client.results import SendResult
     from broker.client.send_loop import ProducerStats
     from broker.client.session import TrioSession

@@ -10,6 +10,7 @@ from bisect import bisect_right
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Protocol
 
+import msgspec
 import outcome
 import trio
 
@@ -51,53 +52,33 @@ class Place(Protocol):
 Waiter = trio.lowlevel.Task | Place
 
 
-class Batch:
-    """One request's records and the tasks that wait for them, in step."""
+class Batch(msgspec.Struct, eq=False):
+    """One request's records and the tasks that wait for them, in step.
 
-    __slots__ = (
-        "acks",
-        "attempt",
-        "deadlines",
-        "durability",
-        "first_sequence",
-        "flush",
-        "in_flight",
-        "is_acknowledged",
-        "is_moved",
-        "is_uncertain",
-        "needs_numbers",
-        "node",
-        "position",
-        "producer_id",
-        "queue_offset",
-        "reason",
-        "records",
-        "shortfall",
-        "size",
-        "waiters",
-    )
+    A struct, since one is made for every message that is sent alone.
+    """
 
-    def __init__(self, acks: str = "", flush: str = "") -> None:
-        self.acks = acks  # how well its messages have to be kept; "": as topic or broker have it
-        self.flush = flush
-        self.durability = ""  # how well they are kept, once acknowledged
-        self.shortfall = ""  # what the broker says of messages kept less well than was asked for
-        self.records: list[bytes] = []
-        self.waiters: list[Waiter | None] = []  # None: nobody waits any more
-        self.deadlines: list[float] = []  # trio seconds, ascending
-        self.size = 0  # bytes of all records
-        self.producer_id = 0
-        self.first_sequence = 0
-        self.needs_numbers = False  # those it has are dead: a predecessor was taken out
-        self.attempt = 0  # counts the times it was sent
-        self.in_flight = False  # the last attempt has not been answered
-        self.is_uncertain = False  # an attempt before the last may have been written
-        self.is_acknowledged = False
-        self.is_moved = False  # messages were taken out: numbers senders remember do not hold
-        self.reason = ""  # why the last attempt failed
-        self.node = ""  # where the last attempt went
-        self.queue_offset = -1
-        self.position = -1
+    acks: str = ""  # how well its messages have to be kept; "": as topic or broker have it
+    flush: str = ""
+    records: list[bytes] = msgspec.field(default_factory=list)
+    waiters: list[Waiter | None] = msgspec.field(default_factory=list)  # None: nobody, any more
+    deadlines: list[float] = msgspec.field(default_factory=list)  # trio seconds, ascending
+    size: int = 0  # bytes of all records
+    durability: str = ""  # how well they are kept, once acknowledged
+    shortfall: str = ""  # what the broker says of messages kept less well than was asked for
+    producer_id: int = 0
+    first_sequence: int = 0
+    needs_numbers: bool = False  # those it has are dead: a predecessor was taken out
+    attempt: int = 0  # counts the times it was sent
+    in_flight: bool = False  # the last attempt has not been answered
+    is_uncertain: bool = False  # an attempt before the last may have been written
+    is_acknowledged: bool = False
+    is_moved: bool = False  # messages were taken out: numbers senders remember do not hold
+    reason: str = ""  # why the last attempt failed
+    node: str = ""  # where the last attempt went
+    answered_at: float = 0.0  # trio seconds, once acknowledged
+    queue_offset: int = -1
+    position: int = -1
 
     @property
     def count(self) -> int:

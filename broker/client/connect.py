@@ -12,7 +12,7 @@ import sniffio
 from broker.client.compression import THRESHOLD_DEFAULT, Compression
 from broker.client.consumer_options import ConsumerOptions, MemberTimes, subscribe
 from broker.client.errors import ClosedError
-from broker.client.producer import Producer, ProducerOptions
+from broker.client.producer_options import ProducerOptions
 from broker.client.session import ClientOptions, Session, TrioSession
 from dledger.clock import Clock, SystemClock
 from dledger.remoting.network import Network, TcpNetwork
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from broker.client.consumer import Consumer
     from broker.client.dead_letters import DeadLetters
     from broker.client.lookup import Lookup
+    from broker.client.producer import Producer
     from broker.client.rebalance import Rebalance
     from broker.client.starts import Start
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 SECONDS_MIN = 1e-5  # everything shorter counts as this
 BUCKETS_PER_OCTAVE = 8  # a quantile is right to within 9 %
+SINGLE_COUNT_MAX = 256
 BUCKET_COUNT = 28 * BUCKETS_PER_OCTAVE  # up to 45 minutes
 
 
@@ -28,13 +29,14 @@ class LatencyHistogram:
     True
     """
 
-    __slots__ = ("_buckets", "count", "seconds_max", "seconds_sum")
+    __slots__ = ("_buckets", "_count", "_seconds_max", "_seconds_sum", "_single")
 
     def __init__(self) -> None:
         self._buckets = [0] * BUCKET_COUNT
-        self.count = 0
-        self.seconds_sum = 0.0
-        self.seconds_max = 0.0
+        self._count = 0
+        self._seconds_sum = 0.0
+        self._seconds_max = 0.0
+        self._single: list[float] = []  # not counted yet: many together take less than one by one
 
     def add(self, seconds: float, count: int = 1) -> None:
         """Count *count* things that took *seconds* each."""
@@ -43,32 +45,58 @@ class LatencyHistogram:
             bucket = int(math.log2(seconds / SECONDS_MIN) * BUCKETS_PER_OCTAVE)
             bucket = min(bucket, BUCKET_COUNT - 1)
         self._buckets[bucket] += count
-        self.count += count
-        self.seconds_sum += seconds * count
-        self.seconds_max = max(self.seconds_max, seconds)
+        self._count += count
+        self._seconds_sum += seconds * count
+        self._seconds_max = max(self._seconds_max, seconds)
 
     def add_batch(self, begins: Sequence[float], now: float) -> None:
         """Count what began at *begins*, ascending and often equal, and is done *now*."""
-        at = 0
         count = len(begins)
         if count == 1:
-            self.add(now - begins[0])
+            single = self._single
+            single.append(now - begins[0])
+            if len(single) >= SINGLE_COUNT_MAX:
+                self._count_single()
             return
+        at = 0
         while at < count:
             begin = begins[at]
             until = bisect_right(begins, begin, at)
             self.add(now - begin, until - at)
             at = until
 
+    def _count_single(self) -> None:
+        single, self._single = self._single, []
+        for seconds in single:
+            self.add(seconds)
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return self._count + len(self._single)
+
+    @property
+    def seconds_sum(self) -> float:
+        """How long all took together."""
+        self._count_single()
+        return self._seconds_sum
+
+    @property
+    def seconds_max(self) -> float:
+        """How long the slowest took."""
+        self._count_single()
+        return self._seconds_max
+
     def quantile(self, share: float) -> float:
         """Return the seconds within which *share* of all, 0 to 1, were done; 0.0 without any."""
-        wanted = share * self.count
+        self._count_single()
+        wanted = share * self._count
         seen = 0
         for bucket, count in enumerate(self._buckets):
             seen += count
             if count and seen >= wanted:
                 middle: float = SECONDS_MIN * 2 ** ((bucket + 0.5) / BUCKETS_PER_OCTAVE)
-                return min(middle, self.seconds_max)
+                return min(middle, self._seconds_max)
         return 0.0
 
     @property

@@ -18,7 +18,7 @@ import trio
 
 from broker.client.results import durability_in
 from broker.errors import HeaderError
-from broker.protocol.bodies import Ack, decode_acks
+from broker.protocol.bodies import ACK, ACK_SIZE, Ack, decode_acks
 from dledger.remoting.command import FLAG_GROUPED, FLAG_RESPONSE, INT32_MAX, Command
 from dledger.remoting.connection import Connection
 from dledger.remoting.errors import (
@@ -33,12 +33,15 @@ from dledger.remoting.frame import encode_frame
 from dledger.remoting.network import receive_each
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from dledger.remoting.command import Buffer
     from dledger.remoting.network import ByteStream, Network
 
 Answer = Command | Ack | RemotingError
+
+_ACKS = FLAG_RESPONSE | FLAG_GROUPED
+_new_tuple = tuple.__new__  # a third of what a named tuple's own way takes
 
 
 class LinkState(enum.Enum):
@@ -124,6 +127,21 @@ class Link:
             self.open()
         return opaque
 
+    def submit_made(
+        self,
+        make_frame: Callable[[int], list[Buffer]],
+        callback: Callable[[Answer], None],
+        *,
+        now: float,
+    ) -> None:
+        """As `submit`, for a request that is a frame once its opaque is known."""
+        opaque = self._next_opaque
+        self._outbox += make_frame(opaque)
+        self._next_opaque = opaque + 1 if opaque < INT32_MAX else 1
+        self._requests[opaque] = _Request(callback, now, False)
+        if self.state is LinkState.CLOSED:
+            self.open()
+
     def reply(self, command: Command) -> None:
         """Send the answer to a request of the node's; called while that is being taken."""
         self._outbox += encode_frame(command)
@@ -138,8 +156,7 @@ class Link:
         stream = self._stream
         if stream is None or self._is_draining or not self._outbox:
             return
-        buffers: Sequence[Buffer] = self._outbox
-        self._outbox = []
+        buffers, self._outbox = self._outbox, []
         try:
             rest = stream.send_now(buffers)
         except RemotingError:
@@ -210,15 +227,36 @@ class Link:
         self.flush()
         connection = Connection()
         time = trio.lowlevel.current_clock().current_time
+        is_whole = True  # no part of a frame is kept
+        # What a frame with one ack began with, and what that said of durability: those behind it
+        # begin with the same bytes, and are not parsed.
+        ack_head, durability = b"", ""
 
         def take(data: bytes) -> bool:
-            if self._stream is stream:
-                if not data:
-                    raise ConnectionLostError(f"{self.address} closed the connection")
-                self.received_at = time()
-                connection.receive_data(data)
-                while self._stream is stream and connection.has_more:
-                    self._take(connection.commands())
+            nonlocal is_whole, ack_head, durability
+            if self._stream is not stream:
+                return True
+            if not data:
+                raise ConnectionLostError(f"{self.address} closed the connection")
+            self.received_at = time()
+            if is_whole and len(data) == len(ack_head) + ACK_SIZE and data.startswith(ack_head):
+                fields = ACK.unpack_from(data, len(ack_head))
+                request = self._requests.pop(fields[0], None)
+                if request is not None:
+                    request.callback(_new_tuple(Ack, (*fields, durability)))
+                return self._stream is not stream
+            was_whole = is_whole
+            connection.receive_data(data)
+            commands: list[Command] = []
+            count = 0
+            while self._stream is stream and connection.has_more:
+                commands = connection.commands()
+                count += len(commands)
+                self._take(commands)
+            is_whole = not connection.partial_size
+            if was_whole and is_whole and count == 1 and _is_one_ack(commands[0]):
+                ack_head = data[:-ACK_SIZE]
+                durability = durability_in(commands[0].ext_fields)
             return self._stream is not stream
 
         try:
@@ -284,6 +322,11 @@ class Link:
             self._on_lost(self, error)
         for request in requests:
             request.callback(error)
+
+
+def _is_one_ack(command: Command) -> bool:
+    """Whether *command* carries the ack of one request."""
+    return command.flag & _ACKS == _ACKS and len(command.body) == ACK_SIZE
 
 
 class Links:

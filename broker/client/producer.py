@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import AsyncIterable
-from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
@@ -18,29 +17,26 @@ import trio
 
 from broker.client.acks import check_acks
 from broker.client.batch import Batch
-from broker.client.compression import THRESHOLD_DEFAULT, make_compressor
-from broker.client.delays import WAITING_ROUTE, delay_wanted, encode_delay
-from broker.client.errors import USE_WITH, ClientError, ClosedError, NotWrittenError
-from broker.client.queue_sender import QueueSender
+from broker.client.compression import make_compressor
+from broker.client.delays import delay_wanted, encode_delay
+from broker.client.destinations import Destinations
+from broker.client.errors import USE_WITH, ClosedError, NotWrittenError
 from broker.client.records import ENCODE_HEAD, encode_named_properties, with_system_flag
-from broker.client.routes import ROUTE_AGE_MAX
 from broker.client.send_loop import EAGER_SIZE, ProducerStats, SendLoop
 from broker.client.send_many import ManySends, OutMessage
-from broker.client.topic_queues import TopicQueues
 from broker.client.unique_ids import (
     DIGIT_TEXTS,
     DIGITS,
-    UNIQUE_BLOCKS,
     UNIQUE_DIGITS,
     UNIQUE_DIGITS_COUNT,
     UNIQUE_ID_SIZE,
+    UNIQUE_KEY_PROPERTY,
+    IdBlocks,
 )
 from broker.errors import (
     BrokerError,
     InvalidMessageError,
-    NoPermissionError,
 )
-from broker.message import properties as names
 from broker.message.codec import BODY_OFFSET, CRC_MASK
 from broker.message.delay import SCHEDULE_TOPIC
 from broker.message.limits import BODY_SIZE_MAX, check_body_size
@@ -57,11 +53,11 @@ if TYPE_CHECKING:
     from broker.client.acks import Acks, Flush
     from broker.client.batch import Place, Waiter
     from broker.client.broker_groups import BrokerGroups
-    from broker.client.compression import Compression
     from broker.client.delays import Seconds
-    from broker.client.group_access import GroupAccess
+    from broker.client.producer_options import ProducerOptions
+    from broker.client.queue_sender import QueueSender
     from broker.client.results import SendResult
-    from broker.client.routes import Route
+    from broker.client.topic_queues import TopicQueues
     from broker.client.unique_ids import UniqueIds
     from broker.message.delay import Delay
     from dledger.clock import Clock
@@ -71,10 +67,8 @@ Body = bytes | bytearray | memoryview
 NEVER = sys.maxsize  # bytes; no body is that large
 ALONE_COUNT_MIN = 4  # ticks in a row that began with nothing under way: sends have no company
 CHECKPOINT_EVERY = 256  # messages of one `send_many` until others have their turn
-PRODUCER_ID_BITS = 63  # by chance; 0 stands for none
 NO_HOST = b"\0\0\0\0"
-_UNIQUE_KEY = f"{names.UNIQUE_KEY}{names.NAME_VALUE_SEPARATOR}".encode()
-UNIQUE_PROPERTY_SIZE = len(_UNIQUE_KEY) + UNIQUE_ID_SIZE
+UNIQUE_PROPERTY_SIZE = len(UNIQUE_KEY_PROPERTY) + UNIQUE_ID_SIZE
 _UNIQUE_KEY_SIZE = UNIQUE_PROPERTY_SIZE.to_bytes(2, "big")
 
 # Bound once: a send costs a few microseconds, and each lookup in a module a part of one.
@@ -82,43 +76,6 @@ _pack_head = ENCODE_HEAD.pack
 _current_task = trio.lowlevel.current_task
 _hash = lru_cache(maxsize=16_384)(java_string_hash)
 _park = trio.lowlevel.wait_task_rescheduled
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProducerOptions:
-    """How a producer gathers and how long it tries."""
-
-    send_timeout: float = 15.0  # seconds from send() to the last moment its outcome is waited for
-    batch_size_max: int = 256 * 1024  # bytes of records in one request; one message may be larger
-    batch_count_max: int = 1000  # messages in one request
-    inflight_max: int = 5  # requests of one queue under way; 1 when not idempotent
-    buffer_size_max: int = 64 * 1024 * 1024  # bytes of unsettled records; beyond it send() waits
-    idempotent: bool = True  # have the broker recognise what it already has
-    linger: float = 0.0  # seconds a batch waits for company; it leaves earlier once it is full
-    compression: Compression | None = None
-    compression_level: int | None = None  # None: what is usual for that way of compressing
-    compression_threshold: int = THRESHOLD_DEFAULT  # bytes; smaller bodies stay as they are
-    acks: Acks | None = None  # who has a copy when a send returns; None: as the topic has it
-    flush: Flush | None = None  # whether on disk: sync, async; None: as the topic has it
-
-    def __post_init__(self) -> None:
-        for name in (
-            "send_timeout",
-            "batch_size_max",
-            "batch_count_max",
-            "inflight_max",
-            "buffer_size_max",
-        ):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} = {getattr(self, name)}: must be above 0")
-        if not 0 <= self.linger < self.send_timeout:
-            raise ValueError(
-                f"linger = {self.linger}: must be 0 or more, and less than send_timeout = "
-                f"{self.send_timeout}"
-            )
-        check_acks(self.acks, self.flush)
-        if self.compression_threshold < 0:
-            raise ValueError(f"compression_threshold = {self.compression_threshold}: at least 0")
 
 
 class Producer:
@@ -143,23 +100,25 @@ class Producer:
         self.name = name
         self.options = options
         self._nursery = nursery
-        self._groups = groups
         self._clock = clock
-        self._chance = chance
-        self._unique_ids = unique_ids
-        self._producer_id = self._new_producer_id() if options.idempotent else 0
         self._stats = ProducerStats()
-        self._loops: dict[GroupAccess, SendLoop] = {}  # one for each broker group that is sent to
-        self._loops_lock = trio.Lock()
-        self._topic_locks: dict[str, trio.Lock] = {}
-        self._inner: trio.Nursery | None = None
-        self._routed: dict[str, TopicQueues] = {}  # topics whose queues are known
-        # Those of them for whose queues nobody waits any more, who would have to be let go first.
-        self._topics: dict[str, TopicQueues] = {}
+        self._destinations = Destinations(
+            name,
+            groups=groups,
+            chance=chance,
+            options=options,
+            stats=self._stats,
+            on_settled=self._on_settled,
+        )
+        # Topics for whose queues nobody waits any more, and all whose queues are known.
+        self._topics = self._destinations.topics
+        self._routed = self._destinations.routed
+        self._ids = IdBlocks(unique_ids)
         self._buffered_size = 0  # bytes of records not settled
         self._alone_count = 0  # ticks in a row that began with nothing under way
         self._room = trio.lowlevel.ParkingLot()  # senders that wait for the buffer to shrink
         self._drained = trio.lowlevel.ParkingLot()  # flush() waits here
+        self._parked_count = 0  # of those who wait in either
         self._is_closed = True  # until it is opened
         self._was_opened = False
         self._scope = trio.CancelScope()
@@ -183,11 +142,6 @@ class Producer:
         self._now = 0.0
         self._deadline = 0.0
         self._wall_ms = -1
-        self._id_prefix = ""
-        self._id_property = b""
-        self._id_block = 0
-        self._id_number = 0
-        self._id_stamp = 0  # tells the prefix of one block from another's
 
     @property
     def stats(self) -> ProducerStats:
@@ -359,10 +313,14 @@ class Producer:
         """
         await trio.lowlevel.checkpoint()
         with contextlib.ExitStack() as stack:
-            for loop in self._loops.values():
+            for loop in self._destinations.loops:
                 stack.enter_context(loop.no_lingering())
             while self._buffered_size:
-                await self._drained.park()
+                self._parked_count += 1
+                try:
+                    await self._drained.park()
+                finally:
+                    self._parked_count -= 1
 
     async def close(self) -> None:
         """Take no more messages, and return once those under way are settled."""
@@ -371,7 +329,7 @@ class Producer:
         try:
             await self.flush()
         finally:
-            self._close_loops("the producer was closed")
+            self._destinations.close("the producer was closed")
             self._scope.cancel()
 
     async def __aenter__(self) -> Producer:
@@ -435,7 +393,7 @@ class Producer:
             extra += encode_delay(wait, topic=queues.topic, queue_id=sender.queue_id)
             if sender is queues.sticky:
                 queues.rotate()  # what waits for it makes no queue busy
-            queues = self._waiting_queues(loop)
+            queues = self._destinations.waiting_queues(loop)
             queue = wait.queue_id
             sender = queues.senders[queue]
         system_flag = 0
@@ -444,21 +402,22 @@ class Producer:
             smaller = self._compress(body)
             if len(smaller) < body_size:
                 body, body_size, system_flag = smaller, len(smaller), self._compression_flag
-        number = self._id_number
+        ids = self._ids
+        number = ids.number
         if number == UNIQUE_DIGITS_COUNT:
-            self._next_ids()
+            ids.go_on()
             number = 0
-        self._id_number = number + 1
-        if queues.tail_stamp != self._id_stamp:
-            queues.tail_stamp = self._id_stamp
-            queues.tail = b"%s%s%s" % (queues.encoded_name, _UNIQUE_KEY_SIZE, self._id_property)
+        ids.number = number + 1
+        if queues.tail_stamp != ids.stamp:
+            queues.tail_stamp = ids.stamp
+            queues.tail = b"%s%s%s" % (queues.encoded_name, _UNIQUE_KEY_SIZE, ids.property)
         tail = queues.tail
         if extra:
             properties_size = UNIQUE_PROPERTY_SIZE + len(extra)
             tail = b"%s%s%s" % (
                 queues.encoded_name,
                 properties_size.to_bytes(2, "big"),
-                self._id_property,
+                ids.property,
             )
         size = BODY_OFFSET + body_size + len(tail) + UNIQUE_DIGITS + len(extra)
         if acks is None and flush is None:
@@ -478,10 +437,10 @@ class Producer:
             if batch is not None and queue is None and ordering_key is None:
                 queues.rotate()
                 sender = queues.sticky
-                pending = sender.pending
             batch = Batch(wanted_acks, wanted_flush)
-            pending.append(batch)
-            loop.add(sender, queues)
+            if not loop.is_new_tick:
+                sender.pending.append(batch)
+                loop.add(sender, queues)
         head = _pack_head(
             size,
             queues.magic,
@@ -501,12 +460,11 @@ class Producer:
         batch.deadlines.append(self._deadline)
         batch.size = start + size
         self._buffered_size += size
-        id_prefix = self._id_prefix
         if loop.is_new_tick:
-            loop.send_alone(sender, queues, self._now)
+            loop.send_alone(sender, queues, batch, self._now)
         elif start < EAGER_SIZE <= batch.size:
             loop.send_now(sender, queues)
-        return batch, sender.queue_id, place, start, id_prefix, number
+        return batch, sender.queue_id, place, start, ids.prefix, number
 
     async def _put_one_of_many(self, many: ManySends, message: Body | OutMessage) -> bool:
         """Take one message in; return whether another one may follow."""
@@ -529,48 +487,30 @@ class Producer:
     async def _run(self, *, task_status: trio.TaskStatus[None]) -> None:
         try:
             with self._scope:
-                async with trio.open_nursery() as self._inner:
+                async with trio.open_nursery() as inner:
                     self._time = trio.lowlevel.current_clock().current_time
                     self._is_closed = False
                     self._was_opened = True
                     task_status.started()
-                    await self._refresh_routes()
+                    await self._destinations.run(inner)
         finally:
             # Also when the whole client is closed first: whoever waits shall hear of it.
             self._is_closed = True
             self._room.unpark_all()
-            self._close_loops("the client was closed")
-
-    async def _refresh_routes(self) -> None:
-        """Hear of queues added to the topics in use."""
-        while True:
-            await trio.sleep(ROUTE_AGE_MAX)
-            for group, loop in list(self._loops.items()):
-                for topic in loop.topics.keys() - {SCHEDULE_TOPIC}:
-                    try:
-                        self._take_route(await group.routes.refresh(topic), loop)
-                    except (ClientError, BrokerError):
-                        continue  # the batches under way will find out, if it matters
+            self._destinations.close("the client was closed")
 
     async def _prepare(self, topic: str) -> TopicQueues:
         """Wait until the topic's queues are known and the buffer has room."""
         self._check_open()
         deadline = trio.current_time() + self.options.send_timeout
-        queues = self._topics.get(topic)
-        if queues is None:
-            # One after the other, in the order of their calls, so that they send in it.
-            lock = self._topic_locks.setdefault(topic, trio.Lock())
-            async with lock:
-                queues = self._routed.get(topic)
-                if queues is None:
-                    group = await self._groups.of_topic(topic)
-                    route = await group.routes.get(topic)
-                    queues = self._take_route(route, await self._loop_of(group))
-                if not lock.statistics().tasks_waiting:
-                    self._topics[topic] = queues
+        queues = await self._destinations.prepare(topic)
         with trio.move_on_at(deadline) as scope:
             while self._buffered_size >= self._buffer_size_max and not self._is_closed:
-                await self._room.park()
+                self._parked_count += 1
+                try:
+                    await self._room.park()
+                finally:
+                    self._parked_count -= 1
         if scope.cancelled_caught:
             raise NotWrittenError(
                 f"topic {topic}: {self._buffered_size} bytes wait to be acknowledged, and "
@@ -586,68 +526,6 @@ class Producer:
                 raise ClosedError(f"producer {self.name} is not open: {USE_WITH}")
             raise ClosedError(f"producer {self.name} is closed; open another one")
 
-    async def _loop_of(self, group: GroupAccess) -> SendLoop:
-        """Return what sends to *group*, and runs."""
-        async with self._loops_lock:
-            loop = self._loops.get(group)
-            if loop is None:
-                self._check_open()
-                assert self._inner is not None
-                options = self.options
-                routes = group.routes
-                loop = SendLoop(
-                    self.name,
-                    links=group.links,
-                    leader=group.finder,
-                    in_flight_max=options.inflight_max if options.idempotent else 1,
-                    recreate_topic=routes.get_again if routes.auto_create_topic else None,
-                    linger=options.linger,
-                    send_timeout=options.send_timeout,
-                    batch_count_max=options.batch_count_max,
-                    stats=self._stats,
-                )
-                await self._inner.start(loop.run)
-                self._loops[group] = loop
-        return loop
-
-    def _close_loops(self, reason: str) -> None:
-        for loop in self._loops.values():
-            loop.close(reason)
-
-    def _take_route(self, route: Route, loop: SendLoop) -> TopicQueues:
-        if not route.is_writable:
-            raise NoPermissionError(
-                f"topic {route.topic} may not be written to: perm {route.perm}, "
-                f"{route.write_queue_count} queues for writing"
-            )
-        queues = loop.topics.get(route.topic)
-        if queues is None:
-            first = self._chance.randrange(route.write_queue_count)
-            queues = TopicQueues(route, loop, first=first, make_sender=self._make_sender)
-            loop.topics[route.topic] = queues
-            # What waits for its time is in each group, and named by nobody.
-            self._routed.setdefault(route.topic, queues)
-        else:
-            queues.update(route)
-        return queues
-
-    def _waiting_queues(self, loop: SendLoop) -> TopicQueues:
-        """Return the queues of messages that are sent for later, in the group of *loop*."""
-        return loop.topics.get(SCHEDULE_TOPIC) or self._take_route(WAITING_ROUTE, loop)
-
-    def _make_sender(self, queues: TopicQueues, queue_id: int) -> QueueSender:
-        return QueueSender(
-            queues.topic,
-            queue_id,
-            producer_id=self._producer_id,
-            new_producer_id=self._new_producer_id,
-            chance=self._chance.random,
-            on_settled=self._on_settled,
-        )
-
-    def _new_producer_id(self) -> int:
-        return self._chance.getrandbits(PRODUCER_ID_BITS) or 1
-
     def _sender_of(self, queues: TopicQueues, queue: int) -> QueueSender:
         if not 0 <= queue < queues.queue_count:
             raise InvalidMessageError(
@@ -660,14 +538,15 @@ class Producer:
         self._buffered_size -= batch.size
         stats = self._stats
         if batch.is_acknowledged:
-            stats.acked += batch.count
-            stats.latency.add_batch(batch.deadlines, self._time() + self._send_timeout)
+            stats.acked += len(batch.records)
+            stats.latency.add_batch(batch.deadlines, batch.answered_at + self._send_timeout)
         else:
-            stats.failed += batch.count
-        if self._room and self._buffered_size < self._buffer_size_max:
-            self._room.unpark_all()
-        if not self._buffered_size and self._drained:
-            self._drained.unpark_all()
+            stats.failed += len(batch.records)
+        if self._parked_count:
+            if self._buffered_size < self._buffer_size_max:
+                self._room.unpark_all()
+            if not self._buffered_size:
+                self._drained.unpark_all()
 
     def _start_tick(self, loop: SendLoop) -> None:
         """Read the clocks for all that is sent in this tick, and have it sent in the next.
@@ -683,28 +562,14 @@ class Producer:
             loop.is_new_tick = False
             loop.wake()
         self._now = now = self._time()
-        self._deadline = now + self._send_timeout
-        loop.wake_at(self._deadline)
+        self._deadline = deadline = now + self._send_timeout
+        if deadline < loop.timer_at:
+            loop.wake_at(deadline)
         wall_ms = self._clock.wall_ms()
         if wall_ms > self._wall_ms:
-            self._set_ids(wall_ms, 0)
-
-    def _set_ids(self, wall_ms: int, block: int) -> None:
-        """Begin with the ids of a block of 4096 within a millisecond."""
-        self._wall_ms = wall_ms
-        self._id_block = block
-        self._id_prefix = self._unique_ids.prefix(wall_ms, block)
-        self._id_property = _UNIQUE_KEY + self._id_prefix.encode()
-        self._id_stamp += 1
-        self._id_number = 0
-
-    def _next_ids(self) -> None:
-        """Go on to the next block; a millisecond that has used up its own borrows the next one."""
-        block = self._id_block + 1
-        if block < UNIQUE_BLOCKS:
-            self._set_ids(self._wall_ms, block)
-        else:
-            self._set_ids(self._wall_ms + 1, 0)
+            self._wall_ms = wall_ms
+            if wall_ms >= self._ids.renewed_from_ms:
+                self._ids.renew(wall_ms)
 
 
 def _stop_waiting(task: trio.lowlevel.Task, _: object) -> trio.lowlevel.Abort:

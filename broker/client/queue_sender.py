@@ -173,6 +173,24 @@ class QueueSender:
         self.in_flight_count += 1
         return batch.attempt
 
+    def send_first(self, batch: Batch, node: str) -> bool:
+        """Seal *batch* and mark it as sent to *node*, if there is nothing before it.
+
+        As `is_ready`, `seal` and `mark_sent` one after another for a batch that is pending alone;
+        returns False, and has done nothing, where something else is here or has failed before.
+        """
+        if self._is_broken or self.sealed or self.pending:
+            return False
+        batch.producer_id = self.producer_id
+        batch.first_sequence = self._next_sequence
+        self._next_sequence += len(batch.records)
+        self.sealed.append(batch)
+        batch.attempt = 1
+        batch.in_flight = True
+        batch.node = node
+        self.in_flight_count = 1
+        return True
+
     # --- answers ------------------------------------------------------------------------------
 
     def acknowledge(
@@ -199,9 +217,13 @@ class QueueSender:
             durability: what its messages have reached.
             shortfall: what the node says where that is less than was asked for.
         """
-        if batch not in self.sealed:
+        sealed = self.sealed
+        if batch not in sealed:
             return False
-        self._remove(batch)
+        sealed.remove(batch)
+        if batch.in_flight:
+            batch.in_flight = False
+            self.in_flight_count -= 1
         batch.node = node
         batch.queue_offset = queue_offset
         batch.position = position

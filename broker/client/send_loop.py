@@ -20,9 +20,8 @@ from broker.client.requests import failure_text, leader_hint
 from broker.errors import BrokerError, NoPermissionError, TopicNotFoundError
 from broker.protocol.bodies import Ack
 from broker.protocol.headers import SendRecordsResponse
-from broker.protocol.request_code import RECORD_FORMAT_COMMIT_LOG, RequestCode
 from broker.protocol.response_code import ResponseCode
-from dledger.remoting.command import FLAG_GROUPED, Command
+from dledger.remoting.command import Command
 from dledger.remoting.errors import ConnectFailedError, NotConnectedError
 
 if TYPE_CHECKING:
@@ -37,7 +36,6 @@ EAGER_SIZE = 64 * 1024  # bytes; a batch of that size leaves though others are o
 # Messages that may go anywhere share so many small batches under way; more were only smaller ones.
 ANYWHERE_BATCHES_MAX = 2
 
-_SEND: Final = RequestCode.SEND_BATCH_MESSAGE.value
 _SUCCESS: Final = ResponseCode.SUCCESS.value
 
 _FAILURES: Final[Mapping[int, Failure]] = {
@@ -93,7 +91,6 @@ class SendLoop:
 
     def __init__(
         self,
-        name: str,
         *,
         links: Links,
         leader: LeaderFinder,
@@ -107,7 +104,6 @@ class SendLoop:
         """Start with nothing to send.
 
         Args:
-            name: the producer's, sent as its group.
             links: the connections.
             leader: who leads.
             in_flight_max: most requests of one queue under way.
@@ -120,7 +116,6 @@ class SendLoop:
         self.stats = stats
         self.topics: dict[str, TopicQueues] = {}
         self.is_new_tick = True  # whether time has gone on since it was last read
-        self._name = name
         self._links = links
         self._leader = leader
         self._in_flight_max = in_flight_max
@@ -135,7 +130,7 @@ class SendLoop:
         self._ready: dict[QueueSender, TopicQueues] = {}
         self._task: trio.lowlevel.Task | None = None  # the task of `run`, while it is parked
         self._timer = trio.CancelScope()
-        self._timer_at = float("inf")
+        self.timer_at = float("inf")  # when it next looks for expired messages, in trio seconds
 
     # --- what the producer calls --------------------------------------------------------------
 
@@ -151,28 +146,31 @@ class SendLoop:
             self._send_queue(sender, queues, link, trio.current_time())
             link.flush()
 
-    def send_alone(self, sender: QueueSender, queues: TopicQueues, now: float) -> None:
-        """Send the one message there is, of *sender*, without waiting for the tick's end.
+    def send_alone(
+        self, sender: QueueSender, queues: TopicQueues, batch: Batch, now: float
+    ) -> None:
+        """Send the one message there is, in *batch*, without waiting for the tick's end.
 
         Nothing else of the producer is under way, so that there is nothing to weigh up.
         """
         address = self._leader.leader
-        if (
-            address is None
-            or self._linger
-            or len(self._ready) != 1
-            or sender.sealed
-            or len(sender.pending) != 1
-            or not sender.is_ready(now)
-        ):
+        if address is None or self._linger or self._ready or not sender.send_first(batch, address):
+            sender.pending.append(batch)
+            self._ready[sender] = queues
             self._pass()
             return
-        self._ready.clear()
-        link = self._links[address]
-        batch = sender.seal()
         if sender is queues.sticky:
             queues.rotate()
-        self._send_batch(sender, queues, batch, link, now)
+        stats = self.stats
+        stats.batches += 1
+        stats.bytes += batch.size
+        stats.sent += 1
+        link = self._links[address]
+        link.submit_made(
+            partial(queues.frames[sender.queue_id].frame, batch),
+            partial(self._on_answer, sender, queues, batch, 1, link),
+            now=now,
+        )
         link.flush()
 
     def wake(self) -> None:
@@ -184,8 +182,8 @@ class SendLoop:
 
     def wake_at(self, time: float) -> None:
         """Look for expired messages at *time* at the latest, in trio seconds."""
-        if time < self._timer_at:
-            self._timer_at = time
+        if time < self.timer_at:
+            self.timer_at = time
             self._timer.deadline = time
 
     @contextmanager
@@ -294,33 +292,19 @@ class SendLoop:
     def _send_batch(
         self, sender: QueueSender, queues: TopicQueues, batch: Batch, link: Link, now: float
     ) -> None:
-        address, records = link.address, batch.records
-        attempt = sender.mark_sent(batch, address)
+        attempt = sender.mark_sent(batch, link.address)
         stats = self.stats
         stats.batches += 1
         stats.bytes += batch.size
         if attempt == 1:
-            stats.sent += len(records)
+            stats.sent += batch.count
         else:
             stats.retried += 1
-        request = Command(
-            _SEND,
-            FLAG_GROUPED,
-            ext_fields={
-                "producerGroup": self._name,
-                "topic": sender.topic,
-                "queueId": sender.queue_id,
-                "recordFormat": RECORD_FORMAT_COMMIT_LOG,
-                "sizes": batch.encoded_sizes(),
-                "producerId": batch.producer_id,
-                "sequence": batch.first_sequence if batch.producer_id else 0,
-            },
-            body=records[0] if len(records) == 1 else b"".join(records),
+        link.submit_made(
+            partial(queues.frames[sender.queue_id].frame, batch),
+            partial(self._on_answer, sender, queues, batch, attempt, link),
+            now=now,
         )
-        if batch.acks or batch.flush:
-            request.ext_fields |= {"acks": batch.acks, "flush": batch.flush}
-        on_answer = partial(self._on_answer, sender, queues, batch, attempt, address)
-        link.submit(request, on_answer, now=now)
 
     # --- answers ------------------------------------------------------------------------------
 
@@ -330,20 +314,26 @@ class SendLoop:
         queues: TopicQueues,
         batch: Batch,
         attempt: int,
-        node: str,
+        link: Link,
         answer: Answer,
     ) -> None:
         """Settle a batch, or have it sent again."""
+        node = link.address
+        batch.answered_at = link.received_at
         if type(answer) is Ack and answer.code == _SUCCESS:
-            self._acknowledge(
-                sender,
-                queues,
+            queue_offset = answer.queue_offset
+            is_new = sender.acknowledge(
                 batch,
                 node=node,
-                queue_offset=answer.queue_offset,
+                queue_offset=queue_offset,
                 position=answer.position,
                 durability=answer.durability,
             )
+            if is_new and queue_offset < 0:
+                self.stats.duplicates_answered += 1
+            sticky = queues.sticky
+            if self._ready or sender.sealed or sender.pending or sticky.sealed or sticky.pending:
+                self._look_again(sender, queues)
             return
         fail = partial(self._fail, sender, queues, batch, attempt)
         if isinstance(answer, Ack):
@@ -356,9 +346,7 @@ class SendLoop:
                     fail(ResponseCode.OUTCOME_UNKNOWN, node, str(error))
                     return
                 is_all = answer.code == ResponseCode.SUCCESS
-                self._acknowledge(
-                    sender,
-                    queues,
+                is_new = sender.acknowledge(
                     batch,
                     node=node,
                     queue_offset=header.queue_offset,
@@ -366,6 +354,9 @@ class SendLoop:
                     durability=header.durability or "",
                     shortfall="" if is_all else failure_text(answer),
                 )
+                if is_new and header.queue_offset < 0:
+                    self.stats.duplicates_answered += 1
+                self._look_again(sender, queues)
             else:
                 fail(answer.code, node, failure_text(answer))
             self._leader.hint(leader_hint(answer))
@@ -373,30 +364,6 @@ class SendLoop:
             never_sent = isinstance(answer, ConnectFailedError | NotConnectedError)
             code = ResponseCode.NOT_LEADER if never_sent else ResponseCode.OUTCOME_UNKNOWN
             fail(code, node, str(answer))
-
-    def _acknowledge(
-        self,
-        sender: QueueSender,
-        queues: TopicQueues,
-        batch: Batch,
-        *,
-        node: str,
-        queue_offset: int,
-        position: int,
-        durability: str,
-        shortfall: str = "",
-    ) -> None:
-        is_new = sender.acknowledge(
-            batch,
-            node=node,
-            queue_offset=queue_offset,
-            position=position,
-            durability=durability,
-            shortfall=shortfall,
-        )
-        if is_new and queue_offset < 0:
-            self.stats.duplicates_answered += 1
-        self._look_again(sender, queues)
 
     def _fail(
         self,
@@ -448,9 +415,9 @@ class SendLoop:
 
     async def _run_timer(self) -> None:
         while True:
-            with trio.CancelScope(deadline=self._timer_at) as self._timer:
+            with trio.CancelScope(deadline=self.timer_at) as self._timer:
                 await trio.sleep_forever()
-            self._timer_at = float("inf")
+            self.timer_at = float("inf")
             now = trio.current_time()
             reason = f"no leader to send to ({self._leader.last_failure})"
             for queues in self.topics.values():

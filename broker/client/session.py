@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from broker.client.consumer_options import MemberTimes, Subscription
     from broker.client.leader_finder import LeaderFinder
-    from broker.client.producer import ProducerOptions
+    from broker.client.producer_options import ProducerOptions
     from dledger.clock import Clock
     from dledger.remoting.network import Network
 

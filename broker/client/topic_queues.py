@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from broker.client.send_frames import SendFrames
 from broker.message.codec import MAGIC_V1, MAGIC_V2
 from broker.message.limits import TOPIC_SIZE_MAX
 
@@ -20,9 +21,11 @@ class TopicQueues:
 
     __slots__ = (
         "encoded_name",
+        "frames",
         "loop",
         "magic",
         "make_sender",
+        "producer_name",
         "queue_count",
         "senders",
         "sticky",
@@ -37,6 +40,7 @@ class TopicQueues:
         route: Route,
         loop: SendLoop,
         *,
+        producer_name: str,
         first: int,
         make_sender: Callable[[TopicQueues, int], QueueSender],
     ) -> None:
@@ -56,6 +60,8 @@ class TopicQueues:
         self.tail_stamp = -1
         self.make_sender = make_sender
         self.senders: list[QueueSender] = []
+        self.producer_name = producer_name
+        self.frames: list[SendFrames] = []  # of each sender
         self.queue_count = 0  # that may be written to; senders may be more, after a topic shrank
         self.update(route)
         self.turn = first % self.queue_count
@@ -66,11 +72,20 @@ class TopicQueues:
         assert route.is_writable
         self.queue_count = route.write_queue_count
         while len(self.senders) < self.queue_count:
-            self.senders.append(self.make_sender(self, len(self.senders)))
+            queue_id = len(self.senders)
+            self.senders.append(self.make_sender(self, queue_id))
+            self.frames.append(SendFrames(self.producer_name, self.topic, queue_id))
 
     def rotate(self) -> None:
         """Choose the next queue for messages that may go anywhere: the next idle one, if any."""
         count = self.queue_count
+        turn = self.turn + 1  # nearly always: the one behind it is idle
+        if turn >= count:
+            turn = 0
+        sender = self.senders[turn]
+        if not sender.sealed and not sender.pending:
+            self.turn, self.sticky = turn, sender
+            return
         for step in range(1, count + 1):
             turn = (self.turn + step) % count
             sender = self.senders[turn]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from broker.message import properties as names
 from broker.message.message_id import month_start_ms
 
 if TYPE_CHECKING:
@@ -19,6 +20,9 @@ UNIQUE_ID_SIZE = 32  # digits
 UNIQUE_DIGITS = 3  # that differ within a block
 UNIQUE_DIGITS_COUNT = 16**UNIQUE_DIGITS
 UNIQUE_BLOCKS = 16  # of a millisecond
+# An id tells the time to so much: who sends one message after another begins no block for each.
+RENEWED_AFTER_MS = 10
+UNIQUE_KEY_PROPERTY = f"{names.UNIQUE_KEY}{names.NAME_VALUE_SEPARATOR}".encode()
 DIGIT_TEXTS = [f"{number:03X}" for number in range(UNIQUE_DIGITS_COUNT)]
 DIGITS = [text.encode() for text in DIGIT_TEXTS]
 
@@ -45,3 +49,58 @@ class UniqueIds:
             self._month_start_ms = month_start_ms(wall_ms)
         elapsed = (wall_ms - self._month_start_ms) & 0xFFFFFFFF
         return f"{self._head}{elapsed:08X}{block:X}"
+
+
+class IdBlocks:
+    """The block of ids that a producer gives its messages from, and the one behind it.
+
+    Attributes:
+        prefix: what the ids of this block begin with.
+        property: the same behind the name of the property.
+        number: of the next id in this block, counted on by the caller; behind the last, `go_on`.
+        stamp: tells the prefix of one block from another's.
+        renewed_from_ms: from this time on `renew` is due.
+    """
+
+    __slots__ = (
+        "_block",
+        "_ids",
+        "_wall_ms",
+        "number",
+        "prefix",
+        "property",
+        "renewed_from_ms",
+        "stamp",
+    )
+
+    def __init__(self, ids: UniqueIds) -> None:
+        self._ids = ids
+        self._wall_ms = -1
+        self._block = 0
+        self.prefix = ""
+        self.property = b""
+        self.number = 0
+        self.stamp = 0
+        self.renewed_from_ms = 0
+
+    def renew(self, wall_ms: int) -> None:
+        """Begin with the ids of *wall_ms*, later than all that ids were given from."""
+        assert wall_ms > self._wall_ms
+        self._begin(wall_ms, 0)
+
+    def go_on(self) -> None:
+        """Go on to the next block; a millisecond that has used up its own borrows the next one."""
+        block = self._block + 1
+        if block < UNIQUE_BLOCKS:
+            self._begin(self._wall_ms, block)
+        else:
+            self._begin(self._wall_ms + 1, 0)
+
+    def _begin(self, wall_ms: int, block: int) -> None:
+        self._wall_ms = wall_ms
+        self._block = block
+        self.prefix = self._ids.prefix(wall_ms, block)
+        self.property = UNIQUE_KEY_PROPERTY + self.prefix.encode()
+        self.stamp += 1
+        self.number = 0
+        self.renewed_from_ms = wall_ms + RENEWED_AFTER_MS

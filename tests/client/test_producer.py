@@ -58,7 +58,8 @@ async def test_sends_of_one_tick_share_a_request(group, connect, autojump_clock)
 async def test_who_waits_for_the_queues_of_a_topic_is_not_overtaken(group, connect, autojump_clock):
     """Those who wait are let go one after another, and a later send found the queues at once."""
     async with connect() as mq, mq.producer() as producer:
-        of_topic, take_route = producer._groups.of_topic, producer._take_route
+        found = producer._destinations
+        of_topic, take_route = found._groups.of_topic, found._take_route
         is_known = trio.Event()
 
         async def slow(topic):
@@ -72,7 +73,7 @@ async def test_who_waits_for_the_queues_of_a_topic_is_not_overtaken(group, conne
         async def send(number):
             await producer.send("orders", b"%03d" % number, ordering_key="k")
 
-        producer._groups.of_topic, producer._take_route = slow, take
+        found._groups.of_topic, found._take_route = slow, take
         async with trio.open_nursery() as nursery:
             for number in range(10):
                 nursery.start_soon(send, number)
@@ -574,7 +575,7 @@ async def test_a_topic_that_may_not_be_written_any_more_ends_its_sends_only(
             asked.append(trio.current_time())
             raise refused
 
-        monkeypatch.setattr(producer, "_take_route", refuse)
+        monkeypatch.setattr(producer._destinations, "_take_route", refuse)
         await trio.sleep(ROUTE_AGE_MAX + 1)
         assert asked
         await producer.send("orders", b"2", queue=0)

@@ -22,7 +22,8 @@ from broker.client.admin import Admin
 from broker.client.consumer_options import ConsumerOptions
 from broker.client.lookup import Lookup
 from broker.client.portal import BlockingCall, Portal, call_blocking
-from broker.client.producer import Producer, ProducerOptions
+from broker.client.producer import Producer
+from broker.client.producer_options import ProducerOptions
 from broker.testing import BrokerServer
 from tests.fakes.children import child
 
