@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import trio
 
 from broker.client.errors import ClosedError
+from dledger.remoting.waker import Waker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -202,6 +203,7 @@ class Portal:
         self._is_over = False
         self._is_ended = False
         self._token: trio.lowlevel.TrioToken | None = None
+        self._waker: Waker | None = None
         self._nursery: trio.Nursery | None = None
         self._end: trio.Event | None = None
         self._thread = threading.Thread(target=self._run, name="broker-client", daemon=True)
@@ -220,9 +222,9 @@ class Portal:
         if not self._is_woken:
             try:
                 self._is_woken = True
-                self._wake(self._take_jobs)
+                self._wake_for_jobs()
             except BaseException:  # Ctrl-C: others rely on a wake-up that may not have been
-                self._wake(self._take_jobs)
+                self._wake_for_jobs()
                 raise
         if self._is_over:
             self._give_up_jobs()
@@ -249,6 +251,13 @@ class Portal:
             self._thread.join(seconds)
 
     # --- inside -------------------------------------------------------------------------------
+
+    def _wake_for_jobs(self) -> None:
+        if self._waker is not None and not self._is_over:
+            try:
+                self._waker.wake()
+            except trio.RunFinishedError:
+                return  # `_run` gives up what is there
 
     def _wake(self, function: Callable[[], object]) -> None:
         if self._token is not None and not self._is_over:
@@ -303,14 +312,18 @@ class Portal:
         self._end = trio.Event()
         if self._is_ended:  # before there was anybody to be woken
             self._end.set()
-        await self._session.open()
+        self._waker = Waker(self._take_jobs)
         try:
-            async with trio.open_nursery() as self._nursery:
-                self._tell_begun(None)
-                await self._end.wait()
-                self._nursery.cancel_scope.cancel()
+            await self._session.open()
+            try:
+                async with trio.open_nursery() as self._nursery:
+                    self._tell_begun(None)
+                    await self._end.wait()
+                    self._nursery.cancel_scope.cancel()
+            finally:
+                await self._session.close()
         finally:
-            await self._session.close()
+            self._waker.close()
 
     def _tell_begun(self, error: BaseException | None) -> None:
         on_begun, self._on_begun = self._on_begun, None
