@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import trio
 
 from dledger.errors import CorruptEntryError, HandshakeRefusedError
-from dledger.peers.messages import from_command, to_command
+from dledger.peers.fixed_frames import frame_of, read_front
+from dledger.peers.messages import from_command
 from dledger.protocol import PEER_PROTOCOL_VERSION, PeerCode
 from dledger.remoting.command import FLAG_ONEWAY, Command
 from dledger.remoting.connection import Connection
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from dledger.config import LedgerConfig
+    from dledger.remoting.command import Buffer
     from dledger.remoting.network import ByteStream
 
 logger = logging.getLogger(__name__)
@@ -85,29 +87,31 @@ class PeerLink:
         self._hooks = hooks
         self._silence_seconds = silence_seconds
         self._outbox = Outbox(stream, limit_bytes=buffer_size_max)
+        self._unsent: list[Buffer] = []  # between `send` and `flush`
         # Looked at by `_watch` now and then, so that no message has to ask for the time.
         self._has_heard = True
         self._has_sent = True
         self.closed = False
 
     def send(self, message: Message) -> None:
-        """Queue one message; `flush` sends it."""
-        if self.closed:
-            return
-        self._outbox.write(encode_frame(to_command(message)))
-        if self._outbox.overflowed:
-            logger.warning(
-                "%s does not read: more than peer_buffer_max bytes wait; closing the connection",
-                self.peer_id,
-            )
-            self.close()
+        """Queue one message; `flush`, without anything between that waits, sends it."""
+        if not self.closed:
+            self._unsent += frame_of(message)
 
     def flush(self) -> None:
         """Send what is queued as far as the socket takes it; the rest follows by itself."""
         if self.closed:
             return
         self._has_sent = True
-        self._outbox.flush()
+        unsent, self._unsent = self._unsent, []
+        outbox = self._outbox
+        outbox.send(unsent)
+        if outbox.closed and outbox.overflowed:
+            logger.warning(
+                "%s does not read: more than peer_buffer_max bytes wait; closing the connection",
+                self.peer_id,
+            )
+            self.close()
 
     def close(self) -> None:
         """End the link; its tasks notice and report it lost."""
@@ -141,17 +145,30 @@ class PeerLink:
         """Deliver what a receive brought; return whether nothing more is wanted."""
         if not self.closed and data:
             self._has_heard = True
-            self._connection.receive_data(data)
-            self._deliver()
+            connection = self._connection
+            messages: list[Message] = []
+            position = 0
+            if connection.is_between_frames:
+                position = read_front(data, messages, frame_size_max=connection.frame_size_max)
+            if position < len(data):
+                connection.receive_data(data, start=position)
+                self._read_commands(messages)
+            if messages:
+                self._hooks.on_messages(self.peer_id, messages)
         return self.closed
 
     def _deliver(self) -> None:
-        messages = []
-        for command in self._connection.commands():
-            if command.code != _PING_CODE:
-                messages.append(from_command(command))  # noqa: PERF401 - one message mostly
+        messages: list[Message] = []
+        self._read_commands(messages)
         if messages:
             self._hooks.on_messages(self.peer_id, messages)
+
+    def _read_commands(self, messages: list[Message]) -> None:
+        messages += [
+            from_command(command)
+            for command in self._connection.commands()
+            if command.code != _PING_CODE
+        ]
 
     async def _watch(self) -> None:
         """Keep the link warm and notice when the other end is gone without a word.
@@ -168,8 +185,7 @@ class PeerLink:
                 logger.info("%s has been silent for %.1f s", self.peer_id, silent_looks * interval)
                 self.close()
             elif not self._has_sent and not self._outbox.pending_size:
-                self._outbox.write([_PING])
-                self.flush()
+                self._outbox.send([_PING])
             self._has_sent = False
 
 

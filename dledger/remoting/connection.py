@@ -84,7 +84,7 @@ class Connection:
         self._find_run = find_run
         self._header_size_max = header_size_max
         self.frame_size_max = frame_size_max
-        self._inbox: deque[bytes] = deque()
+        self._inbox: deque[tuple[bytes, int]] = deque()  # and where to begin
         self._partial = bytearray()  # the bytes so far of a frame that spans receives
         self._ready: deque[Command] = deque()  # parsed, and waiting for next_command
         # What it says, opaque and serialize type.  Not the error itself: its traceback holds the
@@ -97,19 +97,28 @@ class Connection:
         return bool(self._inbox or self._ready) or self._error is not None
 
     @property
+    def is_between_frames(self) -> bool:
+        """Whether the next byte to come begins a frame, and nothing waits to be taken."""
+        return not (self._partial or self._inbox or self._ready) and self._error is None
+
+    @property
     def partial_size(self) -> int:
         """Bytes kept of a frame that has begun to arrive."""
         return len(self._partial)
 
-    def receive_data(self, data: Buffer) -> None:
+    def receive_data(self, data: Buffer, *, start: int = 0) -> None:
         """Take received bytes, in order.
 
         Bodies will be views into *data*: bytes are kept as they are, anything that could still
         change is copied.  After an error they are thrown away.
+
+        Args:
+            data: what was received.
+            start: where in *data* to begin; other than 0 only if `is_between_frames`.
         """
         if self._error is not None:
             return
-        self._inbox.append(data if type(data) is bytes else bytes(data))
+        self._inbox.append((data if type(data) is bytes else bytes(data), start))
 
     def commands(self) -> list[Command]:
         """Return every whole command that has arrived, in order; empty when there is none yet.
@@ -140,7 +149,8 @@ class Connection:
         """Parse what has arrived; *found* gets the commands behind the last run."""
         while self._inbox and self._error is None:
             try:
-                self._parse(self._inbox.popleft(), found, pieces)
+                data, start = self._inbox.popleft()
+                self._parse(data, start, found, pieces)
             except RemoteProtocolError as error:
                 self._error = (str(error), error.opaque, error.serialize_type)
                 self._inbox.clear()
@@ -176,13 +186,17 @@ class Connection:
                 f"connection ended after {len(self._partial)} bytes of a frame {wanted}"
             )
 
-    def _parse(self, data: bytes, found: list[Command], pieces: Pieces | None) -> None:
-        """Append the commands that *data* completes; keep what it only begins.
+    def _parse(
+        self, data: bytes, position: int, found: list[Command], pieces: Pieces | None
+    ) -> None:
+        """Append the commands that *data* completes from *position* on; keep what it only begins.
 
         In front of a run what was found goes to *pieces*, and the run behind it.
         """
         view = memoryview(data)
-        position = self._complete_partial(view, found) if self._partial else 0
+        if self._partial:
+            assert position == 0
+            position = self._complete_partial(view, found)
         end = len(data)
         # The loop of the hot path: about a microsecond for a small frame, so no calls but the
         # needed ones, and no copy.

@@ -28,7 +28,7 @@ PREFIX_SIZE: Final = 8  # length, serialize type and header length
 # frame, and the column of their sizes is two thirds of this.
 REQUEST_HEADER_SIZE_MAX: Final = 1024 * 1024
 # Below this a copy into one buffer costs less than another entry in a sendmsg vector.
-_JOIN_SIZE_MAX: Final = 1024
+JOIN_SIZE_MAX: Final = 1024
 
 _PREFIX = struct.Struct(">II")
 _MSGPACK: Final = SerializeType.MSGPACK
@@ -70,10 +70,10 @@ def encode_frame(
         )
     prefix = _PREFIX.pack(length, command.serialization << 24 | header_size)
     if isinstance(body, list):
-        if body_size < _JOIN_SIZE_MAX:
+        if body_size < JOIN_SIZE_MAX:
             return [b"".join((prefix, header, *body))]
         return [prefix + header, *body]
-    if body_size < _JOIN_SIZE_MAX:
+    if body_size < JOIN_SIZE_MAX:
         return [b"".join((prefix, header, body))]
     return [prefix + header, body]
 
