@@ -120,6 +120,41 @@ class Connection:
             return
         self._inbox.append((data if type(data) is bytes else bytes(data), start))
 
+    def lone_command(self, data: bytes) -> Command | None:
+        """Return the command that *data* is, if it is one sound frame of ours and nothing else.
+
+        A message alone comes so, and asks for no list, loop or look at what else is there.
+
+        Args:
+            data: what was received; where None is returned nothing was taken of it, and
+                `receive_data` and `pieces` are there for it, and say what is wrong with it.
+        """
+        size = len(data)
+        if size < PREFIX_SIZE or not self.is_between_frames:
+            return None
+        length, mark = _PREFIX.unpack_from(data)
+        body_at = PREFIX_SIZE + (mark & 0xFFFFFF)
+        if (
+            length + 4 != size
+            or size > self.frame_size_max
+            or mark >> 24 != _MSGPACK
+            or body_at > size
+            or body_at - PREFIX_SIZE > self._header_size_max
+        ):
+            return None
+        header = data[PREFIX_SIZE:body_at]
+        try:
+            command = decode_msgpack(header)
+        except MSGPACK_ERRORS:
+            return None
+        if header[0] != MSGPACK_ARRAY:
+            return None
+        if not command.ext_fields:
+            command.ext_fields = {}  # nil stands for none
+        if body_at != size:
+            command.body = memoryview(data)[body_at:]
+        return command
+
     def commands(self) -> list[Command]:
         """Return every whole command that has arrived, in order; empty when there is none yet.
 

@@ -279,11 +279,21 @@ class RemotingServer:
             if not data:
                 at_end = True
                 return True
-            connection.receive_data(data)
             # Meanwhile what had been handled may have come back, to wait for a leader.
             if (session.inflight_size or outbox.pending_size) and session.must_wait_for_room:
+                connection.receive_data(data)
                 return True
-            self._serve_now(session, connection, turns, pieces)
+            if (
+                not pieces
+                and not outbox.closed
+                and (command := connection.lone_command(data)) is not None
+            ):
+                self._handler.on_commands(session, [command], ends_pass=True)
+                if outbox.pending_size:
+                    outbox.flush()
+            else:
+                connection.receive_data(data)
+                self._serve_now(session, connection, turns, pieces)
             return (
                 bool(pieces)
                 or outbox.pending_size > self._pending_size_max

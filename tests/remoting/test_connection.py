@@ -369,3 +369,77 @@ def test_a_header_over_its_limit_is_refused_by_its_prefix(whole):
     connection.receive_data(data if whole else data[:8])
     with pytest.raises(RemoteProtocolError, match=r"header of \d+ bytes is over the limit of 100"):
         connection.commands()
+
+
+# -- a frame by itself --------------------------------------------------------------------------
+
+
+def test_a_frame_by_itself_is_read_at_once():
+    connection = Connection()
+    for command in (
+        Command(10, opaque=1, ext_fields={"topic": "TopicA", "sizes": b"\0\1"}, body=b"body"),
+        Command(11, opaque=2),
+        Command(12, body=b"x" * 5000, remark="r", flag=FLAG_GROUPED),
+    ):
+        data = wire([command])
+        found = connection.lone_command(data)
+        assert found == command
+        assert found.ext_fields == command.ext_fields
+        connection.receive_data(data)
+        assert connection.commands() == [found]
+
+
+def test_what_is_not_a_frame_by_itself_is_left_alone():
+    """Two, less than one, more than one, other headers: nothing of them is taken."""
+    one = wire([Command(10, opaque=1, body=b"body")])
+    two = wire(three_commands())
+    connection = Connection()
+    for data in (one + one, one[:-1], one[:7], one + one[:3], two, b""):
+        assert connection.lone_command(data) is None
+        assert connection.is_between_frames
+    for command in three_commands()[1:]:
+        assert connection.lone_command(wire([command])) is None
+
+    connection.receive_data(one[:9])
+    connection.commands()
+    assert connection.lone_command(one) is None, "it is the middle of another frame"
+    connection.receive_data(one[9:])
+    assert connection.lone_command(one) is None, "another frame is in front of it"
+    assert len(connection.commands()) == 1
+    assert connection.lone_command(one) is not None
+
+
+def test_limits_hold_for_a_frame_by_itself():
+    data = wire([Command(10, ext_fields={"a": "x" * 80}, body=b"body")])
+    header_size = int.from_bytes(data[5:8], "big")
+
+    whole = Connection(frame_size_max=len(data), header_size_max=header_size)
+    assert whole.lone_command(data) is not None
+    assert Connection(frame_size_max=len(data) - 1).lone_command(data) is None
+    assert Connection(header_size_max=header_size - 1).lone_command(data) is None
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 200), st.integers(0, 255)), max_size=3),
+    st.sampled_from([None, {"topic": "t", "n": 1 << 40}]),
+    st.sampled_from([b"", b"body"]),
+)
+def test_a_damaged_frame_by_itself_is_left_to_who_says_what_is_wrong(changes, ext_fields, body):
+    """Or it is another frame now: the one that is read otherwise, too."""
+    data = bytearray(wire([Command(10, opaque=7, ext_fields=ext_fields or {}, body=body)]))
+    for at, value in changes:
+        data[at % len(data)] = value
+    other = Connection()
+    other.receive_data(data)
+    try:
+        expected = other.commands()
+    except RemoteProtocolError:
+        expected = []
+
+    found = Connection().lone_command(bytes(data))
+
+    if found is None:
+        is_ours = expected and expected[0].serialization is SerializeType.MSGPACK
+        assert not is_ours or not other.is_between_frames
+    else:
+        assert [found] == expected
