@@ -231,15 +231,16 @@ class Link:
         # What a frame with one ack began with, and what that said of durability: those behind it
         # begin with the same bytes, and are not parsed.
         ack_head, durability = b"", ""
+        ack_frame_size = -1  # bytes of such a frame; no such frame has come yet
 
         def take(data: bytes) -> bool:
-            nonlocal is_whole, ack_head, durability
+            nonlocal is_whole, ack_head, durability, ack_frame_size
             if self._stream is not stream:
                 return True
             if not data:
                 raise ConnectionLostError(f"{self.address} closed the connection")
             self.received_at = time()
-            if is_whole and len(data) == len(ack_head) + ACK_SIZE and data.startswith(ack_head):
+            if is_whole and len(data) == ack_frame_size and data.startswith(ack_head):
                 fields = ACK.unpack_from(data, len(ack_head))
                 request = self._requests.pop(fields[0], None)
                 if request is not None:
@@ -256,6 +257,7 @@ class Link:
             is_whole = not connection.partial_size
             if was_whole and is_whole and count == 1 and _is_one_ack(commands[0]):
                 ack_head = data[:-ACK_SIZE]
+                ack_frame_size = len(data)
                 durability = durability_in(commands[0].ext_fields)
             return self._stream is not stream
 

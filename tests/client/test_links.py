@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from broker.client.links import Links
-from broker.protocol.bodies import Ack, encode_acks
+from broker.protocol.bodies import ACK_SIZE, Ack, encode_acks
 from broker.testing.memory_network import MemoryNetwork
 from dledger.remoting.command import FLAG_GROUPED, FLAG_RESPONSE, Command
 from dledger.remoting.frame import encode_frame
@@ -101,3 +101,24 @@ async def test_an_ack_of_nothing_that_was_asked_is_passed_over(nursery, autojump
         await trio.sleep(0.001)
     assert told == [Ack(1, 0, 1, 2, 3, "all/sync")]
     assert link.is_open
+
+
+async def test_an_answer_as_long_as_an_ack_is_none(nursery, autojump_clock):
+    """Seed 20012: an offset was asked for over a connection that had brought no ack, in vain."""
+    network = MemoryNetwork()
+    listener = await network.listen("127.0.0.1", 0)
+    links = Links(
+        network=network, nursery=nursery, connect_timeout=1.0, on_lost=lambda *_args: None
+    )
+    link = links[f"127.0.0.1:{listener.port}"]
+    told = []
+    link.submit(Command(1), told.append)
+    stream = await listener.accept()
+    answer = Command(0, FLAG_RESPONSE, 1)
+    missing = ACK_SIZE - len(encode_frame(answer)[0])
+    answer.body = b"x" * missing
+    (frame,) = encode_frame(answer)
+    assert len(frame) == ACK_SIZE
+    stream.send_now([frame])
+    await trio.sleep(0.001)
+    assert [(found.opaque, bytes(found.body)) for found in told] == [(1, b"x" * missing)]
