@@ -52,23 +52,15 @@ class Node(Wiring):
         self.forwarder.leader_changed()
         self.clients.leader_changed()
         self.queue.refresh()
+        self.dispatch.end_pause()
         self.names.look()
 
     def _committed(self, index: int) -> None:
         self.send_answers.committed_to(index)
         self.send_answers.send()
 
-    def _is_dispatch_awaited(self) -> bool:
-        return bool(
-            self.pulls.hold.count
-            or self.commands.is_waiting
-            or self.offsets.is_waiting
-            or self.changes.is_waiting
-            or self.caught_up.is_waiting
-            or self.earlier_tries.is_waiting
-            or self.sends.awaiting_count
-            or (self.ledger.is_leader and not self.queue.is_open)
-        )
+    def _is_taking_over(self) -> bool:
+        return self.ledger.is_leader and not self.queue.is_open
 
     def _dispatched(self) -> None:
         self.queue.refresh()
@@ -124,6 +116,7 @@ class Node(Wiring):
         self.send_answers.send()
         if not self.queue.is_open:
             self.queue.refresh()  # an append failed and nothing is on its way any more: begin anew
+            self.dispatch.end_pause()
 
     def _session_gone(self, session: Session) -> None:
         self.pulls.hold.drop_session(session)

@@ -130,7 +130,7 @@ class Wiring(ABC):
             worker=self._workers["derived"],
             state_interval_seconds=config.store.checkpoint_interval_ms / 1000,
             dispatched=self._dispatched,
-            is_awaited=self._is_dispatch_awaited,
+            is_urgent=self._is_taking_over,
         )
         self.ledger = LedgerServer(
             config=config.to_ledger_config(),
@@ -187,6 +187,15 @@ class Wiring(ABC):
             size_max=config.broker.inflight_size_max,
         )
         self._make_families(advertised, store_host)
+        self.dispatch.waiting = (
+            self.pulls.hold.held,
+            self.commands.waiting,
+            self.offsets.waiting,
+            self.changes.waiting,
+            self.caught_up.waiting,
+            self.earlier_tries.waiting,
+            self.sends.awaiting_topic,
+        )
         self.topic_retention = TopicRetentionService(
             log=files.store,
             queues=derived.queues,
@@ -569,7 +578,7 @@ class Wiring(ABC):
     def _committed(self, index: int) -> None: ...
 
     @abstractmethod
-    def _is_dispatch_awaited(self) -> bool: ...
+    def _is_taking_over(self) -> bool: ...
 
     @abstractmethod
     def _dispatched(self) -> None: ...

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 import trio
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
 
     from broker.protocol.headers import PullMessageRequest
     from dledger.clock import Clock
@@ -103,6 +103,11 @@ class PullHold:
     def count(self) -> int:
         """Return how many pulls are held."""
         return self._count
+
+    @property
+    def held(self) -> Collection[object]:
+        """Who has pulls here; one collection as long as this lives, empty when none is held."""
+        return self._by_session
 
     @property
     def due_count(self) -> int:

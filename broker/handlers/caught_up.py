@@ -30,14 +30,15 @@ class CaughtUp:
     def __init__(self, derived: DerivedState, committed_index: Callable[[], int]) -> None:
         self._derived = derived
         self._committed_index = committed_index
-        self._waiting: list[tuple[int, Session, Command, Callable[[], None]]] = []
+        # Until dispatch has come far enough; one list as long as this lives.
+        self.waiting: list[tuple[int, Session, Command, Callable[[], None]]] = []
 
     def when(self, session: Session, command: Command, act: Callable[[], None]) -> None:
         """Call *act*, which answers *command*, now or soon; its errors become the answer."""
         needed = self._committed_index()
         lag = needed - self._derived.dispatched_index
-        if 0 < lag <= LAG_MAX and len(self._waiting) < WAITING_MAX:
-            self._waiting.append((needed, session, command, act))
+        if 0 < lag <= LAG_MAX and len(self.waiting) < WAITING_MAX:
+            self.waiting.append((needed, session, command, act))
         else:
             act()
 
@@ -50,25 +51,20 @@ class CaughtUp:
         needed = self._committed_index()
         if self._derived.dispatched_index >= needed:
             act()
-        elif len(self._waiting) < WAITING_MAX:
-            self._waiting.append((needed, session, command, act))
+        elif len(self.waiting) < WAITING_MAX:
+            self.waiting.append((needed, session, command, act))
         else:
             raise LedgerBusyError(
                 f"{WAITING_MAX} requests wait for this node to take in its log: send again later"
             )
 
-    @property
-    def is_waiting(self) -> bool:
-        """Whether somebody is to be answered when dispatch has come far enough."""
-        return bool(self._waiting)
-
     def dispatched(self) -> None:
         """Do what waited for dispatch to come so far."""
-        if not self._waiting:
+        if not self.waiting:
             return
         reached = self._derived.dispatched_index
-        ready = [item for item in self._waiting if item[0] <= reached]
-        self._waiting = [item for item in self._waiting if item[0] > reached]
+        ready = [item for item in self.waiting if item[0] <= reached]
+        self.waiting[:] = [item for item in self.waiting if item[0] > reached]
         for _, session, command, act in ready:
             if session.closed:
                 continue

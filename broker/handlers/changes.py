@@ -59,7 +59,8 @@ class Changes:
         self._queue = queue
         self._derived = derived
         self._forwarder = forwarder
-        self._waiting: list[_Request] = []
+        # Until dispatch has come far enough; one list as long as this lives.
+        self.waiting: list[_Request] = []
 
     def propose(
         self,
@@ -97,7 +98,7 @@ class Changes:
             request.index = max(request.index, index)
             request.missing -= 1
             if not request.missing:
-                self._waiting.append(request)
+                self.waiting.append(request)
                 self.dispatched()
 
         try:
@@ -110,20 +111,15 @@ class Changes:
             request.is_done = True  # the error is the answer; what was proposed may come to pass
             raise
 
-    @property
-    def is_waiting(self) -> bool:
-        """Whether somebody is to be answered when dispatch has come far enough."""
-        return bool(self._waiting)
-
     def dispatched(self) -> None:
         """Answer the requests whose entries have been applied."""
-        if not self._waiting:
+        if not self.waiting:
             return
         reached = self._derived.dispatched_index
-        ready = [request for request in self._waiting if request.index <= reached]
+        ready = [request for request in self.waiting if request.index <= reached]
         if not ready:
             return
-        self._waiting = [request for request in self._waiting if request.index > reached]
+        self.waiting[:] = [request for request in self.waiting if request.index > reached]
         for request in ready:
             self._answer(request)
             if not request.session.closed:

@@ -53,7 +53,8 @@ class Commands:
         self._derived = derived
         self._forwarder = forwarder
         self._proposed = 0  # neither answered nor failed
-        self._waiting: list[_Waiting] = []
+        # Until dispatch has come far enough; one list as long as this lives.
+        self.waiting: list[_Waiting] = []
         self._results: dict[int, list[Any]] = {}  # by index, of entries applied meanwhile
 
     def propose(
@@ -84,7 +85,7 @@ class Commands:
                 if index <= self._derived.dispatched_index:
                     self._answer(waiting)
                 else:
-                    self._waiting.append(waiting)
+                    self.waiting.append(waiting)
                 return
             self._finished()
             failed()
@@ -114,18 +115,13 @@ class Commands:
         if self._proposed:
             self._results[index] = results
 
-    @property
-    def is_waiting(self) -> bool:
-        """Whether somebody is to be answered when dispatch has come far enough."""
-        return bool(self._waiting)
-
     def dispatched(self) -> None:
         """Answer the requests whose entry has been applied."""
-        if not self._waiting:
+        if not self.waiting:
             return
         reached = self._derived.dispatched_index
-        ready = [item for item in self._waiting if item.index <= reached]
-        self._waiting = [item for item in self._waiting if item.index > reached]
+        ready = [item for item in self.waiting if item.index <= reached]
+        self.waiting[:] = [item for item in self.waiting if item.index > reached]
         for item in ready:
             self._answer(item)
 

@@ -76,7 +76,8 @@ class OffsetHandlers:
         self._clock = clock
         self._log_size = log_size
         self._young_size_max = young_size_max
-        self._waiting: list[tuple[int, Callable[[], None]]] = []
+        # Until dispatch has come far enough; one list as long as this lives.
+        self.waiting: list[tuple[int, Callable[[], None]]] = []
 
     @handles(RequestCode.GET_MAX_OFFSET, on_leader=True)
     def max_offset(self, session: Session, command: Command) -> None:
@@ -277,23 +278,18 @@ class OffsetHandlers:
             if self._derived.dispatched_index >= needed:
                 tell_open()
             else:
-                self._waiting.append((needed, tell_open))
+                self.waiting.append((needed, tell_open))
 
         needed = self._ledger.committed_index
         self._ledger.request_barrier(proved)
 
-    @property
-    def is_waiting(self) -> bool:
-        """Whether somebody is to be answered when dispatch has come far enough."""
-        return bool(self._waiting)
-
     def dispatched(self) -> None:
         """Answer what waited for dispatch to come so far."""
-        if not self._waiting:
+        if not self.waiting:
             return
         reached = self._derived.dispatched_index
-        ready = [tell for needed, tell in self._waiting if needed <= reached]
-        self._waiting = [item for item in self._waiting if item[0] > reached]
+        ready = [tell for needed, tell in self.waiting if needed <= reached]
+        self.waiting[:] = [item for item in self.waiting if item[0] > reached]
         for tell in ready:
             tell()
 

@@ -116,7 +116,8 @@ class EarlierTries:
         self._queue = queue
         self._forwarder = forwarder
         self._dispatched_index = dispatched_index
-        self._waiting: list[tuple[int, Session, Command]] = []
+        # Until dispatch has come far enough; one list as long as this lives.
+        self.waiting: list[tuple[int, Session, Command]] = []
 
     def must_wait(self, session: Session, command: Command) -> bool:
         """Return whether an earlier try of *command* may be in the log and not be found yet.
@@ -132,7 +133,7 @@ class EarlierTries:
 
         def done(index: int, error: LedgerError | None) -> None:
             if error is None:
-                self._waiting.append((index, session, command))
+                self.waiting.append((index, session, command))
             elif not session.closed:
                 self._forwarder.hold_again(session, command)
 
@@ -145,18 +146,13 @@ class EarlierTries:
             raise OutcomeUnknownError(f"whether an earlier try was written: {error}") from error
         return True
 
-    @property
-    def is_waiting(self) -> bool:
-        """Whether somebody is to be tried again when dispatch has come far enough."""
-        return bool(self._waiting)
-
     def take_ready(self) -> list[tuple[Session, Command]]:
         """Return the requests that may be handled now."""
-        if not self._waiting:
+        if not self.waiting:
             return []
         reached = self._dispatched_index()
-        ready = [item for item in self._waiting if item[0] <= reached]
-        self._waiting = [item for item in self._waiting if item[0] > reached]
+        ready = [item for item in self.waiting if item[0] <= reached]
+        self.waiting[:] = [item for item in self.waiting if item[0] > reached]
         for _, _, command in ready:
             command.ext_fields[_IS_READY] = True
         return [(session, command) for _, session, command in ready if not session.closed]

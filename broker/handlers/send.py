@@ -118,7 +118,7 @@ class SendHandlers:
         self._earlier_tries = earlier_tries
         self._groups = groups
         self._runs = SendRuns(self, queue=queue, policy=policy, answers=answers, limits=limits)
-        self._awaiting_topic: dict[str, list[tuple[Session, Command]]] = {}
+        self.awaiting_topic: dict[str, list[tuple[Session, Command]]] = {}
         self._awaiting_count = 0
         self._awaiting_size = 0  # bytes, by `holding_cost`
         self._next_queue = itertools.count()
@@ -366,11 +366,11 @@ class SendHandlers:
             session.charge(cost)
             self._awaiting_count += 1
             self._awaiting_size += cost
-            waiting = self._awaiting_topic.get(topic)
+            waiting = self.awaiting_topic.get(topic)
             if waiting is not None:
                 waiting.append((session, command))
                 return None
-            self._awaiting_topic[topic] = [(session, command)]
+            self.awaiting_topic[topic] = [(session, command)]
             try:
                 self._create_topic(
                     topic,
@@ -438,13 +438,13 @@ class SendHandlers:
     def topics_changed(self) -> list[tuple[Session, Command]]:
         """Return the sends whose topic has come into being, to be handled again."""
         ready: list[tuple[Session, Command]] = []
-        for topic in list(self._awaiting_topic):
+        for topic in list(self.awaiting_topic):
             if self._topics.get(topic) is not None:
                 ready += self._take_awaiting(topic)
         return ready
 
     def _take_awaiting(self, topic: str) -> list[tuple[Session, Command]]:
-        waiting = self._awaiting_topic.pop(topic, [])
+        waiting = self.awaiting_topic.pop(topic, [])
         self._awaiting_count -= len(waiting)
         for session, command in waiting:
             cost = holding_cost(command)
@@ -476,7 +476,7 @@ class SendHandlers:
 
     def lost_lead(self) -> None:
         """Give up what only the leader of the past could have answered."""
-        for topic in list(self._awaiting_topic):
+        for topic in list(self.awaiting_topic):
             for session, command in self._take_awaiting(topic):
                 self._answers.hold_again(session, command)
         self._answers.lost_lead()

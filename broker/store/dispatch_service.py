@@ -22,7 +22,7 @@ from dledger.measures import SECONDS_BOUNDS, Histogram
 from dledger.remoting.alarm import Alarm
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection, Sequence
 
     from broker.store.derived import DerivedState
     from broker.store.derived_jobs import Job
@@ -34,8 +34,8 @@ logger = logging.getLogger(__name__)
 
 FULL_RETRY_SECONDS = 5.0  # after the disk was found full
 # Entries that nobody waits for are taken in together, after so long or when there are so many.
-PAUSE_SECONDS = 0.005
-PAUSE_COUNT_MAX = 32  # entries: half a millisecond of work
+PAUSE_SECONDS = 0.025
+PAUSE_COUNT_MAX = 256  # entries: half a millisecond of work
 PAUSE_SIZE_MAX = 64 * 1024  # bytes of log
 # A state writes to the file of each queue that has grown: with thousands of them it takes seconds,
 # in which the thread and the event loop share the interpreter.  So it may take a tenth of the time,
@@ -55,7 +55,7 @@ class DispatchService:
         worker: Worker,
         state_interval_seconds: float,
         dispatched: Callable[[], None],
-        is_awaited: Callable[[], bool] = lambda: True,
+        is_urgent: Callable[[], bool] = lambda: True,
     ) -> None:
         """Make a service that has not begun.
 
@@ -65,16 +65,20 @@ class DispatchService:
             worker: runs what blocks; used by nobody else.
             state_interval_seconds: between two states written down; more where one takes long.
             dispatched: called after each batch taken in.
-            is_awaited: whether somebody waits for what has been committed to be taken in.
+            is_urgent: whether nothing may wait for company; when that becomes so, `end_pause`.
         """
         self._derived = derived
         self._clock = clock
         self._worker = worker
         self._state_interval_seconds = state_interval_seconds
         self._dispatched = dispatched
-        self._is_awaited = is_awaited
+        self._is_urgent = is_urgent
+        # Whoever waits for what has been committed to be taken in is in one of these.
+        self.waiting: Sequence[Collection[object]] = ()
+        self._log = derived.log
         self._committed_index = 0
         self._is_pausing = False  # a few entries wait for more of them
+        self._pause_index = self._pause_position = 0  # to which they may do so
         self._is_turning = False
         self._alarm = Alarm(self._on_time)
         self._is_woken = True  # a turn is due, the first one too
@@ -91,17 +95,14 @@ class DispatchService:
         """Hear that entries up to *index* may be taken in."""
         if index > self._committed_index:
             self._committed_index = index
-        if self._is_pausing or self._may_pause():
-            derived = self._derived
-            if (
-                index - derived.dispatched_index < PAUSE_COUNT_MAX
-                and derived.lag_size < PAUSE_SIZE_MAX
-                and not self._is_awaited()
-            ):
-                if not self._is_pausing:
-                    self._begin_pause()
-                return
-        self._wake_up()
+        if any(self.waiting):
+            can_wait = False
+        elif self._is_pausing:
+            can_wait = index < self._pause_index and self._log.end_position < self._pause_position
+        else:
+            can_wait = self._begin_pause(index)
+        if not can_wait:
+            self._wake_up()
 
     def catch_up(self) -> None:
         """Take in at once what only waits for more to come; a failure ends `run`."""
@@ -113,14 +114,25 @@ class DispatchService:
                 self._failure = error
                 self._wake_up()
 
-    def _may_pause(self) -> bool:
-        return not self._is_woken and self._failure is None
+    def end_pause(self) -> None:
+        """Take in soon what only waits for more to come."""
+        if self._is_pausing:
+            self._wake_up()
 
-    def _begin_pause(self) -> None:
+    def _begin_pause(self, index: int) -> bool:
+        """Whether what is committed up to *index* may wait for more."""
+        if self._is_woken or self._failure is not None or self._is_urgent():
+            return False
+        derived = self._derived
+        self._pause_index = derived.dispatched_index + PAUSE_COUNT_MAX
+        self._pause_position = derived.dispatched_position + PAUSE_SIZE_MAX
+        if index >= self._pause_index or self._log.end_position >= self._pause_position:
+            return False
         self._is_pausing = True
         pause_end = trio.current_time() + PAUSE_SECONDS
         if pause_end < self._alarm.due:
             self._alarm.set(pause_end)
+        return True
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Dispatch until cancelled.

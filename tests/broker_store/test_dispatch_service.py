@@ -41,7 +41,7 @@ class World:
         self.disk = GrowingDisk()
         self.worker = FakeWorker(nursery)
         self.batches = 0
-        self.is_awaited = True
+        self.is_urgent = True
         self.open()
 
     def open(self):
@@ -59,7 +59,7 @@ class World:
             worker=self.worker,
             state_interval_seconds=STATE_SECONDS,
             dispatched=self.heard,
-            is_awaited=lambda: self.is_awaited,
+            is_urgent=lambda: self.is_urgent,
         )
 
     def heard(self):
@@ -95,7 +95,7 @@ async def unread(world, nursery, monkeypatch):
     monkeypatch.setattr("broker.store.dispatch_service.PAUSE_SIZE_MAX", 10 * SEGMENT)
     await nursery.start(world.service.run)
     await trio.testing.wait_all_tasks_blocked()
-    world.is_awaited = False
+    world.is_urgent = False
     return world
 
 
@@ -117,25 +117,13 @@ async def test_who_asks_meanwhile_or_waits_has_them_at_once(unread, autojump_clo
     world.service.committed_to(2)
     world.service.catch_up()
     assert world.derived.dispatched_index == 2
+    waiting = []
+    world.service.waiting = [{}, waiting]
     world.service.committed_to(3)
-    world.is_awaited = True
+    waiting.append("somebody")
     world.service.committed_to(4)
     await trio.testing.wait_all_tasks_blocked()
-
     assert world.derived.dispatched_index == 4
-    assert trio.current_time() == 0
-
-
-@pytest.mark.parametrize("limit", ["COUNT", "SIZE"])
-async def test_many_entries_or_large_ones_wait_for_nothing(
-    unread, autojump_clock, monkeypatch, limit
-):
-    world = unread
-    world.service.committed_to(4)
-    await trio.testing.wait_all_tasks_blocked()
-    assert world.derived.dispatched_index == 0
-
-    monkeypatch.setattr(f"broker.store.dispatch_service.PAUSE_{limit}_MAX", 5)
     world.service.committed_to(5)
     await trio.testing.wait_all_tasks_blocked()
 
@@ -143,9 +131,60 @@ async def test_many_entries_or_large_ones_wait_for_nothing(
     assert trio.current_time() == 0
 
 
+async def test_a_node_that_takes_over_has_them_at_once(unread, autojump_clock):
+    world = unread
+    world.service.committed_to(3)
+    await trio.testing.wait_all_tasks_blocked()
+    assert world.derived.dispatched_index == 0
+    world.is_urgent = True
+    world.service.end_pause()
+    await trio.testing.wait_all_tasks_blocked()
+    assert world.derived.dispatched_index == 3
+    world.service.committed_to(4)
+    await trio.testing.wait_all_tasks_blocked()
+
+    assert world.derived.dispatched_index == 4
+    assert trio.current_time() == 0
+
+
+async def test_many_entries_wait_for_nothing(unread, autojump_clock, monkeypatch):
+    world = unread
+    monkeypatch.setattr("broker.store.dispatch_service.PAUSE_COUNT_MAX", 5)
+    world.service.committed_to(4)
+    await trio.testing.wait_all_tasks_blocked()
+    assert world.derived.dispatched_index == 0
+    world.service.committed_to(5)
+    await trio.testing.wait_all_tasks_blocked()
+    assert world.derived.dispatched_index == 5
+    world.service.committed_to(10)
+    await trio.testing.wait_all_tasks_blocked()
+
+    assert world.derived.dispatched_index == 10
+    assert trio.current_time() == 0
+
+
+async def test_large_entries_wait_for_nothing(unread, autojump_clock, monkeypatch):
+    world = unread
+    size_max = world.log.end_position + 1
+    monkeypatch.setattr("broker.store.dispatch_service.PAUSE_SIZE_MAX", size_max)
+    world.service.committed_to(4)
+    await trio.testing.wait_all_tasks_blocked()
+    assert world.derived.dispatched_index == 0
+    fill(world.log, entries=1)
+    world.service.committed_to(5)
+    await trio.testing.wait_all_tasks_blocked()
+    assert world.derived.dispatched_index == 5
+    monkeypatch.setattr("broker.store.dispatch_service.PAUSE_SIZE_MAX", 5)
+    world.service.committed_to(6)
+    await trio.testing.wait_all_tasks_blocked()
+
+    assert world.derived.dispatched_index == 6
+    assert trio.current_time() == 0
+
+
 async def test_what_fails_where_somebody_asks_stops_the_node(world, monkeypatch, autojump_clock):
     monkeypatch.setattr("broker.store.dispatch_service.PAUSE_SIZE_MAX", 10 * SEGMENT)
-    world.is_awaited = False
+    world.is_urgent = False
     world.derived._take_in = _poisoned
 
     with pytest.RaisesGroup(PoisonEntryError):
