@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable
 
     from broker.store.runs import RecordRun
-    from dledger.entry import Entry
 
 TOPICS_MAX: Final = 1000
 PAIRS_MAX: Final = 1000
@@ -58,7 +57,7 @@ class Traffic:
         self._groups: dict[str, str] = {}
         self.sizes = Histogram(SIZE_BOUNDS)  # of records that came in, bytes
 
-    def dispatch_runs(self, runs: Iterable[RecordRun], entry: Entry) -> None:
+    def dispatch_runs(self, runs: Iterable[RecordRun], body: memoryview) -> None:
         """See `Dispatcher`."""
         if not self.leads():
             return

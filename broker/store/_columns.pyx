@@ -113,12 +113,13 @@ cdef enum:
     MARK_SIZE = 40
     UNIT_SIZE = 20
     HOST_SIZE = 8
+    HEADER_SIZE = 48  # of an entry (`dledger.entry`)
     COLUMN_MIN = 32  # records from which on Python wants arrays
     TOPICS_CACHED_MAX = 16384
 
     CRC_CALLED_FROM = 384  # bytes of a body whose CRC `dledger.checksum` has sooner
 
-LAYOUT = 2  # as in `broker.store.compiled`, which takes no other
+LAYOUT = 3  # as in `broker.store.compiled`, which takes no other
 
 cdef object _crc32 = crc32
 cdef object _frombuffer = np.frombuffer
@@ -386,23 +387,65 @@ cdef object _topic_of(const Record* record, dict topics):
 
 def read_runs(body, int64_t body_position, run_type, mark_type, dict topics, tags_code):
     cdef _Held held = _Held(body)
+    cdef int64_t properties_size
     if body_position < 0 or body_position > INT64_MAX - held.size:
         return None
     return _read_runs(
-        held.data, held.size, body_position, run_type, mark_type, topics, tags_code
+        held.data, 0, held.size, body_position, &properties_size, run_type, mark_type, topics,
+        tags_code,
     )
 
 
+def read_entries(
+    raw, int64_t position, int64_t index, int64_t last_index, int64_t properties_size_max,
+    run_type, mark_type, dict topics, tags_code,
+):
+    cdef _Held held = _Held(raw)
+    cdef const uint8_t* header = held.data
+    cdef int64_t at = 0, size, properties_size, term = 0, chain_crc = 0
+    cdef list found, runs = [], indexes = []
+    if position < 0 or position > INT64_MAX - held.size:
+        return None
+    while index <= last_index and held.size - at >= HEADER_SIZE:
+        header = held.data + at
+        size = <int32_t>get32(header + 4)
+        if (
+            get32(header) != 1
+            or size < HEADER_SIZE
+            or size > held.size - at
+            or <int64_t>get64(header + 8) != index
+            or <int64_t>get64(header + 24) != position + at
+            or get32(header + 32) != 0
+            or <int32_t>get32(header + 44) != size - HEADER_SIZE
+        ):
+            break
+        found = _read_runs(
+            held.data, at + HEADER_SIZE, at + size, position, &properties_size, run_type, mark_type,
+            topics, tags_code,
+        )
+        properties_size_max -= properties_size
+        if found is None or (at and properties_size_max < 0):
+            break
+        runs += found
+        indexes += [index] * len(found)
+        term = <int64_t>get64(header + 16)
+        chain_crc = get32(header + 36)
+        at += size
+        index += 1
+    return runs, indexes, (index - 1, term, position + at, chain_crc)
+
+
 cdef list _read_runs(
-    const uint8_t* data, int64_t end, int64_t body_position, run_type, mark_type, dict topics,
-    tags_code,
+    const uint8_t* data, int64_t at, int64_t end, int64_t body_position,
+    int64_t* properties_size_of_all, run_type, mark_type, dict topics, tags_code,
 ):
     cdef Record first, record
-    cdef int64_t at = 0, first_at, count, nth, size_max, properties_size, properties_sum
+    cdef int64_t first_at, count, nth, size_max, properties_size, properties_sum
     cdef int64_t* begin_of
     cdef int64_t* end_of
     cdef uint8_t* unit
     cdef list found = []
+    properties_size_of_all[0] = 0
     while at < end:
         if end - at < MARK_SIZE:
             return None
@@ -454,6 +497,7 @@ cdef list _read_runs(
             unit += UNIT_SIZE
             at += record.size
             size_max = max(size_max, record.size)
+        properties_size_of_all[0] += properties_sum
         if properties_sum == 0:
             begins = ends = ()
         elif count < COLUMN_MIN:

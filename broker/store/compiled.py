@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 PURE_PYTHON = "DLEDGER_PURE_PYTHON"
 _MODULE = "broker.store._columns"
-LAYOUT = 2  # counted on with every change of what the loops take, refuse or return; in both files
+LAYOUT = 3  # counted on with every change of what the loops take, refuse or return; in both files
 
 
 class Loops(Protocol):
@@ -83,6 +83,21 @@ class Loops(Protocol):
         *topics* are those seen before, by their bytes; *tags_code* is asked for the code of
         properties whose tag is more than ASCII.
         """
+        ...
+
+    def read_entries(
+        self,
+        raw: Buffer,
+        position: int,
+        index: int,
+        last_index: int,
+        properties_size_max: int,
+        run_type: type[RecordRun],
+        mark_type: type[ProducerMark],
+        topics: dict[bytes, str],
+        tags_code: Callable[[bytes], int],
+    ) -> tuple[list[RecordRun], list[int], tuple[int, int, int, int]] | None:
+        """Return what `broker.store.entry_batch.read_entries` reads, and the end as four numbers."""
         ...
 
 

@@ -23,6 +23,7 @@ from broker.store.dispatch import (
     DISPATCH_ENTRY_COST,
     DISPATCH_KEY_COST,
     DISPATCH_SIZE_MAX,
+    DISPATCH_SMALL_COST,
     DISPATCH_STATE_COST,
     Dispatch,
 )
@@ -168,9 +169,9 @@ class DerivedState:
         return self._point.index
 
     @property
-    def lag_size(self) -> int:
-        """Bytes of log behind the last entry taken in, committed or not."""
-        return self._log.end_position - self._point.position
+    def dispatched_position(self) -> int:
+        """The byte behind the last entry taken in."""
+        return self._point.position
 
     @property
     def boundary_indexes(self) -> list[int]:
@@ -192,7 +193,8 @@ class DerivedState:
     def dispatch_up_to(self, committed_index: int, *, size_max: int = DISPATCH_SIZE_MAX) -> int:
         """Take in committed entries, about *size_max* bytes of them; return the last taken in.
 
-        Each entry counts `DISPATCH_ENTRY_COST` bytes more than it has, each key looked at by itself
+        Each entry counts `DISPATCH_ENTRY_COST` bytes more than it has, `DISPATCH_SMALL_COST` where
+        some are read together, each key looked at by itself
         `DISPATCH_KEY_COST`, and a state on the way its bytes and `DISPATCH_STATE_COST`.  There may
         be more left when *size_max* is reached, or when `UNFLUSHED_SIZE_MAX` bytes of units are not
         written or `DELETION_STATES_SIZE_MAX` of states wait for `begin_jobs`: call again.
@@ -204,14 +206,27 @@ class DerivedState:
         """
         size = 0
         if self._point.index < committed_index:
-            for entry in self._log.entries(self._point.index + 1, committed_index):
+            while self._point.index < committed_index:
                 if size >= size_max or self._unwritten_size >= UNFLUSHED_SIZE_MAX:
                     break
-                if self._deletions_size >= DELETION_STATES_SIZE_MAX and self._needs_settling(entry):
-                    break
                 keys_before, states_before = self.key_index.singly_count, self._states_size
-                self._take_in(entry)
-                size += entry.size + DISPATCH_ENTRY_COST
+                before, end = self._point, None
+                if not self.queues.has_deleted:
+                    end = self._dispatch.take_in_small(
+                        self._log, before, committed_index=committed_index, size_max=size_max - size
+                    )
+                if end is not None:
+                    self._point = end
+                    size += end.position - before.position
+                    size += (end.index - before.index) * DISPATCH_SMALL_COST
+                else:
+                    (entry,) = self._log.entries(before.index + 1, before.index + 1)
+                    if self._needs_settling(entry) and (
+                        self._deletions_size >= DELETION_STATES_SIZE_MAX
+                    ):
+                        break
+                    self._take_in(entry)
+                    size += entry.size + DISPATCH_ENTRY_COST
                 size += (self.key_index.singly_count - keys_before) * DISPATCH_KEY_COST
                 size += self._states_size - states_before
             for topic in self._dispatch.take_deleted():

@@ -8,28 +8,35 @@ Source: RocketMQ ``DefaultMessageStore.ReputMessageService``.
 
 from __future__ import annotations
 
+from itertools import repeat
+from operator import length_hint
 from typing import TYPE_CHECKING, Any, Protocol
 
 from broker.errors import CorruptRecordError
+from broker.store.entry_batch import read_entries
 from broker.store.log_view import CHANNEL_METADATA, CHANNEL_RECORDS
 from broker.store.runs import RunReader
-from dledger.entry import EntryKind
+from dledger.entry import HEADER_SIZE, EntryKind
 from dledger.errors import PoisonEntryError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from broker.store.consume_queues import ConsumeQueues
+    from broker.store.log_view import LogView
     from broker.store.producers import ProducerTable
     from broker.store.queue_files import QueueKey
     from broker.store.runs import RecordRun
-    from dledger.entry import Entry
+    from dledger.entry import Entry, LogPoint
 
 # One go may not keep the event loop from a heartbeat, nor an election, which waits for several of
 # its turns one after another. Records of one size and queue take 0.2 us each, of any size 0.6 us,
 # of other clients 2 us (200 B records), an entry by itself 15 us.
 DISPATCH_SIZE_MAX = 768 * 1024  # bytes: 1 to 7 ms
 DISPATCH_ENTRY_COST = 12 * 1024  # bytes that take as long as an entry by itself
+DISPATCH_SMALL_COST = 3 * 1024  # the same for one of some small entries that are read together
+SMALL_SIZE_MAX = 64 * 1024  # bytes of entries that are read together
+SMALL_COUNT_MAX = 64  # of them
 DISPATCH_KEY_COST = 1024  # the same for a key that is not taken by column
 DISPATCH_STATE_COST = 64 * 1024  # the same for a state by itself; each byte of it counts as well
 
@@ -42,11 +49,11 @@ REMEDY = (
 class Dispatcher(Protocol):
     """Takes in every run of committed records, in log order."""
 
-    def dispatch_runs(self, runs: Sequence[RecordRun], entry: Entry) -> None:
-        """Take in *runs*, all of *entry*; must not wait and may not fail for their content.
+    def dispatch_runs(self, runs: Sequence[RecordRun], body: memoryview) -> None:
+        """Take in *runs*, of an entry or of some; must not wait and may not fail for their content.
 
-        Sends to many queues make runs of one record, thousands a second: what is done for each of
-        them is to be a few lookups.
+        Their properties lie in *body*, which is not to be kept.  Sends to many queues make runs of
+        one record, thousands a second: what is done for each of them is to be a few lookups.
         """
         ...
 
@@ -150,6 +157,53 @@ class Dispatch:
                 f"entry {entry.index} at position {entry.position}: {error}; {REMEDY}"
             ) from error
 
+    def take_in_small(
+        self, log: LogView, after: LogPoint, *, committed_index: int, size_max: int
+    ) -> LogPoint | None:
+        """Dispatch the next few entries together if they are small ones with records.
+
+        Args:
+            log: where they are.
+            after: the point that is reached so far, behind an entry.
+            committed_index: the last that may be taken in.
+            size_max: as many bytes may they count as, about.
+
+        Returns:
+            The point behind the last; None where the next entry has to be looked at by itself.
+
+        Raises:
+            PoisonEntryError: names the entry.
+            CorruptStoreError: the entry is damaged here.
+        """
+        position, index = after.position, after.index + 1
+        room = self._segment_size - position % self._segment_size
+        size = min(log.end_position - position, SMALL_SIZE_MAX, room)
+        # Of a segment only the last point is left where its entries were dropped.
+        if room == self._segment_size or size < HEADER_SIZE or after.index == log.base.index:
+            return None
+        raw = log.bytes_at(position, size)
+        count_max = min(SMALL_COUNT_MAX, 1 + size_max // DISPATCH_SMALL_COST)
+        batch = read_entries(
+            self._reader,
+            raw,
+            position,
+            index=index,
+            last_index=min(committed_index, after.index + count_max),
+        )
+        if batch is None:
+            return None
+        left = iter(batch.runs)
+        try:
+            self._queues.put_runs(left, self._arrived)
+        except PoisonEntryError as error:
+            found = batch.indexes[-1 - length_hint(left)]
+            log.verify(found, found)  # damaged here alone, or on every member
+            raise PoisonEntryError(f"entry {found}: {error}; {REMEDY}") from error
+        self._producers.record_runs(batch.runs, indexes=batch.indexes)
+        for dispatcher in self._dispatchers:
+            dispatcher.dispatch_runs(batch.runs, raw)
+        return batch.end
+
     def take_arrived(self) -> dict[QueueKey, int]:
         """Return the ends of the queues that grew since the last call."""
         arrived, self._arrived = self._arrived, {}
@@ -172,6 +226,6 @@ class Dispatch:
     def _take_in_records(self, entry: Entry) -> None:
         runs = list(self._reader.runs(entry.body, entry.body_position))
         self._queues.put_runs(runs, self._arrived)
-        self._producers.record_runs(runs, index=entry.index)
+        self._producers.record_runs(runs, indexes=repeat(entry.index))
         for dispatcher in self._dispatchers:
-            dispatcher.dispatch_runs(runs, entry)
+            dispatcher.dispatch_runs(runs, entry.body)

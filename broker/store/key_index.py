@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from broker.store.growing_files import Piece
     from broker.store.hashing import HashArray
     from broker.store.runs import RecordRun
-    from dledger.entry import Entry
     from dledger.store.disk import Disk
 
 SLOT_COUNT = 500_000  # a tenth of RocketMQ's: 2 MB of memory, and files of 42 MB
@@ -98,16 +97,16 @@ class KeyIndex:
         """Files that what is kept of the log has, in its order."""
         return [info.path for info in self._sealed] + [file.path for file in self.growing]
 
-    def dispatch_runs(self, runs: Iterable[RecordRun], entry: Entry) -> None:
+    def dispatch_runs(self, runs: Iterable[RecordRun], body: memoryview) -> None:
         """Take in the keys of *runs*; see `Dispatcher`."""
         for run in runs:
             begins = run.properties_begins
             if len(begins) > 1 or (len(begins) == 1 and begins[0] < run.properties_ends[0]):
-                self._dispatch_run(run, entry)
+                self._dispatch_run(run, body)
 
-    def _dispatch_run(self, run: RecordRun, entry: Entry) -> None:
+    def _dispatch_run(self, run: RecordRun, body: memoryview) -> None:
         before = len(self._raw)
-        batch = take_keys(run, entry.body, self._raw)
+        batch = take_keys(run, body, self._raw)
         added = len(self._raw) - before
         self.singly_count += added
         if batch is not None:

@@ -206,10 +206,10 @@ class ProducerTable:
             self._clock_ms = timestamp_ms
         self._record(key, *run, index)
 
-    def record_runs(self, runs: Iterable[RecordRun], *, index: int) -> None:
-        """Take note of the marks of an entry's *runs*, and of when they were stored."""
+    def record_runs(self, runs: Iterable[RecordRun], *, indexes: Iterable[int]) -> None:
+        """Take note of the marks of *runs*, whose entries have *indexes*, and of their times."""
         record = self._record
-        for run in runs:
+        for run, index in zip(runs, indexes, strict=False):
             if run.store_timestamp_ms > self._clock_ms:
                 self._clock_ms = run.store_timestamp_ms
             mark = run.mark

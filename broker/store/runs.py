@@ -60,8 +60,8 @@ class RecordRun(NamedTuple):
     mark: ProducerMark | None  # which messages of which producer they are
     size: int  # bytes of all records
     size_max: int  # bytes of the largest
-    # Where the properties of each record begin and end in the entry's body; both may be empty
-    # where no record has any.
+    # Where the properties of each record begin and end in the bytes that were read, an entry's body
+    # or some entries; both may be empty where no record has any.
     properties_begins: Sequence[int] | IntArray
     properties_ends: Sequence[int] | IntArray
 
@@ -71,7 +71,7 @@ class RunReader:
 
     def __init__(self) -> None:
         self._tags_codes: dict[bytes, int] = {}
-        self._topics: dict[bytes, str] = {}
+        self.topics: dict[bytes, str] = {}
 
     def runs(self, body: memoryview, body_position: int) -> Iterator[RecordRun]:
         """Yield the runs of an entry's *body* that lies at *body_position* of the log.
@@ -81,7 +81,7 @@ class RunReader:
         """
         if compiled.loops is not None:
             found = compiled.loops.read_runs(
-                body, body_position, RecordRun, ProducerMark, self._topics, self._tags_code
+                body, body_position, RecordRun, ProducerMark, self.topics, self.tags_code
             )
             if found is not None:
                 return iter(found)
@@ -146,16 +146,16 @@ class RunReader:
         if begin > end or _U16.unpack_from(body, begin - 2)[0] != end - begin:
             return None
         name = bytes(body[name_at : begin - 2])
-        topic = self._topics.get(name)
+        topic = self.topics.get(name)
         if topic is None:
             try:
                 topic = name.decode()
             except UnicodeDecodeError:
                 return None
-            if len(self._topics) >= _TOPICS_CACHED_MAX:
-                self._topics.clear()
-            self._topics[name] = topic
-        code = self._tags_code(bytes(body[begin:end])) if begin < end else 0
+            if len(self.topics) >= _TOPICS_CACHED_MAX:
+                self.topics.clear()
+            self.topics[name] = topic
+        code = self.tags_code(bytes(body[begin:end])) if begin < end else 0
         return RecordRun(
             topic,
             queue_id,
@@ -297,7 +297,7 @@ class RunReader:
                 raise corrupt(
                     number + nth, "position", f"{position} at position {body_position + at}"
                 )
-            code = self._tags_code(bytes(body[properties_at : at + size]))
+            code = self.tags_code(bytes(body[properties_at : at + size]))
             units.append(_UNIT.pack(position, size, code))
             begins.append(properties_at)
             ends.append(at + size)
@@ -320,10 +320,10 @@ class RunReader:
             return 0
         ends = np.cumsum(sizes)
         places = zip((ends - sizes).tolist(), ends.tolist(), strict=True)
-        tags_code = self._tags_code
+        tags_code = self.tags_code
         return [tags_code(packed[begin:end]) for begin, end in places]
 
-    def _tags_code(self, properties: bytes) -> int:
+    def tags_code(self, properties: bytes) -> int:
         tag = find_property(properties, _TAGS)
         if tag is None:
             return 0

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from broker.store.runs import RecordRun
-    from dledger.entry import Entry
 
 MINUTE_MS = 60_000
 HOUR_MS = 60 * MINUTE_MS
@@ -126,7 +125,7 @@ class TopicRates:
         self._out: dict[str, Counter] = {}
         self._readers: dict[tuple[str, str], Counter] = {}  # topic and group, the last used last
 
-    def dispatch_runs(self, runs: Iterable[RecordRun], entry: Entry) -> None:
+    def dispatch_runs(self, runs: Iterable[RecordRun], body: memoryview) -> None:
         """Count what came in."""
         counters = self._in
         for run in runs:

@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeVar
 
 from broker.errors import CorruptRecordError, InvalidMessageError
-from broker.store import compiled
+from broker.store import compiled, entry_batch
 from broker.store.chunk import check_chunk
 from broker.store.runs import RunReader
 from jepsen_like.fuzz.target import must_be
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
+    from broker.store.entry_batch import EntryBatch
     from broker.store.runs import RecordRun
 
 _Found = TypeVar("_Found")
@@ -51,8 +52,20 @@ def read_chunk(body: bytes, sizes: bytes, *, topic: str = "t", queue_id: int = 0
 
 def read_runs(body: bytes, position: int) -> list[RecordRun]:
     """Read the runs of an entry; return them with plain lists in place of arrays."""
+    return _plain(RunReader().runs(memoryview(body), position))
+
+
+def read_entries(raw: bytes, position: int, *, index: int, last_index: int) -> EntryBatch | None:
+    """Read entries together; return their runs as `read_runs` does."""
+    found = entry_batch.read_entries(
+        RunReader(), memoryview(raw), position, index=index, last_index=last_index
+    )
+    return None if found is None else found._replace(runs=_plain(found.runs))
+
+
+def _plain(runs: Iterable[RecordRun]) -> list[RecordRun]:
     found = []
-    for run in RunReader().runs(memoryview(body), position):
+    for run in runs:
         begins = [int(begin) for begin in run.properties_begins]
         ends = [int(end) for end in run.properties_ends]
         # Where no record has properties nobody needs to know where they are.

@@ -93,7 +93,7 @@ def _derived_again(files: OpenFiles) -> dict[str, bytes]:
     reader = RunReader()
     for entry in files.store.entries(base.index + 1, files.derived.dispatched_index):
         if entry.channel == CHANNEL_RECORDS and entry.kind != EntryKind.NOOP:
-            again.dispatch_runs(reader.runs(entry.body, entry.body_position), entry)
+            again.dispatch_runs(reader.runs(entry.body, entry.body_position), entry.body)
     return _contents(again, FakeDisk())
 
 

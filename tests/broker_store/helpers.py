@@ -10,7 +10,16 @@ from broker.message.properties import encode_properties
 from broker.store.chunk import Chunk, check_chunk
 from broker.store.commit_log import RecordGroup
 from broker.store.producers import ProducerTable
-from dledger.entry import HEADER_SIZE, LOG_START, Entry, EntryKind, LogPoint, place_entry
+from dledger.entry import (
+    HEADER_SIZE,
+    LOG_START,
+    Entry,
+    EntryKind,
+    LogPoint,
+    body_crc_of,
+    encode_header,
+    place_entry,
+)
 from dledger.store.entry_index import EntryNotFoundError
 
 if TYPE_CHECKING:
@@ -83,6 +92,17 @@ class MemoryLog:
         )
         at = position % self.segment_size + HEADER_SIZE
         segment[at : at + len(body)] = body
+        header, chain_crc = encode_header(
+            kind=kind,
+            index=end.index + 1,
+            term=term,
+            position=position,
+            channel=channel,
+            previous_chain_crc=end.chain_crc,
+            body_crc=body_crc_of([body]),
+            body_size=len(body),
+        )
+        segment[at - HEADER_SIZE : at] = header
         view = memoryview(segment).toreadonly()[at : at + len(body)]
         entry = Entry(
             index=end.index + 1,
@@ -91,7 +111,7 @@ class MemoryLog:
             size=HEADER_SIZE + len(body),
             kind=kind,
             channel=channel,
-            chain_crc=(end.chain_crc * 31 + len(body) + 7) & 0xFFFFFFFF,
+            chain_crc=chain_crc,
             body=view,
         )
         self._entries.append(entry)

@@ -19,14 +19,14 @@ from hypothesis import strategies as st
 
 from broker.errors import CorruptRecordError, InvalidMessageError
 from broker.message import codec
-from broker.message.batch import ProducerMark, encode_mark, encode_sizes
+from broker.message.batch import MARK_MAGIC, ProducerMark, encode_mark, encode_sizes
 from broker.message.codec import encode_record
 from broker.store import compiled
 from broker.store.append_state import AppendState
 from broker.store.chunk import check_records
-from dledger.entry import HEADER_SIZE
+from dledger.entry import HEADER_SIZE, EntryKind, encode_header
 from jepsen_like.fuzz.records import entry_body
-from jepsen_like.fuzz.ways import both_ways, read_chunk, read_runs
+from jepsen_like.fuzz.ways import both_ways, read_chunk, read_entries, read_runs
 from tests.broker_store.helpers import (
     MemoryLog,
     NothingDispatched,
@@ -307,6 +307,55 @@ def test_both_ways_refuse_the_same_numbers_in_an_entry(seed):
         found = outcome(lambda: read_runs(bytes(body), position))  # noqa: B023
         left = compiled.loops.read_runs(body, position, tuple, tuple, {}, lambda _: 0) is None
         assert isinstance(found, str) == left
+
+
+def log_seeds() -> list[bytes]:
+    """Return whole entries back to back, the first at position 7 with index 3."""
+    seeds = []
+    for bodies in (entry_seeds(), [b"", *entry_seeds()[:3] * 4], [b"x"]):
+        raw = b""
+        for number, body in enumerate(bodies):
+            header, _ = encode_header(
+                kind=EntryKind.NORMAL,
+                index=3 + number,
+                term=5,
+                position=7 + len(raw),
+                channel=0,
+                previous_chain_crc=9,
+                body_crc=1,
+                body_size=len(body),
+            )
+            at = 7 + len(raw) + HEADER_SIZE
+            # Their records name the place they would have in an entry at the log's begin.
+            body = bytearray(body)
+            stamp_positions(body, at)
+            raw += header + body
+        seeds.append(raw)
+    return seeds
+
+
+def stamp_positions(body: bytearray, position: int) -> None:
+    at = 0
+    while at + 40 < len(body):
+        size, magic = struct.unpack_from(">iI", body, at)
+        if magic != MARK_MAGIC:
+            struct.pack_into(">q", body, at + 28, position + at)
+        at += size
+
+
+@needs_loops
+def test_both_ways_read_the_same_entries_together():
+    read = []
+
+    @settings(derandomize=True, max_examples=600, database=None)
+    @given(near(log_seeds()))
+    def run(raw):
+        found = outcome(lambda: read_entries(raw, 7, index=3, last_index=12))
+        read.append(0 if found is None else found.end.index - 2)
+
+    run()
+    assert max(read) == 10
+    assert {0, 1, 2, 5} <= set(read)
 
 
 @needs_loops

@@ -15,6 +15,8 @@ from broker.message.codec import decode_record
 from broker.store.append_state import AppendState
 from broker.store.derived import DELETION_STATES_SIZE_MAX, DerivedState
 from broker.store.dispatch import DISPATCH_SIZE_MAX
+from broker.store.entry_batch import read_entries
+from broker.store.runs import RunReader
 from broker.store.state_file import CorruptStateError, decode_state
 from dledger.entry import EntryKind
 from dledger.errors import CorruptStoreError, PoisonEntryError
@@ -1006,12 +1008,110 @@ def test_queue_offsets_that_do_not_continue_the_queue_are_poison(node, log):
         node.catch_up()
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_entries_taken_in_together_leave_what_each_alone_does(
+    tmp_path, seed, both_ways, monkeypatch
+):
+    log = MemoryLog(segment_size=SEGMENT)
+    fill(log, seed=seed, entries=40, trims=seed % 2 == 1, deletes=seed > 1)
+    fill_with_small(log, seed)
+    together, alone = (Node(tmp_path / name, log) for name in ("together", "alone"))
+    taken = []
+
+    def reading(*given, **more):
+        taken.append(read_entries(*given, **more))
+        return taken[-1]
+
+    monkeypatch.setattr("broker.store.dispatch.read_entries", reading)
+    together.start(commit_index=0)
+    together.catch_up()
+    monkeypatch.setattr("broker.store.dispatch.read_entries", lambda *_, **__: None)
+    alone.start(commit_index=0)
+    alone.catch_up()
+
+    lengths = [len(set(batch.indexes)) for batch in taken if batch is not None]
+    assert max(lengths) > 10
+    assert alone.everything() == together.everything()
+    for node in (together, alone):
+        node.derived.close()
+
+
+def fill_with_small(log, seed):
+    """Append entries of one message or a few, as they are when little is under way."""
+    chance = random.Random(seed)
+    state = AppendState(NothingDispatched(), log)
+    sequences = [0, 0]
+    for _ in range(60):
+        group = new_group(state)
+        for queue_id in range(chance.choice([1, 1, 1, 2])):
+            count = chance.choice([1, 1, 1, 4, 40])
+            chunk = make_chunk(
+                [chance.randbytes(9)] * count,
+                topic="small",
+                queue_id=queue_id,
+                properties=some_properties(chance, count),
+            )
+            group.add_chunk(chunk, producer_id=9, first_sequence=sequences[queue_id])
+            sequences[queue_id] += count
+        append_group(log, group)
+
+
+def test_only_what_is_committed_is_taken_in_together(node, log, both_ways):
+    node.catch_up()
+    fill_with_small(log, 1)
+    first = node.derived.dispatched_index + 1
+
+    for index in (first + 1, first + 2, first + 20):
+        node.catch_up(index)
+        assert node.derived.dispatched_index == index
+
+
+def test_the_entry_among_others_that_cannot_be_taken_in_is_named(node, log, both_ways):
+    node.catch_up()
+    fill_with_small(log, 1)
+    group = new_group(AppendState(NothingDispatched(), MemoryLog()))
+    group.add_chunk(make_chunk([b"x"], topic="small", queue_id=1))
+    (body,) = group.encode(log.position_for(group.body_size))
+    wrong = log.append(body)
+    log.append(bytes(body))
+
+    with pytest.raises(PoisonEntryError, match=f"entry {wrong.index}: .* has offset 0 in queue 1"):
+        node.catch_up()
+
+
+def test_a_damaged_entry_among_others_is_told_from_poison(node, log, both_ways, monkeypatch):
+    fill_with_small(log, 1)
+    node.catch_up(log.end_index - 20)
+    first = log.end_index - 19
+    looked_at = []
+
+    def verify(first_index, last_index):
+        looked_at.append((first_index, last_index))
+        raise CorruptStoreError("damage")
+
+    def put_runs(runs, _):
+        next(runs), next(runs), next(runs)
+        raise PoisonEntryError("offsets")
+
+    monkeypatch.setattr(log, "verify", verify)
+    monkeypatch.setattr(node.derived.queues, "put_runs", put_runs)
+
+    with pytest.raises(CorruptStoreError):
+        node.catch_up()
+    indexes = [
+        entry.index
+        for entry in log.entries(first, log.end_index)
+        for _ in RunReader().runs(entry.body, entry.body_position)
+    ]
+    assert looked_at == [(indexes[2], indexes[2])]
+
+
 def test_dispatchers_hear_of_every_run(tmp_path, log):
     heard = []
 
     class Hearing:
-        def dispatch_runs(self, runs, entry):
-            heard.extend((entry.index, run.topic, run.queue_id, run.record_count) for run in runs)
+        def dispatch_runs(self, runs, body):
+            heard.extend((run.topic, run.queue_id, run.record_count) for run in runs)
 
     derived = DerivedState.open(
         OsDisk(),
