@@ -97,7 +97,7 @@ class Loops(Protocol):
         topics: dict[bytes, str],
         tags_code: Callable[[bytes], int],
     ) -> tuple[list[RecordRun], list[int], tuple[int, int, int, int]] | None:
-        """Return what `broker.store.entry_batch.read_entries` reads, and the end as four numbers."""
+        """Return what `broker.store.entry_batch.read_entries` does, the end as plain numbers."""
         ...
 
 

@@ -324,6 +324,7 @@ class RunReader:
         return [tags_code(packed[begin:end]) for begin, end in places]
 
     def tags_code(self, properties: bytes) -> int:
+        """Return the hash of the tag in *properties*; 0 without one."""
         tag = find_property(properties, _TAGS)
         if tag is None:
             return 0
