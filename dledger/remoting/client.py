@@ -283,6 +283,9 @@ class RemotingClient:
         connection = Connection(frame_size_max=self._frame_size_max)
 
         def take(data: bytes) -> bool:
+            if (alone := connection.lone_command(data)) is not None:
+                self._take(alone)
+                return False
             connection.receive_data(data)
             while commands := connection.commands():
                 for command in commands:
