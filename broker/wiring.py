@@ -344,7 +344,6 @@ class Wiring(ABC):
             answers=self.send_answers,
             policy=AckPolicy(
                 topics=files.topics,
-                queue=self.queue,
                 default=Durability(COPIES_OF_ROLE[config.broker.broker_role], synced),
             ),
             clock=clock,

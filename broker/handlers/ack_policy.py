@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from broker.metadata.topics import TopicConfig, Topics
     from broker.protocol.headers import SendMessageRequest
-    from broker.store.append_queue import AppendQueue
 
 # How sends and topics say it.
 COPIES = {"leader": Copies.LEADER, "majority": Copies.MAJORITY, "all": Copies.ALL}
@@ -34,16 +33,14 @@ NO_WAIT = Durability(Copies.LEADER, synced=False)
 class AckPolicy:
     """What sends, topics and this broker want."""
 
-    def __init__(self, *, topics: Topics, queue: AppendQueue, default: Durability) -> None:
+    def __init__(self, *, topics: Topics, default: Durability) -> None:
         """Make a policy.
 
         Args:
             topics: what exists.
-            queue: knows what a commit stands for.
             default: what this broker wants where nobody says otherwise.
         """
         self._topics = topics
-        self._queue = queue
         self._default = default
 
     def level_of(self, topic: str, acks: str, flush: str) -> Durability:
@@ -93,11 +90,6 @@ class AckPolicy:
             acks = _what_all_say(properties, ACKS)
             flush = _what_all_say(properties, FLUSH)
         return self.level_of(header.topic, acks, flush)
-
-    def to_wait_for(self, level: Durability) -> Durability | None:
-        """Return *level* where it has to be waited for, None where it comes with the commit."""
-        committed = self._queue.commit_durability
-        return None if level is committed or level == committed else level
 
 
 def _what_all_say(properties: Sequence[Mapping[str, str]], name: str) -> str:

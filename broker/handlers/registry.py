@@ -273,7 +273,8 @@ class Registry:
             if self.answered is not None:
                 self.answered(session, command)
             return
-        if (known := open_requests_of(session)) is not None:
+        known = getattr(session, "context", None)  # as `open_requests_of`, and one call less
+        if type(known) is OpenRequests:
             known.begin(command)
         if code not in _ONLY_WRITES:
             self._catch_up()

@@ -18,6 +18,7 @@ from broker.handlers.delayed import check_delayed
 from broker.handlers.registry import handles, handles_frame_runs, handles_runs, holding_cost
 from broker.handlers.repeats import EarlierTries, given_key
 from broker.handlers.send_answers import Expected, SendAnswers, SendRequest
+from broker.handlers.send_intake import SendIntake
 from broker.handlers.send_runs import SendRuns
 from broker.message.batch import PRODUCER_ID_MAX, decode_batch_body, encode_sizes
 from broker.message.codec import encode_record
@@ -117,7 +118,8 @@ class SendHandlers:
         self._schedule = schedule
         self._earlier_tries = earlier_tries
         self._groups = groups
-        self._runs = SendRuns(self, queue=queue, policy=policy, answers=answers, limits=limits)
+        self._intake = SendIntake(queue, topics, answers, policy, limits, is_being_deleted)
+        self._runs = SendRuns(self._intake)
         self.awaiting_topic: dict[str, list[tuple[Session, Command]]] = {}
         self._awaiting_count = 0
         self._awaiting_size = 0  # bytes, by `holding_cost`
@@ -130,7 +132,11 @@ class SendHandlers:
             wall_ms=clock.wall_ms,
             month_start_ms=month_start_ms,
         )
-        self.message_count = 0
+
+    @property
+    def message_count(self) -> int:
+        """Return how many messages were taken."""
+        return self._intake.message_count
 
     @property
     def awaiting_count(self) -> int:
@@ -185,9 +191,9 @@ class SendHandlers:
             config = self._topic_of(session, command, topic, queue_id)
             if config is None:
                 return
-        chunk = check_chunk(
-            _body_of(command), sizes, topic=topic, queue_id=queue_id, limits=self._limits
-        )
+        body = command.body
+        assert not isinstance(body, list), "a received body is one piece"
+        chunk = check_chunk(body, sizes, topic=topic, queue_id=queue_id, limits=self._limits)
         level = self._policy.level_in(config, acks, flush)
         self._put(
             SendRequest(self._answers, session, command, None, topic, level),
@@ -415,21 +421,6 @@ class SendHandlers:
             return self._default_queue_count
         return max(1, min(header.default_topic_queue_nums, self._default_queue_count))
 
-    def open_topic(self, topic: str, queue_id: int) -> TopicConfig | None:
-        """Return the topic of a queue that is open to sends; why it is not, the ordinary way says.
-
-        None where it is not.
-        """
-        config = self._topics.get(topic)
-        if (
-            config is not None
-            and not self._is_being_deleted(topic)
-            and config.perm & PERM_WRITE
-            and 0 <= queue_id < config.write_queue_count
-        ):
-            return config
-        return None
-
     def _created(self, topic: str, error: LedgerError | None) -> None:
         if error is not None:
             for session, command in self._take_awaiting(topic):
@@ -457,21 +448,20 @@ class SendHandlers:
     def _put(
         self, request: SendRequest, chunk: Chunk, *, producer_id: int, first_sequence: int
     ) -> None:
-        request.charge()
+        request.charged = charged = len(request.command.body)  # which came in one piece
+        request.session.charge(charged)
         try:
-            verdict = self._queue.put_chunk(
+            verdict = self._intake.put(
                 chunk,
                 request,
                 producer_id=producer_id,
                 first_sequence=first_sequence,
-                level=self._policy.to_wait_for(request.level),
+                level=request.level,
             )
         except BaseException:
             request.release()
             raise
-        if verdict.state is SequenceState.NEW:
-            self.message_count += chunk.record_count
-        else:
+        if verdict.state is not SequenceState.NEW:
             self._answers.verdict(request, chunk, verdict, first_sequence)
 
     def lost_lead(self) -> None:

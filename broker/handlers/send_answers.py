@@ -9,6 +9,8 @@ import heapq
 import itertools
 from typing import TYPE_CHECKING, NamedTuple
 
+import msgspec
+
 from broker.handlers.registry import answer, error_response, open_requests_of
 from broker.message.message_id import encode_offset_id
 from broker.protocol.bodies import ACK
@@ -41,32 +43,19 @@ class Expected(NamedTuple):
     queue_id: int | None = None  # named in the answer in the place of where a message waits
 
 
-class SendRequest:
-    """One send that waits for its entry."""
+class SendRequest(msgspec.Struct, eq=False):
+    """One send that waits for its entry.
 
-    __slots__ = ("_answers", "charged", "command", "expected", "level", "session", "topic")
+    A struct, since one is made for every message that comes alone.
+    """
 
-    def __init__(
-        self,
-        answers: SendAnswers,
-        session: Session,
-        command: Command,
-        expected: Expected | None,
-        topic: str,
-        level: Durability,
-    ) -> None:
-        self._answers = answers
-        self.session = session
-        self.command = command
-        self.expected = expected
-        self.topic = topic
-        self.level = level  # what was asked for
-        self.charged = 0
-
-    def charge(self) -> None:
-        """Count what it takes against its connection, until it is answered."""
-        self.charged = charged = len(self.command.body)  # which came in one piece
-        self.session.charge(charged)
+    answers: SendAnswers
+    session: Session
+    command: Command
+    expected: Expected | None
+    topic: str
+    level: Durability  # what was asked for
+    charged: int = 0  # bytes that count against its connection until it is answered
 
     def release(self) -> None:
         """Count it no longer."""
@@ -77,22 +66,19 @@ class SendRequest:
         """See `Put`."""
         self.session.release(self.charged)
         self.charged = 0
-        self._answers.acknowledge(self, receipt, reached)
+        self.answers.acknowledge(self, receipt, reached)
 
     def failed(self, error: LedgerError) -> None:
         """See `Put`."""
         self.release()
-        self._answers.refuse(self.session, self.command, error)
+        self.answers.refuse(self.session, self.command, error)
 
 
-class _Acks:
+class _Acks(msgspec.Struct, eq=False):
     """Rows of grouped acks for one connection, all of one level."""
 
-    __slots__ = ("reached", "rows")
-
-    def __init__(self, reached: Durability, rows: bytes) -> None:
-        self.reached = reached
-        self.rows = [rows]
+    reached: Durability
+    rows: list[bytes]
 
 
 class SendAnswers:
@@ -131,7 +117,7 @@ class SendAnswers:
             return
         level = request.level
         falls_short = reached is not level and reached != level and not reached.covers(level)
-        if command.is_grouped and request.expected is None and not falls_short:
+        if request.expected is None and not falls_short and command.is_grouped:
             if (known := open_requests_of(session)) is not None:
                 known.end(command, 0)
             self.add_acks(session, ACK.pack(command.opaque, 0, *receipt), reached)
@@ -244,12 +230,12 @@ class SendAnswers:
         """Queue rows of grouped acks for a connection."""
         acks = self._acks.get(session)
         if acks is None:
-            self._acks[session] = _Acks(reached, rows)
+            self._acks[session] = _Acks(reached, [rows])
         elif acks.reached == reached:
             acks.rows.append(rows)
         else:
             session.write([self._frame_of(acks)])
-            self._acks[session] = _Acks(reached, rows)
+            self._acks[session] = _Acks(reached, [rows])
 
     def refuse(self, session: Session, command: Command, error: LedgerError) -> None:
         """Answer a send that failed, or hand it on where nothing was written."""

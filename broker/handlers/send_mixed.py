@@ -24,12 +24,9 @@ from dledger.errors import LedgerError
 from dledger.remoting.command import FLAG_GROUPED
 
 if TYPE_CHECKING:
-    from broker.handlers.ack_policy import AckPolicy
     from broker.handlers.registry import Handler
-    from broker.handlers.send import SendHandlers
     from broker.handlers.send_answers import SendAnswers
-    from broker.message.limits import MessageLimits
-    from broker.store.append_queue import AppendQueue
+    from broker.handlers.send_intake import SendIntake
     from broker.store.commit_log import Receipt
     from dledger.durability import Durability
     from dledger.remoting.command import Command
@@ -99,24 +96,12 @@ class _MixedSend:
 class MixedSends:
     """Hands sends to the append queue, each as a chunk of its own."""
 
-    def __init__(
-        self,
-        handlers: SendHandlers,
-        *,
-        queue: AppendQueue,
-        policy: AckPolicy,
-        answers: SendAnswers,
-        limits: MessageLimits,
-    ) -> None:
-        self._handlers = handlers
-        self._queue = queue
-        self._policy = policy
-        self._answers = answers
-        self._limits = limits
+    def __init__(self, intake: SendIntake) -> None:
+        self._intake = intake
 
     def take(self, session: Session, commands: list[Command], one_by_one: Handler) -> None:
         """Handle *commands*, requests of one receive, all of them SEND_BATCH_MESSAGE."""
-        receive = _Receive(self._answers, session)
+        receive = _Receive(self._intake.answers, session)
         for command in commands:
             try:
                 is_taken = self._put(receive, command)
@@ -132,22 +117,21 @@ class MixedSends:
             return False
         header = SendRecordsRequest.decode(command.ext_fields)
         _, topic, queue_id, _, sizes, producer_id, sequence, acks, flush = header
-        config = self._handlers.open_topic(topic, queue_id)
+        config = self._intake.open_topic(topic, queue_id)
         if config is None:
             return False
-        level = self._policy.level_in(config, acks, flush)
-        chunk = check_chunk(body, sizes, topic=topic, queue_id=queue_id, limits=self._limits)
-        verdict = self._queue.put_chunk(
+        level = self._intake.policy.level_in(config, acks, flush)
+        chunk = check_chunk(body, sizes, topic=topic, queue_id=queue_id, limits=self._intake.limits)
+        verdict = self._intake.put(
             chunk,
             _MixedSend(receive, command, topic, level),
             producer_id=producer_id,
             first_sequence=sequence,
-            level=self._policy.to_wait_for(level),
+            level=level,
         )
         if verdict.state is not SequenceState.NEW:
             return False
         receive.session.charge(len(body))
         receive.count += 1
         receive.left += 1
-        self._handlers.message_count += chunk.record_count
         return True

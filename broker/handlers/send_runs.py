@@ -18,15 +18,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from broker.errors import BrokerError
-from broker.handlers.registry import open_requests_of
-from broker.handlers.send_answers import SendRequest
+from broker.handlers.run_request import RunRequest, starts_of
 from broker.handlers.send_mixed import MixedSends
-from broker.protocol.bodies import ACK, ACK_SIZE
 from broker.protocol.headers import SendRecordsRequest
-from broker.protocol.request_code import RequestCode
 from broker.store.chunk import Chunk, check_chunk, check_records
-from broker.store.columns import COLUMN_MIN
-from broker.store.commit_log import Receipt
 from broker.store.producers import SequenceState
 from dledger.errors import LedgerError
 from dledger.remoting.command import FLAG_GROUPED
@@ -34,33 +29,15 @@ from dledger.remoting.command import FLAG_GROUPED
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from broker.handlers.ack_policy import AckPolicy
     from broker.handlers.registry import Handler
-    from broker.handlers.send import SendHandlers
-    from broker.handlers.send_answers import SendAnswers
-    from broker.message.limits import MessageLimits
-    from broker.store.append_queue import AppendQueue
+    from broker.handlers.send_intake import SendIntake
     from broker.store.columns import IntArray
-    from dledger.durability import Durability
     from dledger.remoting.command import Buffer, Command
     from dledger.remoting.server import FrameRun, Session
 
 RUN_MIN = 4  # sends; for fewer the ordinary way costs less
 BODY_SIZE_MAX = 8 * 1024  # bytes of a send worth gathering: a larger one is a batch already
 CHUNK_SIZE_MAX = 256 * 1024  # bytes gathered for one queue
-
-# Rows of grouped acks, as `broker.protocol.bodies` describes them.
-_SEND_BATCH = int(RequestCode.SEND_BATCH_MESSAGE)
-_ACK_ROW = np.dtype(
-    [
-        ("opaque", ">u4"),
-        ("code", ">i4"),
-        ("queue_id", ">i4"),
-        ("queue_offset", ">i8"),
-        ("position", ">i8"),
-    ]
-)
-assert _ACK_ROW.itemsize == ACK_SIZE
 
 _Key = tuple[Any, ...]
 _COLUMNS = {"queueId", "sequence", "sizes"}  # in which the frames of a run may differ
@@ -79,148 +56,12 @@ class _Gathered:
         self.size = 0  # bytes of the bodies
 
 
-class RunRequest:
-    """Gathered sends that wait for their entry."""
-
-    __slots__ = (
-        "_answers",
-        "_begun",
-        "_charged",
-        "_commands",
-        "_level",
-        "_opaques",
-        "_record_counts",
-        "_send_sizes",
-        "_session",
-        "_topic",
-    )
-
-    def __init__(
-        self,
-        answers: SendAnswers,
-        session: Session,
-        commands: Callable[[], list[Command]],
-        *,
-        opaques: list[int] | IntArray,
-        topic: str,
-        level: Durability,
-        record_counts: list[int] | None,
-        send_sizes: list[int] | IntArray,
-    ) -> None:
-        """Make it.
-
-        Args:
-            answers: takes what they are told.
-            session: who sent them.
-            commands: returns them, for answers that have to be given one by one.
-            opaques: of each.
-            topic: of all.
-            level: of durability that was asked for.
-            record_counts: how many records each has; None: one.
-            send_sizes: bytes of the records of each.
-        """
-        self._answers = answers
-        self._topic = topic
-        self._level = level
-        self._session = session
-        self._commands = commands
-        self._opaques = opaques
-        self._record_counts = record_counts
-        self._send_sizes = send_sizes
-        known = open_requests_of(session)
-        self._begun = None if known is None else known.now()
-        self._charged = int(sum(send_sizes) if isinstance(send_sizes, list) else send_sizes.sum())
-
-    def charge(self) -> None:
-        """Count what they take against their connection, until they are answered."""
-        self._session.charge(self._charged)
-
-    def release(self) -> None:
-        """Count them no longer."""
-        self._session.release(self._charged)
-
-    def succeeded(self, receipt: Receipt, reached: Durability) -> None:
-        """See `Put`: the records of the sends lie back to back, in their order."""
-        self.release()
-        if not reached.covers(self._level):
-            self._tell_each(receipt, reached)
-            return
-        if self._begun is not None and (known := open_requests_of(self._session)) is not None:
-            known.end_many(
-                int(RequestCode.SEND_BATCH_MESSAGE), self._begun, count=len(self._opaques)
-            )
-        if self._record_counts is None and len(self._opaques) < COLUMN_MIN:
-            rows = self._few_rows(receipt)
-        else:
-            rows = self._rows(receipt)
-        self._answers.add_acks(self._session, rows, reached)
-
-    def _tell_each(self, receipt: Receipt, reached: Durability) -> None:
-        """Answer each send by itself: it has to hear why it did not get what it asked for."""
-        queue_id, queue_offset, position = receipt
-        counts = self._record_counts or [1] * len(self._opaques)
-        for command, count, size in zip(self._commands(), counts, self._sizes, strict=True):
-            request = SendRequest(
-                self._answers, self._session, command, None, self._topic, self._level
-            )
-            request.succeeded(Receipt(queue_id, queue_offset, position), reached)
-            queue_offset += count
-            position += size
-
-    @property
-    def _sizes(self) -> list[int]:
-        sizes = self._send_sizes
-        return sizes if isinstance(sizes, list) else sizes.tolist()
-
-    def _few_rows(self, receipt: Receipt) -> bytes:
-        queue_id, queue_offset, position = receipt
-        pack = ACK.pack
-        rows = []
-        opaques = self._opaques if isinstance(self._opaques, list) else self._opaques.tolist()
-        for opaque, size in zip(opaques, self._sizes, strict=True):
-            rows.append(pack(opaque, 0, queue_id, queue_offset, position))
-            queue_offset += 1
-            position += size
-        return b"".join(rows)
-
-    def _rows(self, receipt: Receipt) -> bytes:
-        count = len(self._opaques)
-        rows = np.zeros(count, _ACK_ROW)
-        rows["opaque"] = self._opaques
-        rows["queue_id"] = receipt.queue_id
-        rows["queue_offset"] = receipt.queue_offset + (
-            np.arange(count) if self._record_counts is None else _starts(self._record_counts)
-        )
-        rows["position"] = receipt.position + _starts(self._send_sizes)
-        return rows.tobytes()
-
-    def failed(self, error: LedgerError) -> None:
-        """See `Put`."""
-        self.release()
-        for command in self._commands():
-            self._answers.refuse(self._session, command, error)
-
-
 class SendRuns:
     """Gathers sends and hands them to the append queue."""
 
-    def __init__(
-        self,
-        handlers: SendHandlers,
-        *,
-        queue: AppendQueue,
-        policy: AckPolicy,
-        answers: SendAnswers,
-        limits: MessageLimits,
-    ) -> None:
-        self._handlers = handlers
-        self._queue = queue
-        self._policy = policy
-        self._answers = answers
-        self._limits = limits
-        self._mixed = MixedSends(
-            handlers, queue=queue, policy=policy, answers=answers, limits=limits
-        )
+    def __init__(self, intake: SendIntake) -> None:
+        self._intake = intake
+        self._mixed = MixedSends(intake)
 
     def take(self, session: Session, commands: list[Command], one_by_one: Handler) -> None:
         """Handle *commands*, requests of one receive, all of them SEND_BATCH_MESSAGE."""
@@ -269,7 +110,7 @@ class SendRuns:
         """Append *sends* as one chunk; return False, with nothing done, where that cannot be."""
         # One header stands for all: they are equal in everything but sizes and sequence.
         header = SendRecordsRequest.decode(sends.commands[0].ext_fields)
-        if self._handlers.open_topic(header.topic, header.queue_id) is None:
+        if self._intake.open_topic(header.topic, header.queue_id) is None:
             return False
         column = b"".join(sends.sizes)
         send_sizes = [len(body) for body in sends.bodies]
@@ -284,7 +125,7 @@ class SendRuns:
             if not _each_fills_its_body(column, record_counts, send_sizes):
                 return False
             # Not by column: a sequence may be any 64 bits, and int64 has 63.
-            firsts = [header.sequence + start for start in _starts(record_counts).tolist()]
+            firsts = [header.sequence + start for start in starts_of(record_counts).tolist()]
         # Those behind the first must follow it without a gap, as only the first is looked up.
         if header.producer_id and firsts != sends.sequences:
             return False
@@ -293,7 +134,7 @@ class SendRuns:
             column,
             topic=header.topic,
             queue_id=header.queue_id,
-            limits=self._limits,
+            limits=self._intake.limits,
         )
         return self._append(
             session,
@@ -366,7 +207,7 @@ class SendRuns:
             sizes.reshape(-1),
             topic=header.topic,
             queue_ids=queue_ids.repeat(each),
-            limits=self._limits,
+            limits=self._intake.limits,
         )
         return sizes
 
@@ -385,7 +226,7 @@ class SendRuns:
             header = header._replace(queue_id=int(queue_ids[first]))
         if sequences is not None:
             header = header._replace(sequence=int(sequences[first]))
-        if self._handlers.open_topic(header.topic, header.queue_id) is None:
+        if self._intake.open_topic(header.topic, header.queue_id) is None:
             return False
         send_sizes, opaques = run.body_sizes, run.opaques
         if rows is not None:
@@ -403,6 +244,7 @@ class SendRuns:
             queue_id=header.queue_id,
             body=memoryview(run.bodies(rows)),
             sizes=sizes.reshape(-1),
+            record_count=count * each,
         )
         return self._append(
             session,
@@ -426,9 +268,9 @@ class SendRuns:
         send_sizes: list[int] | IntArray,
     ) -> bool:
         """Append the records of sends that follow one another; False where one is not new."""
-        level = self._policy.level_of(header.topic, header.acks, header.flush)
+        level = self._intake.policy.level_of(header.topic, header.acks, header.flush)
         request = RunRequest(
-            self._answers,
+            self._intake.answers,
             session,
             commands,
             opaques=opaques,
@@ -437,17 +279,16 @@ class SendRuns:
             record_counts=record_counts,
             send_sizes=send_sizes,
         )
-        verdict = self._queue.put_chunk(
+        verdict = self._intake.put(
             chunk,
             request,
             producer_id=header.producer_id,
             first_sequence=header.sequence,
-            level=self._policy.to_wait_for(level),
+            level=level,
         )
         if verdict.state is not SequenceState.NEW:
             return False
         request.charge()
-        self._handlers.message_count += chunk.record_count
         return True
 
 
@@ -491,16 +332,10 @@ def _sizes_of(column: bytes) -> tuple[int, ...]:
     return struct.unpack(f">{len(column) // 4}I", column)
 
 
-def _starts(lengths: list[int] | IntArray) -> IntArray:
-    """Return where each of *lengths* laid end to end begins."""
-    array = np.asarray(lengths, np.int64)
-    return np.cumsum(array) - array
-
-
 def _each_fills_its_body(column: bytes, record_counts: list[int], send_sizes: list[int]) -> bool:
     """Say whether the records of each send, as its sizes have them, are as long as its body."""
     if len(column) != 4 * sum(record_counts) or min(record_counts) < 1:
         return False  # a column of an odd length, or an empty one
     sizes = np.frombuffer(column, ">u4").astype(np.int64)
-    sums: list[int] = np.add.reduceat(sizes, _starts(record_counts)).tolist()
+    sums: list[int] = np.add.reduceat(sizes, starts_of(record_counts)).tolist()
     return sums == send_sizes

@@ -61,7 +61,8 @@ class AppendState:
         self._log = log
         self._next_offsets: dict[tuple[str, int], int] = {}
         self._producers: dict[ProducerKey, Producer] = {}
-        self._reserved: dict[ProducerKey, int] = {}  # last sequence handed in, not yet appended
+        # Last sequence handed in; all up to it may be appended by now, and `_producers` knows it.
+        self._reserved: dict[ProducerKey, int] = {}
         self._prune_at = _OVERLAY_PRUNED_AT
         self._last_index = dispatched.dispatched_index
         reader = RunReader()
@@ -142,8 +143,6 @@ class AppendState:
         if producer_id:
             producer = self._producers.get(key) or self._changeable(key)
             producer.record(first_sequence, record_count, offset, position, self._last_index, 0)
-            if self._reserved.get(key) == first_sequence + record_count - 1:
-                del self._reserved[key]
         return offset
 
     def begin_entry(self) -> None:
@@ -168,9 +167,11 @@ class AppendState:
     def _prune(self) -> None:
         """Forget the producers of whom dispatch knows as much by now."""
         dispatched = self._dispatched.dispatched_index
-        self._producers = {
-            key: producer
-            for key, producer in self._producers.items()
-            if producer.index > dispatched
-        }
-        self._prune_at = max(_OVERLAY_PRUNED_AT, 2 * len(self._producers))
+        kept: dict[ProducerKey, Producer] = {}
+        for key, producer in self._producers.items():
+            if producer.index > dispatched:
+                kept[key] = producer
+            elif self._reserved.get(key) == producer.last_sequence:
+                del self._reserved[key]  # nothing of it waits: what dispatch says counts
+        self._producers = kept
+        self._prune_at = max(_OVERLAY_PRUNED_AT, 2 * len(kept))

@@ -40,6 +40,9 @@ class Receipt(NamedTuple):
     position: int  # of the first record in the log, in bytes
 
 
+_new_tuple = tuple.__new__  # a third of what a named tuple's own way takes
+
+
 class _Bucket:
     """The records of one producer and queue inside a group."""
 
@@ -236,7 +239,7 @@ class RecordGroup:
             timestamp_ms=self._clock.wall_ms(),
             store_host=self._store_host,
         )
-        self._receipts = [Receipt(queue_id, queue_offset, body_position + at)]
+        self._receipts = [_new_tuple(Receipt, (queue_id, queue_offset, body_position + at))]
         self._lone = None
         return body
 

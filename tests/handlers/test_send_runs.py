@@ -177,7 +177,6 @@ class Broker:
             answers=self.answers,
             policy=AckPolicy(
                 topics=self.topics,  # type: ignore[arg-type]
-                queue=self.queue,
                 default=COMMITTED,
             ),
             clock=Clock(),

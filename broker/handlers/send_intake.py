@@ -1,0 +1,72 @@
+"""What every way of taking sends works with: one by one, gathered by queue, or mixed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from broker.protocol.headers import PERM_WRITE
+from broker.store.producers import SequenceState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from broker.handlers.ack_policy import AckPolicy
+    from broker.handlers.send_answers import SendAnswers
+    from broker.message.limits import MessageLimits
+    from broker.metadata.topics import TopicConfig, Topics
+    from broker.store.append_queue import AppendQueue
+    from broker.store.chunk import Chunk
+    from broker.store.producers import SequenceVerdict
+    from broker.store.proposals import Put
+    from dledger.durability import Durability
+
+
+@dataclass(slots=True)
+class SendIntake:
+    """The way of checked records into the append queue."""
+
+    queue: AppendQueue  # where chunks go
+    topics: Topics  # what exists
+    answers: SendAnswers  # answers sends
+    policy: AckPolicy  # says how well a message is to be kept before its send is answered
+    limits: MessageLimits  # largest body and properties
+    is_being_deleted: Callable[[str], bool]  # a topic: nothing is written to it any more
+    message_count: int = 0  # messages taken
+
+    def open_topic(self, topic: str, queue_id: int) -> TopicConfig | None:
+        """Return the topic of a queue that is open to sends; why it is not, the ordinary way says.
+
+        None where it is not.
+        """
+        config = self.topics.get(topic)
+        if (
+            config is not None
+            and not self.is_being_deleted(topic)
+            and config.perm & PERM_WRITE
+            and 0 <= queue_id < config.write_queue_count
+        ):
+            return config
+        return None
+
+    def put(
+        self, chunk: Chunk, put: Put, *, producer_id: int, first_sequence: int, level: Durability
+    ) -> SequenceVerdict:
+        """Hand in *chunk*; *put* hears when its records are kept as well as *level* says.
+
+        Raises:
+            LedgerError, InvalidMessageError: as `AppendQueue.put_chunk`.
+        """
+        queue = self.queue
+        committed = queue.commit_durability
+        verdict = queue.put_chunk(
+            chunk,
+            put,
+            producer_id=producer_id,
+            first_sequence=first_sequence,
+            # What comes with the commit has not to be waited for by itself.
+            level=None if level is committed or level == committed else level,
+        )
+        if verdict.state is SequenceState.NEW:
+            self.message_count += chunk.record_count
+        return verdict
