@@ -6,6 +6,7 @@ any number of them are written as two columns.
 
 from __future__ import annotations
 
+import struct
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -71,10 +72,11 @@ class FrameRing:
         frames = [encoder.frame(*targets[n % len(targets)]) for n in range(self.frame_count)]
         assert len(set(map(len, frames))) == 1, "frames differ in size"
         self._table = np.frombuffer(b"".join(frames), np.uint8).reshape(len(frames), -1).copy()
-        opaque_at = one.index(b"\xce" + _OPAQUE_MARK.to_bytes(4, "big")) + 1
-        sequence_at = one.index(b"\xcf" + _SEQUENCE_MARK.to_bytes(8, "big")) + 1
+        self._opaque_at = opaque_at = one.index(b"\xce" + _OPAQUE_MARK.to_bytes(4, "big")) + 1
+        self._sequence_at = sequence_at = one.index(b"\xcf" + _SEQUENCE_MARK.to_bytes(8, "big")) + 1
         self._opaques = self._table[:, opaque_at : opaque_at + 4]
         self._sequences = self._table[:, sequence_at : sequence_at + 8]
+        self._bytes = self._table.data.cast("B")
         self.next_opaque = 0  # counts frames
 
     @property
@@ -99,6 +101,12 @@ class FrameRing:
 
     def _number(self, begin: int, end: int, first: int) -> memoryview:
         count = end - begin
+        if count == 1:  # as where one follows another: without arrays
+            at = begin * self.frame_size
+            struct.pack_into(">I", self._bytes, at + self._opaque_at, first & 0xFFFFFFFF)
+            sequence = first // self._target_count * self._batch_count
+            struct.pack_into(">Q", self._bytes, at + self._sequence_at, sequence)
+            return self._bytes[at : at + self.frame_size]
         opaques = np.arange(first, first + count)
         sequences = opaques // self._target_count * self._batch_count
         self._opaques[begin:end] = opaques.astype(">u4").view(np.uint8).reshape(count, 4)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bench import wire
 from bench.measured import LoadError, Measured
 from bench.raw_load import acknowledged_opaques
 from dledger.remoting.connection import Connection
@@ -67,15 +68,12 @@ def run_sends_at(
                 raise LoadError(f"no answer for {_SILENCE_SECONDS:g} s")
             continue
         last_heard = now
-        data = connected.recv(1 << 20)
-        if not data:
-            raise LoadError("the broker closed the connection")
-        connection.receive_data(data)
+        connection.receive_data(wire.receive(connected))
         for command in connection.commands():
             opaques = acknowledged_opaques(command) - first_opaque
             answered_at[opaques] = now - began
             answered += len(opaques)
-    connected.settimeout(_SILENCE_SECONDS)
+    wire.limit_silence(connected, _SILENCE_SECONDS)
     latencies = (answered_at - moments)[first_counted:]
     spent = float(answered_at.max()) - warm_up_seconds
     return Measured.of(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bench import wire
 from bench.measured import LoadError, Measured
 from bench.window import run_window
 from broker.protocol.bodies import ACK_SIZE
@@ -36,9 +37,7 @@ _PREFIX = struct.Struct(">II")
 
 def connect(host: str, port: int) -> socket.socket:
     """Return a connection to a broker that gives up after a long silence."""
-    connected = socket.create_connection((host, port), timeout=_SILENCE_SECONDS)
-    connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return connected
+    return wire.connect(host, port, silence_seconds=_SILENCE_SECONDS)
 
 
 def run_sends(
@@ -72,13 +71,8 @@ def run_sends(
     under_way = in_flight
     send(in_flight)
     while under_way:
-        try:
-            data = connected.recv(1 << 20)
-        except TimeoutError as error:
-            raise LoadError(f"no answer for {_SILENCE_SECONDS:g} s") from error
+        data = wire.receive(connected)
         now = perf_counter()
-        if not data:
-            raise LoadError("the broker closed the connection")
         connection.receive_data(data)
         count = 0
         for command in connection.commands():
@@ -131,7 +125,15 @@ class _RingStream:
     def settle(self, data: bytes) -> int:
         """See `Stream`."""
         self._connection.receive_data(data)
-        return sum(len(acknowledged_opaques(each)) for each in self._connection.commands())
+        return sum(map(_acknowledged_count, self._connection.commands()))
+
+
+def _acknowledged_count(command: Command) -> int:
+    """As `acknowledged_opaques`, how many; an answer for one send by itself without an array."""
+    body = command.body
+    if command.flag & FLAG_GROUPED and len(body) == ACK_SIZE and not any(body[4:8]):
+        return 1
+    return len(acknowledged_opaques(command))
 
 
 def acknowledged_opaques(command: Command) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
@@ -242,7 +244,10 @@ def _receive_pulled(connected: socket.socket) -> tuple[Command, int]:
 def _receive_exactly(connected: socket.socket, view: memoryview) -> memoryview:
     at = 0
     while at < len(view):
-        received = connected.recv_into(view[at:], 0, socket.MSG_WAITALL)
+        try:
+            received = connected.recv_into(view[at:], 0, socket.MSG_WAITALL)
+        except BlockingIOError as error:
+            raise LoadError(f"no answer for {_SILENCE_SECONDS:g} s") from error
         if not received:
             raise LoadError("the broker closed the connection")
         at += received

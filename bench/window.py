@@ -6,18 +6,21 @@ sends, and how many of them an answer's bytes settle.
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import select
-import socket
 from collections import deque
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from bench import wire
 from bench.measured import LoadError, Measured
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    import socket
+    from collections.abc import Generator, Sequence
 
 _SILENCE_SECONDS = 15.0
 
@@ -45,9 +48,7 @@ class Stream(Protocol):
 
 def connect(port: int) -> socket.socket:
     """Return a connection to a port of this machine that gives up after a long silence."""
-    connected = socket.create_connection(("127.0.0.1", port), timeout=_SILENCE_SECONDS)
-    connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return connected
+    return wire.connect("127.0.0.1", port, silence_seconds=_SILENCE_SECONDS)
 
 
 def run_window(
@@ -69,18 +70,11 @@ def run_window(
         sent.append((perf_counter(), share))
         waiting += share
         stream.socket.sendall(stream.encode(share))
-    by_socket = {stream.socket: number for number, stream in enumerate(streams)}
-    while waiting:
-        ready, _, _ = select.select(list(by_socket), [], [], _SILENCE_SECONDS)
-        if not ready:
-            raise LoadError(f"no answer for {_SILENCE_SECONDS:g} s")
-        for connected in ready:
-            number = by_socket[connected]
+    with contextlib.closing(_answering(streams)) as answering:
+        while waiting:
+            number = next(answering)
             stream = streams[number]
-            data = connected.recv(1 << 20)
-            if not data:
-                raise LoadError("the peer closed the connection")
-            settled = stream.settle(data)
+            settled = stream.settle(wire.receive(stream.socket))
             if not settled:
                 continue
             now = perf_counter()
@@ -93,13 +87,31 @@ def run_window(
             if now < until:
                 under_way[number].append((now, settled))
                 waiting += settled
-                connected.sendall(stream.encode(settled))
+                stream.socket.sendall(stream.encode(settled))
     return Measured.of(
         message_count=counted,
         seconds=seconds,
         latencies=_spread(latencies),
         written_count=answered,
     )
+
+
+def _answering(streams: Sequence[Stream]) -> Generator[int, None, None]:
+    """Yield the number of one stream after another on which something has arrived.
+
+    Where there is only one the next receive waits for it.
+    """
+    if len(streams) == 1:
+        yield from itertools.repeat(0)
+    with select.epoll() as poll:
+        numbers = {}
+        for number, stream in enumerate(streams):
+            numbers[stream.socket.fileno()] = number
+            poll.register(stream.socket, select.EPOLLIN)
+        while ready := poll.poll(_SILENCE_SECONDS, len(streams)):
+            for fd, _ in ready:
+                yield numbers[fd]
+    raise LoadError(f"no answer for {_SILENCE_SECONDS:g} s")
 
 
 def _take_first(

@@ -17,6 +17,7 @@ from bench.peers import clients
 from bench.peers.foreign import ForeignPeer
 from bench.peers.servers import find_program, free_ports
 from bench.window import connect
+from bench.wire import limit_silence, receive
 
 if TYPE_CHECKING:
     import socket
@@ -95,7 +96,7 @@ class Nats(ForeignPeer):
             seen, tail = 0, caller.rest
             mark = b"MSG bench.new 7 "
             while seen < count and now - began < seconds:
-                data = tail + caller.socket.recv(1 << 20)
+                data = tail + receive(caller.socket)
                 found = data.count(mark)
                 seen += found
                 # Half a mark may stand at the end; a whole one is counted already.
@@ -141,7 +142,7 @@ class _Caller:
 
     def __init__(self, port: int, *, seconds: float = 10.0) -> None:
         self.socket = connect(port)
-        self.socket.settimeout(seconds)
+        limit_silence(self.socket, seconds)
         self.rest = b""
         _greet(self.socket)
         self.socket.sendall(b"SUB bench.answers 1\r\n")
@@ -175,10 +176,7 @@ class _Caller:
                     raise LoadError(f"NATS: {head.decode()}")
                 buffer = after
                 continue
-            received = self.socket.recv(1 << 16)
-            if not received:
-                raise LoadError("NATS closed the connection")
-            buffer += received
+            buffer += receive(self.socket)
 
 
 class _Publisher:

@@ -18,6 +18,7 @@ from bench.peers import clients
 from bench.peers.foreign import ForeignPeer
 from bench.peers.servers import find_program, free_ports
 from bench.window import connect
+from bench.wire import limit_silence, receive
 
 if TYPE_CHECKING:
     import socket
@@ -149,7 +150,7 @@ class _Channel:
 
     def __init__(self, port: int, *, seconds: float = 15.0) -> None:
         self.socket = connect(port)
-        self.socket.settimeout(seconds)
+        limit_silence(self.socket, seconds)
         self._buffer = b""
         self.socket.sendall(b"AMQP\x00\x00\x09\x01")
         self._await(0)
@@ -189,10 +190,7 @@ class _Channel:
 
     def read(self) -> list[tuple[int, int, bytes]]:
         """Receive once; return the whole frames that are there: kind, channel, payload."""
-        data = self.socket.recv(1 << 20)
-        if not data:
-            raise LoadError("RabbitMQ closed the connection")
-        return self.take(data)
+        return self.take(receive(self.socket))
 
     def take(self, data: bytes) -> list[tuple[int, int, bytes]]:
         """Return the whole frames that *data* completes."""

@@ -16,6 +16,7 @@ from bench.peers import clients
 from bench.peers.foreign import ForeignPeer
 from bench.peers.servers import find_program, free_ports
 from bench.window import connect
+from bench.wire import receive
 
 if TYPE_CHECKING:
     import socket
@@ -98,8 +99,8 @@ class Redis(ForeignPeer):
         try:
             with connect(self._ports[0]) as connected:
                 connected.sendall(_command(b"INFO", b"replication"))
-                answer = connected.recv(1 << 16)
-        except OSError:
+                answer = receive(connected)
+        except (OSError, LoadError):
             return False
         return answer.count(b"state=online") == 2
 
@@ -137,13 +138,11 @@ def _read_array(connected: socket.socket, mark: bytes) -> bytes:
     """Return the whole answer to a range: an array of as many entries as its head says."""
     data = b""
     while b"\r\n" not in data:
-        data += connected.recv(1 << 20)
+        data += receive(connected)
     expected = int(data[1 : data.index(b"\r\n")])
     parts, seen = [data], data.count(mark)
     while seen < expected or not parts[-1].endswith(b"\r\n") or not _is_whole(parts, mark):
-        received = connected.recv(1 << 20)
-        if not received:
-            raise LoadError("Redis closed the connection")
+        received = receive(connected)
         whole = parts[-1][-(len(mark) - 1) :] + received
         seen += whole.count(mark)
         parts.append(received)
