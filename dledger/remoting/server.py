@@ -32,6 +32,7 @@ from dledger.remoting.outbox import Outbox, OutboxBudget
 from dledger.remoting.rate_limited_log import RateLimitedLog
 from dledger.remoting.session import Flow, Session, SessionHandler
 from dledger.remoting.turned_away import TurnedAway
+from dledger.remoting.turns import Partials, Turns
 
 __all__ = ["Flow", "FrameRun", "RemotingServer", "Session", "SessionHandler"]
 
@@ -45,14 +46,6 @@ PENDING_SIZE_MAX: Final = 16 * 1024 * 1024
 OUTBOX_SIZE_MAX: Final = 256 * 1024 * 1024
 UNREAD_SIZE_MAX: Final = 1024 * 1024 * 1024
 PARTIAL_SIZE_MAX: Final = 256 * 1024 * 1024
-
-# Requests of one connection handled before anybody else has a turn: as many as take about ten
-# milliseconds.  A receive may bring 8,000, and who asked for a status as often kept a leader from
-# its heartbeats for seconds.
-PASS_COUNT_MIN: Final = 16
-PASS_COUNT_FIRST: Final = 128
-PASS_COUNT_MAX: Final = 512
-_PASS_SECONDS: Final = 0.010
 
 # After a refusal: how long we read on and throw away, so that the answer is not lost to the reset
 # a kernel sends when a socket is closed with bytes unread.
@@ -124,7 +117,7 @@ class RemotingServer:
         self._pending_size_max = pending_size_max
         self._outbox_size_max = outbox_size_max
         self._frame_size_max = frame_size_max
-        self._partials = _Partials(partial_size_max)
+        self._partials = Partials(partial_size_max)
         self._budget = OutboxBudget(unread_size_max)
         self.flow = flow or Flow()
         self.flow.outboxes.append(self._budget)
@@ -133,7 +126,7 @@ class RemotingServer:
         self._last_session_id = 0
         self._reads = True
         self._is_ending = False
-        self._readings: dict[Session, tuple[trio.CancelScope, _Turns]] = {}
+        self._readings: dict[Session, tuple[trio.CancelScope, Turns]] = {}
         self._refused_log = RateLimitedLog(logger)
         self._full_log = RateLimitedLog(logger)
         self._partial_log = RateLimitedLog(logger)
@@ -241,7 +234,7 @@ class RemotingServer:
             opened = True
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(outbox.run)
-                turns = _Turns(self._handler, session, outbox, self._pending_size_max)
+                turns = Turns(self._handler, session, outbox, self._pending_size_max)
                 with trio.CancelScope() as reading:
                     self._readings[session] = reading, turns
                     await self._receive(session, stream, outbox, turns)
@@ -262,7 +255,7 @@ class RemotingServer:
                 self._handler.on_closed(session)
 
     async def _receive(
-        self, session: Session, stream: ByteStream, outbox: Outbox, turns: _Turns
+        self, session: Session, stream: ByteStream, outbox: Outbox, turns: Turns
     ) -> None:
         """Serve *session* until one of its ends closes it or what it sends is refused."""
         connection = Connection(
@@ -331,7 +324,7 @@ class RemotingServer:
         self,
         session: Session,
         connection: Connection,
-        turns: _Turns,
+        turns: Turns,
         left: deque[list[Command] | FrameRun],
     ) -> None:
         """Have what has come handled; what others must get a turn amid goes to *left*."""
@@ -364,7 +357,7 @@ class RemotingServer:
             oldest.close(reason)
 
     def _serve_first(
-        self, session: Session, left: deque[list[Command] | FrameRun], turns: _Turns
+        self, session: Session, left: deque[list[Command] | FrameRun], turns: Turns
     ) -> list[Command]:
         """Take the first of *left* and have it handled; return it where it is too many for that."""
         piece = left.popleft()
@@ -428,69 +421,3 @@ async def _discard(stream: ByteStream) -> None:
             pass
     except ConnectionLostError:
         pass
-
-
-class _Turns:
-    """Serves many requests of one connection, and lets others in between."""
-
-    def __init__(
-        self, handler: SessionHandler, session: Session, outbox: Outbox, pending_size_max: int
-    ) -> None:
-        self.count_max = PASS_COUNT_FIRST
-        self.is_busy = False  # with requests that were read and not handled yet
-        self.has_open_pass = False  # something was handled, and the handler not told of the end
-        self._handler = handler
-        self._session = session
-        self._outbox = outbox
-        self._pending_size_max = pending_size_max
-
-    async def serve(self, commands: list[Command]) -> None:
-        """Hand *commands* to the handler, as many at a time as the last ones were quick."""
-        self.is_busy = True
-        try:
-            await self._serve(commands)
-        finally:
-            self.is_busy = False
-
-    async def _serve(self, commands: list[Command]) -> None:
-        outbox = self._outbox
-        at = 0
-        while at < len(commands) and not outbox.closed:
-            begun = trio.current_time()
-            self._handler.on_commands(self._session, commands[at : at + self.count_max])
-            at += self.count_max
-            outbox.flush()
-            if trio.current_time() - begun > _PASS_SECONDS:
-                self.count_max = max(self.count_max // 2, PASS_COUNT_MIN)
-            else:
-                self.count_max = min(self.count_max * 2, PASS_COUNT_MAX)
-            if outbox.pending_size > self._pending_size_max:
-                await outbox.wait_below(self._pending_size_max // 2)
-            else:
-                await trio.lowlevel.checkpoint()
-            await self._session.wait_for_room()
-
-
-class _Partials:
-    """How much is kept of frames that have begun to arrive, the first begun first."""
-
-    def __init__(self, size_max: int) -> None:
-        self._size_max = size_max
-        self._sizes: dict[Session, int] = {}
-        self.total = 0
-
-    def note(self, session: Session, size: int, *, is_new: bool) -> None:
-        """Take note that *session* keeps *size* bytes, of another frame than before if *is_new*."""
-        if is_new or not size:
-            self.total -= self._sizes.pop(session, 0)
-        if size:
-            self.total += size - self._sizes.get(session, 0)
-            self._sizes[session] = size
-
-    def take_excess(self) -> Session | None:
-        """Return who is to be closed, and forget it; None while all is within the limit."""
-        if self.total <= self._size_max:
-            return None
-        oldest = next(iter(self._sizes))
-        self.total -= self._sizes.pop(oldest)
-        return oldest

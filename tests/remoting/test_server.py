@@ -12,8 +12,9 @@ import trio.testing
 from dledger.remoting.command import FLAG_ONEWAY, Command, SerializeType, response
 from dledger.remoting.errors import AddressInUseError, ConnectFailedError, ConnectionLostError
 from dledger.remoting.frame import encode_frame
-from dledger.remoting.server import PASS_COUNT_FIRST, PASS_COUNT_MAX, Flow, RemotingServer
+from dledger.remoting.server import Flow, RemotingServer
 from dledger.remoting.turned_away import AT_ONCE_MAX
+from dledger.remoting.turns import PASS_COUNT_FIRST, PASS_COUNT_MAX
 from tests.fakes.network import MemoryNetwork
 from tests.remoting.conftest import receive_commands
 

@@ -6,7 +6,8 @@ from dledger.remoting.command import Command, response
 from dledger.remoting.connection import Connection
 from dledger.remoting.frame import encode_frame
 from dledger.remoting.network import TcpNetwork
-from dledger.remoting.server import PASS_COUNT_MAX, RemotingServer
+from dledger.remoting.server import RemotingServer
+from dledger.remoting.turns import PASS_COUNT_MAX
 from tests.fakes.network import MemoryNetwork
 
 
