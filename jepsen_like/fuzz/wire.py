@@ -28,6 +28,7 @@ from broker.protocol.registration import (
 from dledger.config import LedgerConfig, Member
 from dledger.entry import LOG_START
 from dledger.errors import HandshakeRefusedError
+from dledger.peers.fixed_frames import frame_of, read_front
 from dledger.peers.link import check_hello
 from dledger.peers.messages import from_command, to_command
 from dledger.protocol import PEER_PROTOCOL_VERSION
@@ -69,6 +70,10 @@ def run_frame(data: bytes) -> None:
     found, error = _read(pieces)
     must_be(found == whole, f"{len(found)} commands in pieces of {step}, {len(whole)} at once")
     must_be((error is None) == (whole_error is None), "refused one way and not the other")
+    alone = Connection(frame_size_max=FRAME_SIZE_MAX, header_size_max=HEADER_SIZE_MAX).lone_command(
+        stream
+    )
+    must_be(alone is None or ([alone], None) == (whole, whole_error), "alone it is another command")
 
 
 def _read(pieces: list[bytes]) -> tuple[list[Command], RemoteProtocolError | None]:
@@ -287,6 +292,25 @@ def run_peer(data: bytes) -> None:
     must_be(from_command(to_command(message)) == message, "a message reads back differently")
 
 
+def _peer_frame_seeds() -> list[bytes]:
+    messages = [from_command(command) for command in peer_commands()]
+    messages += [message | {"entries": b"entry"} for message in messages if "entries" in message]
+    for message in messages:
+        message.pop("admit_index", None)
+    frames = [b"".join(bytes(part) for part in frame_of(message)) for message in messages]
+    return [*frames, b"".join(reversed(frames)), *map(frame_bytes, peer_commands())]
+
+
+def run_peer_frames(data: bytes) -> None:
+    """Read *data* as frames of members: at fixed places, as far as that goes, and as commands."""
+    found: list[dict[str, Any]] = []
+    end = read_front(data, found, frame_size_max=FRAME_SIZE_MAX)
+    must_be(0 <= end <= len(data), "more was read than there is")
+    commands, error = _read([data[:end]])
+    must_be(error is None, f"what was read at fixed places is refused: {error}")
+    must_be(list(map(from_command, commands)) == found, "at fixed places stands another message")
+
+
 TARGETS = [
     Target("frame", "Connection: frames, at once and in pieces", _frame_seeds, run_frame),
     Target("header", "headers in JSON, ROCKETMQ and MSGPACK", _header_seeds, run_header),
@@ -299,4 +323,10 @@ TARGETS = [
         run_registration,
     ),
     Target("peer", "handshakes and messages of members", _peer_seeds, run_peer),
+    Target(
+        "peer-frames",
+        "frames of members, at fixed places and field by field",
+        _peer_frame_seeds,
+        run_peer_frames,
+    ),
 ]
