@@ -33,7 +33,7 @@ from dledger.errors import CorruptEntryError
 from dledger.remoting.frame import FRAME_SIZE_MAX
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
 Buffer = bytes | bytearray | memoryview
 
@@ -246,21 +246,29 @@ def _checked(
     return header
 
 
-def check_entries(raw: memoryview, *, after: LogPoint, segment_size: int) -> Iterator[EntryHeader]:
-    """Yield the headers of whole entries back to back that follow *after*.
+def check_entries(
+    raw: memoryview, *, after: LogPoint, segment_size: int
+) -> tuple[list[EntryRef], LogPoint]:
+    """Return where whole entries back to back that follow *after* lie, and the point behind them.
 
     Raises:
         CorruptEntryError: as `check_entry`; also for bytes left over behind the last entry.
     """
-    offset = 0
+    refs: list[EntryRef] = []
+    offset, end = 0, len(raw)
     size_max = segment_size - FILLER_SIZE
-    while offset < len(raw):
+    while offset < end:
         header = decode_header(raw, offset)
-        size = min(max(header.size, HEADER_SIZE), size_max)
-        position = place_entry(after.position, entry_size=size, segment_size=segment_size)
-        yield _checked(header, raw, offset, after, position, size_max)
-        after = point_behind(header)
-        offset += header.size
+        size, position = header.size, after.position
+        if position % segment_size + size > size_max:
+            position = place_entry(
+                position, entry_size=min(size, size_max), segment_size=segment_size
+            )
+        _checked(header, raw, offset, after, position, size_max)
+        refs.append(EntryRef(header.index, header.term, position, size, header.kind))
+        after = LogPoint(header.index, header.term, position + size, header.chain_crc)
+        offset += size
+    return refs, after
 
 
 def point_behind(header: EntryHeader) -> LogPoint:

@@ -109,7 +109,7 @@ def test_an_entry_of_another_history_does_not_fit_though_its_header_is_right():
     _, after_other = entry_bytes(LOG_START, b"your")
     second, _ = entry_bytes(after_other, b"next")
     with pytest.raises(CorruptEntryError, match="entry 2: chain CRC"):
-        list(check_entries(memoryview(first + second), after=LOG_START, segment_size=SEGMENT))
+        check_entries(memoryview(first + second), after=LOG_START, segment_size=SEGMENT)
     assert after_first.position == after_other.position
 
 
@@ -121,23 +121,24 @@ def test_a_falling_term_is_refused():
 
 def test_raw_entries_are_checked_across_a_segment_boundary():
     raw = log_of(b"a" * 3000, b"b" * 3000, b"c")
-    headers = list(check_entries(memoryview(raw), after=LOG_START, segment_size=SEGMENT))
-    assert [header.position for header in headers] == [0, SEGMENT, SEGMENT + 3048]
-    assert point_behind(headers[-1]).index == 3
+    refs, end = check_entries(memoryview(raw), after=LOG_START, segment_size=SEGMENT)
+    assert [ref.position for ref in refs] == [0, SEGMENT, SEGMENT + 3048]
+    assert end == point_behind(decode_header(raw, len(raw) - refs[-1].size))
+    assert (end.index, end.position) == (3, refs[-1].end)
 
 
 @pytest.mark.parametrize("cut", [1, 30, 48, 50])
 def test_raw_entries_cut_short_are_refused(cut):
     raw = log_of(b"first", b"second")
     with pytest.raises(CorruptEntryError):
-        list(check_entries(memoryview(raw)[:-cut], after=LOG_START, segment_size=SEGMENT))
+        check_entries(memoryview(raw)[:-cut], after=LOG_START, segment_size=SEGMENT)
 
 
 def test_a_size_beyond_the_segment_is_refused_without_reading_on():
     raw = bytearray(log_of(b"abc"))
     raw[4:8] = struct.pack(">i", 2_000_000_000)
     with pytest.raises(CorruptEntryError, match="size"):
-        list(check_entries(memoryview(raw), after=LOG_START, segment_size=SEGMENT))
+        check_entries(memoryview(raw), after=LOG_START, segment_size=SEGMENT)
 
 
 @pytest.mark.parametrize(

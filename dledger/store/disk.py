@@ -285,13 +285,16 @@ class OsRegion:
     def write(self, offset: int, parts: Sequence[Buffer], *, through_map: bool) -> None:
         """See `MappedRegion.write`."""
         assert not self._is_closed
-        assert 0 <= offset <= offset + sum(map(len, parts)) <= self.size
+        assert offset >= 0
         if through_map:
             self._is_mapped_dirty = True
             for part in parts:
-                self._map[offset : offset + len(part)] = part
-                offset += len(part)
+                end = offset + len(part)
+                assert end <= self.size
+                self._map[offset:end] = part
+                offset = end
             return
+        assert offset + sum(map(len, parts)) <= self.size
         with _failing(self.path, "write"):
             for start in range(0, len(parts), _PARTS_MAX):
                 offset = self._write_some(offset, parts[start : start + _PARTS_MAX])

@@ -108,10 +108,16 @@ class EntryIndex:
 
     def write(self, refs: Sequence[EntryRef]) -> None:
         """Write the units of *refs*, whose places are reserved."""
-        for ref in refs:
-            unit = _UNIT.pack(ref.kind, ref.position, ref.size, ref.index, ref.term)
-            offset = ref.index * UNIT_SIZE
-            self.files.find(offset).write(offset, (unit,), through_map=True)
+        offset = refs[0].index * UNIT_SIZE
+        file = self.files.find(offset)
+        room = (file.end - offset) // UNIT_SIZE
+        units = [
+            _UNIT.pack(ref.kind, ref.position, ref.size, ref.index, ref.term)
+            for ref in (refs if len(refs) <= room else refs[:room])
+        ]
+        file.write(offset, units, through_map=True)
+        if len(refs) > room:
+            self.write(refs[room:])
 
     def take_before(self, index: int) -> list[MappedFile]:
         """Take the files that only hold units below *index* out; the caller retires them."""

@@ -30,52 +30,53 @@ if TYPE_CHECKING:
 
 
 class LedgerReader:
-    """The half of `LedgerStore` that changes nothing."""
+    """The half of `LedgerStore` that changes nothing.
+
+    Attributes:
+        base: the point before the first entry: that of the last entry dropped, or the log's start.
+        end: the point behind the last entry.
+        end_index: index of the last entry; ``base.index`` when the log is empty.
+    """
+
+    # Plain, though only `LedgerStore` may set them: they are read several times for each message.
+    base: LogPoint
+    end: LogPoint
+    end_index: int
 
     def __init__(
         self, log: MappedFileQueue, index: EntryIndex, *, base: LogPoint, end: LogPoint
     ) -> None:
         self._log = log
         self._index = index
-        self._base = base
-        self._end = end
+        self.base = base
+        self._move_end(end)
         # Where the last few entries appended lie: these are asked for again and again at once.
         self._recent: dict[int, EntryRef] = {}
 
-    @property
-    def base(self) -> LogPoint:
-        """The point before the first entry: that of the last entry dropped, or the log's start."""
-        return self._base
-
-    @property
-    def end(self) -> LogPoint:
-        """The point behind the last entry."""
-        return self._end
+    def _move_end(self, end: LogPoint) -> None:
+        """Let the log end with *end*: the one place where it does."""
+        self.end = end
+        self.end_index = end.index
 
     @property
     def begin_index(self) -> int:
         """Index of the first entry, were there one: ``base.index + 1``."""
-        return self._base.index + 1
-
-    @property
-    def end_index(self) -> int:
-        """Index of the last entry; ``base.index`` when the log is empty."""
-        return self._end.index
+        return self.base.index + 1
 
     @property
     def end_term(self) -> int:
         """Term of the last entry; the base's when the log is empty."""
-        return self._end.term
+        return self.end.term
 
     @property
     def end_position(self) -> int:
         """The byte behind the last entry."""
-        return self._end.position
+        return self.end.position
 
     @property
     def last_chain_crc(self) -> int:
         """Chain CRC of the last entry."""
-        return self._end.chain_crc
+        return self.end.chain_crc
 
     def term_at(self, index: int) -> int:
         """Return the term of entry *index*; the base's index is allowed.
@@ -83,10 +84,10 @@ class LedgerReader:
         Raises:
             EntryNotFoundError: *index* lies before the base or behind the end.
         """
-        if index == self._end.index:
-            return self._end.term
-        if index == self._base.index:
-            return self._base.term
+        if index == self.end.index:
+            return self.end.term
+        if index == self.base.index:
+            return self.base.term
         return self.locate(index).term
 
     def locate(self, index: int) -> EntryRef:
@@ -146,12 +147,12 @@ class LedgerReader:
             CorruptStoreError: the index file is damaged.
         """
         first = self.locate(first_index)
-        if first_index == self._end.index:
+        if first_index == self.end.index:
             return self._view(first_index, first.position, first.size), first_index
         self._view(first_index, first.position, first.size)
         segment = self._log.find(first.position)
         limit = min(first.position + max(size_max, first.size), segment.end)
-        last_index, end = self._end.index, self._end.position
+        last_index, end = self.end.index, self.end.position
         if end > limit:
             last = self._index.last_within(first_index, last_index, end_max=limit)
             last_index, end = last.index, last.end
@@ -167,10 +168,10 @@ class LedgerReader:
             raise EntryNotFoundError(
                 f"bytes {position} to {position + size} are in more than one segment"
             )
-        if not self._base.position <= position <= position + size <= self._end.position:
+        if not self.base.position <= position <= position + size <= self.end.position:
             raise EntryNotFoundError(
                 f"bytes {position} to {position + size} are not in the log, which holds "
-                f"{self._base.position} to {self._end.position}"
+                f"{self.base.position} to {self.end.position}"
             )
         return self._log.view(position, size)
 
@@ -180,8 +181,8 @@ class LedgerReader:
         Raises:
             EntryNotFoundError: *index* lies outside the log.
         """
-        if index == self._base.index:
-            return self._base
+        if index == self.base.index:
+            return self.base
         entry = self.view(index)
         return LogPoint(index, entry.term, entry.end, entry.chain_crc)
 
@@ -200,10 +201,10 @@ class LedgerReader:
         Raises:
             EntryNotFoundError: *position* is not between base and end.
         """
-        if not self._base.position <= position < self._end.position:
+        if not self.base.position <= position < self.end.position:
             raise EntryNotFoundError(
-                f"position {position} is not in the log, which holds {self._base.position} to "
-                f"{self._end.position}"
+                f"position {position} is not in the log, which holds {self.base.position} to "
+                f"{self.end.position}"
             )
         return self._index.first_ending_after(position, self.begin_index, self.end_index)
 
@@ -232,7 +233,7 @@ class LedgerReader:
             point = point_behind(header)
 
     def _check_index(self, index: int) -> None:
-        if not self._base.index < index <= self._end.index:
+        if not self.base.index < index <= self.end.index:
             raise EntryNotFoundError(
                 f"entry {index} is not in the log, which holds {self.begin_index} to "
                 f"{self.end_index}"
@@ -245,7 +246,7 @@ class LedgerReader:
         """
         segment_size = self._log.file_size
         if not (
-            self._base.position <= position <= position + size <= self._end.position
+            self.base.position <= position <= position + size <= self.end.position
             and HEADER_SIZE <= size <= segment_size - position % segment_size
         ):
             raise CorruptStoreError(

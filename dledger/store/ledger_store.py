@@ -32,6 +32,7 @@ from dledger.entry import (
     LogPoint,
     body_crc_of,
     check_entries,
+    decode_header,
     encode_filler,
     encode_header,
     place_entry,
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from dledger.config import StoreConfig
-    from dledger.entry import Buffer, EntryHeader
+    from dledger.entry import Buffer
     from dledger.store.disk import Disk
     from dledger.store.disk_usage import DiskUsage
     from dledger.store.mapped_file import MappedFile
@@ -60,22 +61,30 @@ RECENT_MAX = 4  # entries of which it is kept where they lie
 
 
 class LedgerStore(LedgerReader):
-    """The log of one node; the half that only reads is `LedgerReader`."""
+    """The log of one node; the half that only reads is `LedgerReader`.
+
+    Attributes:
+        synced_index: last index that a finished sync speaks for; survives a power loss.
+        durable_index: last index that may be acknowledged: *synced_index*, or with ASYNC_FLUSH
+            *end_index*, as what is in the page cache counts.
+    """
+
+    synced_index: int
+    durable_index: int
 
     def __init__(self, disk: Disk, config: StoreConfig, found: RecoveredLog) -> None:
+        self._counts_unsynced = config.flush_disk_type is FlushDiskType.ASYNC_FLUSH
         super().__init__(found.log, found.index, base=found.checkpoint.base, end=found.end)
         self._disk = disk
         self._config = config
         self._checkpoints = found.checkpoints
         self._watermark = found.watermark
         self._checkpoint = found.checkpoint
-        self._synced_index = found.end.index
         self._tickets: deque[SyncTicket] = deque()
         self._through_map = config.write_mode is WriteMode.MMAP or (
             config.write_mode is WriteMode.AUTO
             and config.flush_disk_type is FlushDiskType.ASYNC_FLUSH
         )
-        self._counts_unsynced = config.flush_disk_type is FlushDiskType.ASYNC_FLUSH
         self._segment_size = config.segment_size
         self._appended_count = 0
         self._appended_size = 0
@@ -83,7 +92,8 @@ class LedgerStore(LedgerReader):
         self._spares_wanted = 1  # segments to have ready: two where an entry fills one
         self._truncation_count = 0
         self.scanned_count = found.scanned_count  # entries read by the recovery
-        self._watermark.write(self._synced_index)
+        self._note_synced(found.end.index)
+        self.write_watermark()
 
     @classmethod
     def open(cls, disk: Disk, config: StoreConfig, folder: str) -> LedgerStore:
@@ -99,15 +109,16 @@ class LedgerStore(LedgerReader):
         """
         return cls(disk, config, recover(disk, config, folder))
 
-    @property
-    def synced_index(self) -> int:
-        """Last index that a finished sync speaks for; survives a power loss."""
-        return self._synced_index
+    def _move_end(self, end: LogPoint) -> None:
+        super()._move_end(end)
+        if self._counts_unsynced:
+            self.durable_index = end.index
 
-    @property
-    def durable_index(self) -> int:
-        """Last index that may be acknowledged: synced, or with ASYNC_FLUSH in the page cache."""
-        return self._end.index if self._counts_unsynced else self._synced_index
+    def _note_synced(self, index: int) -> None:
+        """Let the log be synced up to *index*: the one place where that changes."""
+        self.synced_index = index
+        if not self._counts_unsynced:
+            self.durable_index = index
 
     @property
     def checkpoint_commit_index(self) -> int:
@@ -117,13 +128,13 @@ class LedgerStore(LedgerReader):
     @property
     def size_since_checkpoint(self) -> int:
         """Bytes of log that a restart would have to scan."""
-        return self._end.position - self._checkpoint.synced.position
+        return self.end.position - self._checkpoint.synced.position
 
     @property
     def stats(self) -> StoreStats:
         """Counters since `open`, and sizes as they are now."""
         return StoreStats(
-            log_size=self._end.position - self._log.first.position,
+            log_size=self.end.position - self._log.first.position,
             segment_count=len(self._log),
             spare_count=self._log.spare_count,
             appended_count=self._appended_count,
@@ -142,7 +153,7 @@ class LedgerStore(LedgerReader):
     def position_for(self, body_size: int) -> int:
         """Return where the header of the next entry lands if its body has *body_size* bytes."""
         return place_entry(
-            self._end.position,
+            self.end.position,
             entry_size=HEADER_SIZE + body_size,
             segment_size=self._config.segment_size,
         )
@@ -165,9 +176,9 @@ class LedgerStore(LedgerReader):
             LedgerFullError: nothing was appended: the disk has no room for another segment.
             StorageFailedError: the write failed; stop the process.
         """
-        assert term >= self._end.term, f"term {term} falls below {self._end.term}"
+        assert term >= self.end.term, f"term {term} falls below {self.end.term}"
         assert sum(map(len, body)) == body_size
-        index = self._end.index + 1
+        index = self.end.index + 1
         size = HEADER_SIZE + body_size
         position = self.position_for(body_size)
         header, chain_crc = encode_header(
@@ -176,13 +187,13 @@ class LedgerStore(LedgerReader):
             term=term,
             position=position,
             channel=channel,
-            previous_chain_crc=self._end.chain_crc,
+            previous_chain_crc=self.end.chain_crc,
             body_crc=body_crc_of(body),
             body_size=body_size,
         )
         ref = EntryRef(index, term, position, size, kind)
         self._write_run([header, *body], [ref])
-        self._end = LogPoint(index, term, position + size, chain_crc)
+        self._move_end(LogPoint(index, term, position + size, chain_crc))
         return ref
 
     def append_raw(self, raw: memoryview) -> list[EntryRef]:
@@ -195,25 +206,26 @@ class LedgerStore(LedgerReader):
             LedgerFullError: no room for another segment; the entries before it may stand.
             StorageFailedError: the write failed; stop the process.
         """
-        headers = list(check_entries(raw, after=self._end, segment_size=self._segment_size))
-        refs = list(map(_ref, headers))
-        start = 0
-        while start < len(headers):
-            stop = start + 1
-            size = headers[start].size
-            while stop < len(headers) and headers[stop].position == headers[start].position + size:
-                size += headers[stop].size
-                stop += 1
-            run, raw = raw[:size], raw[size:]
-            self._write_run((run,), refs[start:stop])
-            self._end = point_behind(headers[stop - 1])
-            start = stop
+        refs, end = check_entries(raw, after=self.end, segment_size=self._segment_size)
+        rest = refs
+        while rest and rest[0].position + len(raw) != end.position:
+            # A segment ends among them.
+            size, count = 0, 0
+            while rest[count].position == rest[0].position + size:
+                size += rest[count].size
+                count += 1
+            self._write_run((raw[:size],), rest[:count])
+            self._move_end(point_behind(decode_header(raw, size - rest[count - 1].size)))
+            raw, rest = raw[size:], rest[count:]
+        if rest:
+            self._write_run((raw,), rest)
+            self._move_end(end)
         return refs
 
     def has_room(self, body_size: int) -> bool:
         """Whether an entry of *body_size*, and a no-op behind it, fit without allocating."""
         segment_size = self._segment_size
-        end = self._end
+        end = self.end
         if end.position % segment_size + 2 * HEADER_SIZE + body_size + 2 * FILLER_SIZE <= (
             segment_size
         ):
@@ -237,7 +249,7 @@ class LedgerStore(LedgerReader):
         For a follower: where its entries lie, and that a no-op has room behind them, was settled
         by the leader.
         """
-        end = self._end
+        end = self.end
         if end.position % self._segment_size + entry_size + FILLER_SIZE <= self._segment_size:
             self._spares_wanted = 1
             return self._index.has_room(end.index + entry_count)
@@ -253,7 +265,7 @@ class LedgerStore(LedgerReader):
     @property
     def needs_prepare(self) -> bool:
         """Whether a worker should call `prepare_next` now."""
-        room = self._log.last.end - self._end.position
+        room = self._log.last.end - self.end.position
         ahead = max(self._config.segment_size // 2, _ROOM_AHEAD)
         return (
             self._log.spare_count < self._spares_wanted and room < ahead
@@ -281,7 +293,7 @@ class LedgerStore(LedgerReader):
             CorruptStoreError: *index* is committed: the leader, or we, lost acknowledged entries.
             StorageFailedError: the write failed; stop the process.
         """
-        if index == self._end.index + 1:
+        if index == self.end.index + 1:
             return
         self._check_index(index)
         if index <= self._checkpoint.synced.index:
@@ -292,15 +304,15 @@ class LedgerStore(LedgerReader):
             )
         end = self.point_at(index - 1)
         # First the watermark: once the bytes below it change, it would call them damage.
-        if index <= self._synced_index:
-            self._synced_index = index - 1
-            self._watermark.write(self._synced_index)
+        if index <= self.synced_index:
+            self._note_synced(index - 1)
+            self.write_watermark()
         for ticket in self._tickets:
             ticket.index = min(ticket.index, index - 1)
         self._recent.clear()
         self._log.blank_header_at(end.position)
         self._log.retire_behind(end.position)
-        self._end = end
+        self._move_end(end)
         self._truncation_count += 1
 
     def begin_drop(self, position: int) -> DropTicket | None:
@@ -316,13 +328,13 @@ class LedgerStore(LedgerReader):
         index = self.find_index_at_position(kept) - 1
         last = self.point_at(index)
         self._recent.clear()
-        self._base = LogPoint(index, last.term, kept, last.chain_crc)
+        self.base = LogPoint(index, last.term, kept, last.chain_crc)
         before = self._checkpoint
         self._checkpoint = Checkpoint(
             generation=before.generation + 1,
-            base=self._base,
+            base=self.base,
             # At the same index the base's position counts: the other may be in a file that goes.
-            synced=self._base if index >= before.synced.index else before.synced,
+            synced=self.base if index >= before.synced.index else before.synced,
         )
         return DropTicket(
             checkpoints=self._checkpoints,
@@ -362,9 +374,10 @@ class LedgerStore(LedgerReader):
         self._log.blank_header_at(base.position)
         self._log.sync_from(base.position)
         self._index.reset(base.index + 1)
-        self._base = self._end = base
-        self._synced_index = base.index
-        self._watermark.write(self._synced_index)
+        self.base = base
+        self._move_end(base)
+        self._note_synced(base.index)
+        self.write_watermark()
 
     # -- sync and checkpoint ----------------------------------------------------------------------
 
@@ -382,7 +395,7 @@ class LedgerStore(LedgerReader):
         if not files and not folder_dirty:
             return None
         ticket = SyncTicket(
-            self._disk, self._end.index, files, self._log.folder if folder_dirty else None
+            self._disk, self.end.index, files, self._log.folder if folder_dirty else None
         )
         self._tickets.append(ticket)
         return ticket
@@ -404,15 +417,15 @@ class LedgerStore(LedgerReader):
         assert self._tickets[0] is ticket, "tickets finish in the order in which they began"
         self._tickets.popleft()
         self._sync_count += 1
-        if ticket.index > self._synced_index:
-            self._synced_index = ticket.index
+        if ticket.index > self.synced_index:
+            self._note_synced(ticket.index)
             if watermark:
                 self.write_watermark()
         return self.durable_index
 
     def write_watermark(self) -> None:
         """Write down up to where the log is synced, for a start after a crash of the process."""
-        self._watermark.write(self._synced_index)
+        self._watermark.write(self.synced_index)
 
     def sync(self) -> int:
         """Sync everything appended so far and return the new `durable_index`; blocking."""
@@ -432,11 +445,11 @@ class LedgerStore(LedgerReader):
             commit_index: index of the last entry known to be committed.
         """
         before = self._checkpoint
-        index = min(commit_index, self._end.index)
+        index = min(commit_index, self.end.index)
         if index <= before.synced.index:
             return None
         self._checkpoint = Checkpoint(
-            generation=before.generation + 1, base=self._base, synced=self.point_at(index)
+            generation=before.generation + 1, base=self.base, synced=self.point_at(index)
         )
         return CheckpointTicket(
             checkpoints=self._checkpoints,
@@ -460,40 +473,36 @@ class LedgerStore(LedgerReader):
         kept = self._log.first.position
         for file in self._log.files_from(kept)[1:]:
             # The segment before this one may go when its last entry is durable here.
-            if file.position > position or file.position >= self._end.position:
+            if file.position > position or file.position >= self.end.position:
                 break
-            if self.find_index_at_position(file.position) - 1 > self._synced_index:
+            if self.find_index_at_position(file.position) - 1 > self.synced_index:
                 break
             kept = file.position
         return kept
 
     def _write_run(self, parts: Sequence[Buffer], refs: Sequence[EntryRef]) -> None:
         """Write entries that lie back to back in one segment, then their index units."""
-        self._index.reserve(refs[-1].index)
+        first, last = refs[0], refs[-1]
+        self._index.reserve(last.index)
         file = self._log.last
-        if refs[0].position >= file.end:
+        if first.position >= file.end:
             file = self._roll(file)
-        file.write(refs[0].position, parts, through_map=self._through_map)
+        file.write(first.position, parts, through_map=self._through_map)
         self._index.write(refs)
-        last = refs[-1]
         recent = self._recent
-        if len(refs) > 1:
+        if first is not last:
             recent.clear()
         recent.pop(last.index - RECENT_MAX, None)
         recent[last.index] = last
-        self._appended_count += len(refs)
-        self._appended_size += last.position + last.size - refs[0].position
+        self._appended_count += last.index - first.index + 1
+        self._appended_size += last.position + last.size - first.position
 
     def _roll(self, full: MappedFile) -> MappedFile:
         # The new segment first: without it nothing may change.
         file = self._log.roll()
-        filler = encode_filler(full.end - self._end.position)
-        full.write(self._end.position, [filler], through_map=self._through_map)
+        filler = encode_filler(full.end - self.end.position)
+        full.write(self.end.position, [filler], through_map=self._through_map)
         return file
-
-
-def _ref(header: EntryHeader) -> EntryRef:
-    return EntryRef(header.index, header.term, header.position, header.size, header.kind)
 
 
 __all__ = ["EntryNotFoundError", "LedgerStore"]

@@ -47,7 +47,13 @@ _log = logging.getLogger(__name__)
 
 
 class MappedFileQueue:
-    """The files of one folder. Not empty, except between `open` and `reset`."""
+    """The files of one folder. Not empty, except between `open` and `reset`.
+
+    Attributes:
+        last: the file that is being filled; not there as long as there are none.
+    """
+
+    last: MappedFile
 
     def __init__(self, disk: Disk, folder: str, file_size: int, *, zeroes: bool) -> None:
         self.folder = folder
@@ -117,11 +123,6 @@ class MappedFileQueue:
         return self._files[0]
 
     @property
-    def last(self) -> MappedFile:
-        """The file that is being filled."""
-        return self._files[-1]
-
-    @property
     def spare_count(self) -> int:
         """How many times `roll` finds a file ready."""
         return len(self._spares)
@@ -135,7 +136,7 @@ class MappedFileQueue:
 
     def find(self, position: int) -> MappedFile:
         """Return the file that covers *position*; there must be one."""
-        if self._files and (last := self._files[-1]).position <= position < last.end:
+        if self._files and (last := self.last).position <= position < last.end:
             return last  # mostly: what is asked for is new
         assert self.holds(position), f"{self.folder} has no file for position {position}"
         return self._files[(position - self._files[0].position) // self.file_size]
@@ -231,6 +232,7 @@ class MappedFileQueue:
         """Retire the files behind the one that covers *position*."""
         count = (position - self.first.position) // self.file_size + 1
         behind, self._files = self._files[count:], self._files[:count]
+        self.last = self._files[-1]
         self.retire(behind)
 
     def retire_leftovers(self) -> None:
@@ -326,9 +328,13 @@ class MappedFileQueue:
                 if file is None:
                     file = self._allocate(zero_size=_ZERO_SIZE_NOW)
         file.move(f"{self.folder}/{position:020d}", position=position)
-        self._files.append(file)
+        self._append(file)
         self._is_folder_dirty = True
         return file
+
+    def _append(self, file: MappedFile) -> None:
+        self._files.append(file)
+        self.last = file
 
     def _allocate(self, *, zero_size: int) -> MappedFile:
         path = self._spare_path()
@@ -348,7 +354,7 @@ class MappedFileQueue:
             )
         file = MappedFile(self._disk, path, position=position, size=size)
         if position == (self.last.end if self._files else start):
-            self._files.append(file)
+            self._append(file)
         else:
             self._leftovers.append(file)
 

@@ -47,7 +47,6 @@ from dledger.entry import (
     body_crc_of,
     check_entries,
     encode_header,
-    point_behind,
 )
 from dledger.errors import CorruptEntryError, PoisonEntryError
 from jepsen_like.fuzz.target import Target, must_be, must_say
@@ -184,8 +183,7 @@ def run_entry(data: bytes) -> None:
         raw = with_checksums(raw)
     after = LOG_START
     try:
-        for header in check_entries(memoryview(raw), after=after, segment_size=SEGMENT_SIZE):
-            after = point_behind(header)
+        _, after = check_entries(memoryview(raw), after=after, segment_size=SEGMENT_SIZE)
     except CorruptEntryError as error:
         must_say(error)
         return

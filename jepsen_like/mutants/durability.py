@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from broker.client import records
 from broker.message import codec
-from dledger.entry import LogPoint, check_entry, decode_header
+from dledger.entry import EntryRef, LogPoint, check_entry, decode_header, point_behind
 from dledger.errors import CorruptEntryError, StorageFailedError
 from dledger.raft import guarded
 from dledger.raft.engine import RaftEngine
@@ -258,11 +258,13 @@ def no_crc() -> Sequence[Patch]:
 
 
 def _unchecked_entries(raw: memoryview, *, after: LogPoint, segment_size: int) -> Any:
-    offset = 0
+    offset, refs = 0, []
     while offset < len(raw):
         header = decode_header(raw, offset)
-        yield header
+        refs.append(EntryRef(header.index, header.term, header.position, header.size, header.kind))
+        after = point_behind(header)
         offset += header.size
+    return refs, after
 
 
 # -- retention and installation --------------------------------------------------------------------
