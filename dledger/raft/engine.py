@@ -51,6 +51,11 @@ class RaftEngine:
     term: int  # the current one
     is_leader = False  # whether this node thinks it leads; another may have been elected since
     is_candidate = False  # whether this node is standing for election
+    leader_id: str | None  # whom this node follows, itself when it leads, None: nobody is known
+    # Whether this node leads and its first entry is applied (flaw l): before that it does not know
+    # what its predecessors have committed.
+    leader_ready = False
+    first_index_of_own_term = 0  # of the no-op with which this leadership, or the last one, began
 
     def __init__(
         self,
@@ -83,7 +88,7 @@ class RaftEngine:
         self.store = store
         self.append_window = raft.append_window
         self.append_size_max = raft.append_size_max
-        self._votes = votes
+        self.votes = votes
         self._clock = clock
         self.now = clock.now  # seconds
         self._chance = chance
@@ -158,20 +163,6 @@ class RaftEngine:
     # -- what this node is ----------------------------------------------------------------------
 
     @property
-    def leader_ready(self) -> bool:
-        """Return whether this node leads and its first entry is applied (flaw l).
-
-        Before that it does not know what its predecessors have committed.
-        """
-        return self.is_leader and self.applied_index >= self._raft._SyncObj__noopIDx
-
-    @property
-    def leader_id(self) -> str | None:
-        """Return whom this node follows, itself when it leads, None while nobody is known."""
-        leader = self._raft._SyncObj__raftLeader
-        return None if leader is None else leader.id
-
-    @property
     def has_live_leader(self) -> bool:
         """Return whether a leader was heard of within the least election timeout."""
         if self.is_leader:
@@ -185,32 +176,31 @@ class RaftEngine:
 
         As of the last `tick`; cheap, where the properties are not.
         """
-        raft = self._raft
-        leader = raft._SyncObj__raftLeader
         return (
-            raft._SyncObj__raftState,
-            raft._SyncObj__raftCurrentTerm,
-            leader,
-            self._votes.joining,
+            self.is_leader,
+            self.is_candidate,
+            self.term,
+            self.leader_id,
+            self.votes.joining,
             self.leader_ready,
-            leader is not None
+            self.leader_id is not None
             and self.ticked_at < self.leader_heard_at + self._election_seconds_min,
         )
 
     @property
     def joining(self) -> bool:
         """Return whether this node started empty and may not vote yet."""
-        return self._votes.joining
+        return self.votes.joining
 
     @property
     def vote_is_durable(self) -> bool:
         """Return whether term and vote are on disk as they are in memory."""
-        return self._votes.synced_version >= self._votes.version
+        return self.votes.synced_version >= self.votes.version
 
     @property
     def vote_is_under_way(self) -> bool:
         """Return whether a vote of this node's is not on disk yet, and with it not sent."""
-        return not self.vote_is_durable and self._votes.voted_for is not None
+        return not self.vote_is_durable and self.votes.voted_for is not None
 
     @property
     def transfer_in_progress(self) -> bool:
@@ -220,8 +210,10 @@ class RaftEngine:
     def next_deadline(self) -> float:
         """Return the clock's second at which `tick` has something to do at the latest."""
         if self.is_leader:
-            return float(self._raft._SyncObj__newAppendEntriesTime)
-        return float(self._raft._SyncObj__raftElectionDeadline)
+            deadline: float = self._raft._SyncObj__newAppendEntriesTime
+        else:
+            deadline = self._raft._SyncObj__raftElectionDeadline
+        return deadline
 
     # -- driving it -----------------------------------------------------------------------------
 
@@ -249,11 +241,6 @@ class RaftEngine:
             self._stopped_leading = False
             self.leading.stop()
 
-    @property
-    def first_index_of_own_term(self) -> int:
-        """Return the index of the no-op with which this leadership began."""
-        return int(self._raft._SyncObj__noopIDx or 0)
-
     def _count_commit(self) -> None:
         """Commit what a majority has, by the marks that PySyncObj's tick would count by.
 
@@ -272,7 +259,6 @@ class RaftEngine:
             index = self.store.durable_index
         if index > self.commit_index and index >= self.first_index_of_own_term:
             raft._SyncObj__raftCommitIndex = index
-            raft._SyncObj__raftLog.setRaftCommitIndex(index)
 
     def propose(self, proposal: Proposal) -> int:
         """Append *proposal* as the leader; return its index.
@@ -362,7 +348,7 @@ class RaftEngine:
         self.tick_wanted = True
         self.transport.release_votes(self.term)
         if (
-            self._votes.voted_for is not None
+            self.votes.voted_for is not None
             and self.vote_is_durable
             and not (self.is_leader or self.transfer_in_progress)
         ):
@@ -375,13 +361,9 @@ class RaftEngine:
         """Sort one message: whose handler, and whether its term still counts."""
         kind = message["type"]
         peer_id = node.id
-        if kind == "pre_vote":
-            self.standing.on_pre_vote(peer_id, message)
-        elif kind == "pre_vote_answer":
-            self.standing.on_pre_vote_answer(peer_id, message)
-        elif kind in {"append_entries", "install"}:
+        if kind == "append_entries" or kind == "install":
             self._on_leader_message(node, message)
-        elif kind in {"append_answer", "install_answer"}:
+        elif kind == "append_answer" or kind == "install_answer":
             if message["term"] > self.term:
                 self.step_down(message["term"])
             elif message["term"] == self.term and self.is_leader:
@@ -389,6 +371,10 @@ class RaftEngine:
                     self.leading.on_answer(peer_id, message)
                 else:
                     self.leading.on_install_answer(peer_id, message)
+        elif kind == "pre_vote":
+            self.standing.on_pre_vote(peer_id, message)
+        elif kind == "pre_vote_answer":
+            self.standing.on_pre_vote_answer(peer_id, message)
         elif kind == "request_vote":
             if self.joining:
                 if message["term"] > self.term:
@@ -423,7 +409,11 @@ class RaftEngine:
         assert not self.is_leader, "two leaders in one term"
         if self.is_candidate:
             self._raft._SyncObj__setState(FOLLOWER)
-        self.leader_heard_at = now = self.now()
+        now = self.now()
+        if now >= self.leader_heard_at + self._election_seconds_min or self.leader_id != node.id:
+            self.tick_wanted = True  # there is a leader again, or another one
+            self._raft._SyncObj__raftLeader = node
+        self.leader_heard_at = now
         raft = self._raft
         if self.leader_is_gone or now >= self._patience_drawn_at + self.heartbeat_seconds:
             self.leader_is_gone = False
@@ -431,7 +421,6 @@ class RaftEngine:
             self._patience_seconds = raft._SyncObj__generateRaftTimeout()
         if not raft._SyncObj__transferInProgress:
             raft._SyncObj__raftElectionDeadline = now + self._patience_seconds
-        raft._SyncObj__raftLeader = node
         if self.standing.wants_to_lead:
             self.standing.leader_heard()
         if message["type"] == "append_entries":
@@ -460,11 +449,11 @@ class RaftEngine:
 
     def commit_to(self, index: int) -> None:
         """As a follower, take over how far the leader has committed; never backwards."""
-        index = min(index, self.store.end_index)
+        if index > self.store.end_index:
+            index = self.store.end_index
         if index > self.commit_index:
             self.commit_index = index
             self._raft._SyncObj__raftCommitIndex = index
-            self._raft._SyncObj__raftLog.setRaftCommitIndex(index)
 
     def apply(self) -> None:
         """Publish what is both committed and durable here."""
@@ -476,12 +465,14 @@ class RaftEngine:
                 due = self.ticked_at + COMMIT_NOTICE_SECONDS
                 if due < self._raft._SyncObj__newAppendEntriesTime:
                     self._raft._SyncObj__newAppendEntriesTime = due
-        if self.applied_index == self.commit_index:
-            return
-        index = min(self.commit_index, self.store.durable_index)
+        index, durable_index = self.commit_index, self.store.durable_index
+        if index > durable_index:
+            index = durable_index
         if index > self.applied_index:
             self.applied_index = index
             self._raft._SyncObj__raftLastApplied = index
+        if self.is_leader and not self.leader_ready:
+            self.leader_ready = self.applied_index >= self.first_index_of_own_term
 
     def on_heartbeat_due(self) -> None:
         """Send to whoever has heard nothing for too long; set the time for the next look."""
@@ -542,7 +533,7 @@ class RaftEngine:
 
     def become_voter(self, reason: str) -> None:
         """Let this node vote from now on; kept with the vote."""
-        self._votes.end_joining(reason)
+        self.votes.end_joining(reason)
         self.tick_wanted = True
 
     def snapshot_at_base(self) -> bytes | None:
@@ -565,10 +556,10 @@ class RaftEngine:
         self.commit_index = self.applied_index = base.index
         self._raft._SyncObj__raftCommitIndex = base.index
         self._raft._SyncObj__raftLastApplied = base.index
-        self._raft._SyncObj__raftLog.setRaftCommitIndex(base.index)
 
     def _on_state_changed(self, old: int, new: int) -> None:
         self.is_leader, self.is_candidate = new == LEADER, new == CANDIDATE
+        self.leader_ready = False
         self.tick_wanted = True
         if old == LEADER:
             self._stopped_leading = True

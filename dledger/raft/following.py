@@ -45,12 +45,12 @@ class Following:
         self._answer_id = message["id"]
         raw = memoryview(message["entries"])
         previous, previous_term = message["prev_index"], message["prev_term"]
-        last_index, base_index = message["last_index"], store.base.index
-        if previous > store.end_index:
+        last_index, base_index, end_index = message["last_index"], store.base.index, store.end_index
+        if previous > end_index:
             if self.waiting_for_room:
                 self._say_alive()
             else:
-                self._refuse(store.end_index + 1)
+                self._refuse(end_index + 1)
             return
         if previous >= base_index:
             if store.term_at(previous) != previous_term:
@@ -62,7 +62,7 @@ class Following:
             self._verify_to(base_index)
         if raw.nbytes and not (
             self._append(raw, last_index)
-            if previous == store.end_index  # mostly: all of it is new
+            if previous == end_index  # mostly: all of it is new
             else self._keep_entries(raw, last_index)
         ):
             return
@@ -70,10 +70,12 @@ class Following:
             raise CorruptEntryError(
                 f"an append message of {engine.leader_id} ends before its entry {last_index}"
             )
-        if last_index >= base_index:
-            self._verify_to(last_index)
-        if message["commit_index"] > engine.commit_index:
-            engine.commit_to(min(message["commit_index"], self._verified_index))
+        if last_index >= base_index and last_index > self._verified_index:
+            self._verified_index = last_index
+        commit_index = message["commit_index"]
+        if commit_index > engine.commit_index:
+            verified_index = self._verified_index
+            engine.commit_to(commit_index if commit_index < verified_index else verified_index)
         if "admit_index" in message and (admit_index := message["admit_index"]) >= 0:
             self._admit(admit_index)
         tell_written = "tell_written" in message and message["tell_written"]
@@ -178,18 +180,24 @@ class Following:
         if not engine.vote_is_durable:
             self._answer_due = True
             return
-        store = engine.store
-        match_index = min(self._verified_index, store.durable_index)
+        store, verified_index = engine.store, self._verified_index
+        match_index = store.durable_index
+        if match_index > verified_index:
+            match_index = verified_index
         # The rest is promised when its sync is done, not when the next message happens to come.
-        self._answer_due = match_index < self._verified_index and match_index < store.end_index
-        more: Message = {}
-        if self._tells_more:
-            more = {
-                "written_index": min(self._verified_index, store.end_index),
-                "synced_index": min(self._verified_index, store.synced_index),
-            }
-            self._answer_due |= more["synced_index"] < engine.sync_wanted
-        self._send_answer(next_index=match_index + 1, success=True, reset=False, **more)
+        self._answer_due = match_index < verified_index and match_index < store.end_index
+        if not self._tells_more:
+            self._send_answer(next_index=match_index + 1, success=True, reset=False)
+            return
+        synced_index = min(verified_index, store.synced_index)
+        self._answer_due |= synced_index < engine.sync_wanted
+        self._send_answer(
+            next_index=match_index + 1,
+            success=True,
+            reset=False,
+            written_index=min(verified_index, store.end_index),
+            synced_index=synced_index,
+        )
 
     def _send_answer(self, *, next_index: int, success: bool, reset: bool, **more: int) -> None:
         engine = self._engine
@@ -205,7 +213,7 @@ class Following:
                 "next_index": next_index,
                 "success": success,
                 "reset": reset,
-                "joining": engine.joining,
+                "joining": engine.votes.joining,
                 **more,
             },
         )

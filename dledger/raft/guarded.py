@@ -91,18 +91,19 @@ class MatchView(dict[Peer, int]):
     uncommitted tail in each tick to find that out.
     """
 
-    def __init__(self, engine: RaftEngine, raft: GuardedSyncObj) -> None:
+    def __init__(self, engine: RaftEngine) -> None:
         super().__init__()
         self._engine = engine
-        self._raft = raft
 
     def __getitem__(self, peer: Peer) -> int:
         engine = self._engine
         progress = engine.leading.progress[peer.id]
         if progress.joining:
             return 0
-        match_index = min(progress.match_index, engine.store.durable_index)
-        return match_index if match_index >= (self._raft._SyncObj__noopIDx or 0) else 0
+        index, durable_index = progress.match_index, engine.store.durable_index
+        if index > durable_index:
+            index = durable_index
+        return index if index >= engine.first_index_of_own_term else 0
 
 
 class GuardedSyncObj(SyncObj):  # type: ignore[misc]  # PySyncObj is untyped
@@ -111,7 +112,17 @@ class GuardedSyncObj(SyncObj):  # type: ignore[misc]  # PySyncObj is untyped
     def __init__(self, engine: RaftEngine, me: Peer, others: list[Peer], conf: SyncObjConf) -> None:
         self._engine = engine
         super().__init__(me, others, conf=conf, transport=engine.transport)
-        self._SyncObj__raftMatchIndex = MatchView(engine, self)
+        self._SyncObj__raftMatchIndex = MatchView(engine)
+
+    @property
+    def _SyncObj__raftLeader(self) -> Peer | None:
+        """Stock's own field, and the engine has the leader's id at hand."""
+        return self._leader
+
+    @_SyncObj__raftLeader.setter
+    def _SyncObj__raftLeader(self, leader: Peer | None) -> None:
+        self._leader = leader
+        self._engine.leader_id = None if leader is None else leader.id
 
     def _SyncObj__onMessageReceived(self, node: Peer, message: Message) -> None:
         """Ours, because answers carry no term and appends cut what is there (flaws a, b, e)."""
@@ -162,3 +173,4 @@ class GuardedSyncObj(SyncObj):  # type: ignore[misc]  # PySyncObj is untyped
         self._engine.leading.start()
         self._engine.levels.start()
         super()._SyncObj__onBecomeLeader()
+        self._engine.first_index_of_own_term = int(self._SyncObj__noopIDx)

@@ -133,9 +133,10 @@ class Leading:
         if progress.next_index <= store.base.index:
             return self._send_install(peer_id)
         sent = False
+        end_index = store.end_index
         window = 1 if progress.probing else engine.append_window
         while (
-            progress.next_index <= store.end_index
+            progress.next_index <= end_index
             and len(progress.inflight) < window
             and not (progress.probing and progress.probe_pending)
         ):

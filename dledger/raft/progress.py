@@ -50,7 +50,8 @@ class Progress:
         while self.inflight and self.inflight[0] <= match_index:
             self.inflight.popleft()
         # Never backwards on success: doing so resends what is already on its way (flaw a).
-        self.next_index = max(self.next_index, match_index + 1)
+        if self.next_index <= match_index:
+            self.next_index = match_index + 1
         if match_index <= self.match_index:
             return False
         self.match_index = match_index

@@ -44,11 +44,16 @@ class VoteState:
 
 
 class VoteFile:
-    """The state in memory, ahead of the disk by at most what `begin_sync` would write."""
+    """The state in memory, ahead of the disk by at most what `begin_sync` would write.
+
+    Attributes:
+        joining: whether this node may not vote yet.
+    """
 
     def __init__(self, slots: SlotFile) -> None:
         self._slots = slots
         self._state = _unpack(slots)
+        self.joining = self._state.joining  # plain: each answer to a leader says it
         self._lock = threading.Lock()
         self._written_version = 0
         self.version = 0  # of the state in memory; one more for each change
@@ -91,11 +96,6 @@ class VoteFile:
     def voted_for(self) -> str | None:
         """Node id that this node voted for in `current_term`, if any."""
         return self._state.voted_for
-
-    @property
-    def joining(self) -> bool:
-        """Whether this node may not vote yet."""
-        return self._state.joining
 
     @property
     def is_synced(self) -> bool:
@@ -151,6 +151,7 @@ class VoteFile:
     def _change(self, state: VoteState) -> None:
         if state != self._state:
             self._state = state
+            self.joining = state.joining
             self.version += 1
 
     def _write(self, state: VoteState, version: int) -> None:

@@ -135,7 +135,7 @@ def old_answers_confirm_reads() -> Sequence[Patch]:
 def serves_before_its_first_entry() -> Sequence[Patch]:
     """A new leader answers before it knows what its predecessors have committed (flaw l)."""
     return [
-        (RaftEngine, "leader_ready", property(lambda self: self.is_leader)),
+        (RaftEngine, "leader_ready", property(lambda self: self.is_leader, lambda *_: None)),
         opens_at_once(),
     ]
 

@@ -244,7 +244,7 @@ def proposals_may_stay_in_the_queue(stack):
 @mutant
 def leader_is_always_ready(stack):
     """Flaw l: a leader serves before its first entry is committed."""
-    put(stack, RaftEngine, "leader_ready", property(lambda self: self.is_leader))
+    put(stack, RaftEngine, "leader_ready", property(lambda self: self.is_leader, lambda *_: None))
 
 
 @mutant
