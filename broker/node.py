@@ -62,6 +62,10 @@ class Node(Wiring):
     def _is_taking_over(self) -> bool:
         return self.ledger.is_leader and not self.queue.is_open
 
+    def _catch_up(self) -> None:
+        self.ledger.publish_commits()
+        self.dispatch.catch_up()
+
     def _dispatched(self) -> None:
         self.queue.refresh()
         self.commands.dispatched()

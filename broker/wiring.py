@@ -177,7 +177,7 @@ class Wiring(ABC):
             forward=self.forwarder.take,
             end_of_pass=self._requests_taken,
             session_gone=self._session_gone,
-            catch_up=self.dispatch.catch_up,
+            catch_up=self._catch_up,
             node_id=config.node_id,
         )
         self.forwarder.connect_to(self.registry.dispatch, self._end_of_pass, self._is_serving)
@@ -209,7 +209,8 @@ class Wiring(ABC):
         # and some reckon one that is for sends alone.
         self._servers = [self.server] + [self._make_server(port) for port in config.more_ports]
         self.ledger.watch_commits(self.dispatch.committed_to)
-        self.ledger.watch_commits(self._committed)
+        self.ledger.watch_commits(self._committed)  # on a follower nobody waits for that
+        self.ledger.let_commits_wait(self.dispatch.may_wait)
         self.ledger.watch_role(self._role_changed)
         self.dispatch.committed_to(self.ledger.committed_index)
 
@@ -562,7 +563,7 @@ class Wiring(ABC):
             cluster=config.cluster_name,
             flow=self.flow,
             name_servers=self.names.registrar.counts,
-            catch_up=self.dispatch.catch_up,
+            catch_up=self._catch_up,
         )
 
     # -- what the rooms tell, see `broker.node.Node` --------------------------------------------
@@ -578,6 +579,9 @@ class Wiring(ABC):
 
     @abstractmethod
     def _is_taking_over(self) -> bool: ...
+
+    @abstractmethod
+    def _catch_up(self) -> None: ...
 
     @abstractmethod
     def _dispatched(self) -> None: ...

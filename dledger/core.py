@@ -349,10 +349,10 @@ class LedgerCore:
         return bool(self._waiting) or self.engine.following.waiting_for_room
 
     @property
-    def is_settled(self) -> bool:
-        """Whether `step` has nothing to do before something else happens or time has passed."""
+    def leads_quietly(self) -> bool:
+        """Whether this is a leader for which `step` does nothing before something else happens."""
         engine = self.engine
-        return not (
+        return engine.is_leader and not (
             engine.tick_wanted
             or engine.commit_wanted
             or engine.transport.outbox
@@ -361,7 +361,26 @@ class LedgerCore:
             or self._waiting
             or self._level_waits.count
             or engine.applied_index != self._settled_index
-            or not engine.is_leader
+        )
+
+    @property
+    def follows_quietly(self) -> bool:
+        """Whether this is a follower for which `step` does no more than publish what is committed.
+
+        That is, until something else happens or time has passed.
+        """
+        engine = self.engine
+        return not (
+            engine.is_leader
+            or engine.tick_wanted
+            or engine.sync_wanted > self.store.synced_index
+            or engine.following.waiting_for_room
+            or engine.transport.outbox
+            or engine.snapshot_wanted
+            or self._transfer is not None
+            or self._inflight
+            or self._waiting
+            or self._level_waits.count
         )
 
     def _resume_waiting(self) -> None:
@@ -374,11 +393,12 @@ class LedgerCore:
             self._append(self._waiting.popleft())
 
     def _finish_committed(self) -> None:
-        committed = self.engine.applied_index
+        engine = self.engine
+        committed, now = engine.applied_index, engine.ticked_at
         while self._inflight and self._inflight[0][0] <= committed:
             index, term, appended_at, proposal = self._inflight.popleft()
             self._pending_size -= proposal.body_size
-            self.append_seconds.observe(self._clock.now() - appended_at)
+            self.append_seconds.observe(now - appended_at)
             if not self._is_committed(index, term):
                 proposal.on_failed(
                     OutcomeUnknownError(f"entry {index} of term {term} was replaced or dropped")

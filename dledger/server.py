@@ -56,6 +56,8 @@ _LOOKS_PER_SEGMENT = 64
 _LOOK_SECONDS = 0.05
 # A step is cheap; waking a hair late keeps "deadline reached" true on any clock.
 _WAKE_SLACK_SECONDS = 0.001
+# A follower may tell so much later of what is committed, where nobody waits for that.
+_PUBLISH_SECONDS = 0.005
 
 
 class LedgerServer:
@@ -127,6 +129,8 @@ class LedgerServer:
         self._flush_at = 0.0
         self._sync_each = config.store.flush_disk_type.value == "SYNC_FLUSH"
         self._commit_watchers: list[Callable[[int], None]] = []
+        self._may_wait: Callable[[int], bool] = lambda _: False
+        self._is_behind = False  # what this follower knows to be committed is still to be published
         self._role_watchers: list[Callable[[Role, int, str | None], None]] = []
         self._published_index = self.core.committed_index
         self._published_role: tuple[Role, int, str | None, bool] | None = None
@@ -177,6 +181,13 @@ class LedgerServer:
     def watch_commits(self, watcher: Callable[[int], None]) -> None:
         """Call *watcher* with the committed index whenever it has risen; it must not wait."""
         self._commit_watchers.append(watcher)
+
+    def let_commits_wait(self, may_wait: Callable[[int], bool]) -> None:
+        """Have a follower ask *may_wait* with each new committed index, and believe it.
+
+        Where that is so, watchers hear of it some milliseconds later, or with `publish_commits`.
+        """
+        self._may_wait = may_wait
 
     def watch_role(self, watcher: Callable[[Role, int, str | None], None]) -> None:
         """Call *watcher* with (role, term, leader id) when one changes or the leader is ready."""
@@ -264,6 +275,31 @@ class LedgerServer:
         seconds = max(deadline - self._clock.now(), 0.0)
         return trio.current_time() + seconds + _WAKE_SLACK_SECONDS
 
+    def publish_commits(self) -> None:
+        """Tell the watchers of all that this node knows to be committed, if that was put off."""
+        if self._is_behind:
+            self.pump_soon()
+
+    def _put_off(self) -> bool:
+        """Put off what is left to do on a follower, if nobody waits for it; whether that is so.
+
+        Its answer is on the way.  To publish what is committed takes a follower half as long again,
+        and who shares its processor may be the leader; a few entries later it takes no longer.
+        """
+        engine = self.core.engine
+        if not self.core.follows_quietly:
+            return False
+        if engine.commit_index == engine.applied_index:
+            return True
+        if not self._may_wait(engine.commit_index):
+            return False
+        if not self._is_behind:
+            self._is_behind = True
+            if (due := engine.leader_heard_at + _PUBLISH_SECONDS) < self._alarm_due:
+                self._alarm_due = due
+                self._alarm.set(self._on_loop_clock(due))
+        return True
+
     def pump_soon(self) -> None:
         """Have `pump` run: now, or again where it is running."""
         if self._pumping:
@@ -281,6 +317,7 @@ class LedgerServer:
             self._pump_again = True
             return
         self._pumping = True
+        self._is_behind = False
         core = self.core
         try:
             while True:
@@ -288,7 +325,7 @@ class LedgerServer:
                 core.step()
                 if core.engine.transport.outbox:
                     self._send_outbox()
-                self._start_syncs()
+                self._start_syncs(core.engine.ticked_at)
                 self._publish()
                 if not self._pump_again:
                     break
@@ -324,7 +361,7 @@ class LedgerServer:
             if engine.transport.outbox:
                 self._send_outbox()
             if self._sync_each and not engine.is_leader:
-                self._start_syncs()
+                self._start_syncs(self._clock.now())
         except BaseException as error:
             self._fail(error)
             raise
@@ -367,7 +404,7 @@ class LedgerServer:
 
     # -- syncs ----------------------------------------------------------------------------------
 
-    def _start_syncs(self) -> None:
+    def _start_syncs(self, now: float) -> None:
         if not self._vote_syncing and self._votes.synced_version != self._votes.version:
             vote_ticket = self._votes.begin_sync()
             if vote_ticket is not None:
@@ -375,7 +412,6 @@ class LedgerServer:
                 self._vote_worker.submit(
                     vote_ticket.run, lambda failure: self._vote_synced(vote_ticket, failure)
                 )
-        now = self._clock.now()
         if self._sync_ticket is not None:
             self._judge_slow_sync(now)
         elif (
@@ -430,8 +466,9 @@ class LedgerServer:
             self.core.engine.storage_stalled = False
             self.core.engine.log_synced()
             self._hurry()
-            if self.core.is_settled:
-                self._start_syncs()  # of what came meanwhile; its followers have not answered yet
+            if self.core.leads_quietly or self._put_off():
+                # What came meanwhile is next; for the leader, its followers have not answered yet.
+                self._start_syncs(self._clock.now())
             else:
                 after_reads(self._pump_on_loop)  # it judges time-outs: the leader may have spoken
             # For none of this an answer waits; the watermark is a hint.
@@ -543,9 +580,10 @@ class LedgerServer:
 
     def on_messages(self, peer_id: str, messages: list[Message]) -> None:
         """See `LinkHooks`."""
+        receive = self.core.engine.receive
         try:
             for message in messages:
-                self.core.receive(peer_id, message)
+                receive(peer_id, message)
         except CorruptEntryError:
             raise  # nothing of it was kept; the link ends, and the peer sends it again
         except BaseException as error:
@@ -553,7 +591,13 @@ class LedgerServer:
             self._fail(error)
             raise
         self._hurry()
-        if not self.core.is_settled:
+        engine = self.core.engine
+        if engine.is_leader:
+            is_through = self.core.leads_quietly
+        else:
+            # Without a commit it is a heartbeat, which may have brought the next election nearer.
+            is_through = engine.commit_index > engine.applied_index and self._put_off()
+        if not is_through:
             self.pump()
 
     def stop(self) -> None:

@@ -95,14 +95,21 @@ class DispatchService:
         """Hear that entries up to *index* may be taken in."""
         if index > self._committed_index:
             self._committed_index = index
-        if any(self.waiting):
-            can_wait = False
-        elif self._is_pausing:
-            can_wait = index < self._pause_index and self._log.end_position < self._pause_position
+        if self._is_pausing:
+            can_wait = self.may_wait(index)
         else:
-            can_wait = self._begin_pause(index)
+            can_wait = not any(self.waiting) and self._begin_pause(index)
         if not can_wait:
             self._wake_up()
+
+    def may_wait(self, index: int) -> bool:
+        """Return whether some entries wait for more already, and those up to *index* may, too."""
+        return (
+            self._is_pausing
+            and index < self._pause_index
+            and self._log.end_position < self._pause_position
+            and not any(self.waiting)
+        )
 
     def catch_up(self) -> None:
         """Take in at once what only waits for more to come; a failure ends `run`."""

@@ -122,3 +122,59 @@ async def test_a_second_connection_of_a_peer_takes_the_place_of_the_first(autoju
 def _member(ledgers, one, other):
     target = max(one.name, other.name)
     return next(m for m in ledgers.config("n1").members if m.node_id == target)
+
+
+async def test_a_follower_tells_later_of_commits_that_nobody_waits_for(autojump_clock, ledgers):
+    """Its answer is what the leader waits for; who asks for what is committed has it told first."""
+    leader = await ledgers.leader()
+    follower = ledgers.others(leader)[0]
+    commits = ledgers.commits[follower.name]
+    put_off: list[int] = []
+
+    def may_wait(index):
+        put_off.append(index)
+        return True
+
+    follower.running.let_commits_wait(may_wait)
+    leader.running.propose(Wish(b"x"))
+    await until("the follower has been told of a commit", lambda: put_off)
+    index = put_off[-1]
+    assert index not in commits
+    assert follower.running.committed_index < index
+
+    follower.running.publish_commits()
+
+    assert follower.running.committed_index == commits[-1] == index
+
+
+async def test_what_is_put_off_is_told_within_milliseconds(autojump_clock, ledgers):
+    leader = await ledgers.leader()
+    follower = ledgers.others(leader)[0]
+    follower.running.let_commits_wait(lambda _: True)
+    began = trio.current_time()
+
+    index = (await ledgers.put()).committed[0][0]
+    await until("the follower has told it", lambda: ledgers.commits[follower.name][-1] >= index)
+
+    assert trio.current_time() - began < 0.025
+
+
+async def test_nothing_is_put_off_that_somebody_waits_for(autojump_clock, ledgers):
+    """A pull that is held, for instance: it is answered with the commit."""
+    leader = await ledgers.leader()
+    follower = ledgers.others(leader)[0]
+    commits = ledgers.commits[follower.name]
+    late: list[int] = []
+
+    def may_wait(index):
+        trio.lowlevel.current_trio_token().run_sync_soon(
+            lambda: None if commits[-1] >= index else late.append(index)
+        )
+        return False
+
+    follower.running.let_commits_wait(may_wait)
+    for _ in range(3):
+        await ledgers.put()
+    await ledgers.equal()
+
+    assert not late
