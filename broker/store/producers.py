@@ -14,6 +14,7 @@ Source: Kafka's idempotent producer (KIP-98) for the idea; RocketMQ has none.
 from __future__ import annotations
 
 import enum
+from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgpack
@@ -90,7 +91,8 @@ class Producer:
     ) -> None:
         self.last_sequence = last_sequence
         *earlier, last = runs or [_NO_RUN]
-        self._earlier_runs = tuple(earlier)  # the same empty one for nearly all
+        # None for nearly all.  Where many producers write to one queue each message is a run.
+        self._earlier_runs = deque(earlier, RUNS_MAX - 1) if earlier else None
         self._first_sequence, count, self._first_offset, self._position = last
         self._end_offset = self._first_offset + count
         self.seen_ms = seen_ms
@@ -104,7 +106,7 @@ class Producer:
         if not count:
             return []
         last = Run(self._first_sequence, count, self._first_offset, self._position)
-        return [*self._earlier_runs, last]
+        return [*(self._earlier_runs or ()), last]
 
     def copy(self) -> Producer:
         """Return one that may be changed by itself."""
@@ -147,7 +149,13 @@ class Producer:
         self.packed = None
 
     def _begin_run(self, first_sequence: int, first_queue_offset: int, position: int) -> None:
-        self._earlier_runs = tuple(self.runs[1 - RUNS_MAX :])
+        count = self._end_offset - self._first_offset
+        if count:
+            if self._earlier_runs is None:
+                self._earlier_runs = deque(maxlen=RUNS_MAX - 1)
+            self._earlier_runs.append(
+                Run(self._first_sequence, count, self._first_offset, self._position)
+            )
         self._first_sequence = first_sequence
         self._first_offset = first_queue_offset
         self._position = position

@@ -10,6 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from broker.store.producers import (
     IDLE_MAX_MS,
     RUNS_MAX,
+    Producer,
     ProducerTable,
     Run,
     SequenceState,
@@ -154,3 +155,17 @@ SequencesMachine.TestCase.settings = settings(
     max_examples=60, stateful_step_count=40, deadline=None
 )
 TestSequences = SequencesMachine.TestCase
+
+
+def test_a_copy_is_changed_by_itself():
+    """The leader lays what it appends over what dispatch knows, which must not hear of it."""
+    first = Producer()
+    for n in range(3):
+        first.record(n, 1, 10 * n, 100 * n, index=n + 1, seen_ms=0)
+    known = first.runs
+
+    second = first.copy()
+    second.record(3, 1, 30, 300, index=4, seen_ms=0)
+
+    assert first.runs == known == [Run(n, 1, 10 * n, 100 * n) for n in range(3)]
+    assert second.runs == [*known, Run(3, 1, 30, 300)]
