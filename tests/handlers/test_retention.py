@@ -292,6 +292,8 @@ def trimmed_bytes(member):
     total = 0
     for queue_id in (0, 1):
         queue = derived.queues.get("t", queue_id)
+        if queue is None:
+            return float("inf")  # what was sent is still to be taken in
         units = queue.units_from(queue.min_offset, unit_count_max=1000)
         total += sum(
             int.from_bytes(units[at + 8 : at + 12], "big") for at in range(0, len(units), 20)
