@@ -146,9 +146,10 @@ class LedgerReader:
             EntryNotFoundError: *first_index* lies outside the log.
             CorruptStoreError: the index file is damaged.
         """
+        if first_index == self.end_index and (last := self._recent.get(first_index)) is not None:
+            # Mostly: what was appended just now, whose place nobody had to read.
+            return self._log.last.view(last.position, last.size), first_index
         first = self.locate(first_index)
-        if first_index == self.end.index:
-            return self._view(first_index, first.position, first.size), first_index
         self._view(first_index, first.position, first.size)
         segment = self._log.find(first.position)
         limit = min(first.position + max(size_max, first.size), segment.end)

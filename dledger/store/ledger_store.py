@@ -110,7 +110,8 @@ class LedgerStore(LedgerReader):
         return cls(disk, config, recover(disk, config, folder))
 
     def _move_end(self, end: LogPoint) -> None:
-        super()._move_end(end)
+        self.end = end
+        self.end_index = end.index
         if self._counts_unsynced:
             self.durable_index = end.index
 
