@@ -259,12 +259,10 @@ class Producer:
         many = ManySends(topic)
         if isinstance(messages, AsyncIterable):
             async for message in messages:
-                if not await self._put_one_of_many(many, message):
+                if not await self._put_all(many, (message,)):
                     break
         else:
-            for message in messages:
-                if not await self._put_one_of_many(many, message):
-                    break
+            await self._put_all(many, messages)
         return await many.wait()
 
     def submit(self, place: Place, topic: str, message: OutMessage) -> bool:
@@ -297,10 +295,7 @@ class Producer:
 
     async def put_chunk(self, many: ManySends, messages: list[Body | OutMessage]) -> bool:
         """Take in some messages of *many*; return whether more may follow."""
-        for message in messages:
-            if not await self._put_one_of_many(many, message):
-                return False
-        return True
+        return await self._put_all(many, messages)
 
     async def make_ready(self, topic: str) -> None:
         """Wait until `submit` can take a message of *topic*. Raises as `send` does."""
@@ -466,22 +461,23 @@ class Producer:
             loop.send_now(sender, queues)
         return batch, sender.queue_id, place, start, ids.prefix, number
 
-    async def _put_one_of_many(self, many: ManySends, message: Body | OutMessage) -> bool:
-        """Take one message in; return whether another one may follow."""
-        if not isinstance(message, OutMessage):
-            message = OutMessage(message)
-        place = many.next_place()
-        try:
-            if not self.submit(place, many.topic, message):
-                await self.make_ready(many.topic)
-                assert self.submit(place, many.topic, message), "it was just made ready"
-        except (InvalidMessageError, TypeError, ValueError) as error:
-            place.settle(error)
-        except (BrokerError, RemotingError) as error:
-            place.settle(error)
-            return False
-        if many.count % CHECKPOINT_EVERY == 0:
-            await trio.lowlevel.checkpoint()
+    async def _put_all(self, many: ManySends, messages: Iterable[Body | OutMessage]) -> bool:
+        """Take messages in, one after the other; return whether more may follow."""
+        topic = many.topic
+        for given in messages:
+            message = given if isinstance(given, OutMessage) else OutMessage(given)
+            place = many.next_place()
+            try:
+                if not self.submit(place, topic, message):
+                    await self.make_ready(topic)
+                    assert self.submit(place, topic, message), "it was just made ready"
+            except (InvalidMessageError, TypeError, ValueError) as error:
+                place.settle(error)
+            except (BrokerError, RemotingError) as error:
+                place.settle(error)
+                return False
+            if many.count % CHECKPOINT_EVERY == 0:
+                await trio.lowlevel.checkpoint()
         return True
 
     async def _run(self, *, task_status: trio.TaskStatus[None]) -> None:
