@@ -1,8 +1,9 @@
-"""Giving memory back when there is nothing to do.
+"""Giving memory back when it is not needed.
 
 The C library keeps what was freed for the next to come, and with good reason: the first use of a
 page costs more than all else that is done with it.  But what a burst has left behind it never gives
-back by itself while anything lives above it.  So it is asked to once a busy time is over.
+back by itself while anything lives above it.  So it is asked to once a busy time is over, and in
+the middle of one when the process has grown by much and stays so.
 """
 
 from __future__ import annotations
@@ -12,34 +13,42 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from dledger.machine import give_back_memory
+from dledger.machine import give_back_memory, resident_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-LOOK_SECONDS = 2.0
+LOOK_SECONDS = 1.0
 BUSY_SHARE = 0.2  # of one processor: more is a busy time
+GROWTH_MAX = 12 * 1024 * 1024  # bytes that a process may grow by under load before it is asked
 
 
 async def give_back_when_calm(
     *,
     give_back: Callable[[], bool] = give_back_memory,
     spent: Callable[[], float] = process_time,
+    resident: Callable[[], int] = resident_size,
 ) -> None:
-    """Give memory back at the end of each busy time, until cancelled.
+    """Give memory back at the end of each busy time, and when much has come; until cancelled.
 
     Args:
         give_back: does it, blocking; whether there is a way to.
         spent: tells the seconds of processor time this process has had.
+        resident: tells how many bytes of memory it has.
     """
     was_busy = True  # a start is a busy time
-    before = spent()
+    has_grown = False
+    before, least = spent(), resident()
     while True:
         await trio.sleep(LOOK_SECONDS)
-        now = spent()
+        now, size = spent(), resident()
         is_busy = now - before > BUSY_SHARE * LOOK_SECONDS
-        if was_busy and not is_busy:
+        had_grown, has_grown = has_grown, size > least + GROWTH_MAX
+        if (was_busy and not is_busy) or (had_grown and has_grown):
             if not await trio.to_thread.run_sync(give_back):
                 return
-            now = spent()
+            # What is left is in use: it is not asked for again.
+            now, least, has_grown = spent(), resident(), False
+        elif not has_grown:
+            least = min(least, size)
         was_busy, before = is_busy, now

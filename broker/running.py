@@ -25,7 +25,7 @@ from broker.process import (
 from broker.store import compiled
 from broker.wiring import Surroundings
 from dledger.clock import SystemClock
-from dledger.machine import raise_open_files_limit, use_huge_pages
+from dledger.machine import bound_free_memory, raise_open_files_limit, use_huge_pages
 from dledger.processors import usable_processors
 from dledger.remoting.network import TcpNetwork
 from dledger.remoting.readiness import wait_busily
@@ -67,6 +67,7 @@ async def run_node(
         logger.warning("%s", warning)
     logger.info("the loops over every record run %s", compiled.told)
     config = keep_descriptors_for_files(config)
+    bound_free_memory()
     disk = OsDisk()
     files = await trio.to_thread.run_sync(open_files, config, disk)
     surroundings = Surroundings(

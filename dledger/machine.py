@@ -27,6 +27,11 @@ else:
 _PROC_MAPS = Path("/proc/self/maps")
 _HUGE_PAGE = 2 * 1024 * 1024
 _MADV_COLLAPSE = 25  # of Linux; Python has no name for it
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
+# Bytes of a block from which on it has a mapping of its own, all pages of which are new each time:
+# more than a receive, an entry or a message to a follower takes.
+_MAPPED_SIZE_MIN = 16 * 1024 * 1024
+_FREE_MAX = 16 * 1024 * 1024  # bytes at the heap's end: some of the largest entries
 _IS_POSIX = os.name == "posix"
 _PROC_STATUS = Path("/proc/self/status")
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -100,6 +105,24 @@ def give_back_memory() -> bool:
         return False
     trim(0)
     return True
+
+
+def bound_free_memory() -> bool:
+    """Let this process keep no more than 16 MiB of free memory at the heap's end.
+
+    By itself glibc keeps twice as much as the largest block ever freed, up to 64 MiB: a node that
+    has once had 16 MiB under way for a slow client would keep as much for good.
+
+    Returns:
+        Whether there is a way to; only glibc has it.
+    """
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
+    if set_option is None:
+        return False
+    # With either of them set, neither grows any more.
+    return bool(
+        set_option(_M_MMAP_THRESHOLD, _MAPPED_SIZE_MIN) and set_option(_M_TRIM_THRESHOLD, _FREE_MAX)
+    )
 
 
 def use_huge_pages() -> int:

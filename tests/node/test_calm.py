@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import subprocess
+import sys
 
 import trio
 import trio.testing
 
-from broker.calm import LOOK_SECONDS, give_back_when_calm
+from broker.calm import GROWTH_MAX, LOOK_SECONDS, give_back_when_calm
 from dledger.machine import give_back_memory, resident_size
 
 MIB = 1024 * 1024
@@ -36,12 +38,70 @@ async def test_memory_is_given_back_when_a_busy_time_is_over(autojump_clock, nur
     assert len(given) == 2
 
 
+async def test_what_comes_under_load_and_stays_is_given_back(autojump_clock, nursery):
+    spent, size, given = [0.0], [40 * MIB], []
+
+    def give_back():
+        given.append(size[0])
+        size[0] = left
+        return True
+
+    async def live(looks):
+        for _ in range(looks):
+            spent[0] += LOOK_SECONDS
+            await trio.sleep(LOOK_SECONDS)
+
+    nursery.start_soon(
+        lambda: give_back_when_calm(
+            give_back=give_back, spent=lambda: spent[0], resident=lambda: size[0]
+        )
+    )
+    await trio.testing.wait_all_tasks_blocked()
+    await trio.sleep(LOOK_SECONDS / 2)
+    size[0] += GROWTH_MAX
+    await live(4)
+    assert given == [], "as much as it may grow"
+    size[0] += 1
+    await live(1)
+    size[0] -= 1
+    await live(2)
+    assert given == [], "gone by itself"
+    size[0], left = 70 * MIB, 60 * MIB
+    await live(9)
+    assert given == [70 * MIB], "once: what is left is in use"
+    size[0], left = 90 * MIB, 45 * MIB
+    await live(3)
+    assert given == [70 * MIB, 90 * MIB]
+
+
 async def test_where_there_is_no_way_nobody_tries_again(autojump_clock):
     tries = []
 
     await give_back_when_calm(give_back=lambda: bool(tries.append(1)), spent=lambda: 0.0)
 
     assert tries == [1]
+
+
+def test_the_end_of_the_heap_is_bounded_where_the_system_has_a_way():
+    """In a process of its own: it cannot be taken back."""
+    script = """
+from dledger.machine import bound_free_memory, resident_size
+has_way = bound_free_memory()
+resident_size()
+large = bytearray(31 << 20)
+del large  # without bounds: from now on blocks of that size stay in the heap
+pieces = [bytes(bytearray(100_000)) for _ in range(550)]
+full = resident_size()
+del pieces
+left = resident_size()
+assert not has_way or left < full - (28 << 20), (full, left)
+print(has_way)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
+    )
+
+    assert done.stdout.strip() == str(hasattr(ctypes.CDLL(None), "mallopt"))
 
 
 def test_what_is_free_below_something_alive_is_given_back_where_the_system_has_a_way():
