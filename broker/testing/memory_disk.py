@@ -77,7 +77,7 @@ class FakeRegion:
         assert 0 <= offset <= offset + size <= self.size
         return memoryview(self._inode.cache)[offset : offset + size].toreadonly()
 
-    def sync(self) -> None:
+    def sync(self, *, beside: bool = False) -> None:
         if self._is_closed:
             return
         self._disk.sync_inode(self.path, self._inode)

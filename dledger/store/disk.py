@@ -72,10 +72,14 @@ class MappedRegion(Protocol):
         """
         ...
 
-    def sync(self) -> None:
+    def sync(self, *, beside: bool = False) -> None:
         """Make what was written before the call durable; blocking, any thread.
 
         On a region closed meanwhile it does nothing: its bytes are no longer part of the log.
+
+        Args:
+            beside: whether another sync of the region may be under way that has to hear of every
+                failure itself; this one then takes none from it, nor that one from this.
 
         Raises:
             StorageFailedError: the sync failed; never to be tried again.
@@ -281,11 +285,17 @@ class OsRegion:
         self._syncs_running = 0
         self._is_closed = False
         self._is_mapped_dirty = False
+        self._fd_beside = -1
 
     def write(self, offset: int, parts: Sequence[Buffer], *, through_map: bool) -> None:
         """See `MappedRegion.write`."""
         assert not self._is_closed
         assert offset >= 0
+        if self._fd_beside < 0:
+            # Before anything can fail: an open file hears of what fails after it was opened. Linux
+            # tells each one once.
+            with _failing(self.path, "open"):
+                self._fd_beside = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
         if through_map:
             self._is_mapped_dirty = True
             for part in parts:
@@ -312,19 +322,21 @@ class OsRegion:
             with contextlib.suppress(OSError):  # a hint: where a sandbox forbids it, it is none
                 self._map.madvise(advice, start, self.size - start)
 
-    def sync(self) -> None:
+    def sync(self, *, beside: bool = False) -> None:
         """See `MappedRegion.sync`."""
         with self._lock:
             if self._is_closed:
                 return
             self._syncs_running += 1
+            # Where nothing was written since it was opened, no other sync is under way.
+            fd = self._fd_beside if beside and self._fd_beside >= 0 else self._fd
         try:
             with _failing(self.path, "sync"):
                 # Linux writes pages dirtied through the map on fdatasync as well, and msync in
                 # CPython keeps the interpreter lock: the event loop would stand still meanwhile.
                 if self._is_mapped_dirty and not _FDATASYNC_SEES_MAP:
                     self._map.flush()
-                _sync_data(self._fd)
+                _sync_data(fd)
         finally:
             self._sync_ended()
 
@@ -366,6 +378,8 @@ class OsRegion:
         # A sync that runs still needs the descriptor: then it closes it.
         if self._is_closed and self._syncs_running == 0:
             os.close(self._fd)
+            if self._fd_beside >= 0:
+                os.close(self._fd_beside)
 
     def _write_some(self, offset: int, parts: Sequence[Buffer]) -> int:
         """Write up to 512 *parts* and return the offset behind them."""

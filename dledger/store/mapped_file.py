@@ -67,8 +67,11 @@ class MappedFile:
             self._is_filling = False
             self._region.read_ahead(True)
 
-    def sync(self) -> None:
+    def sync(self, *, beside: bool = False) -> None:
         """Make what was written before the call durable; blocking, any thread.
+
+        Args:
+            beside: as of `MappedRegion.sync`: for whoever is not the log itself.
 
         Raises:
             StorageFailedError: this sync failed, or an earlier one did.  Linux tells of an error
@@ -83,7 +86,7 @@ class MappedFile:
                 f"{self.path}: an earlier sync failed; check the disk, then restart the node"
             )
         try:
-            region.sync()
+            region.sync(beside=beside)
         except StorageFailedError:
             self._sync_has_failed = True
             raise

@@ -104,11 +104,14 @@ class CheckpointTicket:
     def run(self) -> None:
         """Sync log and index, then write the checkpoint; blocking, made for a worker.
 
+        A sync of the log may run at the same time, and must not lose its failure to this one: what
+        it speaks for would be promised without being there.
+
         Raises:
             StorageFailedError: the disk failed; stop the process.
         """
         for file in self._files:
-            file.sync()
+            file.sync(beside=True)
         for folder in self._folders:
             self._disk.sync_folder(folder)
         self._checkpoints.write(self._checkpoint)

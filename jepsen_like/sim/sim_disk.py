@@ -361,7 +361,7 @@ class SimRegion:
         assert 0 <= offset <= offset + size <= self.size
         return memoryview(self._file.cache)[offset : offset + size].toreadonly()
 
-    def sync(self) -> None:
+    def sync(self, *, beside: bool = False) -> None:
         """See `MappedRegion.sync`."""
         if not self._is_closed:
             self._mount.sync_file(self.path, self._file)

@@ -337,3 +337,49 @@ def test_full_files_that_recovery_writes_once_more_are_read_ahead(tmp_path):
     assert not _is_read_at_random(queue.first.path, size - 1)
     assert _is_read_at_random(queue.last.path, size - 1)
     queue.close()
+
+
+@pytest.mark.parametrize("first", ["checkpoint", "log"])
+def test_a_checkpoint_and_a_sync_of_the_log_both_hear_of_a_failed_write(
+    tmp_path, monkeypatch, first
+):
+    """Linux tells of it once per open file, and the sync of the log had it taken from it.
+
+    It is under way by io_uring, so that what the store remembers of a failure comes too late.
+    """
+    store = open_store(OsDisk(), folder=str(tmp_path))
+    fill(store, 1)
+    store.sync()
+    fill(store, 1)
+    told = set()
+
+    def tell_once(fd):
+        is_log = os.readlink(f"/proc/self/fd/{fd}").startswith(f"{tmp_path}/commitlog/")
+        if is_log and fd not in told:
+            told.add(fd)
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fdatasync", tell_once)
+    ticket = store.begin_sync()
+    fd = ticket.begin()
+    checkpoint = store.begin_checkpoint(1)
+
+    def sync_log():
+        with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+            os.fdatasync(fd)
+
+    def write_checkpoint():
+        with pytest.raises(StorageFailedError, match=os.strerror(errno.EIO)):
+            checkpoint.run()
+
+    for step in (sync_log, write_checkpoint) if first == "log" else (write_checkpoint, sync_log):
+        step()
+
+
+def test_a_region_that_was_written_to_leaves_no_descriptor_behind(disk, path):
+    before = len(os.listdir("/proc/self/fd"))
+    region = disk.allocate(path, 8192, zero_size=0)
+    region.write(0, [b"x"], through_map=False)
+    region.sync(beside=True)
+    assert region.close()
+    assert len(os.listdir("/proc/self/fd")) == before
