@@ -14,10 +14,16 @@ from jepsen_like.workloads.appends import TOPIC, value_of
 if TYPE_CHECKING:
     from broker.client.consumer import Consumer
     from jepsen_like.history import History
-    from jepsen_like.workloads.load import Clients
-
+    from jepsen_like.workloads.load import Clients, Load
 
 SLOW_SHARE = 0.05  # of messages take a while to process
+SLOW_SECONDS = (0.02, 0.3)
+SLOW_RATE_MAX = 4.0  # of those a second: a member is busy with them two thirds of its time
+
+
+def slow_share(load: Load) -> float:
+    """Return the share of messages that take a while, such that one member keeps up with *load*."""
+    return min(SLOW_SHARE, SLOW_RATE_MAX / load.send_rate)
 
 
 class Readers:
@@ -67,6 +73,7 @@ class Readers:
         starts = [[queue, consumer.position(queue)] for queue in consumer.queues]
         history.add(process, "ok", "assign", v=starts, g=group)
         uncommitted = 0
+        slow = slow_share(self.clients.load)
         async for message in consumer:
             history.add(
                 process,
@@ -77,8 +84,8 @@ class Readers:
                 g=group,
             )
             uncommitted += 1
-            if group is not None and chance.random() < SLOW_SHARE:
-                await trio.sleep(chance.uniform(0.02, 0.3))
+            if group is not None and chance.random() < slow:
+                await trio.sleep(chance.uniform(*SLOW_SECONDS))
             if group is None and chance.random() < 1 / 64:
                 queue = chance.choice(consumer.queues)
                 offset = max(0, consumer.position(queue) - chance.randrange(50))
