@@ -78,6 +78,10 @@ class TopicQueues:
 
     def rotate(self) -> None:
         """Choose the next queue for messages that may go anywhere: the next idle one, if any."""
+        if self.sticky.pending:
+            # It may have been held back as the one for any message; answers to other queues look
+            # at that one only, so nothing else would come back to it.
+            self.loop.add(self.sticky, self)
         count = self.queue_count
         turn = self.turn + 1  # nearly always: the one behind it is idle
         if turn >= count:

@@ -41,6 +41,21 @@ class UniqueIds:
         assert len(ip) == 4
         self._head = f"{ip.hex()}{chance.getrandbits(48):012x}".upper()
         self._month_start_ms = 0
+        self._wall_ms = -1  # of the block given out last
+        self._block = 0
+
+    def next_block(self, wall_ms: int) -> tuple[int, str]:
+        """Return a block that nobody has: its millisecond, *wall_ms* or later, and its prefix.
+
+        All producers of a client draw from here: their ids differ in nothing else.
+        """
+        if wall_ms > self._wall_ms:
+            self._wall_ms, self._block = wall_ms, 0
+        elif self._block + 1 < UNIQUE_BLOCKS:
+            self._block += 1
+        else:  # a millisecond that has used up its own blocks borrows the next one's
+            self._wall_ms, self._block = self._wall_ms + 1, 0
+        return self._wall_ms, self.prefix(self._wall_ms, self._block)
 
     def prefix(self, wall_ms: int, block: int) -> str:
         """Return the 29 digits that all ids of this block of this millisecond begin with."""
@@ -63,7 +78,6 @@ class IdBlocks:
     """
 
     __slots__ = (
-        "_block",
         "_ids",
         "_wall_ms",
         "number",
@@ -76,7 +90,6 @@ class IdBlocks:
     def __init__(self, ids: UniqueIds) -> None:
         self._ids = ids
         self._wall_ms = -1
-        self._block = 0
         self.prefix = ""
         self.property = b""
         self.number = 0
@@ -86,21 +99,15 @@ class IdBlocks:
     def renew(self, wall_ms: int) -> None:
         """Begin with the ids of *wall_ms*, later than all that ids were given from."""
         assert wall_ms > self._wall_ms
-        self._begin(wall_ms, 0)
+        self._begin(wall_ms)
 
     def go_on(self) -> None:
-        """Go on to the next block; a millisecond that has used up its own borrows the next one."""
-        block = self._block + 1
-        if block < UNIQUE_BLOCKS:
-            self._begin(self._wall_ms, block)
-        else:
-            self._begin(self._wall_ms + 1, 0)
+        """Go on to the next block."""
+        self._begin(self._wall_ms)
 
-    def _begin(self, wall_ms: int, block: int) -> None:
-        self._wall_ms = wall_ms
-        self._block = block
-        self.prefix = self._ids.prefix(wall_ms, block)
+    def _begin(self, wall_ms: int) -> None:
+        self._wall_ms, self.prefix = self._ids.next_block(wall_ms)
         self.property = UNIQUE_KEY_PROPERTY + self.prefix.encode()
         self.stamp += 1
         self.number = 0
-        self.renewed_from_ms = wall_ms + RENEWED_AFTER_MS
+        self.renewed_from_ms = self._wall_ms + RENEWED_AFTER_MS

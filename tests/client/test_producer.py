@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import trio
 
@@ -188,6 +190,32 @@ async def test_messages_for_any_queue_share_two_small_batches(group, connect, au
                 nursery.start_soon(producer.send, "orders", b"x")
                 await trio.sleep(0.001)
     assert len(group.batch_counts) <= 2 * 200 / 10 + 5
+
+
+@pytest.mark.parametrize("other", [{"acks": "all"}, {"delay": 5}, {"body": b"x" * 100_000}])
+async def test_a_batch_held_back_is_not_forgotten_when_the_turn_passes(
+    group, connect, autojump_clock, other
+):
+    """It waited for answers to others, which then looked at the queue whose turn it was only."""
+    async with connect() as mq, mq.producer(batch_size_max=64_000) as producer:
+        await producer.send("orders", b"first")
+        await producer.send("orders", b"for later", delay=5)
+        group.ack_delay = 0.010
+        async with trio.open_nursery() as nursery:
+            for body in (b"X", b"Y", b"S"):
+                nursery.start_soon(producer.send, "orders", body)
+                await trio.sleep(0.001)
+            nursery.start_soon(partial(producer.send, "orders", **{"body": b"O", **other}))
+        assert trio.current_time() < 0.1
+
+
+async def test_producers_of_one_client_give_no_id_twice(group, connect, autojump_clock):
+    async with connect() as mq, mq.producer("a") as one, mq.producer("b") as two:
+        found = []
+        for _ in range(3):
+            for results in (await send_all(one, [b"1"] * 3), await send_all(two, [b"2"] * 3)):
+                found += [result.unique_id for result in results]
+    assert len(set(found)) == len(found) == 18
 
 
 async def test_a_clock_set_back_repeats_no_unique_id(group, autojump_clock):
