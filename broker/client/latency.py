@@ -15,8 +15,42 @@ SINGLE_COUNT_MAX = 256
 BUCKET_COUNT = 28 * BUCKETS_PER_OCTAVE  # up to 45 minutes
 
 
+class _Counted:
+    """What has been counted, and times that have not been yet; one thread changes it."""
+
+    __slots__ = ("buckets", "count", "seconds_max", "seconds_sum", "single")
+
+    def __init__(self) -> None:
+        self.buckets = [0] * BUCKET_COUNT
+        self.count = 0
+        self.seconds_sum = 0.0
+        self.seconds_max = 0.0
+        self.single: list[float] = []  # not counted yet: many together take less than one by one
+
+    def add(self, seconds: float, count: int) -> None:
+        bucket = 0
+        if seconds > SECONDS_MIN:
+            bucket = int(math.log2(seconds / SECONDS_MIN) * BUCKETS_PER_OCTAVE)
+            bucket = min(bucket, BUCKET_COUNT - 1)
+        self.buckets[bucket] += count
+        self.count += count
+        self.seconds_sum += seconds * count
+        self.seconds_max = max(self.seconds_max, seconds)
+
+    def all_counted(self) -> _Counted:
+        """Return a copy in which everything is counted; from any thread."""
+        copy = _Counted()
+        copy.buckets = self.buckets.copy()
+        copy.count = sum(copy.buckets)  # of the same moment
+        copy.seconds_sum = self.seconds_sum
+        copy.seconds_max = self.seconds_max
+        for seconds in self.single.copy():
+            copy.add(seconds, 1)
+        return copy
+
+
 class LatencyHistogram:
-    """Times in seconds.
+    """Times in seconds; one thread adds them, any may read.
 
     >>> times = LatencyHistogram()
     >>> times.add(0.002, 98)
@@ -29,34 +63,25 @@ class LatencyHistogram:
     True
     """
 
-    __slots__ = ("_buckets", "_count", "_seconds_max", "_seconds_sum", "_single")
+    __slots__ = ("_counted",)
 
     def __init__(self) -> None:
-        self._buckets = [0] * BUCKET_COUNT
-        self._count = 0
-        self._seconds_sum = 0.0
-        self._seconds_max = 0.0
-        self._single: list[float] = []  # not counted yet: many together take less than one by one
+        # Replaced as a whole when single times are counted: readers in other threads find each
+        # time once, in the old one or in the new.
+        self._counted = _Counted()
 
     def add(self, seconds: float, count: int = 1) -> None:
         """Count *count* things that took *seconds* each."""
-        bucket = 0
-        if seconds > SECONDS_MIN:
-            bucket = int(math.log2(seconds / SECONDS_MIN) * BUCKETS_PER_OCTAVE)
-            bucket = min(bucket, BUCKET_COUNT - 1)
-        self._buckets[bucket] += count
-        self._count += count
-        self._seconds_sum += seconds * count
-        self._seconds_max = max(self._seconds_max, seconds)
+        self._counted.add(seconds, count)
 
     def add_batch(self, begins: Sequence[float], now: float) -> None:
         """Count what began at *begins*, ascending and often equal, and is done *now*."""
         count = len(begins)
         if count == 1:
-            single = self._single
+            single = self._counted.single
             single.append(now - begins[0])
             if len(single) >= SINGLE_COUNT_MAX:
-                self._count_single()
+                self._counted = self._counted.all_counted()
             return
         at = 0
         while at < count:
@@ -65,38 +90,32 @@ class LatencyHistogram:
             self.add(now - begin, until - at)
             at = until
 
-    def _count_single(self) -> None:
-        single, self._single = self._single, []
-        for seconds in single:
-            self.add(seconds)
-
     @property
     def count(self) -> int:
         """How many there are."""
-        return self._count + len(self._single)
+        counted = self._counted
+        return counted.count + len(counted.single)
 
     @property
     def seconds_sum(self) -> float:
         """How long all took together."""
-        self._count_single()
-        return self._seconds_sum
+        return self._counted.all_counted().seconds_sum
 
     @property
     def seconds_max(self) -> float:
         """How long the slowest took."""
-        self._count_single()
-        return self._seconds_max
+        return self._counted.all_counted().seconds_max
 
     def quantile(self, share: float) -> float:
         """Return the seconds within which *share* of all, 0 to 1, were done; 0.0 without any."""
-        self._count_single()
-        wanted = share * self._count
+        counted = self._counted.all_counted()
+        wanted = share * counted.count
         seen = 0
-        for bucket, count in enumerate(self._buckets):
+        for bucket, count in enumerate(counted.buckets):
             seen += count
             if count and seen >= wanted:
                 middle: float = SECONDS_MIN * 2 ** ((bucket + 0.5) / BUCKETS_PER_OCTAVE)
-                return min(middle, self._seconds_max)
+                return min(middle, counted.seconds_max)
         return 0.0
 
     @property
@@ -112,7 +131,8 @@ class LatencyHistogram:
     @property
     def mean(self) -> float:
         """Seconds on average; 0.0 without any."""
-        return self.seconds_sum / self.count if self.count else 0.0
+        counted = self._counted.all_counted()
+        return counted.seconds_sum / counted.count if counted.count else 0.0
 
     def __repr__(self) -> str:
         return (
