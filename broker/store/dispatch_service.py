@@ -242,10 +242,14 @@ class DispatchService:
     def write_down(self) -> None:
         """Write the state as it is; blocking, for a node that stops and does nothing more.
 
-        Without room on the disk it is left: the next start derives it again.
+        Without room on the disk it is left: the next start derives it again.  So is one that a
+        failure has stopped halfway through an entry: its files may be ahead of its point.
         """
         self._worker.drain()
         self._generation += 1
+        if self._failure is not None:
+            logger.error("the derived state is not written down: %r", self._failure)
+            return
         try:
             # A state may count on nothing the disk had no room for: what was refused goes first,
             # and to run a job again does no harm.

@@ -197,6 +197,29 @@ async def test_what_fails_where_somebody_asks_stops_the_node(world, monkeypatch,
     assert world.derived.dispatched_index == 0
 
 
+async def test_what_failed_to_catch_up_is_not_written_down(unread, monkeypatch):
+    """The node was told to stop before the service could say that it had failed."""
+    world = unread
+    before = world.states()
+    world.service.committed_to(3)
+    dispatch_up_to = world.derived.dispatch_up_to
+
+    def fail_behind(index):
+        dispatch_up_to(index)
+        raise StorageFailedError("the disk is gone")
+
+    monkeypatch.setattr(world.derived, "dispatch_up_to", fail_behind)
+    world.service.catch_up()
+    assert world.derived.dispatched_index == 3
+
+    world.service.write_down()
+
+    assert world.states() == before
+    with pytest.raises(StorageFailedError):
+        world.service._turn()
+    world.service._failure = None  # said
+
+
 def _poisoned(entry):
     raise PoisonEntryError(f"entry {entry.index} is poison")
 
