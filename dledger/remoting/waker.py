@@ -53,8 +53,11 @@ class Waker:
     def wake(self) -> None:
         """Have the function called soon; from any thread. Several calls may be answered by one.
 
+        Once the event loop has ended nothing is called, and the caller may not hear of it: whoever
+        counts on the call has to know by other means that nothing comes any more.
+
         Raises:
-            trio.RunFinishedError: the event loop has ended.
+            trio.RunFinishedError: the event loop has ended; only where trio's own way is gone.
         """
         if self._fd >= 0:
             os.eventfd_write(self._fd, 1)
@@ -72,8 +75,9 @@ class Waker:
             os.eventfd_read(self._fd)
         except BlockingIOError:
             return
+        hot = self._hot  # the call may close this waker, and raise
+        assert hot is not None
         try:
             self._call()
         except BaseException as error:  # noqa: BLE001 - as an error of a task would
-            assert self._hot is not None
-            self._hot.fail(error)
+            hot.fail(error)

@@ -95,3 +95,21 @@ def test_what_the_function_raises_ends_the_loop(way):
     while not isinstance(error, ZeroDivisionError):
         assert error is not None
         error = error.__cause__ or error.exceptions[0]
+
+
+def test_what_the_function_raises_when_it_has_closed_the_waker_comes_out(way):
+    async def main():
+        def take():
+            waker.close()
+            raise ZeroDivisionError
+
+        waker = Waker(take)
+        waker.wake()
+        await trio.sleep(10)
+
+    with pytest.raises((trio.TrioInternalError, ExceptionGroup)) as found:
+        trio.run(main)
+    error = found.value
+    while not isinstance(error, ZeroDivisionError):
+        assert error is not None
+        error = error.__cause__ or error.exceptions[0]
