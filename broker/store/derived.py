@@ -194,10 +194,10 @@ class DerivedState:
         """Take in committed entries, about *size_max* bytes of them; return the last taken in.
 
         Each entry counts `DISPATCH_ENTRY_COST` bytes more than it has, `DISPATCH_SMALL_COST` where
-        some are read together, each key looked at by itself
-        `DISPATCH_KEY_COST`, and a state on the way its bytes and `DISPATCH_STATE_COST`.  There may
-        be more left when *size_max* is reached, or when `UNFLUSHED_SIZE_MAX` bytes of units are not
-        written or `DELETION_STATES_SIZE_MAX` of states wait for `begin_jobs`: call again.
+        some are read together, each key looked at by itself `DISPATCH_KEY_COST`, and a state on the
+        way its bytes and `DISPATCH_STATE_COST`.  There may be more left when *size_max* is reached,
+        or when `UNFLUSHED_SIZE_MAX` bytes of units are not written or `DELETION_STATES_SIZE_MAX` of
+        states wait for `begin_jobs`: call again.
         Listeners hear of arrivals once, at the end.
 
         Raises:

@@ -67,7 +67,7 @@ def _constants(code: PeerCode, *fields: str | tuple[str, bool]) -> tuple[bytes, 
 _APPEND_CONSTANTS = _constants(
     PeerCode.PUSH, "term", "id", "prev_index", "prev_term", "last_index", "commit_index"
 )
-_A0, _A1, _A2, _A3, _A4, _A5 = _APPEND_CONSTANTS
+_A_TERM, _A_ID, _A_PREV_INDEX, _A_PREV_TERM, _A_LAST_INDEX, _A_COMMIT_INDEX = _APPEND_CONSTANTS
 _APPEND = struct.Struct(">I" + "".join(f"{len(part)}sQ" for part in _APPEND_CONSTANTS))
 _APPEND_SIZE: Final = _APPEND.size
 _APPEND_BODY_MAX: Final = FRAME_SIZE_MAX - _APPEND_SIZE
@@ -81,7 +81,7 @@ _PROMISE_CONSTANTS = _constants(
     ("reset", False),
     ("joining", False),
 )
-_P0, _P1, _P2, _P3 = _PROMISE_CONSTANTS
+_P_TERM, _P_ID, _P_NEXT_INDEX, _P_REST = _PROMISE_CONSTANTS
 _PROMISE = struct.Struct(">I{}sQ{}sQ{}sQ{}s".format(*map(len, _PROMISE_CONSTANTS)))
 _PROMISE_SIZE: Final = _PROMISE.size
 _PROMISE_LENGTH: Final = _PROMISE_SIZE - _LENGTH_SIZE
@@ -107,12 +107,12 @@ def frame_of(message: Message) -> list[Buffer]:
                     # fmt: off
                     head = _APPEND.pack(
                         _APPEND_SIZE - _LENGTH_SIZE + size,
-                        _A0, message["term"],
-                        _A1, message["id"],
-                        _A2, message["prev_index"],
-                        _A3, message["prev_term"],
-                        _A4, message["last_index"],
-                        _A5, message["commit_index"],
+                        _A_TERM, message["term"],
+                        _A_ID, message["id"],
+                        _A_PREV_INDEX, message["prev_index"],
+                        _A_PREV_TERM, message["prev_term"],
+                        _A_LAST_INDEX, message["last_index"],
+                        _A_COMMIT_INDEX, message["commit_index"],
                     )
                     # fmt: on
                     return [head + entries] if size < JOIN_SIZE_MAX else [head, entries]
@@ -126,10 +126,10 @@ def frame_of(message: Message) -> list[Buffer]:
             # fmt: off
             return [_PROMISE.pack(
                 _PROMISE_LENGTH,
-                _P0, message["term"],
-                _P1, message["id"],
-                _P2, message["next_index"],
-                _P3,
+                _P_TERM, message["term"],
+                _P_ID, message["id"],
+                _P_NEXT_INDEX, message["next_index"],
+                _P_REST,
             )]
             # fmt: on
     except (struct.error, KeyError):
@@ -152,11 +152,11 @@ def read_front(data: bytes, messages: list[Message], *, frame_size_max: int) -> 
     position = 0
     while end - position >= _PROMISE_SIZE:
         # fmt: off
-        if data.startswith(_P0, position + _LENGTH_SIZE):
+        if data.startswith(_P_TERM, position + _LENGTH_SIZE):
             length, _, term, c1, id_, c2, next_index, c3 = _PROMISE.unpack_from(data, position)
             if (
                 length != _PROMISE_LENGTH
-                or c1 != _P1 or c2 != _P2 or c3 != _P3
+                or c1 != _P_ID or c2 != _P_NEXT_INDEX or c3 != _P_REST
                 or (term | id_ | next_index) >> _INT_BITS
             ):
                 return position
@@ -171,7 +171,7 @@ def read_front(data: bytes, messages: list[Message], *, frame_size_max: int) -> 
             })
             position += _PROMISE_SIZE
             continue
-        if end - position < _APPEND_SIZE or not data.startswith(_A0, position + _LENGTH_SIZE):
+        if end - position < _APPEND_SIZE or not data.startswith(_A_TERM, position + _LENGTH_SIZE):
             return position
         (
             length, _, term, c1, id_, c2, prev_index, c3, prev_term, c4, last_index,
@@ -182,7 +182,8 @@ def read_front(data: bytes, messages: list[Message], *, frame_size_max: int) -> 
         if (
             not body_at <= stop <= end
             or stop - position > frame_size_max
-            or c1 != _A1 or c2 != _A2 or c3 != _A3 or c4 != _A4 or c5 != _A5
+            or c1 != _A_ID or c2 != _A_PREV_INDEX or c3 != _A_PREV_TERM
+            or c4 != _A_LAST_INDEX or c5 != _A_COMMIT_INDEX
             or (term | id_ | prev_index | prev_term | last_index | commit_index) >> _INT_BITS
         ):
             return position
