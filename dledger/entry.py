@@ -261,8 +261,11 @@ def check_entries(
         header = decode_header(raw, offset)
         size, position = header.size, after.position
         if position % segment_size + size > size_max:
+            # A size that no entry can have is found wrong below, wherever it would lie.
             position = place_entry(
-                position, entry_size=min(size, size_max), segment_size=segment_size
+                position,
+                entry_size=min(max(size, HEADER_SIZE), size_max),
+                segment_size=segment_size,
             )
         _checked(header, raw, offset, after, position, size_max)
         refs.append(EntryRef(header.index, header.term, position, size, header.kind))

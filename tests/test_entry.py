@@ -142,6 +142,17 @@ def test_a_size_beyond_the_segment_is_refused_without_reading_on():
 
 
 @pytest.mark.parametrize(
+    ("position", "size"), [(4076, 30), *((4086, size) for size in range(1, 48))]
+)
+def test_a_size_below_a_header_is_refused_at_a_segments_end(position, size):
+    """As anywhere else: the link ends with it, and not the node that hears of it."""
+    raw, after = bytearray(log_of(b"abc")), LogPoint(0, 0, position, 0)
+    raw[4:8] = struct.pack(">i", size)
+    with pytest.raises(CorruptEntryError, match=f"entry 1: size is {size}, expected 48"):
+        check_entries(memoryview(raw), after=after, segment_size=SEGMENT)
+
+
+@pytest.mark.parametrize(
     ("end", "entry_size", "position"),
     [
         (0, 48, 0),
