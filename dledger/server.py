@@ -275,6 +275,12 @@ class LedgerServer:
         seconds = max(deadline - self._clock.now(), 0.0)
         return trio.current_time() + seconds + _WAKE_SLACK_SECONDS
 
+    def _wake_by(self, deadline: float) -> None:
+        """Have `pump` run at *deadline*, unless it does so before."""
+        if deadline < self._alarm_due:
+            self._alarm_due = deadline
+            self._alarm.set(self._on_loop_clock(deadline))
+
     def publish_commits(self) -> None:
         """Tell the watchers of all that this node knows to be committed, if that was put off."""
         if self._is_behind:
@@ -295,9 +301,7 @@ class LedgerServer:
             return False
         if not self._is_behind:
             self._is_behind = True
-            if (due := engine.leader_heard_at + _PUBLISH_SECONDS) < self._alarm_due:
-                self._alarm_due = due
-                self._alarm.set(self._on_loop_clock(due))
+            self._wake_by(engine.leader_heard_at + _PUBLISH_SECONDS)
         return True
 
     def pump_soon(self) -> None:
@@ -343,9 +347,7 @@ class LedgerServer:
             or engine.snapshot_wanted
         ):
             self._start_file_work()
-        if (deadline := self._next_deadline()) < self._alarm_due:
-            self._alarm_due = deadline
-            self._alarm.set(self._on_loop_clock(deadline))
+        self._wake_by(self._next_deadline())
 
     def _fail(self, error: BaseException) -> None:
         if self._failure is None:
@@ -469,6 +471,9 @@ class LedgerServer:
             if self.core.leads_quietly or self._put_off():
                 # What came meanwhile is next; for the leader, its followers have not answered yet.
                 self._start_syncs(self._clock.now())
+                if self._sync_ticket is None and not self._sync_each:
+                    # Not yet; and while a sync runs, no alarm is set for the one behind it.
+                    self._wake_by(self._flush_at)
             else:
                 after_reads(self._pump_on_loop)  # it judges time-outs: the leader may have spoken
             # For none of this an answer waits; the watermark is a hint.

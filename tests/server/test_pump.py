@@ -3,6 +3,7 @@
 import pytest
 import trio
 
+from dledger.config import FlushDiskType
 from dledger.errors import LedgerBusyError, LedgerError
 from tests.fakes.nodes import until
 from tests.server.conftest import Wish
@@ -178,3 +179,39 @@ async def test_nothing_is_put_off_that_somebody_waits_for(autojump_clock, ledger
     await ledgers.equal()
 
     assert not late
+
+
+async def test_what_came_during_a_sync_is_synced_in_time_without_a_word_of_the_leader(
+    autojump_clock, make_ledgers
+):
+    """With ASYNC_FLUSH; the next sync is not due yet when that one ends."""
+    group = make_ledgers(
+        store={"flush_disk_type": FlushDiskType.ASYNC_FLUSH, "flush_interval_ms": 500},
+        raft={
+            "heartbeat_interval_ms": 5_000,
+            "election_timeout_min_ms": 20_000,
+            "election_timeout_max_ms": 30_000,
+        },
+    )
+    await group.start()
+    leader = await group.leader()
+    follower = group.others(leader)[0]
+    store, worker = follower.running.store, follower.workers["sync"]
+    await until("all is synced", lambda: store.synced_index == store.end_index)
+    worker.stall()
+    await group.put()
+    await until("a sync is under way", lambda: follower.running._sync_ticket is not None)
+    began = trio.current_time()
+    index = (await group.put()).committed[0][0]
+    await until("the follower knows it committed", lambda: store_knows(follower.running, index))
+    for other in group.others(follower):
+        group.wires.silence(follower.name, other.name)
+
+    worker.go_on()
+    await until("it is synced, too", lambda: store.synced_index >= index, seconds=60)
+
+    assert trio.current_time() - began < 0.6
+
+
+def store_knows(server, index):
+    return server.committed_index >= index == server.store.end_index
