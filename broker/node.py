@@ -63,7 +63,12 @@ class Node(Wiring):
         return self.ledger.is_leader and not self.queue.is_open
 
     def _catch_up(self) -> None:
-        self.ledger.publish_commits()
+        try:
+            self.ledger.publish_commits()
+        except LedgerError:
+            # As in `_end_of_reads`: it is no fault of the request, nor of its connection.
+            if not self.ledger.has_failed:
+                raise
         self.dispatch.catch_up()
 
     def _dispatched(self) -> None:

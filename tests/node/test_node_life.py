@@ -202,3 +202,25 @@ async def test_a_whole_group_that_stops_warns_of_nothing(
 
     assert [record.message for record in caplog.records if record.levelname == "WARNING"] == []
     assert trio.current_time() - begun < 1.5
+
+
+async def test_a_request_that_finds_the_ledger_broken_is_not_the_one_to_tell(
+    autojump_clock, brokers, monkeypatch
+):
+    """What is committed is published for it, which may fail; `run` raises what stops a node."""
+    leader = await brokers.leader()
+    member = brokers.others(leader)[0]
+    node = member.running
+    node.ledger.let_commits_wait(lambda _: True)
+    async with brokers.caller(leader) as caller:
+        await caller.sent(b"x")
+    await until("something is put off", lambda: node.ledger._is_behind)
+
+    def fail():
+        raise StorageFailedError("/data/commitlog: sync: Input/output error")
+
+    monkeypatch.setattr(node.ledger.core, "step", fail)
+    node._catch_up()
+
+    assert node.ledger.has_failed
+    assert isinstance(await member.ended(), StorageFailedError)
