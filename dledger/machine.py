@@ -31,7 +31,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 # Bytes of a block from which on it has a mapping of its own, all pages of which are new each time:
 # more than a receive, an entry or a message to a follower takes.
 _MAPPED_SIZE_MIN = 16 * 1024 * 1024
-_FREE_MAX = 16 * 1024 * 1024  # bytes at the heap's end: some of the largest entries
+FREE_MAX = 16 * 1024 * 1024  # bytes at the heap's end: some of the largest entries
 _IS_POSIX = os.name == "posix"
 _PROC_STATUS = Path("/proc/self/status")
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -121,7 +121,7 @@ def bound_free_memory() -> bool:
         return False
     # With either of them set, neither grows any more.
     return bool(
-        set_option(_M_MMAP_THRESHOLD, _MAPPED_SIZE_MIN) and set_option(_M_TRIM_THRESHOLD, _FREE_MAX)
+        set_option(_M_MMAP_THRESHOLD, _MAPPED_SIZE_MIN) and set_option(_M_TRIM_THRESHOLD, FREE_MAX)
     )
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import ctypes
 import subprocess
 import sys
+from itertools import pairwise
 
 import trio
 import trio.testing
 
 from broker.calm import GROWTH_MAX, LOOK_SECONDS, give_back_when_calm
-from dledger.machine import give_back_memory, resident_size
+from dledger.machine import FREE_MAX, give_back_memory, resident_size
 
 MIB = 1024 * 1024
 
@@ -72,6 +73,47 @@ async def test_what_comes_under_load_and_stays_is_given_back(autojump_clock, nur
     size[0], left = 90 * MIB, 45 * MIB
     await live(3)
     assert given == [70 * MIB, 90 * MIB]
+
+
+async def test_what_a_load_takes_again_at_once_is_given_back_ever_more_seldom(
+    autojump_clock, nursery
+):
+    spent, size, given = [0.0], [40 * MIB], []
+
+    def give_back():
+        given.append(round(trio.current_time() - began))
+        size[0] = 40 * MIB
+        return True
+
+    async def live(seconds, busy_size):
+        for _ in range(seconds):
+            spent[0] += LOOK_SECONDS
+            size[0] = busy_size
+            await trio.sleep(LOOK_SECONDS)
+
+    nursery.start_soon(
+        lambda: give_back_when_calm(
+            give_back=give_back, spent=lambda: spent[0], resident=lambda: size[0]
+        )
+    )
+    await trio.testing.wait_all_tasks_blocked()
+    began = trio.current_time()
+    await trio.sleep(LOOK_SECONDS / 2)
+    await live(600, 40 * MIB + FREE_MAX)
+    assert given == [], "as much as the heap keeps free"
+    await live(3600, 60 * MIB + 1)
+    pauses = [later - earlier for earlier, later in pairwise(given)]
+    assert pauses[:7] == [4, 8, 16, 32, 64, 128, 256]
+    assert set(pauses[7:]) == {256}
+    given.clear()
+    await live(10, 60 * MIB + 1 + GROWTH_MAX)
+    assert given == [], "still no more than that"
+    await live(2, 60 * MIB + 2 + GROWTH_MAX)
+    assert len(given) == 1, "more than ever is asked for at once"
+    await trio.sleep(LOOK_SECONDS)
+    assert len(given) == 2, "and all of it once it is over"
+    await live(2, 60 * MIB + 1)
+    assert len(given) == 3, "the next one begins anew"
 
 
 async def test_where_there_is_no_way_nobody_tries_again(autojump_clock):
