@@ -43,7 +43,8 @@ __all__ = ["Operator", "find_store_host", "keep_descriptors_for_files", "run_nod
 logger = logging.getLogger(__name__)
 
 # Descriptors that are not clients': 256 files of consume queues (`QueueFiles`), 64 callers of the
-# peer port, and about 3,700 segments of the log.
+# peer port, and those of about 1,850 segments and index files of the log: two each, as a mapping of
+# Python's has one of its own, and a third for the few that no checkpoint covers yet.
 FILES_OPEN_MAX = 4096
 PROCESSORS_MIN = 2  # for one that waits busily and one that works
 

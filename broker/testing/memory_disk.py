@@ -85,6 +85,9 @@ class FakeRegion:
     def read_ahead(self, is_wanted: bool, start: int = 0) -> None:
         pass
 
+    def settled(self) -> None:
+        pass
+
     def begin_sync(self) -> int | None:
         return None  # there is no descriptor
 

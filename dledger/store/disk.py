@@ -101,6 +101,10 @@ class MappedRegion(Protocol):
         """
         ...
 
+    def settled(self) -> None:
+        """Hear that its bytes are durable and final: no write comes, and no sync from beside."""
+        ...
+
     def close(self) -> bool:
         """Let go of the file; whether no view of it is alive, so that the file may be reused."""
         ...
@@ -285,7 +289,7 @@ class OsRegion:
         self._syncs_running = 0
         self._is_closed = False
         self._is_mapped_dirty = False
-        self._fd_beside = -1
+        self._fd_beside = -1  # while it may be written to and synced from beside
 
     def write(self, offset: int, parts: Sequence[Buffer], *, through_map: bool) -> None:
         """See `MappedRegion.write`."""
@@ -328,7 +332,8 @@ class OsRegion:
             if self._is_closed:
                 return
             self._syncs_running += 1
-            # Where nothing was written since it was opened, no other sync is under way.
+            # Where nothing was written since it was opened, no other sync is under way; and one
+            # that is settled is not synced from beside.
             fd = self._fd_beside if beside and self._fd_beside >= 0 else self._fd
         try:
             with _failing(self.path, "sync"):
@@ -355,6 +360,11 @@ class OsRegion:
             with _failing(self.path, "sync"):
                 raise error
 
+    def settled(self) -> None:
+        """See `MappedRegion.settled`. A node keeps thousands of such files open."""
+        with self._lock:
+            self._close_beside()
+
     def _sync_ended(self) -> None:
         with self._lock:
             self._syncs_running -= 1
@@ -378,8 +388,12 @@ class OsRegion:
         # A sync that runs still needs the descriptor: then it closes it.
         if self._is_closed and self._syncs_running == 0:
             os.close(self._fd)
-            if self._fd_beside >= 0:
-                os.close(self._fd_beside)
+            self._close_beside()
+
+    def _close_beside(self) -> None:
+        fd, self._fd_beside = self._fd_beside, -1
+        if fd >= 0:
+            os.close(fd)
 
     def _write_some(self, offset: int, parts: Sequence[Buffer]) -> int:
         """Write up to 512 *parts* and return the offset behind them."""

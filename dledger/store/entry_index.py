@@ -119,6 +119,10 @@ class EntryIndex:
         if len(refs) > room:
             self.write(refs[room:])
 
+    def files_ending_within(self, begin_index: int, end_index: int) -> list[MappedFile]:
+        """Return the files whose last unit is of an entry from *begin_index* to *end_index*."""
+        return self.files.files_ending_within(begin_index * UNIT_SIZE, (end_index + 1) * UNIT_SIZE)
+
     def take_before(self, index: int) -> list[MappedFile]:
         """Take the files that only hold units below *index* out; the caller retires them."""
         return self.files.take_before(index * UNIT_SIZE)

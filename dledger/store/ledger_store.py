@@ -449,13 +449,18 @@ class LedgerStore(LedgerReader):
         index = min(commit_index, self.end.index)
         if index <= before.synced.index:
             return None
+        synced = self.point_at(index)
         self._checkpoint = Checkpoint(
-            generation=before.generation + 1, base=self.base, synced=self.point_at(index)
+            generation=before.generation + 1, base=self.base, synced=synced
         )
         return CheckpointTicket(
             checkpoints=self._checkpoints,
             checkpoint=self._checkpoint,
             files=[*self._log.files_from(before.synced.position), *self._index.files.take_dirty()],
+            covered=[
+                *self._log.files_ending_within(before.synced.position, synced.position),
+                *self._index.files_ending_within(before.synced.index + 1, index),
+            ],
             disk=self._disk,
             folders=[self._log.folder, self._index.files.folder],
         )

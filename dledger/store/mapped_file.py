@@ -91,6 +91,11 @@ class MappedFile:
             self._sync_has_failed = True
             raise
 
+    def settled(self) -> None:
+        """Hear that a checkpoint covers all of it: it is not written to again; any thread."""
+        if self._region is not None:
+            self._region.settled()
+
     def begin_sync(self) -> int | None:
         """Return the descriptor for a sync beside this process, which `end_sync` ends.
 

@@ -279,6 +279,10 @@ class MappedFileQueue:
         """Return the files that hold *position* or more."""
         return [file for file in self._files if file.end > position]
 
+    def files_ending_within(self, start: int, end: int) -> list[MappedFile]:
+        """Return the files whose last byte lies from *start* up to before *end*."""
+        return [file for file in self._files if start < file.end <= end]
+
     def rewrite(self, start: int, end: int) -> None:
         """Write the bytes from *start* to *end* once more as they are; blocking.
 

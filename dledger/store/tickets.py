@@ -92,12 +92,14 @@ class CheckpointTicket:
         checkpoints: CheckpointFile,
         checkpoint: Checkpoint,
         files: Sequence[MappedFile],
+        covered: Sequence[MappedFile],
         disk: Disk,
         folders: Sequence[str],
     ) -> None:
         self._checkpoints = checkpoints
         self._checkpoint = checkpoint
         self._files = files
+        self._covered = covered  # of which no later checkpoint speaks, as this one covers them
         self._disk = disk
         self._folders = folders
 
@@ -115,6 +117,8 @@ class CheckpointTicket:
         for folder in self._folders:
             self._disk.sync_folder(folder)
         self._checkpoints.write(self._checkpoint)
+        for file in self._covered:
+            file.settled()
 
 
 class DropTicket:

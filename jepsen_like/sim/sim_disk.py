@@ -369,6 +369,9 @@ class SimRegion:
     def read_ahead(self, is_wanted: bool, start: int = 0) -> None:
         """See `MappedRegion.read_ahead`."""
 
+    def settled(self) -> None:
+        """See `MappedRegion.settled`."""
+
     def begin_sync(self) -> int | None:
         """See `MappedRegion.begin_sync`."""
         return None  # there is no descriptor

@@ -5,6 +5,7 @@ import mmap
 import os
 import shutil
 import threading
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -374,6 +375,41 @@ def test_a_checkpoint_and_a_sync_of_the_log_both_hear_of_a_failed_write(
 
     for step in (sync_log, write_checkpoint) if first == "log" else (write_checkpoint, sync_log):
         step()
+
+
+def test_a_file_that_a_checkpoint_covers_has_no_descriptor_for_checkpoints(tmp_path):
+    """A node keeps all it has read or written open: its limit reckons with two for each."""
+    store = open_store(OsDisk(), folder=str(tmp_path))
+
+    def counts(room):
+        counted = Counter(map(os.path.realpath, Path("/proc/self/fd").iterdir()))
+        return [counted[str(path)] for path in sorted((tmp_path / room).glob("[0-9]*"))]
+
+    units = CONFIG.index_file_units
+    while len(store._log) < 4 or store.end_index < 2 * units:
+        fill(store, units // 2, size=8)
+    segments, files = len(store._log), len(store._index.files)
+    assert segments >= 4
+    assert files >= 3
+    assert counts("commitlog") == segments * [3]
+    assert counts("index") == files * [3]
+
+    halfway = units + 1
+    store.sync()
+    store.begin_checkpoint(halfway).run()
+    covered = sum(file.end <= store.point_at(halfway).position for file in store._log._files)
+    assert counts("commitlog") == covered * [2] + (segments - covered) * [3]
+    assert counts("index") == [2] + (files - 1) * [3]
+
+    store.begin_checkpoint(store.end_index).run()
+    assert counts("commitlog") == (segments - 1) * [2] + [3]
+    assert counts("index") == (files - 1) * [2] + [3]
+
+    append(store)
+    store.sync()
+    store.begin_checkpoint(store.end_index).run()
+    store.close()
+    assert not any(str(tmp_path) in os.path.realpath(fd) for fd in Path("/proc/self/fd").iterdir())
 
 
 def test_a_region_that_was_written_to_leaves_no_descriptor_behind(disk, path):
