@@ -113,7 +113,7 @@ class RemotingServer:
         self._handler = handler
         self._on_run = on_run
         self._connections_max = connections_max
-        self._turned_away = TurnedAway(refusal)
+        self._turned_away = TurnedAway(refusal, connections_max=connections_max)
         self._pending_size_max = pending_size_max
         self._outbox_size_max = outbox_size_max
         self._frame_size_max = frame_size_max

@@ -19,7 +19,11 @@ if TYPE_CHECKING:
     from dledger.remoting.command import Command
     from dledger.remoting.network import ByteStream
 
-AT_ONCE_MAX: Final = 100  # of a flood the rest is closed without a word: it costs too much
+# Of a flood the rest is closed without a word: it costs too much.  Each holds a descriptor, too, so
+# where few connections are allowed, as few descriptors are, those to be told are fewer.
+AT_ONCE_MAX: Final = 100
+AT_ONCE_MIN: Final = 8
+_CONNECTIONS_FOR_ONE: Final = 10
 SECONDS_MAX: Final = 1.0  # from the connection to its end
 FRAME_SIZE_MAX: Final = 64 * 1024  # bytes; a larger first request is not waited for
 
@@ -27,18 +31,22 @@ FRAME_SIZE_MAX: Final = 64 * 1024  # bytes; a larger first request is not waited
 class TurnedAway:
     """The connections of one server that are being told that they are too many."""
 
-    def __init__(self, refusal: Callable[[Command], Command] | None) -> None:
+    def __init__(
+        self, refusal: Callable[[Command], Command] | None, *, connections_max: int
+    ) -> None:
         """Turn nobody away yet.
 
         Args:
             refusal: makes the answer to a request; None: nobody is told anything.
+            connections_max: connections that are served at a time.
         """
         self._refusal = refusal
+        self._at_once_max = min(AT_ONCE_MAX, AT_ONCE_MIN + connections_max // _CONNECTIONS_FOR_ONE)
         self._scopes: set[trio.CancelScope] = set()
 
     def take(self, stream: ByteStream, nursery: trio.Nursery) -> None:
         """See to it that *stream* ends; unless there are many, a task of *nursery* tells why."""
-        if self._refusal is None or len(self._scopes) >= AT_ONCE_MAX:
+        if self._refusal is None or len(self._scopes) >= self._at_once_max:
             stream.close()
             return
         scope = trio.CancelScope()

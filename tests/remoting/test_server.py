@@ -13,7 +13,7 @@ from dledger.remoting.command import FLAG_ONEWAY, Command, SerializeType, respon
 from dledger.remoting.errors import AddressInUseError, ConnectFailedError, ConnectionLostError
 from dledger.remoting.frame import encode_frame
 from dledger.remoting.server import Flow, RemotingServer
-from dledger.remoting.turned_away import AT_ONCE_MAX
+from dledger.remoting.turned_away import AT_ONCE_MIN
 from dledger.remoting.turns import PASS_COUNT_FIRST, PASS_COUNT_MAX
 from tests.fakes.network import MemoryNetwork
 from tests.remoting.conftest import receive_commands
@@ -263,11 +263,11 @@ async def test_one_connection_too_many_hears_why(network, handler, autojump_cloc
         assert await is_ended(silent)
         assert trio.current_time() < 3
 
-        many = [await network.connect("127.0.0.1", 10912) for _ in range(AT_ONCE_MAX + 5)]
+        many = [await network.connect("127.0.0.1", 10912) for _ in range(AT_ONCE_MIN + 5)]
         await trio.testing.wait_all_tasks_blocked()
-        for stream in many[:AT_ONCE_MAX]:
+        for stream in many[:AT_ONCE_MIN]:
             stream.send_now([frame(10)])
-        for stream in many[AT_ONCE_MAX:]:
+        for stream in many[AT_ONCE_MIN:]:
             with trio.fail_after(0.1):
                 assert await is_ended(stream)
         assert len(handler.opened) == 1
