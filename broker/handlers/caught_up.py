@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from broker.errors import BrokerError
 from broker.handlers.registry import answer, error_response
+from broker.handlers.until_dispatched import UntilDispatched
 from dledger.errors import LedgerBusyError, LedgerError
 
 if TYPE_CHECKING:
@@ -30,15 +31,16 @@ class CaughtUp:
     def __init__(self, derived: DerivedState, committed_index: Callable[[], int]) -> None:
         self._derived = derived
         self._committed_index = committed_index
-        # Until dispatch has come far enough; one list as long as this lives.
-        self.waiting: list[tuple[int, Session, Command, Callable[[], None]]] = []
+        self.waiting: UntilDispatched[tuple[Session, Command, Callable[[], None]]] = (
+            UntilDispatched()
+        )
 
     def when(self, session: Session, command: Command, act: Callable[[], None]) -> None:
         """Call *act*, which answers *command*, now or soon; its errors become the answer."""
         needed = self._committed_index()
         lag = needed - self._derived.dispatched_index
         if 0 < lag <= LAG_MAX and len(self.waiting) < WAITING_MAX:
-            self.waiting.append((needed, session, command, act))
+            self.waiting.append((needed, (session, command, act)))
         else:
             act()
 
@@ -52,7 +54,7 @@ class CaughtUp:
         if self._derived.dispatched_index >= needed:
             act()
         elif len(self.waiting) < WAITING_MAX:
-            self.waiting.append((needed, session, command, act))
+            self.waiting.append((needed, (session, command, act)))
         else:
             raise LedgerBusyError(
                 f"{WAITING_MAX} requests wait for this node to take in its log: send again later"
@@ -62,10 +64,7 @@ class CaughtUp:
         """Do what waited for dispatch to come so far."""
         if not self.waiting:
             return
-        reached = self._derived.dispatched_index
-        ready = [item for item in self.waiting if item[0] <= reached]
-        self.waiting[:] = [item for item in self.waiting if item[0] > reached]
-        for _, session, command, act in ready:
+        for session, command, act in self.waiting.take(self._derived.dispatched_index):
             if session.closed:
                 continue
             try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from broker.handlers.registry import answer, error_response
+from broker.handlers.until_dispatched import UntilDispatched
 from broker.protocol.response_code import ResponseCode
 from dledger.errors import NotLeaderError
 from dledger.remoting.command import Command, response
@@ -59,8 +60,7 @@ class Changes:
         self._queue = queue
         self._derived = derived
         self._forwarder = forwarder
-        # Until dispatch has come far enough; one list as long as this lives.
-        self.waiting: list[_Request] = []
+        self.waiting: UntilDispatched[_Request] = UntilDispatched()
 
     def propose(
         self,
@@ -98,7 +98,7 @@ class Changes:
             request.index = max(request.index, index)
             request.missing -= 1
             if not request.missing:
-                self.waiting.append(request)
+                self.waiting.append((request.index, request))
                 self.dispatched()
 
         try:
@@ -115,12 +115,7 @@ class Changes:
         """Answer the requests whose entries have been applied."""
         if not self.waiting:
             return
-        reached = self._derived.dispatched_index
-        ready = [request for request in self.waiting if request.index <= reached]
-        if not ready:
-            return
-        self.waiting[:] = [request for request in self.waiting if request.index > reached]
-        for request in ready:
+        for request in self.waiting.take(self._derived.dispatched_index):
             self._answer(request)
             if not request.session.closed:
                 request.session.flush_soon()

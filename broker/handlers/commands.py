@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from broker.errors import BrokerError
 from broker.handlers.registry import answer, error_response
+from broker.handlers.until_dispatched import UntilDispatched
 from dledger.errors import NotLeaderError, OutcomeUnknownError
 
 if TYPE_CHECKING:
@@ -53,8 +54,7 @@ class Commands:
         self._derived = derived
         self._forwarder = forwarder
         self._proposed = 0  # neither answered nor failed
-        # Until dispatch has come far enough; one list as long as this lives.
-        self.waiting: list[_Waiting] = []
+        self.waiting: UntilDispatched[_Waiting] = UntilDispatched()
         self._results: dict[int, list[Any]] = {}  # by index, of entries applied meanwhile
 
     def propose(
@@ -85,7 +85,7 @@ class Commands:
                 if index <= self._derived.dispatched_index:
                     self._answer(waiting)
                 else:
-                    self.waiting.append(waiting)
+                    self.waiting.append((index, waiting))
                 return
             self._finished()
             failed()
@@ -119,10 +119,7 @@ class Commands:
         """Answer the requests whose entry has been applied."""
         if not self.waiting:
             return
-        reached = self._derived.dispatched_index
-        ready = [item for item in self.waiting if item.index <= reached]
-        self.waiting[:] = [item for item in self.waiting if item.index > reached]
-        for item in ready:
+        for item in self.waiting.take(self._derived.dispatched_index):
             self._answer(item)
 
     def _answer(self, item: _Waiting) -> None:

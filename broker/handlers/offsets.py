@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from broker.errors import OffsetsResetError, TopicNotFoundError
 from broker.handlers.forward import FORWARDED
 from broker.handlers.registry import answer, error_response, handles, stock_client_host
+from broker.handlers.until_dispatched import UntilDispatched
 from broker.message.limits import check_group
 from broker.metadata.consumer_offsets import commit_offsets
 from broker.protocol.headers import (
@@ -76,8 +77,7 @@ class OffsetHandlers:
         self._clock = clock
         self._log_size = log_size
         self._young_size_max = young_size_max
-        # Until dispatch has come far enough; one list as long as this lives.
-        self.waiting: list[tuple[int, Callable[[], None]]] = []
+        self.waiting: UntilDispatched[Callable[[], None]] = UntilDispatched()
 
     @handles(RequestCode.GET_MAX_OFFSET, on_leader=True)
     def max_offset(self, session: Session, command: Command) -> None:
@@ -287,10 +287,7 @@ class OffsetHandlers:
         """Answer what waited for dispatch to come so far."""
         if not self.waiting:
             return
-        reached = self._derived.dispatched_index
-        ready = [tell for needed, tell in self.waiting if needed <= reached]
-        self.waiting[:] = [item for item in self.waiting if item[0] > reached]
-        for tell in ready:
+        for tell in self.waiting.take(self._derived.dispatched_index):
             tell()
 
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from broker.delivery.schedule import PROGRESS_GROUP
 from broker.handlers.registry import stock_client_host
+from broker.handlers.until_dispatched import UntilDispatched
 from broker.message.codec import BORN_TIMESTAMP_OFFSET, RECONSUME_TIMES_OFFSET
 from broker.message.delay import DELAY_LEVELS_MS, SCHEDULE_TOPIC
 from broker.message.properties import (
@@ -116,8 +117,7 @@ class EarlierTries:
         self._queue = queue
         self._forwarder = forwarder
         self._dispatched_index = dispatched_index
-        # Until dispatch has come far enough; one list as long as this lives.
-        self.waiting: list[tuple[int, Session, Command]] = []
+        self.waiting: UntilDispatched[tuple[Session, Command]] = UntilDispatched()
 
     def must_wait(self, session: Session, command: Command) -> bool:
         """Return whether an earlier try of *command* may be in the log and not be found yet.
@@ -133,7 +133,7 @@ class EarlierTries:
 
         def done(index: int, error: LedgerError | None) -> None:
             if error is None:
-                self.waiting.append((index, session, command))
+                self.waiting.append((index, (session, command)))
             elif not session.closed:
                 self._forwarder.hold_again(session, command)
 
@@ -150,12 +150,10 @@ class EarlierTries:
         """Return the requests that may be handled now."""
         if not self.waiting:
             return []
-        reached = self._dispatched_index()
-        ready = [item for item in self.waiting if item[0] <= reached]
-        self.waiting[:] = [item for item in self.waiting if item[0] > reached]
-        for _, _, command in ready:
+        ready = self.waiting.take(self._dispatched_index())
+        for _, command in ready:
             command.ext_fields[_IS_READY] = True
-        return [(session, command) for _, session, command in ready if not session.closed]
+        return [(session, command) for session, command in ready if not session.closed]
 
     def find(
         self,

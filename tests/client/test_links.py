@@ -84,7 +84,8 @@ async def test_acks_are_told_in_their_order_however_their_frames_are_cut(
     assert [answer.durability for answer in told] == [ack.durability for ack in acks]
 
 
-async def test_an_ack_of_nothing_that_was_asked_is_passed_over(nursery, autojump_clock):
+async def ask_once(nursery):
+    """Return a link with one request under way, what it is told, and the other end."""
     network = MemoryNetwork()
     listener = await network.listen("127.0.0.1", 0)
     links = Links(
@@ -94,6 +95,11 @@ async def test_an_ack_of_nothing_that_was_asked_is_passed_over(nursery, autojump
     told = []
     link.submit(Command(1), told.append)
     stream = await listener.accept()
+    return link, told, stream
+
+
+async def test_an_ack_of_nothing_that_was_asked_is_passed_over(nursery, autojump_clock):
+    link, told, stream = await ask_once(nursery)
     for opaque in (77, 78, 1, 1):
         head = Command(0, FLAG_RESPONSE | FLAG_GROUPED, ext_fields={"durability": "all/sync"})
         head.body = encode_acks([Ack(opaque, 0, 1, 2, 3)])
@@ -105,15 +111,7 @@ async def test_an_ack_of_nothing_that_was_asked_is_passed_over(nursery, autojump
 
 async def test_an_answer_as_long_as_an_ack_is_none(nursery, autojump_clock):
     """Seed 20012: an offset was asked for over a connection that had brought no ack, in vain."""
-    network = MemoryNetwork()
-    listener = await network.listen("127.0.0.1", 0)
-    links = Links(
-        network=network, nursery=nursery, connect_timeout=1.0, on_lost=lambda *_args: None
-    )
-    link = links[f"127.0.0.1:{listener.port}"]
-    told = []
-    link.submit(Command(1), told.append)
-    stream = await listener.accept()
+    _, told, stream = await ask_once(nursery)
     answer = Command(0, FLAG_RESPONSE, 1)
     missing = ACK_SIZE - len(encode_frame(answer)[0])
     answer.body = b"x" * missing

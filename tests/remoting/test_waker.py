@@ -80,6 +80,15 @@ def test_who_wakes_a_loop_that_has_ended_does_no_harm(way):
             waker.wake()
 
 
+def assert_it_ends_with_a_division_by_zero(main):
+    with pytest.raises((trio.TrioInternalError, ExceptionGroup)) as found:
+        trio.run(main)
+    error = found.value
+    while not isinstance(error, ZeroDivisionError):
+        assert error is not None
+        error = error.__cause__ or error.exceptions[0]
+
+
 def test_what_the_function_raises_ends_the_loop(way):
     def take():
         raise ZeroDivisionError
@@ -89,12 +98,7 @@ def test_what_the_function_raises_ends_the_loop(way):
         waker.wake()
         await trio.sleep(10)
 
-    with pytest.raises((trio.TrioInternalError, ExceptionGroup)) as found:
-        trio.run(main)
-    error = found.value
-    while not isinstance(error, ZeroDivisionError):
-        assert error is not None
-        error = error.__cause__ or error.exceptions[0]
+    assert_it_ends_with_a_division_by_zero(main)
 
 
 def test_what_the_function_raises_when_it_has_closed_the_waker_comes_out(way):
@@ -107,9 +111,4 @@ def test_what_the_function_raises_when_it_has_closed_the_waker_comes_out(way):
         waker.wake()
         await trio.sleep(10)
 
-    with pytest.raises((trio.TrioInternalError, ExceptionGroup)) as found:
-        trio.run(main)
-    error = found.value
-    while not isinstance(error, ZeroDivisionError):
-        assert error is not None
-        error = error.__cause__ or error.exceptions[0]
+    assert_it_ends_with_a_division_by_zero(main)
