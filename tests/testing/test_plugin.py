@@ -68,7 +68,7 @@ def test_the_plugin_costs_nothing_before_it_is_used(tmp_path):
 
 def test_what_users_import_is_in_the_package():
     """The wheel has whole folders; these have to be in them."""
-    for name in ("py.typed", "testing/plugin.py", "testing/memory_disk.py", "sync.py"):
+    for name in ("py.typed", "testing/plugin.py", "testing/memory_disk.py", "sync/__init__.py"):
         assert (ROOT / "broker" / name).is_file()
     built = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     assert built["packages"]["find"] == {"include": ["dledger*", "broker*"]}
