@@ -17,7 +17,7 @@ from broker.client.consumer import Consumer
 from broker.client.errors import ClosedError
 from broker.client.handout import SharedHandout
 from broker.client.portal import Opening, Portal, PortalCall, SendJob, SendPumps, call_blocking
-from broker.client.producer import CHECKPOINT_EVERY, Body, Producer
+from broker.client.producer import CHECKPOINT_EVERY, Producer
 from broker.client.send_many import ManySends, OutMessage
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from broker.client.dead_letters import DeadLetters
     from broker.client.delays import Seconds
     from broker.client.handout import Handout
+    from broker.client.intake import Body
     from broker.client.leader_finder import LeaderFinder
     from broker.client.lookup import Lookup
     from broker.client.producer_options import ProducerOptions

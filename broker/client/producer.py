@@ -1,80 +1,51 @@
 """Sends messages: many tasks send one each, few requests carry them all.
 
-A call of `Producer.send` encodes its message into the open batch of a queue and parks.  One task of
-the producer (`broker.client.send_loop`) sends the batches; answers wake the parked tasks.  Nothing
-is built, scheduled or sent for a single message but its record and its result.
+A call of `Producer.send` has its message encoded into the open batch of a queue
+(`broker.client.intake`) and parks.  One task of the producer (`broker.client.send_loop`) sends the
+batches; answers wake the parked tasks.  Nothing is built, scheduled or sent for a single message
+but its record and its result.
 """
 
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import AsyncIterable
-from functools import lru_cache, partial
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
 
-from broker.client.acks import check_acks
-from broker.client.batch import Batch
-from broker.client.compression import make_compressor
-from broker.client.delays import delay_wanted, encode_delay
-from broker.client.destinations import Destinations
+from broker.client.delays import delay_wanted
 from broker.client.errors import USE_WITH, ClosedError, NotWrittenError
-from broker.client.records import ENCODE_HEAD, encode_named_properties, with_system_flag
-from broker.client.send_loop import EAGER_SIZE, ProducerStats, SendLoop
+from broker.client.intake import Intake
 from broker.client.send_many import ManySends, OutMessage
-from broker.client.unique_ids import (
-    DIGIT_TEXTS,
-    DIGITS,
-    UNIQUE_DIGITS,
-    UNIQUE_DIGITS_COUNT,
-    UNIQUE_ID_SIZE,
-    UNIQUE_KEY_PROPERTY,
-    IdBlocks,
-)
-from broker.errors import (
-    BrokerError,
-    InvalidMessageError,
-)
-from broker.message.codec import BODY_OFFSET, CRC_MASK
+from broker.client.unique_ids import DIGIT_TEXTS
+from broker.errors import BrokerError, InvalidMessageError
 from broker.message.delay import SCHEDULE_TOPIC
-from broker.message.limits import BODY_SIZE_MAX, check_body_size
-from broker.message.tags import java_string_hash
-from dledger.checksum import crc32
 from dledger.remoting.errors import RemotingError
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Iterable, Mapping
     from datetime import datetime
     from types import TracebackType
 
     from broker.client.acks import Acks, Flush
-    from broker.client.batch import Place, Waiter
+    from broker.client.batch import Place
     from broker.client.broker_groups import BrokerGroups
     from broker.client.delays import Seconds
+    from broker.client.intake import Body
     from broker.client.producer_options import ProducerOptions
-    from broker.client.queue_sender import QueueSender
     from broker.client.results import SendResult
+    from broker.client.send_loop import ProducerStats
     from broker.client.topic_queues import TopicQueues
     from broker.client.unique_ids import UniqueIds
-    from broker.message.delay import Delay
     from dledger.clock import Clock
 
-Body = bytes | bytearray | memoryview
-
-NEVER = sys.maxsize  # bytes; no body is that large
-ALONE_COUNT_MIN = 4  # ticks in a row that began with nothing under way: sends have no company
 CHECKPOINT_EVERY = 256  # messages of one `send_many` until others have their turn
-NO_HOST = b"\0\0\0\0"
-UNIQUE_PROPERTY_SIZE = len(UNIQUE_KEY_PROPERTY) + UNIQUE_ID_SIZE
-_UNIQUE_KEY_SIZE = UNIQUE_PROPERTY_SIZE.to_bytes(2, "big")
 
 # Bound once: a send costs a few microseconds, and each lookup in a module a part of one.
-_pack_head = ENCODE_HEAD.pack
 _current_task = trio.lowlevel.current_task
-_hash = lru_cache(maxsize=16_384)(java_string_hash)
 _park = trio.lowlevel.wait_task_rescheduled
 
 
@@ -101,57 +72,32 @@ class Producer:
         self.options = options
         self._nursery = nursery
         self._clock = clock
-        self._stats = ProducerStats()
-        self._destinations = Destinations(
+        self._intake = Intake(
             name,
             groups=groups,
+            clock=clock,
             chance=chance,
+            unique_ids=unique_ids,
             options=options,
-            stats=self._stats,
-            on_settled=self._on_settled,
         )
+        self._destinations = self._intake.destinations
         # Topics for whose queues nobody waits any more, and all whose queues are known.
         self._topics = self._destinations.topics
         self._routed = self._destinations.routed
-        self._ids = IdBlocks(unique_ids)
-        self._buffered_size = 0  # bytes of records not settled
-        self._alone_count = 0  # ticks in a row that began with nothing under way
-        self._room = trio.lowlevel.ParkingLot()  # senders that wait for the buffer to shrink
-        self._drained = trio.lowlevel.ParkingLot()  # flush() waits here
-        self._parked_count = 0  # of those who wait in either
         self._is_closed = True  # until it is opened
         self._was_opened = False
         self._scope = trio.CancelScope()
-        # Limits, where the hot path finds them quickest.
-        self._batch_size_max = options.batch_size_max
-        self._batch_count_max = options.batch_count_max
         self._buffer_size_max = options.buffer_size_max
-        self._send_timeout = options.send_timeout
-        self._acks: str = options.acks or ""
-        self._flush: str = options.flush or ""
-        self._compress: Callable[[Body], bytes] | None = None
-        self._compression_flag = 0
-        self._compression_threshold = NEVER
-        if options.compression is not None:
-            self._compression_flag, self._compress = make_compressor(
-                options.compression, options.compression_level
-            )
-            self._compression_threshold = options.compression_threshold
-        self._time = trio.current_time  # quicker once the producer is open
-        # Read once for each tick: what one tick sends has one time.
-        self._now = 0.0
-        self._deadline = 0.0
-        self._wall_ms = -1
 
     @property
     def stats(self) -> ProducerStats:
         """What this producer has done so far."""
-        return self._stats
+        return self._intake.stats
 
     @property
     def buffered_size(self) -> int:
         """Bytes of records that are not settled yet."""
-        return self._buffered_size
+        return self._intake.buffered_size
 
     async def send(
         self,
@@ -209,8 +155,8 @@ class Producer:
             NoBrokerError: the topic's queues are not known yet, and nobody says them.
             ClosedError: the producer is closed, or was not opened yet.
         """
-        queues = self._topics.get(topic)
-        if queues is None or self._buffered_size >= self._buffer_size_max or self._is_closed:
+        queues, intake = self._topics.get(topic), self._intake
+        if queues is None or intake.buffered_size >= self._buffer_size_max or self._is_closed:
             queues = await self._prepare(topic)
         wait = None
         if delay is not None or deliver_at is not None or delay_level is not None:
@@ -220,7 +166,7 @@ class Producer:
                 topic = SCHEDULE_TOPIC
         # No await from here to the parking: a record and its waiter go in together.
         task = _current_task()
-        batch, queue_id, place, start, id_prefix, number = self._put(
+        batch, queue_id, place, start, id_prefix, number = intake.put(
             task, queues, body, key, tag, properties, queue, ordering_key, acks, flush, wait
         )
         moved: SendResult | None = await _park(partial(_stop_waiting, task))
@@ -274,10 +220,10 @@ class Producer:
         Raises:
             InvalidMessageError, TypeError, ValueError: nothing was taken in.
         """
-        queues = self._routed.get(topic)
-        if queues is None or self._buffered_size >= self._buffer_size_max or self._is_closed:
+        queues, intake = self._routed.get(topic), self._intake
+        if queues is None or intake.buffered_size >= self._buffer_size_max or self._is_closed:
             return False
-        _, _, _, _, id_prefix, number = self._put(
+        _, _, _, _, id_prefix, number = intake.put(
             place,
             queues,
             message.body,
@@ -310,17 +256,13 @@ class Producer:
         with contextlib.ExitStack() as stack:
             for loop in self._destinations.loops:
                 stack.enter_context(loop.no_lingering())
-            while self._buffered_size:
-                self._parked_count += 1
-                try:
-                    await self._drained.park()
-                finally:
-                    self._parked_count -= 1
+            while self._intake.buffered_size:
+                await self._intake.wait_settled()
 
     async def close(self) -> None:
         """Take no more messages, and return once those under way are settled."""
         self._is_closed = True
-        self._room.unpark_all()
+        self._intake.wake_waiting()
         try:
             await self.flush()
         finally:
@@ -338,128 +280,6 @@ class Producer:
         traceback: TracebackType | None,
     ) -> None:
         await self.close()
-
-    # --- inside -------------------------------------------------------------------------------
-
-    def _put(
-        self,
-        waiter: Waiter,
-        queues: TopicQueues,
-        body: Body,
-        key: str | Iterable[str] | None,
-        tag: str | None,
-        properties: Mapping[str, str] | None,
-        queue: int | None,
-        ordering_key: str | None,
-        acks: Acks | None,
-        flush: Flush | None,
-        wait: Delay | None,
-    ) -> tuple[Batch, int, int, int, str, int]:
-        """Encode one message into the open batch of a queue.
-
-        Returns its batch, queue, number in the batch, first byte in the batch, and its unique id:
-        a prefix and the number of its last digits.
-        """
-        loop = queues.loop
-        if loop.is_new_tick:
-            self._start_tick(loop)
-        else:
-            self._alone_count = 0
-        if type(body) is not bytes:
-            body = _as_bytes(body)
-        body_size = len(body)
-        if body_size > BODY_SIZE_MAX:
-            _refuse_size(queues.topic, body_size)
-        if ordering_key is not None:
-            if queue is not None:
-                raise ValueError("give either queue or ordering_key: the key chooses the queue")
-            sender = queues.senders[abs(_hash(ordering_key)) % queues.queue_count]
-        elif queue is not None:
-            sender = self._sender_of(queues, queue)
-        else:
-            sender = queues.sticky
-        extra = b""
-        if key is not None or tag is not None or properties is not None:
-            try:
-                extra = encode_named_properties(key, tag, properties)
-            except InvalidMessageError as error:
-                raise InvalidMessageError(f"topic {queues.topic}: {error}") from None
-        if wait is not None:
-            extra += encode_delay(wait, topic=queues.topic, queue_id=sender.queue_id)
-            if sender is queues.sticky:
-                queues.rotate()  # what waits for it makes no queue busy
-            queues = self._destinations.waiting_queues(loop)
-            queue = wait.queue_id
-            sender = queues.senders[queue]
-        system_flag = 0
-        if body_size >= self._compression_threshold:
-            assert self._compress is not None
-            smaller = self._compress(body)
-            if len(smaller) < body_size:
-                body, body_size, system_flag = smaller, len(smaller), self._compression_flag
-        ids = self._ids
-        number = ids.number
-        if number == UNIQUE_DIGITS_COUNT:
-            ids.go_on()
-            number = 0
-        ids.number = number + 1
-        if queues.tail_stamp != ids.stamp:
-            queues.tail_stamp = ids.stamp
-            queues.tail = b"%s%s%s" % (queues.encoded_name, _UNIQUE_KEY_SIZE, ids.property)
-        tail = queues.tail
-        if extra:
-            properties_size = UNIQUE_PROPERTY_SIZE + len(extra)
-            tail = b"%s%s%s" % (
-                queues.encoded_name,
-                properties_size.to_bytes(2, "big"),
-                ids.property,
-            )
-        size = BODY_OFFSET + body_size + len(tail) + UNIQUE_DIGITS + len(extra)
-        if acks is None and flush is None:
-            wanted_acks, wanted_flush = self._acks, self._flush
-        else:
-            check_acks(acks, flush)
-            wanted_acks, wanted_flush = acks or self._acks, flush or self._flush
-        pending = sender.pending
-        batch = pending[-1] if pending else None
-        if (
-            batch is None
-            or batch.acks != wanted_acks
-            or batch.flush != wanted_flush
-            or batch.size + size > self._batch_size_max
-            or len(batch.records) >= self._batch_count_max
-        ):
-            if batch is not None and queue is None and ordering_key is None:
-                queues.rotate()
-                sender = queues.sticky
-            batch = Batch(wanted_acks, wanted_flush)
-            if not loop.is_new_tick:
-                sender.pending.append(batch)
-                loop.add(sender, queues)
-        head = _pack_head(
-            size,
-            queues.magic,
-            crc32(body) & CRC_MASK,
-            sender.queue_id,
-            self._wall_ms,
-            NO_HOST,
-            body_size,
-        )
-        if system_flag:
-            head = with_system_flag(head, system_flag)
-        waiter.custom_sleep_data = batch
-        place = len(batch.records)
-        start = batch.size
-        batch.records.append(b"".join((head, body, tail, DIGITS[number], extra)))
-        batch.waiters.append(waiter)
-        batch.deadlines.append(self._deadline)
-        batch.size = start + size
-        self._buffered_size += size
-        if loop.is_new_tick:
-            loop.send_alone(sender, queues, batch, self._now)
-        elif start < EAGER_SIZE <= batch.size:
-            loop.send_now(sender, queues)
-        return batch, sender.queue_id, place, start, ids.prefix, number
 
     async def _put_all(self, many: ManySends, messages: Iterable[Body | OutMessage]) -> bool:
         """Take messages in, one after the other; return whether more may follow."""
@@ -484,7 +304,7 @@ class Producer:
         try:
             with self._scope:
                 async with trio.open_nursery() as inner:
-                    self._time = trio.lowlevel.current_clock().current_time
+                    self._intake.open()
                     self._is_closed = False
                     self._was_opened = True
                     task_status.started()
@@ -492,7 +312,7 @@ class Producer:
         finally:
             # Also when the whole client is closed first: whoever waits shall hear of it.
             self._is_closed = True
-            self._room.unpark_all()
+            self._intake.wake_waiting()
             self._destinations.close("the client was closed")
 
     async def _prepare(self, topic: str) -> TopicQueues:
@@ -500,16 +320,13 @@ class Producer:
         self._check_open()
         deadline = trio.current_time() + self.options.send_timeout
         queues = await self._destinations.prepare(topic)
+        intake = self._intake
         with trio.move_on_at(deadline) as scope:
-            while self._buffered_size >= self._buffer_size_max and not self._is_closed:
-                self._parked_count += 1
-                try:
-                    await self._room.park()
-                finally:
-                    self._parked_count -= 1
+            while intake.buffered_size >= self._buffer_size_max and not self._is_closed:
+                await intake.wait_room()
         if scope.cancelled_caught:
             raise NotWrittenError(
-                f"topic {topic}: {self._buffered_size} bytes wait to be acknowledged, and "
+                f"topic {topic}: {intake.buffered_size} bytes wait to be acknowledged, and "
                 f"buffer_size_max is {self._buffer_size_max}; there was no room for "
                 f"{self.options.send_timeout:g} s: it is not written, send it again later"
             )
@@ -522,66 +339,8 @@ class Producer:
                 raise ClosedError(f"producer {self.name} is not open: {USE_WITH}")
             raise ClosedError(f"producer {self.name} is closed; open another one")
 
-    def _sender_of(self, queues: TopicQueues, queue: int) -> QueueSender:
-        if not 0 <= queue < queues.queue_count:
-            raise InvalidMessageError(
-                f"topic {queues.topic} has no queue {queue}: it has 0 to {queues.queue_count - 1}; "
-                "leave the choice to the producer, or give the topic more queues"
-            )
-        return queues.senders[queue]
-
-    def _on_settled(self, batch: Batch) -> None:
-        self._buffered_size -= batch.size
-        stats = self._stats
-        if batch.is_acknowledged:
-            stats.acked += len(batch.records)
-            stats.latency.add_batch(batch.deadlines, batch.answered_at + self._send_timeout)
-        else:
-            stats.failed += len(batch.records)
-        if self._parked_count:
-            if self._buffered_size < self._buffer_size_max:
-                self._room.unpark_all()
-            if not self._buffered_size:
-                self._drained.unpark_all()
-
-    def _start_tick(self, loop: SendLoop) -> None:
-        """Read the clocks for all that is sent in this tick, and have it sent in the next.
-
-        Where one message after another has come alone, so will this one: it does not wait for the
-        tick's end, and the tick begins anew with the next.
-        """
-        if self._buffered_size:
-            self._alone_count = 0
-        else:
-            self._alone_count += 1
-        if self._alone_count < ALONE_COUNT_MIN:
-            loop.is_new_tick = False
-            loop.wake()
-        self._now = now = self._time()
-        self._deadline = deadline = now + self._send_timeout
-        if deadline < loop.timer_at:
-            loop.wake_at(deadline)
-        wall_ms = self._clock.wall_ms()
-        if wall_ms > self._wall_ms:
-            self._wall_ms = wall_ms
-            if wall_ms >= self._ids.renewed_from_ms:
-                self._ids.renew(wall_ms)
-
 
 def _stop_waiting(task: trio.lowlevel.Task, _: object) -> trio.lowlevel.Abort:
     """Leave the message in its batch, and wake nobody for it."""
     task.custom_sleep_data.forget(task)
     return trio.lowlevel.Abort.SUCCEEDED
-
-
-def _refuse_size(topic: str, size: int) -> None:
-    try:
-        check_body_size(size)
-    except InvalidMessageError as error:
-        raise InvalidMessageError(f"topic {topic}: {error}") from None
-
-
-def _as_bytes(body: object) -> bytes:
-    if not isinstance(body, bytes | bytearray | memoryview):
-        raise TypeError(f"body is a {type(body).__name__}; encode it to bytes first")
-    return bytes(body)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from broker.client.acks import Acks, Flush
     from broker.client.consumer_options import MemberTimes
     from broker.client.delays import Seconds
-    from broker.client.producer import Body
+    from broker.client.intake import Body
     from broker.client.records import Message
     from broker.client.results import SendResult
     from dledger.clock import Clock

@@ -16,7 +16,7 @@ from broker.client.portal import (
     close_blocking,
     open_blocking,
 )
-from broker.client.producer import CHECKPOINT_EVERY, Body, Producer
+from broker.client.producer import CHECKPOINT_EVERY, Producer
 from broker.client.send_many import ManySends, OutMessage
 from broker.sync.mirror import blocking
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from broker.client.acks import Acks, Flush
     from broker.client.compression import Compression
     from broker.client.delays import Seconds
+    from broker.client.intake import Body
     from broker.client.results import SendResult
     from broker.client.send_loop import ProducerStats
 

@@ -6,7 +6,7 @@ import pytest
 import trio
 
 import broker
-from broker.client.producer import ALONE_COUNT_MIN
+from broker.client.intake import ALONE_COUNT_MIN
 from broker.client.routes import ROUTE_AGE_MAX
 from broker.message.message_id import decode_offset_id
 from broker.message.tags import java_string_hash
