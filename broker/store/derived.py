@@ -1,24 +1,16 @@
-"""Everything a node derives from its log: opened, kept up, written down, thrown away.
+"""Everything a node derives from its log: taken in, kept up, written down.
 
-    <folder>/state-<index>      metadata, producers and ends of queues after that entry
-    <folder>/consumequeue/...   the units of the queues
-    <folder>/keyindex/...       which records have which key
-
-On start the newest usable state is taken and dispatch goes on behind it.  When the files of queues
-or key index do not hold what the state says, everything is built again from the state at the log's
-base, or from nothing when the log is whole: delete a folder, and the same bytes come back.
+What it lies in, and how a start takes it up, is in `broker.store.derived_parts`.
 
 Nothing here writes a file on the event loop: `begin_jobs` hands out the work that blocks.
 """
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING
 
-from broker.store.checkpoint import StateFiles
-from broker.store.consume_queues import ConsumeQueues
 from broker.store.derived_jobs import DropJob, FindDroppedJob, FlushedSize, StateJob
+from broker.store.derived_parts import DerivedParts
 from broker.store.dispatch import (
     DISPATCH_ENTRY_COST,
     DISPATCH_KEY_COST,
@@ -27,18 +19,10 @@ from broker.store.dispatch import (
     DISPATCH_STATE_COST,
     Dispatch,
 )
-from broker.store.key_index import KeyIndex, shape_for
 from broker.store.log_view import CHANNEL_METADATA
-from broker.store.producers import ProducerTable
-from broker.store.queue_files import UNITS_PER_FILE, QueueFiles
-from broker.store.state_file import (
-    CorruptStateError,
-    decode_state,
-    encode_state,
-    payload_of_state,
-)
+from broker.store.queue_files import UNITS_PER_FILE
 from dledger.entry import LogPoint
-from dledger.errors import CorruptStoreError, PoisonEntryError
+from dledger.errors import PoisonEntryError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -54,7 +38,6 @@ if TYPE_CHECKING:
     from broker.store.index_file import IndexShape
     from broker.store.log_view import LogView
     from broker.store.queue_files import QueueKey
-    from broker.store.state_file import DerivedSnapshot
     from dledger.entry import Entry
     from dledger.store.disk import Disk
 
@@ -63,8 +46,6 @@ FLUSH_SIZE = 4 * 1024 * 1024  # bytes of units in memory before a job should wri
 # fastest load. Each byte lies in memory twice, for readers and for the job.
 UNFLUSHED_SIZE_MAX = 24 * 1024 * 1024
 DELETION_STATES_SIZE_MAX = 4 * 1024 * 1024  # the same of states that know of deletions
-
-_log = logging.getLogger("broker.store")
 
 
 class DerivedState:
@@ -83,20 +64,20 @@ class DerivedState:
         index_shape: IndexShape | None = None,
     ) -> None:
         """Make an empty one; `open` is what is wanted."""
-        self._disk = disk
-        self._folder = folder
         self._log = log
-        self._segment_size = segment_size
-        self._metadata = metadata
-        self._files = QueueFiles(disk, f"{folder}/consumequeue", units_per_file=units_per_file)
-        self.queues = ConsumeQueues(self._files)
-        self.key_index = KeyIndex(
+        self._parts = DerivedParts(
             disk,
-            f"{folder}/keyindex",
-            index_shape or shape_for(segment_size),
+            folder,
+            log,
             segment_size=segment_size,
+            metadata=metadata,
+            units_per_file=units_per_file,
+            index_shape=index_shape,
         )
-        self.producers = ProducerTable()
+        self.queues = self._parts.queues
+        self.key_index = self._parts.key_index
+        self.producers = self._parts.producers
+        self._states = self._parts.states
         self._dispatch = Dispatch(
             queues=self.queues,
             producers=self.producers,
@@ -104,7 +85,6 @@ class DerivedState:
             segment_size=segment_size,
             dispatchers=[self.key_index, *dispatchers],
         )
-        self._states = StateFiles(disk, folder)
         self._point = log.base
         self._state_index = -1  # of the last state handed out as a job, or loaded
         self._jobs: list[Job] = []
@@ -279,15 +259,7 @@ class DerivedState:
         Raises:
             CorruptStoreError: it is damaged: a peer would take it for what the log amounts to.
         """
-        data = self._states.read(index)
-        try:
-            payload_of_state(data)
-        except CorruptStateError as error:
-            raise CorruptStoreError(
-                f"{self._states.path(index)}: {error}; stop the node, move its data folder aside "
-                "and start it again: it is filled from its peers"
-            ) from error
-        return data
+        return self._parts.read_state(index)
 
     def save_state_of_peer(self, data: bytes) -> LogPoint:
         """Keep a state a peer sent, durably, and return the point it leads to; blocking.
@@ -297,13 +269,7 @@ class DerivedState:
         Raises:
             CorruptStateError: *data* is no state of this version.
         """
-        try:
-            point = decode_state(data).point
-        except CorruptStateError as error:
-            raise CorruptStateError(f"the state that the leader sent: {error}") from error
-        self._states.write(point.index, data)
-        self._states.add(point.index, is_boundary=True)
-        return point
+        return self._parts.save_state_of_peer(data)
 
     def reopen(self, commit_index: int) -> None:
         """Forget everything in memory and take up what the disk holds; blocking.
@@ -314,37 +280,15 @@ class DerivedState:
         Raises:
             CorruptStoreError: as `open`.
         """
-        base = self._log.base
         self._jobs.clear()
         self._flushing_size = 0
         self._deletions_size = 0
-        self._states.look(self._log, segment_size=self._segment_size)
-        at_base = self._state_at(base)
-        for index in self._states.indexes:
-            if base.index <= index <= commit_index:
-                snapshot = at_base
-                if index != base.index:
-                    snapshot = self._states.load(index, self._log.point_at(index))
-                if snapshot is not None:
-                    if self._load_files(snapshot, base, at_base):
-                        self._restore(snapshot)
-                        return
-                    _log.warning(
-                        "%s: the consume queues or the key index hold less; taking an older state",
-                        self._states.path(index),
-                    )
-        self._rebuild(base, at_base)
+        self._point = self._parts.take_up(commit_index)
+        self._state_index = self._point.index
 
     def close(self) -> None:
         """Let go of the files; what no job has written yet is derived again on the next start."""
-        self._files.let_go()
-        self.key_index.files.close()
-
-    def _state_at(self, base: LogPoint) -> DerivedSnapshot | None:
-        """Return the state that leads to *base*; None when there is no sound one, or no need."""
-        if base.index == 0 or base.index not in self._states.indexes:
-            return None
-        return self._states.load(base.index, base)
+        self._parts.close()
 
     @property
     def _unflushed_size(self) -> int:
@@ -356,62 +300,6 @@ class DerivedState:
 
     def _flushed(self, size: int) -> None:
         self._flushing_size -= size
-
-    def _load_files(
-        self, snapshot: DerivedSnapshot, base: LogPoint, at_base: DerivedSnapshot | None
-    ) -> bool:
-        """Take up queues and key index of *snapshot*, if their files hold as much; blocking."""
-        index_files: int | None = 0  # begun before the base
-        if base.index > 0 and at_base is None:
-            index_files = None
-        elif at_base is not None and at_base.key_index is not None:
-            index_files = at_base.key_index.file_count
-        return (
-            snapshot.key_index is not None
-            and self.queues.load(
-                snapshot.queues,
-                self._log,
-                begins=_begins(at_base) if base.index else {},
-                floors=snapshot.floors,
-            )
-            and self.key_index.load(
-                snapshot.key_index,
-                files_before=index_files,
-                begin_position=base.position,
-                end_position=snapshot.point.position,
-            )
-        )
-
-    def _rebuild(self, base: LogPoint, snapshot: DerivedSnapshot | None) -> None:
-        if base.index > 0 and snapshot is None:
-            raise CorruptStoreError(
-                f"{self._folder}: the log begins behind entry {base.index} and there is no sound "
-                f"{self._states.path(base.index)}; stop the node, move its data folder aside and "
-                "start it again: it is filled from its peers"
-            )
-        _log.info("%s: deriving everything from entry %d on", self._folder, base.index + 1)
-        self.key_index.restart(None if snapshot is None else snapshot.key_index)
-        if snapshot is None:
-            self.queues.restart(())
-            self.producers.restore([0, []])
-            self._metadata.restore(None)
-            self._point = base
-            self._state_index = -1
-        else:
-            self.queues.restart(snapshot.queues, floors=snapshot.floors)
-            self._restore(snapshot)
-
-    def _restore(self, snapshot: DerivedSnapshot) -> None:
-        try:
-            self.producers.restore(snapshot.producers)
-            self._metadata.restore(snapshot.metadata)
-        except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
-            raise CorruptStoreError(
-                f"{self._states.path(snapshot.point.index)}: sound, yet not what this version "
-                f"writes ({type(error).__name__}: {error}); start the version that wrote it"
-            ) from error
-        self._point = snapshot.point
-        self._state_index = snapshot.point.index
 
     def _take_in(self, entry: Entry) -> None:
         if self._point.index > 0 and self._dispatch.begins_segment(entry):
@@ -457,14 +345,7 @@ class DerivedState:
         return [*flushes, FlushedSize(size, self._flushed)]
 
     def _add_state_job(self, *, is_boundary: bool) -> None:
-        data = encode_state(
-            self._point,
-            queues=list(self.queues.snapshot()),
-            producers=self.producers.snapshot(),
-            metadata=self._metadata.snapshot(),
-            floors=list(self.queues.floors()),
-            key_index=self.key_index.snapshot(),
-        )
+        data = self._parts.state_after(self._point)
         self._states_size += len(data) + DISPATCH_STATE_COST
         index = self._point.index
         self._state_index = index
@@ -472,7 +353,7 @@ class DerivedState:
         self._jobs.append(
             StateJob(
                 flushes,
-                [self._files, self.key_index.files],
+                self._parts.files,
                 self._states,
                 index,
                 data,
@@ -481,10 +362,3 @@ class DerivedState:
         )
         if trimmed := self.queues.take_trimmed():
             self._jobs.append(DropJob(self.queues, trimmed, self._states, [], self.key_index, []))
-
-
-def _begins(snapshot: DerivedSnapshot | None) -> dict[QueueKey, int] | None:
-    """Return the first offset of each queue behind a state; None without a sound one."""
-    if snapshot is None:
-        return None
-    return {(topic, queue_id): offset for topic, queue_id, offset in snapshot.queues}

@@ -13,9 +13,9 @@ import pytest
 from broker.store import growing_files
 from broker.store.derived import DerivedState
 from dledger.errors import StorageFailedError
+from tests.broker_store.derived_node import SEGMENT, CountingMachine, fill
 from tests.broker_store.growing_disk import GrowingDisk
 from tests.broker_store.helpers import MemoryLog
-from tests.broker_store.test_derived import SEGMENT, CountingMachine, fill
 from tests.fakes.disk import SimulatedCrash
 
 UNITS_PER_FILE = 50
@@ -58,7 +58,8 @@ def everything(derived, log):
         begin = queue.min_offset
         found = queue.units_from(begin, unit_count_max=end) if begin < end else b""
         units[topic, queue_id] = begin, end, bytes(found)
-    index = {path: derived._disk.read_file(path) for path in derived.key_index.paths}
+    index_files = derived.key_index.files
+    index = {path: index_files._disk.read_file(path) for path in derived.key_index.paths}
     return derived.read_state(log.end_index), units, index
 
 

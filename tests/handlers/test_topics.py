@@ -219,7 +219,7 @@ async def test_every_node_deletes_and_stays_in_step_when_the_leader_dies(
         await caller.create_topic("t")
         assert (await caller.sent(b"c")).ext_fields["queueOffset"] == 2
     await group.equal()
-    states = [member.running._files.derived._metadata.snapshot() for member in group.alive]
+    states = [member.running._files.derived._parts.metadata.snapshot() for member in group.alive]
     floors = [list(member.running._files.derived.queues.floors()) for member in group.alive]
     assert states[0] == states[1]
     assert floors == [[("t", 0, 2)]] * 2
