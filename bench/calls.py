@@ -35,7 +35,7 @@ from dledger.remoting.alarm import Alarm
 from dledger.remoting.connection import Connection
 from dledger.remoting.network import TcpNetwork, TcpStream
 from dledger.remoting.readiness import HotSockets
-from dledger.store.disk import OsDisk
+from dledger.store.os_disk import OsDisk
 from dledger.sync_ring import RingWorker, make_sync_worker
 from dledger.worker import ThreadWorker
 

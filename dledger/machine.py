@@ -1,4 +1,4 @@
-"""What differs between operating systems, in one place; the disk's part is in `store.disk`.
+"""What differs between operating systems, in one place; the disk's part is in `store.os_calls`.
 
 Linux is where this runs in earnest.  macOS lacks some of it and is fit for development.  Windows
 has neither the locks nor the positioned writes that a store stands on, and is refused at the start.

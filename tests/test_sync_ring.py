@@ -13,7 +13,7 @@ from dledger import sync_ring
 from dledger.config import SyncBy
 from dledger.errors import ConfigError, StorageFailedError
 from dledger.remoting import readiness
-from dledger.store.disk import OsDisk
+from dledger.store.os_disk import OsDisk
 from dledger.sync_ring import RingWorker, SyncNotBegunError, SyncRing, make_sync_worker
 from dledger.worker import DataSync, ThreadWorker
 from tests.store.model import append, open_store

@@ -17,7 +17,7 @@ from broker.cli.servers import DEFAULT_FOLDER
 from broker.config_file import load_config
 from dledger.clock import SystemClock
 from dledger.errors import ConfigError, FolderInUseError
-from dledger.store.disk import OsDisk
+from dledger.store.os_disk import OsDisk
 
 if TYPE_CHECKING:
     from broker.cli.ask import GroupView

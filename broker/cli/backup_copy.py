@@ -25,7 +25,7 @@ from dledger.entry import FILLER_SIZE, LogPoint, encode_filler
 from dledger.errors import ConfigError, CorruptStoreError, FolderMismatchError
 from dledger.store.checkpoint import Checkpoint, CheckpointFile
 from dledger.store.data_folder import FORMAT_VERSION, DataFolder
-from dledger.store.disk import OsDisk
+from dledger.store.os_disk import OsDisk
 
 if TYPE_CHECKING:
     from collections.abc import Callable

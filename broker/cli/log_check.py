@@ -24,7 +24,7 @@ from dledger.entry import (
 )
 from dledger.errors import ConfigError, CorruptEntryError, CorruptStoreError
 from dledger.store.checkpoint import FIRST_CHECKPOINT, CheckpointFile, WatermarkFile
-from dledger.store.disk import OsDisk
+from dledger.store.os_disk import OsDisk
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

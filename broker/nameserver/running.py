@@ -14,7 +14,7 @@ from broker.process import Operator, calm_the_collector, one_last_word, signals_
 from dledger.clock import SystemClock
 from dledger.machine import raise_open_files_limit
 from dledger.remoting.network import TcpNetwork
-from dledger.store.disk import OsDisk
+from dledger.store.os_disk import OsDisk
 from dledger.worker import ThreadWorker
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ from broker.wiring import Surroundings
 from dledger.clock import SystemClock
 from dledger.config import MIB, FlushDiskType, StoreConfig
 from dledger.remoting.network import TcpListener, TcpNetwork
-from dledger.store.disk import OsDisk
+from dledger.store.os_disk import OsDisk
 from dledger.worker import ThreadWorker
 
 if TYPE_CHECKING:

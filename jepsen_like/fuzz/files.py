@@ -16,7 +16,7 @@ from broker.nameserver.names_file import decode_names, encode_names
 from broker.store.state_file import CorruptStateError, decode_state
 from dledger.errors import ConfigError, CorruptStoreError, StorageFailedError
 from dledger.store.checkpoint import CheckpointFile, WatermarkFile
-from dledger.store.disk import OsDisk
+from dledger.store.os_disk import OsDisk
 from dledger.store.slot_file import FILE_SIZE, PAYLOAD_SIZE_MAX, SLOT_OFFSETS
 from dledger.store.vote_file import VoteFile
 from jepsen_like.fuzz.folder import (

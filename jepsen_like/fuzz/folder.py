@@ -24,7 +24,7 @@ from broker.store.reader import PullStatus, Reader
 from dledger.config import RaftConfig, StoreConfig
 from dledger.entry import HEADER_SIZE, EntryKind
 from dledger.errors import CorruptStoreError, LedgerError
-from dledger.store.disk import OsDisk
+from dledger.store.os_disk import OsDisk
 from jepsen_like.fuzz.records import entry_body
 from jepsen_like.fuzz.target import must_be, must_say
 

@@ -15,8 +15,8 @@ from dledger.errors import LedgerError
 from dledger.peers.messages import from_command
 from dledger.remoting.connection import Connection
 from dledger.remoting.errors import RemoteProtocolError
-from dledger.store.disk import OsDisk
 from dledger.store.ledger_store import LedgerStore
+from dledger.store.os_disk import OsDisk
 from dledger.store.vote_file import VoteFile
 from jepsen_like.fuzz.folder import scratch
 from jepsen_like.fuzz.records import entries

@@ -18,8 +18,8 @@ from broker.client.errors import ClientError
 from broker.errors import BrokerError
 from dledger.clock import SystemClock
 from dledger.errors import LedgerError
-from dledger.store.disk import OsDisk
 from dledger.store.ledger_store import LedgerStore
+from dledger.store.os_disk import OsDisk
 from jepsen_like.faults.nemesis import Nemesis
 from jepsen_like.history import NEMESIS, History, read_history
 from jepsen_like.real import client_main

@@ -9,7 +9,7 @@ from broker.store.append_state import AppendState
 from broker.store.derived import DerivedState
 from dledger.entry import EntryKind
 from dledger.errors import PoisonEntryError
-from dledger.store.disk import OsDisk
+from dledger.store.os_disk import OsDisk
 from tests.broker_store.helpers import (
     FixedClock,
     NothingDispatched,

@@ -12,7 +12,7 @@ from broker.store.consume_queue import TAIL_UNITS_KEPT, ConsumeQueue
 from broker.store.consume_queues import TAILS_SIZE_MAX, ConsumeQueues
 from broker.store.queue_files import QueueFiles, folder_name
 from broker.store.runs import RecordRun
-from dledger.store.disk import OsDisk
+from dledger.store.os_disk import OsDisk
 
 KEY = ("orders", 3)
 

@@ -12,7 +12,7 @@ from broker.store.derived import DerivedState
 from broker.store.entry_batch import read_entries
 from broker.store.runs import RunReader
 from dledger.errors import CorruptStoreError, PoisonEntryError
-from dledger.store.disk import OsDisk
+from dledger.store.os_disk import OsDisk
 from tests.broker_store.derived_node import SEGMENT, CountingMachine, Node, fill, some_properties
 from tests.broker_store.helpers import (
     FixedClock,

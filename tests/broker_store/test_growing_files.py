@@ -9,7 +9,7 @@ import pytest
 from broker.store.growing_files import GrowingFiles, Piece
 from dledger.errors import StorageFailedError
 from dledger.store import tree_sync
-from dledger.store.disk import OsDisk
+from dledger.store.os_disk import OsDisk
 from tests.broker_store.growing_disk import GrowingDisk
 
 

@@ -14,7 +14,7 @@ from broker.store.index_keys import key_hash, keys_of
 from broker.store.index_search import IndexSearch, SearchRange
 from broker.store.record_finder import record_at
 from dledger.errors import CorruptStoreError
-from dledger.store.disk import OsDisk
+from dledger.store.os_disk import OsDisk
 from tests.broker_store.growing_disk import GrowingDisk
 from tests.broker_store.helpers import (
     FixedClock,

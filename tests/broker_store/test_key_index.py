@@ -25,7 +25,7 @@ from broker.store.index_keys import KEYS_MAX, RawKeys, key_hash, keys_of, take_k
 from broker.store.key_index import shape_for
 from broker.store.runs import RunReader
 from broker.store.state_file import decode_state, encode_state
-from dledger.store.disk import OsDisk
+from dledger.store.os_disk import OsDisk
 from tests.broker_store.growing_disk import GrowingDisk
 from tests.broker_store.helpers import (
     FixedClock,

@@ -11,7 +11,7 @@ import pytest
 from broker.store.consume_queues import ConsumeQueues
 from broker.store.queue_files import QueueFiles
 from broker.store.runs import RecordRun
-from dledger.store.disk import OsDisk
+from dledger.store.os_disk import OsDisk
 
 
 class CountingFiles(QueueFiles):

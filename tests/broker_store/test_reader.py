@@ -12,7 +12,7 @@ from broker.store.append_state import AppendState
 from broker.store.derived import DerivedState
 from broker.store.reader import VIEWS_MAX, PullStatus, Reader
 from dledger.errors import CorruptStoreError
-from dledger.store.disk import OsDisk
+from dledger.store.os_disk import OsDisk
 from tests.broker_store.helpers import (
     MemoryLog,
     NothingDispatched,

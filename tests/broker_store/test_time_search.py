@@ -8,7 +8,7 @@ from broker.store.append_state import AppendState
 from broker.store.derived import DerivedState
 from broker.store.time_search import Boundary, offset_by_time
 from dledger.errors import CorruptStoreError
-from dledger.store.disk import OsDisk
+from dledger.store.os_disk import OsDisk
 from tests.broker_store.helpers import (
     FixedClock,
     MemoryLog,

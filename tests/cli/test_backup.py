@@ -18,8 +18,8 @@ from broker.store.state_file import encode_state, file_name
 from dledger.config import StoreConfig
 from dledger.errors import ConfigError, CorruptStoreError, FolderMismatchError
 from dledger.store.data_folder import DataFolder
-from dledger.store.disk import OsDisk
 from dledger.store.ledger_store import LedgerStore
+from dledger.store.os_disk import OsDisk
 
 SEGMENT_SIZE = 4096
 STORE = StoreConfig(segment_size=SEGMENT_SIZE)

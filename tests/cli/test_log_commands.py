@@ -15,8 +15,8 @@ from broker.message.codec import encode_record
 from dledger.config import StoreConfig
 from dledger.entry import HEADER_SIZE
 from dledger.errors import ConfigError, CorruptStoreError
-from dledger.store.disk import OsDisk
 from dledger.store.ledger_store import LedgerStore
+from dledger.store.os_disk import OsDisk
 
 SEGMENT_SIZE = 16 * 1024
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from broker.open_files import open_files
 from dledger.errors import CorruptStoreError
-from dledger.store.disk import OsDisk
+from dledger.store.os_disk import OsDisk
 from jepsen_like.fuzz.files import apply_damage
 from jepsen_like.fuzz.folder import (
     REFUSED,

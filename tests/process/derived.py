@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from broker.cli.log_check import StoredLog
 from broker.config_file import load_config
 from broker.open_files import open_files
-from dledger.store.disk import OsDisk
+from dledger.store.os_disk import OsDisk
 
 if TYPE_CHECKING:
     from dledger.entry import LogPoint

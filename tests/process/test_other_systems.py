@@ -18,9 +18,9 @@ from dledger import machine
 machine._PROC_STATUS = machine._BOOT_ID = Path("/nowhere")
 from dledger.remoting import network
 network._HAS_SENDMSG = False
-from dledger.store import disk
-assert not disk._HAS_PWRITEV and not disk._HAS_FDATASYNC
-disk._FDATASYNC_SEES_MAP = False
+from dledger.store import os_calls
+assert not os_calls._HAS_PWRITEV and not os_calls._HAS_FDATASYNC
+os_calls.FDATASYNC_SEES_MAP = False
 """
 
 

@@ -6,8 +6,8 @@ import pytest
 
 from dledger.entry import EntryKind, LogPoint, encode_filler
 from dledger.errors import CorruptEntryError, LedgerFullError, StorageFailedError
-from dledger.store.disk import OsDisk
 from dledger.store.entry_index import EntryNotFoundError
+from dledger.store.os_disk import OsDisk
 from tests.fakes.disk import FakeDisk
 from tests.store.model import (
     ASYNC,

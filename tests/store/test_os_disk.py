@@ -12,8 +12,8 @@ import pytest
 
 from dledger.errors import FolderInUseError, LedgerFullError, StorageFailedError
 from dledger.store.data_folder import DataFolder
-from dledger.store.disk import OsDisk
 from dledger.store.mapped_file_queue import MappedFileQueue
+from dledger.store.os_disk import OsDisk
 from tests.store.model import CONFIG, SEGMENT, append, check_agreement, dump, fill, open_store
 
 

@@ -12,8 +12,8 @@ import pytest
 
 from dledger import machine
 from dledger.errors import ConfigError, StorageFailedError
-from dledger.store import disk as disk_module
-from dledger.store.disk import OsDisk
+from dledger.store import os_calls
+from dledger.store.os_disk import OsDisk
 
 KIB = 1024
 
@@ -24,8 +24,8 @@ def full_syncs(monkeypatch):
     synced = []
 
     class Fcntl:
-        LOCK_EX, LOCK_NB = disk_module.fcntl.LOCK_EX, disk_module.fcntl.LOCK_NB
-        flock = staticmethod(disk_module.fcntl.flock)
+        LOCK_EX, LOCK_NB = os_calls.fcntl.LOCK_EX, os_calls.fcntl.LOCK_NB
+        flock = staticmethod(os_calls.fcntl.flock)
         failure = None
 
         @classmethod
@@ -38,11 +38,11 @@ def full_syncs(monkeypatch):
     monkeypatch.delattr(os, "posix_fallocate")
     monkeypatch.delattr(os, "fdatasync")
     monkeypatch.delattr(os, "pwritev")
-    monkeypatch.setattr(disk_module, "_HAS_PWRITEV", False)
-    monkeypatch.setattr(disk_module, "_HAS_FDATASYNC", False)
-    monkeypatch.setattr(disk_module, "_FDATASYNC_SEES_MAP", False)
-    monkeypatch.setattr(disk_module, "_FULL_SYNC", 51)
-    monkeypatch.setattr(disk_module, "fcntl", Fcntl)
+    monkeypatch.setattr(os_calls, "_HAS_PWRITEV", False)
+    monkeypatch.setattr(os_calls, "_HAS_FDATASYNC", False)
+    monkeypatch.setattr(os_calls, "FDATASYNC_SEES_MAP", False)
+    monkeypatch.setattr(os_calls, "_FULL_SYNC", 51)
+    monkeypatch.setattr(os_calls, "fcntl", Fcntl)
     synced_with = Fcntl
     synced_with.synced = synced
     return synced_with
@@ -86,7 +86,7 @@ def test_a_full_sync_that_fails_is_never_tried_another_way(tmp_path, full_syncs,
 
 
 def test_without_file_locks_no_folder_is_held(tmp_path, monkeypatch):
-    monkeypatch.setattr(disk_module, "fcntl", None)
+    monkeypatch.setattr(os_calls, "fcntl", None)
 
     with pytest.raises(StorageFailedError, match="no file locks"):
         OsDisk().lock_folder(str(tmp_path))
