@@ -33,8 +33,9 @@ from broker.wiring import Surroundings
 from dledger.config import FlushDiskType, SyncBy
 from dledger.remoting.alarm import Alarm
 from dledger.remoting.connection import Connection
-from dledger.remoting.network import TcpNetwork, TcpStream
 from dledger.remoting.readiness import HotSockets
+from dledger.remoting.tcp import TcpNetwork
+from dledger.remoting.tcp_stream import TcpStream
 from dledger.store.os_disk import OsDisk
 from dledger.sync_ring import RingWorker, make_sync_worker
 from dledger.worker import ThreadWorker

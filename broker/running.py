@@ -27,8 +27,8 @@ from broker.wiring import Surroundings
 from dledger.clock import SystemClock
 from dledger.machine import bound_free_memory, raise_open_files_limit, use_huge_pages
 from dledger.processors import usable_processors
-from dledger.remoting.network import TcpNetwork
 from dledger.remoting.readiness import wait_busily
+from dledger.remoting.tcp import TcpNetwork
 from dledger.store.os_disk import OsDisk
 from dledger.sync_ring import make_sync_worker
 from dledger.worker import ThreadWorker

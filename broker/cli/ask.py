@@ -23,7 +23,7 @@ from dledger.config import parse_address
 from dledger.remoting.client import open_remoting_client
 from dledger.remoting.command import Command
 from dledger.remoting.errors import RemotingError
-from dledger.remoting.network import TcpNetwork
+from dledger.remoting.tcp import TcpNetwork
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -13,7 +13,7 @@ from broker.cli.name_servers import ask_groups, why_none
 from broker.client.errors import NoBrokerError
 from dledger.config import parse_address
 from dledger.remoting.errors import RemotingError
-from dledger.remoting.network import TcpNetwork
+from dledger.remoting.tcp import TcpNetwork
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence

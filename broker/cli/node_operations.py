@@ -20,7 +20,7 @@ from dledger.config import parse_address
 from dledger.errors import ConfigError
 from dledger.remoting.client import open_remoting_client
 from dledger.remoting.command import Command
-from dledger.remoting.network import TcpNetwork
+from dledger.remoting.tcp import TcpNetwork
 
 if TYPE_CHECKING:
     from broker.cli.ask import GroupView, NodeAnswer

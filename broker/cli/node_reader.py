@@ -15,7 +15,7 @@ from broker.protocol.response_code import ResponseCode
 from dledger.config import parse_address
 from dledger.remoting.client import open_remoting_client
 from dledger.remoting.command import Command
-from dledger.remoting.network import TcpNetwork
+from dledger.remoting.tcp import TcpNetwork
 
 if TYPE_CHECKING:
     from broker.message.model import StoredMessage

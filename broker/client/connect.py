@@ -15,7 +15,7 @@ from broker.client.errors import ClosedError
 from broker.client.producer_options import ProducerOptions
 from broker.client.session import ClientOptions, Session, TrioSession
 from dledger.clock import Clock, SystemClock
-from dledger.remoting.network import Network, TcpNetwork
+from dledger.remoting.tcp import TcpNetwork
 
 if TYPE_CHECKING:
     import os
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from broker.client.producer import Producer
     from broker.client.rebalance import Rebalance
     from broker.client.starts import Start
+    from dledger.remoting.network import Network
 
 DEFAULT_PORT = 9876
 

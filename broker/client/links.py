@@ -30,7 +30,7 @@ from dledger.remoting.errors import (
     RequestTimeoutError,
 )
 from dledger.remoting.frame import encode_frame
-from dledger.remoting.network import receive_each
+from dledger.remoting.tcp_stream import receive_each
 
 if TYPE_CHECKING:
     from collections.abc import Callable

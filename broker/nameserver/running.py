@@ -13,7 +13,7 @@ from broker.nameserver.server import NameServer
 from broker.process import Operator, calm_the_collector, one_last_word, signals_of, wait_for_stop
 from dledger.clock import SystemClock
 from dledger.machine import raise_open_files_limit
-from dledger.remoting.network import TcpNetwork
+from dledger.remoting.tcp import TcpNetwork
 from dledger.store.os_disk import OsDisk
 from dledger.worker import ThreadWorker
 

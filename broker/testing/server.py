@@ -27,7 +27,7 @@ from broker.testing.waiting import until_serving
 from broker.wiring import Surroundings
 from dledger.clock import SystemClock
 from dledger.config import MIB, FlushDiskType, StoreConfig
-from dledger.remoting.network import TcpListener, TcpNetwork
+from dledger.remoting.tcp import TcpListener, TcpNetwork
 from dledger.store.os_disk import OsDisk
 from dledger.worker import ThreadWorker
 

@@ -20,9 +20,9 @@ from dledger.remoting.command import FLAG_ONEWAY, Command
 from dledger.remoting.connection import Connection
 from dledger.remoting.errors import ConnectionLostError, RemoteProtocolError
 from dledger.remoting.frame import FRAME_SIZE_MAX, encode_frame
-from dledger.remoting.network import receive_each
 from dledger.remoting.outbox import Outbox
 from dledger.remoting.rate_limited_log import LINE_SIZE_MAX, RateLimitedLog, shorten
+from dledger.remoting.tcp_stream import receive_each
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -26,8 +26,9 @@ from dledger.remoting.errors import (
     RequestTimeoutError,
 )
 from dledger.remoting.frame import FRAME_SIZE_MAX, REQUEST_HEADER_SIZE_MAX, encode_frame
-from dledger.remoting.network import format_address, receive_each
+from dledger.remoting.network import format_address
 from dledger.remoting.outbox import Outbox
+from dledger.remoting.tcp_stream import receive_each
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable

@@ -27,10 +27,10 @@ from dledger.remoting.errors import (
 )
 from dledger.remoting.frame import FRAME_SIZE_MAX, REQUEST_HEADER_SIZE_MAX
 from dledger.remoting.frame_run import FrameRun, RunFinder
-from dledger.remoting.network import receive_each
 from dledger.remoting.outbox import Outbox, OutboxBudget
 from dledger.remoting.rate_limited_log import RateLimitedLog
 from dledger.remoting.session import Flow, Session, SessionHandler
+from dledger.remoting.tcp_stream import receive_each
 from dledger.remoting.turned_away import TurnedAway
 from dledger.remoting.turns import Partials, Turns
 

@@ -24,7 +24,7 @@ import trio
 import broker.client
 from dledger.clock import SystemClock
 from dledger.config import parse_address
-from dledger.remoting.network import TcpNetwork
+from dledger.remoting.tcp import TcpNetwork
 from jepsen_like.history import History
 from jepsen_like.workloads.administration import Administration
 from jepsen_like.workloads.appends import Appends

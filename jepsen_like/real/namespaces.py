@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import trio
 
 from dledger.remoting.errors import ConnectFailedError
-from dledger.remoting.network import ByteStream, Listener, TcpStream, format_address
+from dledger.remoting.network import ByteStream, Listener, format_address
+from dledger.remoting.tcp_stream import TcpStream
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

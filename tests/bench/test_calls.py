@@ -6,8 +6,8 @@ import trio
 
 from bench.calls import CallCounter, StoppableClock, count_calls
 from dledger.config import FlushDiskType
-from dledger.remoting.network import TcpStream
 from dledger.remoting.readiness import HotSockets
+from dledger.remoting.tcp_stream import TcpStream
 
 MESSAGES = 20
 

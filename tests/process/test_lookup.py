@@ -10,7 +10,7 @@ from broker.protocol.request_code import RequestCode
 from dledger.config import KIB, parse_address
 from dledger.remoting.client import open_remoting_client
 from dledger.remoting.command import Command
-from dledger.remoting.network import TcpNetwork
+from dledger.remoting.tcp import TcpNetwork
 from tests.process.kit import ProcessGroup
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]

@@ -11,7 +11,7 @@ from broker.protocol.request_code import RequestCode
 from broker.protocol.response_code import ResponseCode
 from dledger.remoting.client import open_remoting_client
 from dledger.remoting.command import Command, SerializeType
-from dledger.remoting.network import TcpNetwork
+from dledger.remoting.tcp import TcpNetwork
 from tests.process.kit import NameServerProcess, ProcessGroup, eventually, free_ports, http_json
 
 

@@ -16,8 +16,8 @@ for name in ("posix_fallocate", "fdatasync", "pwritev", "pidfd_open"):
 from pathlib import Path
 from dledger import machine
 machine._PROC_STATUS = machine._BOOT_ID = Path("/nowhere")
-from dledger.remoting import network
-network._HAS_SENDMSG = False
+from dledger.remoting import tcp_stream
+tcp_stream._HAS_SENDMSG = False
 from dledger.store import os_calls
 assert not os_calls._HAS_PWRITEV and not os_calls._HAS_FDATASYNC
 os_calls.FDATASYNC_SEES_MAP = False

@@ -9,7 +9,7 @@ from broker.protocol.request_code import RequestCode
 from dledger.config import parse_address
 from dledger.remoting.client import open_remoting_client
 from dledger.remoting.command import Command
-from dledger.remoting.network import TcpNetwork
+from dledger.remoting.tcp import TcpNetwork
 from tests.process.derived import derived_units, rebuild_derived
 from tests.process.kit import SECONDS, ProcessGroup
 

@@ -10,7 +10,7 @@ import trio
 
 from dledger.remoting import alarm as module
 from dledger.remoting.alarm import Alarm
-from dledger.remoting.network import receive_each
+from dledger.remoting.tcp_stream import receive_each
 from tests.remoting.test_readiness import connected
 
 

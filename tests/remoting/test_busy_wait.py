@@ -18,7 +18,7 @@ from dledger.remoting.busy_wait import (
     SHORT_WAITS_FIRST,
     BusyWait,
 )
-from dledger.remoting.network import receive_each
+from dledger.remoting.tcp_stream import receive_each
 from tests.remoting.test_readiness import connected
 
 US = 1e-6

@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 
-from dledger.remoting import network as network_module
+from dledger.remoting import tcp_stream
 from dledger.remoting.client import open_remoting_client
 from dledger.remoting.command import Command
 from dledger.remoting.errors import (
@@ -20,8 +20,8 @@ from dledger.remoting.errors import (
     ConnectionLostError,
     ListenFailedError,
 )
-from dledger.remoting.network import TcpNetwork
 from dledger.remoting.server import RemotingServer
+from dledger.remoting.tcp import TcpNetwork
 from tests.remoting.conftest import RecordingHandler
 
 LOOPBACKS = ["127.0.0.1", "::1"]
@@ -281,7 +281,7 @@ async def test_a_peer_gone_right_after_accepting_is_a_failed_connection(tcp, mon
     def gone(_connected):
         raise OSError(errno.ENOTCONN, "Transport endpoint is not connected")
 
-    monkeypatch.setattr("dledger.remoting.network.TcpStream", gone)
+    monkeypatch.setattr("dledger.remoting.tcp.TcpStream", gone)
     with (
         socket.create_server(("127.0.0.1", 0)) as listening,
         pytest.raises(ConnectFailedError, match="not connected"),
@@ -290,7 +290,7 @@ async def test_a_peer_gone_right_after_accepting_is_a_failed_connection(tcp, mon
 
 
 async def test_a_system_without_sendmsg_sends_all_the_same(monkeypatch, nursery):
-    monkeypatch.setattr(network_module, "_HAS_SENDMSG", False)
+    monkeypatch.setattr(tcp_stream, "_HAS_SENDMSG", False)
     network = TcpNetwork()
     listener = await network.listen("127.0.0.1", 0)
     caller = await network.connect("127.0.0.1", listener.port)

@@ -13,8 +13,8 @@ import trio.testing
 
 from dledger.remoting.connection import Connection
 from dledger.remoting.errors import ConnectionLostError, RemoteProtocolError
-from dledger.remoting.network import TcpNetwork
 from dledger.remoting.outbox import Outbox, OutboxBudget
+from dledger.remoting.tcp import TcpNetwork
 from tests.fakes.network import MemoryNetwork
 
 

@@ -12,10 +12,11 @@ import time
 import pytest
 import trio
 
-from dledger.remoting import network, readiness
+from dledger.remoting import readiness, tcp_stream
 from dledger.remoting.alarm import Alarm
 from dledger.remoting.errors import ConnectionClosedError, ConnectionLostError
-from dledger.remoting.network import TcpNetwork, receive_each
+from dledger.remoting.tcp import TcpNetwork
+from dledger.remoting.tcp_stream import receive_each
 
 
 @contextlib.asynccontextmanager
@@ -35,7 +36,7 @@ async def connected():
 def way(request, monkeypatch):
     """Both ways promise the same."""
     if request.param == "by tasks":
-        monkeypatch.setattr(network, "hot_sockets", lambda: None)
+        monkeypatch.setattr(tcp_stream, "hot_sockets", lambda: None)
     return request.param
 
 

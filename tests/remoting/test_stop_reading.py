@@ -5,8 +5,8 @@ import trio
 from dledger.remoting.command import Command, response
 from dledger.remoting.connection import Connection
 from dledger.remoting.frame import encode_frame
-from dledger.remoting.network import TcpNetwork
 from dledger.remoting.server import RemotingServer
+from dledger.remoting.tcp import TcpNetwork
 from dledger.remoting.turns import PASS_COUNT_MAX
 from tests.fakes.network import MemoryNetwork
 
