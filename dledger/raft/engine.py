@@ -1,26 +1,19 @@
-"""PySyncObj as the Raft engine; only this file and `guarded` reach inside it.
+"""PySyncObj as the Raft engine; only this file, `election_times` and `guarded` reach inside it.
 
 PySyncObj 0.3.17 keeps the elections, terms and votes, the commit rule and the timers.
-What is unsafe or slow in it is replaced in `dledger.raft.guarded`; here it is driven.
+What is unsafe or slow in it is replaced in `dledger.raft.guarded`; here it is driven, but for the
+deadline after which a member stands, which is set in `election_times`.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pysyncobj import SyncObjConf
 from pysyncobj import syncobj as library
 
+from dledger.raft.election_times import ElectionTimes
 from dledger.raft.following import Following
-from dledger.raft.guarded import (
-    CANDIDATE,
-    FOLLOWER,
-    LEADER,
-    GuardedSyncObj,
-    NullPoller,
-    Peer,
-    check_library,
-)
+from dledger.raft.guarded import CANDIDATE, FOLLOWER, LEADER, Peer, check_library, guard
 from dledger.raft.journal import LedgerJournal
 from dledger.raft.leading import COMMIT_NOTICE_SECONDS, Leading
 from dledger.raft.levels import Levels
@@ -39,7 +32,7 @@ if TYPE_CHECKING:
     from dledger.store.vote_file import VoteFile
 
 
-class RaftEngine:
+class RaftEngine(ElectionTimes):
     """Raft for one node: messages and ticks in, messages and a committed index out.
 
     Not to be entered from two threads.  It never waits, reads no clock but the one given, and
@@ -49,9 +42,7 @@ class RaftEngine:
     # What is read several times for each message is a plain attribute, kept up where the library
     # changes its own: in one place each, which `tests/contract` counts.
     term: int  # the current one
-    is_leader = False  # whether this node thinks it leads; another may have been elected since
     is_candidate = False  # whether this node is standing for election
-    leader_id: str | None  # whom this node follows, itself when it leads, None: nobody is known
     # Whether this node leads and its first entry is applied (flaw l): before that it does not know
     # what its predecessors have committed.
     leader_ready = False
@@ -80,27 +71,15 @@ class RaftEngine:
             install: makes a received state and its base durable, both or none.
         """
         check_library()
+        super().__init__(config=config, clock=clock, chance=chance)
         raft = config.raft
-        self.node_id = config.node_id
-        ids = sorted(member.node_id for member in config.members)
-        self.peer_ids = [node_id for node_id in ids if node_id != config.node_id]
-        self.majority = len(ids) // 2 + 1
+        self.peer_ids = [node_id for node_id in self._peers if node_id != config.node_id]
+        self.majority = len(self._peers) // 2 + 1
         self.store = store
         self.append_window = raft.append_window
         self.append_size_max = raft.append_size_max
         self.votes = votes
-        self._clock = clock
-        self.now = clock.now  # seconds
-        self._chance = chance
         self._install = install
-        self.heartbeat_seconds = raft.heartbeat_interval_ms / 1000
-        self._election_seconds_min = raft.election_timeout_min_ms / 1000
-        self.election_seconds_max = raft.election_timeout_max_ms / 1000
-        self._election_stagger_seconds = raft.election_stagger_ms / 1000
-        self.leader_heard_at = float("-inf")
-        self.leader_is_gone = False  # its connection broke, and no other has been heard of
-        self._patience_seconds = 0.0  # how long this follower waits for a leader, by chance
-        self._patience_drawn_at = float("-inf")  # and when that was drawn
         self._stopped_leading = False
         self.tick_wanted = True  # something has happened that PySyncObj has to look at
         self.commit_wanted = True  # more may have reached a majority
@@ -114,37 +93,15 @@ class RaftEngine:
         self.levels = Levels(self, config.store.flush_disk_type)
         self.following = Following(self)
         self.standing = Standing(self)
-        self._peers = {node_id: Peer(node_id, rank) for rank, node_id in enumerate(ids)}
         journal = LedgerJournal(store, votes, commit_index=commit_index)
-        conf = SyncObjConf(
-            autoTick=False,
-            appendEntriesUseBatch=True,
-            appendEntriesPeriod=self.heartbeat_seconds,
-            raftMinTimeout=self._election_seconds_min,
-            raftMaxTimeout=self.election_seconds_max,
-            connectionTimeout=self.election_seconds_max * 2,
-            # A leader that no majority has answered for an election timeout is one no longer.
-            leaderFallbackTimeout=self._election_seconds_min,
-            commandsQueueSize=0,
-            journalFile=journal,
-            fullDumpFile=None,
-            useFork=False,
-            dynamicMembershipChange=False,
-            onStateChanged=self._on_state_changed,
-        )
         self._enter()
-        stock = library.createJournal, library.createPoller
-        library.createJournal = lambda given: given
-        library.createPoller = lambda _kind: NullPoller()
-        try:
-            self._raft = GuardedSyncObj(
-                self,
-                self._peers[self.node_id],
-                [self._peers[peer_id] for peer_id in self.peer_ids],
-                conf,
-            )
-        finally:
-            library.createJournal, library.createPoller = stock
+        self._raft = guard(
+            self,
+            self._peers[self.node_id],
+            [self._peers[peer_id] for peer_id in self.peer_ids],
+            journal,
+            on_state_changed=self._on_state_changed,
+        )
         self.term = int(self._raft._SyncObj__raftCurrentTerm)
         self.commit_index: int = journal.getRaftCommitIndex()
         self._raft._SyncObj__raftCommitIndex = self.commit_index
@@ -162,15 +119,6 @@ class RaftEngine:
 
     # -- what this node is ----------------------------------------------------------------------
 
-    @property
-    def has_live_leader(self) -> bool:
-        """Return whether a leader was heard of within the least election timeout."""
-        if self.is_leader:
-            return True
-        if self.leader_id is None:
-            return False
-        return self.now() < self.leader_heard_at + self._election_seconds_min
-
     def situation(self) -> tuple[object, ...]:
         """Return all that role, term and leader depend on, to be compared with an older answer.
 
@@ -184,7 +132,7 @@ class RaftEngine:
             self.votes.joining,
             self.leader_ready,
             self.leader_id is not None
-            and self.ticked_at < self.leader_heard_at + self._election_seconds_min,
+            and self.ticked_at < self.leader_heard_at + self.election_seconds_min,
         )
 
     @property
@@ -201,19 +149,6 @@ class RaftEngine:
     def vote_is_under_way(self) -> bool:
         """Return whether a vote of this node's is not on disk yet, and with it not sent."""
         return not self.vote_is_durable and self.votes.voted_for is not None
-
-    @property
-    def transfer_in_progress(self) -> bool:
-        """Return whether the leader has asked this node to take over."""
-        return bool(self._raft._SyncObj__transferInProgress)
-
-    def next_deadline(self) -> float:
-        """Return the clock's second at which `tick` has something to do at the latest."""
-        if self.is_leader:
-            deadline: float = self._raft._SyncObj__newAppendEntriesTime
-        else:
-            deadline = self._raft._SyncObj__raftElectionDeadline
-        return deadline
 
     # -- driving it -----------------------------------------------------------------------------
 
@@ -327,16 +262,6 @@ class RaftEngine:
         self.leading.disconnected(peer_id)
         self.standing.peer_lost(peer_id)
 
-    def _turn_to_stand(self, gone_leader: str) -> float:
-        """Return after how many seconds it is this node's turn to follow a leader that died.
-
-        All survivors hear of it at once.  Standing together they would split the vote, so they
-        stand one after another, and whoever is first and has all of the log is elected alone.
-        """
-        survivors = [node_id for node_id in self._peers if node_id != gone_leader]
-        turn = survivors.index(self.node_id) + self._chance.random() / 4
-        return turn * self._election_stagger_seconds
-
     def log_synced(self) -> None:
         """Note that more of the log is durable."""
         if not self.peer_ids or (self.is_leader and self.leading.has_uncommitted_answers):
@@ -410,7 +335,7 @@ class RaftEngine:
         if self.is_candidate:
             self._raft._SyncObj__setState(FOLLOWER)
         now = self.now()
-        if now >= self.leader_heard_at + self._election_seconds_min or self.leader_id != node.id:
+        if now >= self.leader_heard_at + self.election_seconds_min or self.leader_id != node.id:
             self.tick_wanted = True  # there is a leader again, or another one
             self._raft._SyncObj__raftLeader = node
         self.leader_heard_at = now
@@ -477,49 +402,6 @@ class RaftEngine:
     def on_heartbeat_due(self) -> None:
         """Send to whoever has heard nothing for too long; set the time for the next look."""
         self._raft._SyncObj__newAppendEntriesTime = self.leading.send_heartbeats()
-
-    def short_election_timeout(self) -> float:
-        """Return how long to wait for an election's outcome when the leader is known to be gone.
-
-        PySyncObj's long one tells a dead leader from a slow one; this has to outlast one round of
-        votes only.
-        """
-        return self._election_seconds_min * (0.25 + 0.35 * self._chance.random())
-
-    def delay_election(self) -> None:
-        """Wait an election timeout from now."""
-        timeout = self._raft._SyncObj__generateRaftTimeout()
-        self._raft._SyncObj__raftElectionDeadline = self.now() + timeout
-
-    def hasten_election(self, delay_seconds: float) -> None:
-        """Stand for election after *delay_seconds*, unless that is due earlier."""
-        deadline = self.now() + delay_seconds if delay_seconds else float("-inf")
-        self._raft._SyncObj__raftElectionDeadline = min(
-            deadline, self._raft._SyncObj__raftElectionDeadline
-        )
-
-    def postpone_election(self) -> None:
-        """Leave time for one round of votes of somebody else."""
-        self._raft._SyncObj__raftElectionDeadline = max(
-            self.now() + self.short_election_timeout(), self._raft._SyncObj__raftElectionDeadline
-        )
-
-    def stand_when_leader_is_silent(self) -> None:
-        """Stand as soon as the leader has been silent for a least election timeout.
-
-        A peer has found it so: two of a kind need not draw lots.  Whatever the leader says next
-        sets the time for that anew.
-        """
-        self.hasten_election(self._seconds_to_silence())
-
-    def _seconds_to_silence(self) -> float:
-        """Return after how many seconds the leader, should it say nothing, is taken to be gone."""
-        silent_at = self.leader_heard_at + self._election_seconds_min
-        return max(silent_at - self.now(), 0.0) + 0.0001
-
-    def cancel_transfer(self) -> None:
-        """Forget that the leader asked this node to take over."""
-        self._raft._SyncObj__transferInProgress = False
 
     def ask_to_take_over(self, peer_id: str) -> None:
         """Ask a caught-up follower to stand at once (Raft dissertation 3.10, TimeoutNow)."""

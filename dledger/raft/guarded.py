@@ -11,7 +11,7 @@ import hashlib
 import inspect
 from typing import TYPE_CHECKING
 
-from pysyncobj import SyncObj
+from pysyncobj import SyncObj, SyncObjConf
 from pysyncobj import syncobj as library
 from pysyncobj.node import Node
 from pysyncobj.version import VERSION
@@ -19,9 +19,10 @@ from pysyncobj.version import VERSION
 from dledger.errors import LedgerError
 
 if TYPE_CHECKING:
-    from pysyncobj import SyncObjConf
+    from collections.abc import Callable
 
     from dledger.raft.engine import RaftEngine
+    from dledger.raft.journal import LedgerJournal
     from dledger.raft.transport import Message
 
 PINNED_VERSION = "0.3.17"
@@ -174,3 +175,37 @@ class GuardedSyncObj(SyncObj):  # type: ignore[misc]  # PySyncObj is untyped
         self._engine.levels.start()
         super()._SyncObj__onBecomeLeader()
         self._engine.first_index_of_own_term = int(self._SyncObj__noopIDx)
+
+
+def guard(
+    engine: RaftEngine,
+    me: Peer,
+    others: list[Peer],
+    journal: LedgerJournal,
+    *,
+    on_state_changed: Callable[[int, int], None],
+) -> GuardedSyncObj:
+    """Return PySyncObj over *journal* for *me*, set up so that nobody but *engine* drives it."""
+    conf = SyncObjConf(
+        autoTick=False,
+        appendEntriesUseBatch=True,
+        appendEntriesPeriod=engine.heartbeat_seconds,
+        raftMinTimeout=engine.election_seconds_min,
+        raftMaxTimeout=engine.election_seconds_max,
+        connectionTimeout=engine.election_seconds_max * 2,
+        # A leader that no majority has answered for an election timeout is one no longer.
+        leaderFallbackTimeout=engine.election_seconds_min,
+        commandsQueueSize=0,
+        journalFile=journal,
+        fullDumpFile=None,
+        useFork=False,
+        dynamicMembershipChange=False,
+        onStateChanged=on_state_changed,
+    )
+    stock = library.createJournal, library.createPoller
+    library.createJournal = lambda given: given
+    library.createPoller = lambda _kind: NullPoller()
+    try:
+        return GuardedSyncObj(engine, me, others, conf)
+    finally:
+        library.createJournal, library.createPoller = stock

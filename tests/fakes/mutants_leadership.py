@@ -5,7 +5,6 @@ from __future__ import annotations
 from pysyncobj import SyncObj
 
 from dledger.core import LedgerCore
-from dledger.raft import engine as engine_module
 from dledger.raft import guarded
 from dledger.raft.engine import RaftEngine
 from dledger.raft.leading import Leading
@@ -147,12 +146,12 @@ def a_replaced_connection_counts_as_lost(stack):
 @mutant
 def leads_on_without_a_majority(stack):
     """Flaw f: PySyncObj's own thirty seconds before a leader without answers steps down."""
-    stock = engine_module.SyncObjConf
+    stock = guarded.SyncObjConf
 
     def conf(**options):
         return stock(**{**options, "leaderFallbackTimeout": 30.0})
 
-    put(stack, engine_module, "SyncObjConf", conf)
+    put(stack, guarded, "SyncObjConf", conf)
 
 
 @mutant
