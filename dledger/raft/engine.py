@@ -399,6 +399,12 @@ class RaftEngine(ElectionTimes):
         if self.is_leader and not self.leader_ready:
             self.leader_ready = self.applied_index >= self.first_index_of_own_term
 
+    def send_again_at(self, due: float) -> None:
+        """As the leader, look at *due* at the latest who is to be sent something."""
+        if self.now() < due < self._raft._SyncObj__newAppendEntriesTime:
+            self._raft._SyncObj__newAppendEntriesTime = due
+            self.tick_wanted = True  # so that whoever drives this asks anew for the deadline
+
     def on_heartbeat_due(self) -> None:
         """Send to whoever has heard nothing for too long; set the time for the next look."""
         self._raft._SyncObj__newAppendEntriesTime = self.leading.send_heartbeats()

@@ -116,7 +116,10 @@ class Leading:
             if not progress.connected or self._send_entries(peer_id):
                 continue
             due = progress.last_sent_at + engine.heartbeat_seconds
-            if progress.sent_commit_index < engine.commit_index:
+            if (rested_at := progress.pace.resting_until) > now:
+                next_due = min(next_due, rested_at)
+            # Of what was sent to it; the rest brings its own news.
+            if progress.sent_commit_index < min(engine.commit_index, progress.next_index - 1):
                 last_news_at = max(progress.last_sent_at, self.committed_at)
                 due = min(due, last_news_at + COMMIT_NOTICE_SECONDS)
             if due <= now:
@@ -133,20 +136,41 @@ class Leading:
         if progress.next_index <= store.base.index:
             return self._send_install(peer_id)
         sent = False
-        end_index = store.end_index
+        end_index, pace = store.end_index, progress.pace
         window = 1 if progress.probing else engine.append_window
         while (
             progress.next_index <= end_index
             and len(progress.inflight) < window
             and not (progress.probing and progress.probe_pending)
         ):
+            if pace.is_kept and self._rests(progress):
+                break
             raw, last_index = store.raw_range(progress.next_index, size_max=engine.append_size_max)
+            if last_index > engine.commit_index or last_index == end_index:
+                pace.forget()  # with that it is in step
+            elif raw.nbytes * 2 > engine.append_size_max:
+                pace.sent(last_index, size=raw.nbytes, end=store.end_position, now=engine.now())
             self._send_append(peer_id, progress, raw, last_index)
             progress.inflight.append(last_index)
             progress.next_index = last_index + 1
             progress.probe_pending = progress.probing
             sent = True
         return sent
+
+    def _rests(self, progress: Progress) -> bool:
+        """Return whether a member that is sent the old is to wait for the next piece of it."""
+        engine, now = self._engine, self._engine.now()
+        if now >= self.committed_at + engine.heartbeat_seconds:
+            return False  # nobody sends, or what is sent waits for this very member
+        if progress.pace.is_due(engine.store.end_position, is_idle=not progress.inflight, now=now):
+            return False
+        # Whoever else has all that is committed can commit what is next, without this member.
+        others = sum(
+            other.connected and not other.joining and other.match_index >= engine.commit_index
+            for other in self.progress.values()
+            if other is not progress
+        )
+        return 1 + others >= engine.majority
 
     def _send_empty(self, peer_id: str) -> None:
         progress = self.progress[peer_id]
@@ -241,6 +265,9 @@ class Leading:
             if message["id"] >= progress.reset_floor:
                 progress.probing = progress.probe_pending = False
             progress.acknowledge(message["next_index"] - 1)
+            if progress.pace.is_out:
+                progress.pace.acknowledged(progress.match_index, now=engine.now())
+                engine.send_again_at(progress.pace.resting_until)
             if "synced_index" in message:
                 progress.synced_index = max(
                     progress.synced_index, min(message["synced_index"], end_index)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
+from dledger.raft.pace import Pace
+
 
 @dataclass(slots=True)
 class Progress:
@@ -36,6 +38,7 @@ class Progress:
     installing_base: int = 0  # base index of the snapshot on its way; 0: none
     install_offset: int = 0  # bytes of it the follower has
     probe_pending: bool = False  # a probe is on its way
+    pace: Pace = field(default_factory=Pace)
 
     def reset_to(self, next_index: int) -> None:
         """Start over at *next_index*, one message at a time; answers on their way are stale."""
@@ -43,6 +46,7 @@ class Progress:
         self.inflight.clear()
         self.probing = True
         self.probe_pending = False
+        self.pace.forget()
         self.reset_floor = self.append_id + 1
 
     def acknowledge(self, match_index: int) -> bool:
