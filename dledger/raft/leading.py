@@ -158,19 +158,27 @@ class Leading:
         return sent
 
     def _rests(self, progress: Progress) -> bool:
-        """Return whether a member that is sent the old is to wait for the next piece of it."""
+        """Return whether a member that is sent the old is to wait for the next piece of it.
+
+        Not where nothing has been committed for a while: nobody sends, or what is sent waits for
+        this very member.
+        """
         engine, now = self._engine, self._engine.now()
-        if now >= self.committed_at + engine.heartbeat_seconds:
-            return False  # nobody sends, or what is sent waits for this very member
-        if progress.pace.is_due(engine.store.end_position, is_idle=not progress.inflight, now=now):
-            return False
-        # Whoever else has all that is committed can commit what is next, without this member.
-        others = sum(
+        end = engine.store.end_position
+        return (
+            now < self.committed_at + engine.heartbeat_seconds
+            and not progress.pace.is_due(end, is_idle=not progress.inflight, now=now)
+            and self._can_commit_without(progress)
+        )
+
+    def _can_commit_without(self, progress: Progress) -> bool:
+        engine = self._engine
+        having = sum(
             other.connected and not other.joining and other.match_index >= engine.commit_index
             for other in self.progress.values()
             if other is not progress
         )
-        return 1 + others >= engine.majority
+        return 1 + having >= engine.majority  # this node is one of them
 
     def _send_empty(self, peer_id: str) -> None:
         progress = self.progress[peer_id]

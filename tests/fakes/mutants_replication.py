@@ -9,6 +9,7 @@ from dledger.raft.engine import RaftEngine
 from dledger.raft.following import Following
 from dledger.raft.journal import LedgerJournal
 from dledger.raft.leading import Leading
+from dledger.raft.pace import Pace
 from dledger.raft.progress import Progress
 from dledger.raft.snapshot import SnapshotReceiver
 from dledger.remoting.outbox import Outbox
@@ -306,3 +307,34 @@ def fields_are_not_checked(stack):
 def peer_buffers_have_no_limit(stack):
     """A peer that does not read costs memory without end."""
     put(stack, Outbox, "give_up", lambda _self, _whose, _limit: None)
+
+
+@mutant
+def nobody_far_behind_rests(stack):
+    """A member that was away takes all it can get, and takes it from whoever sends."""
+    put(stack, Leading, "_rests", lambda self, progress: False)
+
+
+@mutant
+def who_is_far_behind_rests_for_ever(stack):
+    """While the group is busy, a member that was away is sent no second piece."""
+    put(stack, Pace, "is_due", lambda self, end, *, is_idle, now: False)
+
+
+@mutant
+def rests_however_few_the_others_are(stack):
+    """A member that was away rests though without it no majority is connected."""
+    put(stack, Leading, "_can_commit_without", lambda self, progress: True)
+
+
+@mutant
+def rests_though_nothing_is_committed(stack):
+    """A member that was away rests though nobody sends, or what is sent waits for it."""
+
+    def rests(self, progress):
+        engine, is_idle = self._engine, not progress.inflight
+        return not progress.pace.is_due(
+            engine.store.end_position, is_idle=is_idle, now=engine.now()
+        ) and self._can_commit_without(progress)
+
+    put(stack, Leading, "_rests", rests)
