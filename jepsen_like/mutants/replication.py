@@ -11,7 +11,7 @@ from dledger.raft.engine import RaftEngine
 from dledger.raft.following import Following
 from dledger.raft.leading import Leading
 from dledger.raft.snapshot import SnapshotReceiver
-from jepsen_like.mutants.grounds import BEHIND, CUTS, OLD_TERMS, PIECES, QUICK_CUTS, SLOW_CUTS
+from jepsen_like.mutants.grounds import BEHIND, CUTS, LOST_DISKS, OLD_TERMS, PIECES, QUICK_CUTS, SLOW_CUTS
 from jepsen_like.mutants.mutant import Patch, mutant
 
 if TYPE_CHECKING:
@@ -185,3 +185,16 @@ def believes_any_snapshot() -> Sequence[Patch]:
         return state
 
     return [(SnapshotReceiver, "receive", receive)]
+
+
+# -- the pace ----------------------------------------------------------------------------------------
+
+
+@mutant(on=LOST_DISKS)
+def who_is_far_behind_rests_for_ever() -> Sequence[Patch]:
+    """A member that was away is sent one piece of the old, and no second one."""
+
+    def rests(self: object, progress: object) -> bool:
+        return True
+
+    return [(Leading, "_rests", rests)]
