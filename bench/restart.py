@@ -8,8 +8,8 @@ A group of three is filled with batches, and then
   killed, all, and started:   the same, with what was not checkpointed to be read;
   its derived state removed:  to the same, everything derived from the log again;
   a follower emptied:         to the moment it has all that the leader has, while nobody sends,
-                              and again under load, with the group's rate before and as long as
-                              it is behind.
+                              and again under load, with the group's rate before, as long as it
+                              is behind, and afterwards.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import json
 import random
 import shutil
 import signal
+import statistics
 import sys
 import tempfile
 from pathlib import Path
@@ -32,11 +33,13 @@ from bench import raw_load
 from bench.frames import FrameRing
 from bench.group import BenchGroup
 from bench.measured import LoadError
-from broker.cli.ask import ask_group
+from bench.warm import taken_at_most, warm_memory
+from broker.cli.ask import ask_group, ask_node
 from broker.cli.output import first_leaf
-from dledger.config import MIB, FlushDiskType
+from dledger.config import MIB, FlushDiskType, parse_address
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable
 
     from broker.cli.ask import GroupView
@@ -45,22 +48,32 @@ if TYPE_CHECKING:
 TOPIC = "restart"
 QUEUE_COUNT = 8
 BATCH_COUNT = 256
+SEGMENT_SIZE = 64 * MIB
 _LOOK_SECONDS = 0.02
 _LONGEST_SECONDS = 600.0
 _LOAD_SECONDS = 5.0
-_SLICE_SECONDS = 0.5  # of load, one after another, as long as a follower is behind
-_CATCH_UP_SECONDS_MAX = 60.0
-_NEAR = 16 * MIB  # bytes behind the leader
+_SLICE_SECONDS = 0.5  # of load, one after another
+_SECONDS_MAX = 60.0  # of load while a follower is behind
+_WARM_SECONDS = 20.0  # of catching up for which memory is at hand, if there is so much
+_ASK_SECONDS = 0.25  # how often a follower is asked how far it is
 
 
 class RestartBench:
     """One group, and what it took."""
 
-    def __init__(self, folder: Path, *, flush: FlushDiskType, body_size: int) -> None:
-        self.group = BenchGroup(folder, flush=flush, segment_size=64 * MIB)
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        flush: FlushDiskType,
+        body_size: int,
+        segment_size: int = SEGMENT_SIZE,
+    ) -> None:
+        self.group = BenchGroup(folder, flush=flush, segment_size=segment_size)
         self.seconds: dict[str, float] = {}
         self.rates: dict[str, float] = {}
         self.written = 0
+        self._body_size = body_size
         self._ring = FrameRing(
             topic=TOPIC,
             queue_count=QUEUE_COUNT,
@@ -101,59 +114,78 @@ class RestartBench:
         await self._until_equal()
         self.seconds["an emptied follower, idle group"] = perf_counter() - began
 
-        self.rates["with three members"] = await self._load(_LOAD_SECONDS)
+        # Before and after: what comes first finds more of the machine's memory at hand.
+        self.rates["with three members, before"] = await self._rate(_LOAD_SECONDS)
         follower = await self._empty_follower()
-        self.rates["with two members"] = await self._load(_LOAD_SECONDS)
+        self.rates["with two members"] = await self._rate(_LOAD_SECONDS)
         began = perf_counter()
-        follower.start()
-        self.rates["while it catches up"] = await self._load_until_near(follower)
+        self.rates["while it catches up"] = await self._rate_until_near(follower)
         await self._until_equal()
         self.seconds["an emptied follower, under load at first"] = perf_counter() - began
+        self.rates["with three members, after"] = await self._rate(_LOAD_SECONDS)
         await self._check()
 
     async def _load(self, seconds: float) -> float:
         host, port = await self.group.leader_address()
         with raw_load.connect(host, port) as connected:
-            measured = await trio.to_thread.run_sync(
-                lambda: raw_load.run_sends(
-                    connected,
-                    self._ring,
-                    in_flight=8,
-                    batch_count=BATCH_COUNT,
-                    seconds=seconds,
-                    warm_up_seconds=0.0,
-                )
+            return await self._slice(connected, seconds)
+
+    async def _slice(self, connected: socket.socket, seconds: float) -> float:
+        measured = await trio.to_thread.run_sync(
+            lambda: raw_load.run_sends(
+                connected,
+                self._ring,
+                in_flight=8,
+                batch_count=BATCH_COUNT,
+                seconds=seconds,
+                warm_up_seconds=0.0,
             )
+        )
         self.written += measured.written_count
         return measured.rate
 
-    async def _load_until_near(self, follower: LocalNode) -> float:
-        """Send until *follower* is near the leader, or for a long while; return the rate.
+    async def _rate(self, seconds: float) -> float:
+        """Send for *seconds*, in slices as `_rate_until_near`; return the rate."""
+        rates: list[float] = []
+        with warm_memory(taken_at_most(self._body_size, seconds)):
+            host, port = await self.group.leader_address()
+            with raw_load.connect(host, port) as connected:
+                while len(rates) * _SLICE_SECONDS < seconds:
+                    rates.append(await self._slice(connected, _SLICE_SECONDS))
+        return statistics.fmean(rates)
 
-        What comes after that is the rate of a group in which nobody catches up.  How far it is is
-        asked meanwhile: a busy follower takes its time to say.
+    async def _rate_until_near(self, follower: LocalNode) -> float:
+        """Start *follower* and send until it is near the leader, or for long; return the rate.
+
+        What comes after that is the rate of a group in which nobody catches up.  While it is sent,
+        only the follower is asked how far it is, and the leader between two slices, which do not
+        count what passes between them.
         """
-        is_near = trio.Event()
-        began, written = perf_counter(), self.written
-        spent = 0.0
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._watch_until_near, follower, is_near)
-            while not is_near.is_set() and spent < _CATCH_UP_SECONDS_MAX:
-                await self._load(_SLICE_SECONDS)
-                spent = perf_counter() - began
-            nursery.cancel_scope.cancel()
-        return (self.written - written) / spent
+        rates: list[float] = []
+        end, leader_end = [0], 1
+        with warm_memory(taken_at_most(self._body_size, _WARM_SECONDS)):
+            leader = await self.group.leader()
+            host, port = parse_address(leader.address)
+            follower.start()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._watch, follower, end)
+                with raw_load.connect(host, port) as connected:
+                    # Near is who has what the leader had a slice before.
+                    while end[0] < leader_end and len(rates) * _SLICE_SECONDS < _SECONDS_MAX:
+                        status = (await ask_node(leader.address)).status
+                        if status is not None:
+                            leader_end = status.end_position
+                        rates.append(await self._slice(connected, _SLICE_SECONDS))
+                nursery.cancel_scope.cancel()
+        return statistics.fmean(rates)
 
-    async def _watch_until_near(self, follower: LocalNode, is_near: trio.Event) -> None:
-        while not is_near.is_set():
-            view = await ask_group(self.group.addresses)
-            found = {each.node_id: each.status for each in view.answering if each.status}
-            mine = found.get(follower.node_id)
-            if mine is not None and mine.end_position + _NEAR >= max(
-                status.end_position for status in found.values()
-            ):
-                is_near.set()
-            await trio.sleep(_LOOK_SECONDS)
+    async def _watch(self, node: LocalNode, end: list[int]) -> None:
+        """Keep where the log of *node* ends in *end*; a busy one takes its time to say."""
+        while True:
+            status = (await ask_node(node.address)).status
+            if status is not None:
+                end[0] = status.end_position
+            await trio.sleep(_ASK_SECONDS)
 
     async def _start(self) -> float:
         """Start all; return the seconds to the first acknowledgement, all messages being there."""
@@ -212,14 +244,19 @@ class RestartBench:
 
 
 def measure(
-    folder: Path, *, flush: FlushDiskType, body_size: int, message_count: int
+    folder: Path,
+    *,
+    flush: FlushDiskType,
+    body_size: int,
+    message_count: int,
+    segment_size: int = SEGMENT_SIZE,
 ) -> dict[str, Any]:
     """Run it with a new group in *folder*; return the figures.
 
     Raises:
         LoadError: it takes too long, or a message is missing.
     """
-    bench = RestartBench(folder, flush=flush, body_size=body_size)
+    bench = RestartBench(folder, flush=flush, body_size=body_size, segment_size=segment_size)
     try:
         trio.run(_run, bench, message_count)
     except BaseExceptionGroup as error:
@@ -234,14 +271,23 @@ def measure(
 @click.option("--messages", type=click.IntRange(1), default=1_000_000, help="To fill it with.")
 @click.option("--body", type=click.IntRange(1, 1 << 16), default=100, help="Size of bodies.")
 @click.option("--flush", type=click.Choice(["sync", "async"]), default="async")
+@click.option("--segment", type=click.IntRange(1), default=64, help="Size of a segment in MiB.")
 @click.option("--data", type=click.Path(path_type=Path), help="Folder for the nodes' data.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write figures there.")
-def main(messages: int, body: int, flush: str, data: Path | None, json_path: Path | None) -> None:
+def main(
+    messages: int, body: int, flush: str, segment: int, data: Path | None, json_path: Path | None
+) -> None:
     """Measure how long a group needs to start and to fill a member again."""
     folder = Path(tempfile.mkdtemp(prefix="dledger-restart-", dir=data))
     kind = FlushDiskType(f"{flush.upper()}_FLUSH")
     try:
-        found = measure(folder, flush=kind, body_size=body, message_count=messages)
+        found = measure(
+            folder,
+            flush=kind,
+            body_size=body,
+            message_count=messages,
+            segment_size=segment * MIB,
+        )
     except LoadError as error:
         print(f"stopped: {error}; data and logs of the nodes are kept in {folder}", file=sys.stderr)
         sys.exit(1)

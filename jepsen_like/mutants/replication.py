@@ -11,7 +11,15 @@ from dledger.raft.engine import RaftEngine
 from dledger.raft.following import Following
 from dledger.raft.leading import Leading
 from dledger.raft.snapshot import SnapshotReceiver
-from jepsen_like.mutants.grounds import BEHIND, CUTS, LOST_DISKS, OLD_TERMS, PIECES, QUICK_CUTS, SLOW_CUTS
+from jepsen_like.mutants.grounds import (
+    BEHIND,
+    CUTS,
+    LOST_DISKS,
+    OLD_TERMS,
+    PIECES,
+    QUICK_CUTS,
+    SLOW_CUTS,
+)
 from jepsen_like.mutants.mutant import Patch, mutant
 
 if TYPE_CHECKING:
@@ -187,7 +195,7 @@ def believes_any_snapshot() -> Sequence[Patch]:
     return [(SnapshotReceiver, "receive", receive)]
 
 
-# -- the pace ----------------------------------------------------------------------------------------
+# -- the pace --------------------------------------------------------------------------------------
 
 
 @mutant(on=LOST_DISKS)
