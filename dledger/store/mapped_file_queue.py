@@ -25,6 +25,7 @@ from dledger.errors import CorruptStoreError, StorageFailedError
 from dledger.store.disk import TEMPORARY_SUFFIX
 from dledger.store.mapped_file import MappedFile
 from dledger.store.slot_file import REMEDY
+from dledger.store.zeros import ZEROS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -191,7 +192,7 @@ class MappedFileQueue:
 
     def _fill(self, spare: MappedFile, region: MappedRegion) -> None:
         """Write zeros to all of *spare*, or until it is taken, or nobody takes it any more."""
-        zeros = memoryview(bytes(_ZERO_PIECE))
+        zeros = ZEROS[:_ZERO_PIECE]
         for start in range(_ZERO_SIZE_NOW, self.file_size, _ZERO_PIECE):
             with self._zeroing:
                 if spare not in self._spares:

@@ -15,11 +15,11 @@ from dledger.store.disk import TEMPORARY_SUFFIX
 from dledger.store.disk_usage import DiskUsage
 from dledger.store.os_calls import failing, sync_all, sync_data
 from dledger.store.os_files import OsFile, OsMappedFile, OsRegion
+from dledger.store.zeros import ZEROS, ZEROS_SIZE
 
 if TYPE_CHECKING:
     from dledger.store.disk import DiskFile, FileTree, FolderLock, MappedRegion
 
-_ZEROS = bytes(4 * 1024 * 1024)
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -242,6 +242,6 @@ def _reserve(fd: int, size: int, *, zero_size: int) -> None:
         os.posix_fallocate(fd, 0, size)
     else:
         zero_size = size
-    for offset in range(0, zero_size, len(_ZEROS)):
-        os.pwrite(fd, _ZEROS[: zero_size - offset], offset)
+    for offset in range(0, zero_size, ZEROS_SIZE):
+        os.pwrite(fd, ZEROS[: zero_size - offset], offset)
         sync_data(fd)  # by the piece: a sync of the log never waits for all of it

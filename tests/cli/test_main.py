@@ -144,3 +144,21 @@ def test_a_server_that_is_no_address_is_a_wrong_argument(capsys):
         main(["status", "-s", "nonsense:port"])
     assert ended.value.code == 2
     assert "--server: address 'nonsense:port': write host:port" in capsys.readouterr().err
+
+
+def test_starting_a_node_loads_no_client():
+    """It took 2.5 MiB of every node for as long as it ran."""
+    script = (
+        "import sys\n"
+        "import click\n"
+        "from broker.cli.main import cli\n"
+        "for name in ('node', 'start'): cli = cli.get_command(click.Context(cli), name)\n"
+        "import broker.logs, broker.running\n"
+        "print([name for name in ('broker.client', 'broker.cli.ask', 'rich')"
+        " if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+
+    assert done.stdout.strip() == "[]"

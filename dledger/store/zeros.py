@@ -1,0 +1,23 @@
+"""Zeros to write to files, which take no memory.
+
+A page that was mapped and never written is the system's own page of zeros, however many there are.
+Zeros on the heap are as many pages as they fill once somebody writes near them, or lays the heap
+into large pages (`dledger.machine.use_huge_pages`): 4 MiB of each node.
+"""
+
+from __future__ import annotations
+
+import mmap
+from typing import Final
+
+ZEROS_SIZE: Final = 4 * 1024 * 1024
+
+if hasattr(mmap, "MAP_PRIVATE"):
+    # Not shared: that would be a file in memory, whose pages are its own. To read only: nobody can
+    # write to it, and nothing that cares for memory in use takes it for that.
+    _mapped = mmap.mmap(
+        -1, ZEROS_SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=mmap.PROT_READ
+    )
+    ZEROS: Final = memoryview(_mapped)
+else:  # Windows, where no node runs but the package can be imported
+    ZEROS = memoryview(bytes(ZEROS_SIZE))  # type: ignore[misc]
