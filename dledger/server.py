@@ -19,15 +19,14 @@ from dledger.errors import (
     CorruptEntryError,
     CorruptStoreError,
     LedgerError,
-    LedgerFullError,
     StorageFailedError,
 )
-from dledger.measures import COUNT_BOUNDS, SECONDS_BOUNDS, Histogram
+from dledger.file_work import FileWork
+from dledger.log_syncs import LogSyncs
+from dledger.notices import Notices
 from dledger.peers.links import PeerLinks
 from dledger.remoting.alarm import Alarm
 from dledger.remoting.readiness import after_reads
-from dledger.store.housekeeping import Housekeeping, StateKeeper
-from dledger.store.retention import refusal_of
 
 if TYPE_CHECKING:
     import random
@@ -37,23 +36,18 @@ if TYPE_CHECKING:
     from dledger.config import LedgerConfig
     from dledger.core import AppendProposal
     from dledger.entry import LogPoint
+    from dledger.errors import LedgerFullError
     from dledger.peers.link import PeerLink
     from dledger.remoting.network import Network
-    from dledger.store.disk_usage import DiskUsage
+    from dledger.store.housekeeping import StateKeeper
     from dledger.store.ledger_store import LedgerStore
-    from dledger.store.tickets import SyncTicket
-    from dledger.store.vote_file import VoteFile, VoteTicket
+    from dledger.store.vote_file import VoteFile
     from dledger.worker import Worker
 
 Message = dict[str, Any]
 
 logger = logging.getLogger(__name__)
 
-# It is looked whether segments, checkpoints or retention are due when the log has grown by so many
-# entries or a part of a segment, when something waits for room, and at this interval.
-_LOOK_COUNT = 16
-_LOOKS_PER_SEGMENT = 64
-_LOOK_SECONDS = 0.05
 # A step is cheap; waking a hair late keeps "deadline reached" true on any clock.
 _WAKE_SLACK_SECONDS = 0.001
 # A follower may tell so much later of what is committed, where nobody waits for that.
@@ -94,10 +88,6 @@ class LedgerServer:
         self.config = config
         self.store = store
         self._clock = clock
-        self._votes = votes
-        self._state_keeper = state_keeper
-        self._sync_worker = sync_worker
-        self._vote_worker = vote_worker
         self.core = LedgerCore(
             config=config,
             store=store,
@@ -105,8 +95,19 @@ class LedgerServer:
             commit_index=store.checkpoint_commit_index,
             clock=clock,
             chance=chance,
-            install=self._install,
+            install=lambda base, state: self.files.install(base, state),
         )
+        self.syncs = LogSyncs(
+            config=config,
+            store=store,
+            votes=votes,
+            engine=self.core.engine,
+            clock=clock,
+            log_worker=sync_worker,
+            vote_worker=vote_worker,
+            hooks=self,
+        )
+        self.notices = Notices(self.core)
         self._peers = PeerLinks(config=config, network=network, chance=chance, hooks=self)
         self._links: dict[str, PeerLink] = {}
         self._pumping = False
@@ -115,36 +116,14 @@ class LedgerServer:
         self._failed = trio.Event()
         self._alarm = Alarm(self._on_time)
         self._alarm_due = 0.0  # second of the clock for which it is set
-        self._sync_ticket: SyncTicket | None = None  # of the sync that is running
-        self._sync_started_at = 0.0
-        self._vote_syncing = False
-        self._housekeeping = Housekeeping(
-            store,
-            config.store,
+        self.files = FileWork(
+            config=config.store,
+            core=self.core,
             clock=clock,
             worker=file_worker,
             state_keeper=state_keeper,
             hooks=self,
         )
-        self._flush_at = 0.0
-        self._sync_each = config.store.flush_disk_type.value == "SYNC_FLUSH"
-        self._commit_watchers: list[Callable[[int], None]] = []
-        self._may_wait: Callable[[int], bool] = lambda _: False
-        self._is_behind = False  # what this follower knows to be committed is still to be published
-        self._role_watchers: list[Callable[[Role, int, str | None], None]] = []
-        self._published_index = self.core.committed_index
-        self._published_role: tuple[Role, int, str | None, bool] | None = None
-        self._published_situation: tuple[object, ...] = ()
-        self._leader_is_lost = False
-        self._looked_at = 0.0  # when it was last looked what files are to be worked at
-        self._looked_at_end = store.end  # and where the log ended then
-        self._look_size = config.store.segment_size // _LOOKS_PER_SEGMENT
-        self.disk_usage: DiskUsage | None = None  # as of the last look
-        self.write_refusal: LedgerFullError | None = None  # why a leader should take no messages
-        self.sync_seconds_last = 0.0
-        self.sync_seconds = Histogram(SECONDS_BOUNDS)
-        self.sync_entries = Histogram(COUNT_BOUNDS)  # that shared a sync
-        self.leader_change_count = 0
 
     # -- what others ask ------------------------------------------------------------------------
 
@@ -170,35 +149,39 @@ class LedgerServer:
         None also when the leader's connection broke, or nothing has been heard of it for a least
         election timeout: without a majority nobody else is elected, and a dead one is no answer.
         """
-        engine = self.core.engine
-        return None if self._leader_is_lost and not engine.has_live_leader else engine.leader_id
+        return self.notices.leader_id
 
     @property
     def term(self) -> int:
         """Return the current term."""
         return self.core.engine.term
 
+    @property
+    def write_refusal(self) -> LedgerFullError | None:
+        """Return why a leader here should take no messages; None: there is room."""
+        return self.files.write_refusal
+
     def watch_commits(self, watcher: Callable[[int], None]) -> None:
         """Call *watcher* with the committed index whenever it has risen; it must not wait."""
-        self._commit_watchers.append(watcher)
+        self.notices.watch_commits(watcher)
 
     def let_commits_wait(self, may_wait: Callable[[int], bool]) -> None:
         """Have a follower ask *may_wait* with each new committed index, and believe it.
 
         Where that is so, watchers hear of it some milliseconds later, or with `publish_commits`.
         """
-        self._may_wait = may_wait
+        self.notices.let_commits_wait(may_wait)
 
     def watch_role(self, watcher: Callable[[Role, int, str | None], None]) -> None:
         """Call *watcher* with (role, term, leader id) when one changes or the leader is ready."""
-        self._role_watchers.append(watcher)
+        self.notices.watch_role(watcher)
 
     def propose(self, proposal: AppendProposal) -> None:
         """Queue one entry; `pump` sends it on. Raises as `LedgerCore.propose`."""
         try:
             self.core.propose(proposal)
         except (StorageFailedError, CorruptStoreError) as error:
-            self._fail(error)
+            self.fail(error)
             raise
         if not self._pumping:
             self.pump()
@@ -257,17 +240,18 @@ class LedgerServer:
             raise self._failure
 
     def _on_time(self) -> None:
-        self._looked_at = float("-inf")  # it may be what the alarm was for
+        self.files.look_soon()  # it may be what the alarm was for
         self._alarm_due = float("inf")
         self.pump()
 
     def _next_deadline(self) -> float:
         """Return when `pump` has something to do at the latest, as the clock's second."""
         deadline = self.core.next_deadline()
-        if (house_at := self._housekeeping.next_deadline()) < deadline:
+        if (house_at := self.files.next_deadline()) < deadline:
             deadline = house_at
-        if self._flush_at < deadline and not self._sync_each and self._sync_ticket is None:
-            return self._flush_at
+        syncs = self.syncs
+        if syncs.due_at < deadline and not syncs.is_each and syncs.ticket is None:
+            return syncs.due_at
         return deadline
 
     def _on_loop_clock(self, deadline: float) -> float:
@@ -283,24 +267,16 @@ class LedgerServer:
 
     def publish_commits(self) -> None:
         """Tell the watchers of all that this node knows to be committed, if that was put off."""
-        if self._is_behind:
+        if self.notices.is_behind:
             self.pump_soon()
 
     def _put_off(self) -> bool:
-        """Put off what is left to do on a follower, if nobody waits for it; whether that is so.
-
-        Its answer is on the way.  To publish what is committed takes a follower half as long again,
-        and who shares its processor may be the leader; a few entries later it takes no longer.
-        """
+        """Put off what is left to do on a follower, if nobody waits for it; whether that is so."""
+        if not self.notices.may_be_put_off():
+            return False
         engine = self.core.engine
-        if not self.core.follows_quietly:
-            return False
-        if engine.commit_index == engine.applied_index:
-            return True
-        if not self._may_wait(engine.commit_index):
-            return False
-        if not self._is_behind:
-            self._is_behind = True
+        if engine.commit_index != engine.applied_index and not self.notices.is_behind:
+            self.notices.is_behind = True
             self._wake_by(engine.leader_heard_at + _PUBLISH_SECONDS)
         return True
 
@@ -321,7 +297,7 @@ class LedgerServer:
             self._pump_again = True
             return
         self._pumping = True
-        self._is_behind = False
+        self.notices.is_behind = False
         core = self.core
         try:
             while True:
@@ -329,27 +305,20 @@ class LedgerServer:
                 core.step()
                 if core.engine.transport.outbox:
                     self._send_outbox()
-                self._start_syncs(core.engine.ticked_at)
-                self._publish()
+                self.syncs.start_due(core.engine.ticked_at)
+                self.notices.publish()
                 if not self._pump_again:
                     break
         except BaseException as error:
-            self._fail(error)
+            self.fail(error)
             raise
         finally:
             self._pumping = False
-        engine, end = core.engine, self.store.end
-        if (
-            engine.ticked_at >= self._looked_at + _LOOK_SECONDS
-            or end.index >= self._looked_at_end.index + _LOOK_COUNT
-            or end.position >= self._looked_at_end.position + self._look_size
-            or core.waits_for_room
-            or engine.snapshot_wanted
-        ):
-            self._start_file_work()
+        self.files.look(core.engine.ticked_at)
         self._wake_by(self._next_deadline())
 
-    def _fail(self, error: BaseException) -> None:
+    def fail(self, error: BaseException) -> None:
+        """Have `run` raise *error*; nothing is done any more from here on. See `SyncHooks`."""
         if self._failure is None:
             self._failure = error
             self._failed.set()
@@ -362,10 +331,10 @@ class LedgerServer:
         try:
             if engine.transport.outbox:
                 self._send_outbox()
-            if self._sync_each and not engine.is_leader:
-                self._start_syncs(self._clock.now())
+            if self.syncs.is_each and not engine.is_leader:
+                self.syncs.start_due(self._clock.now())
         except BaseException as error:
-            self._fail(error)
+            self.fail(error)
             raise
 
     def _send_outbox(self) -> None:
@@ -382,176 +351,44 @@ class LedgerServer:
         if writing is not None:
             writing.flush()
 
-    def _publish(self) -> None:
-        engine = self.core.engine
-        committed = engine.applied_index
-        if committed > self._published_index:
-            self._published_index = committed
-            for watcher in self._commit_watchers:
-                watcher(committed)
-        situation = engine.situation()
-        if situation == self._published_situation:
-            return
-        self._published_situation = situation
-        # Lost only here, where the watchers hear of it, and not by the mere passing of time.
-        self._leader_is_lost = not engine.has_live_leader
-        role = (self.core.role, engine.term, self.leader_id, engine.leader_ready)
-        if role != self._published_role:
-            if self._published_role is None or role[2] not in (None, self._published_role[2]):
-                self.leader_change_count += 1
-            self._published_role = role
-            logger.info("%s in term %d, leader %s", role[0].value, role[1], role[2] or "unknown")
-            for role_watcher in self._role_watchers:
-                role_watcher(*role[:3])
-
     # -- syncs ----------------------------------------------------------------------------------
 
-    def _start_syncs(self, now: float) -> None:
-        if not self._vote_syncing and self._votes.synced_version != self._votes.version:
-            vote_ticket = self._votes.begin_sync()
-            if vote_ticket is not None:
-                self._vote_syncing = True
-                self._vote_worker.submit(
-                    vote_ticket.run, lambda failure: self._vote_synced(vote_ticket, failure)
-                )
-        if self._sync_ticket is not None:
-            self._judge_slow_sync(now)
-        elif (
-            self._sync_each
-            or now >= self._flush_at
-            or self.core.engine.sync_wanted > self.store.synced_index
-        ):
-            self._flush_at = now + self.config.store.flush_interval_ms / 1000
-            ticket = self.store.begin_sync()
-            if ticket is not None:
-                self._sync_ticket = ticket
-                self._sync_started_at = now
-                self._sync_worker.submit(ticket, lambda failure: self._log_synced(ticket, failure))
-
-    def _judge_slow_sync(self, now: float) -> None:
-        """Leave the lead to a node whose disk works, when this one's has stalled too long."""
-        limit = self.config.raft.election_timeout_max_ms / 1000
-        engine, ticket = self.core.engine, self._sync_ticket
-        if engine.storage_stalled or not self._sync_each or now - self._sync_started_at <= limit:
-            return
-        # It is this node that may have stood still: the sync has ended, and nobody has been told.
-        self._sync_worker.take_up()
-        if ticket is None or ticket.is_done or ticket.failure is not None:
-            return
-        logger.warning("a sync of the log has been running for more than %.1f s", limit)
-        engine.storage_stalled = True
-        if engine.is_leader and engine.peer_ids:
-            engine.abdicate()
-            self._pump_again = True
-
     @contextmanager
-    def _on_loop(self) -> Iterator[None]:
+    def on_loop(self) -> Iterator[None]:
         """Guard what runs when a worker's job is done: trio has nobody to raise an error to.
 
-        Then comes a pump. Whatever goes wrong inside, `run` raises.
+        Then comes a pump. Whatever goes wrong inside, `run` raises. See `SyncHooks`.
         """
         try:
             yield
             self.pump()
         except BaseException as error:  # noqa: BLE001 - `run` raises it
-            self._fail(error)
+            self.fail(error)
 
-    def _log_synced(self, ticket: SyncTicket, failure: BaseException | None) -> None:
-        if self._sync_ticket is not ticket:
-            return  # `stop` was quicker
-        self._sync_ticket = None
-        try:
-            _raise_if_any(failure)
-            synced_before = self.store.synced_index
-            seconds = self._clock.now() - self._sync_started_at
-            self.store.finish_sync(ticket, watermark=False)
-            self.core.engine.storage_stalled = False
-            self.core.engine.log_synced()
-            self._hurry()
-            if self.core.leads_quietly or self._put_off():
-                # What came meanwhile is next; for the leader, its followers have not answered yet.
-                self._start_syncs(self._clock.now())
-                if self._sync_ticket is None and not self._sync_each:
-                    # Not yet; and while a sync runs, no alarm is set for the one behind it.
-                    self._wake_by(self._flush_at)
-            else:
-                after_reads(self._pump_on_loop)  # it judges time-outs: the leader may have spoken
-            # For none of this an answer waits; the watermark is a hint.
-            self.sync_seconds_last = seconds
-            self.sync_seconds.observe(seconds)
-            self.sync_entries.observe(max(self.store.synced_index - synced_before, 0))
-            self.store.write_watermark()
-        except BaseException as error:  # noqa: BLE001 - as `_on_loop`
-            self._fail(error)
+    def on_log_synced(self) -> None:
+        """See `SyncHooks`."""
+        self._hurry()
+        if self.core.leads_quietly or self._put_off():
+            # What came meanwhile is next; for the leader, its followers have not answered yet.
+            syncs = self.syncs
+            syncs.start_due(self._clock.now())
+            if syncs.ticket is None and not syncs.is_each:
+                # Not yet; and while a sync runs, no alarm is set for the one behind it.
+                self._wake_by(syncs.due_at)
+        else:
+            after_reads(self._pump_on_loop)  # it judges time-outs: the leader may have spoken
+
+    def on_lead_left(self) -> None:
+        """See `SyncHooks`."""
+        self._pump_again = True
+
+    def log_replaced(self, base: LogPoint) -> None:
+        """See `FileHooks`."""
+        self.notices.log_replaced(base.index)
 
     def _pump_on_loop(self) -> None:
-        with self._on_loop():
+        with self.on_loop():
             pass  # but pump
-
-    def _vote_synced(self, ticket: VoteTicket, failure: BaseException | None) -> None:
-        self._vote_syncing = False
-        with self._on_loop():
-            _raise_if_any(failure)
-            self._votes.finish_sync(ticket)
-            self.core.engine.vote_synced()
-
-    # -- segments, checkpoints, states ----------------------------------------------------------
-
-    def _start_file_work(self) -> None:
-        self._looked_at, self._looked_at_end = self._clock.now(), self.store.end
-        wanted = self.core.engine.snapshot_wanted
-        if wanted and not self._housekeeping.is_busy:
-            self.core.engine.snapshot_wanted = 0
-            self._housekeeping.load_state(wanted)
-        self._housekeeping.start_due()
-
-    def on_segment_prepared(self, failure: BaseException | None) -> None:
-        """See `HousekeepingHooks`."""
-        with self._on_loop():
-            if not isinstance(failure, LedgerFullError):
-                _raise_if_any(failure)
-                self.core.room_made()
-                return
-            if self.core.disk_full is None:
-                logger.error("no new segment: %s", failure)
-            self.core.fail_waiting(failure)
-
-    def on_disk_measured(self, usage: DiskUsage) -> None:
-        """See `HousekeepingHooks`."""
-        self.disk_usage = usage
-        refusal = refusal_of(self.config.store, usage)
-        if refusal and self.write_refusal is None:
-            logger.error("a leader here takes no messages: %s", refusal)
-        elif not refusal and self.write_refusal is not None:
-            logger.info("there is room again: %.1f %% of the disk are used", usage.percent)
-        self.write_refusal = LedgerFullError(refusal) if refusal else None
-
-    def on_house_kept(self, failure: BaseException | None) -> None:
-        """See `HousekeepingHooks`."""
-        with self._on_loop():
-            _raise_if_any(failure)
-
-    def on_state_loaded(
-        self, base_index: int, state: bytes | None, failure: BaseException | None
-    ) -> None:
-        """See `HousekeepingHooks`."""
-        with self._on_loop():
-            _raise_if_any(failure)
-            if state is not None:
-                self.core.engine.provide_snapshot(base_index, state)
-
-    def _install(self, base: LogPoint, state: bytes) -> None:
-        # Blocks the loop for a few syncs: a node that needs a snapshot has nothing else to do,
-        # and nobody may read or vote while its log is being replaced.
-        self._state_keeper.install_state(base, state)
-        self.store.reset_to(base)
-        self._published_index = base.index
-        try:
-            self._state_keeper.log_replaced(base)
-        except LedgerFullError as error:
-            # The log is another one already.  The next start derives from it, given the room.
-            self._fail(error)
-            raise
 
     # -- LinkHooks ------------------------------------------------------------------------------
 
@@ -593,7 +430,7 @@ class LedgerServer:
             raise  # nothing of it was kept; the link ends, and the peer sends it again
         except BaseException as error:
             # From here on nothing may leave this node, also not while its links are closed.
-            self._fail(error)
+            self.fail(error)
             raise
         self._hurry()
         engine = self.core.engine
@@ -615,16 +452,8 @@ class LedgerServer:
         """
         if self._failure is not None:
             return  # what it was may concern the very files that would be written
-        ticket, self._sync_ticket = self._sync_ticket, None
-        if ticket is not None:
-            self.store.finish_sync(ticket)  # it has run, and nobody was told any more
+        self.syncs.finish_last()
         self.store.sync()
         checkpoint = self.store.begin_checkpoint(self.core.committed_index)
         if checkpoint is not None:
             checkpoint.run()
-
-
-def _raise_if_any(failure: BaseException | None) -> None:
-    """Raise what a worker's job raised."""
-    if failure is not None:
-        raise failure

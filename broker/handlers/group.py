@@ -64,7 +64,7 @@ class GroupHandlers:
         ledger = self._ledger
         core, store = ledger.core, ledger.store
         leads = core.role is Role.LEADER
-        leader, usage = ledger.leader_id, ledger.disk_usage
+        leader, usage = ledger.leader_id, ledger.files.disk_usage
         members = tuple(
             MemberStatus(
                 node_id=node_id,
@@ -95,7 +95,7 @@ class GroupHandlers:
             held_pull_count=self._held_pull_count(),
             rss_bytes=resident_size(),
             uptime_seconds=round(self._clock.now() - self._started_at, 3),
-            sync_seconds_last=round(ledger.sync_seconds_last, 6),
+            sync_seconds_last=round(ledger.syncs.seconds_last, 6),
             version=self._version,
             members=members,
             begin_time_ms=-1 if (oldest := self._oldest_ms()) is None else oldest,

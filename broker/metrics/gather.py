@@ -214,7 +214,7 @@ class Gatherer:
         term = gauge("raft_term", "Current term.")
         term.add(ledger.term)
         changes = counter("raft_leader_changes_total", "Changes of leader that this node has seen.")
-        changes.add(ledger.leader_change_count)
+        changes.add(ledger.notices.leader_change_count)
         has_leader = gauge("raft_has_leader", "Whether this node knows who leads.")
         has_leader.add(ledger.leader_id is not None)
         committed = gauge("raft_commit_index", "Last entry known to be committed in the group.")
@@ -250,9 +250,9 @@ class Gatherer:
         ledger = self._ledger
         stats = ledger.store.stats
         seconds = histogram("wal_fsync_seconds", "Time a sync of the log took.")
-        seconds.add(Distribution.of(ledger.sync_seconds))
+        seconds.add(Distribution.of(ledger.syncs.seconds))
         batch = histogram("wal_fsync_batch_entries", "Entries that shared a sync.")
-        batch.add(Distribution.of(ledger.sync_entries))
+        batch.add(Distribution.of(ledger.syncs.entries))
         segments = gauge("wal_segments", "Files of the log.")
         segments.add(stats.segment_count)
         appended = counter("wal_appended_bytes_total", "Bytes appended to the log.")

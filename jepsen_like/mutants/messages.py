@@ -21,8 +21,8 @@ from broker.store.producers import (
     check_sequence,
 )
 from broker.store.state_file import decode_state, encode_state
+from dledger.notices import Notices
 from dledger.remoting.command import response
-from dledger.server import LedgerServer
 from dledger.store.housekeeping import Housekeeping
 from jepsen_like.mutants.grounds import (
     BEHIND,
@@ -158,15 +158,16 @@ class _EmptyBehind:
 @mutant(on=CUTS)
 def dispatches_what_is_not_committed() -> Sequence[Patch]:
     """A follower takes in its log to the end, committed or not."""
-    stock = LedgerServer._publish
+    stock = Notices.publish
 
     def publish(self: Any) -> None:
         stock(self)
-        for watcher in () if self.core.engine.is_leader else self._commit_watchers:
+        core = self._core
+        for watcher in () if core.engine.is_leader else self._commit_watchers:
             if isinstance(getattr(watcher, "__self__", None), DispatchService):
-                watcher(self.store.end_index)
+                watcher(core.store.end_index)
 
-    return [(LedgerServer, "_publish", publish)]
+    return [(Notices, "publish", publish)]
 
 
 @mutant(on=UNITS)

@@ -396,7 +396,7 @@ class SimCluster(ClusterChecks):
             job()
 
     def _judge_slow_sync(self, node: SimNode) -> None:
-        """See `LedgerServer`: a leader whose disk stalls leaves the lead."""
+        """See `LogSyncs`: a leader whose disk stalls leaves the lead."""
         assert node.core is not None
         engine = node.core.engine
         limit = self.raft_config.election_timeout_max_ms / 1000

@@ -214,7 +214,7 @@ async def test_a_request_that_finds_the_ledger_broken_is_not_the_one_to_tell(
     node.ledger.let_commits_wait(lambda _: True)
     async with brokers.caller(leader) as caller:
         await caller.sent(b"x")
-    await until("something is put off", lambda: node.ledger._is_behind)
+    await until("something is put off", lambda: node.ledger.notices.is_behind)
 
     def fail():
         raise StorageFailedError("/data/commitlog: sync: Input/output error")

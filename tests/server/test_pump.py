@@ -200,7 +200,7 @@ async def test_what_came_during_a_sync_is_synced_in_time_without_a_word_of_the_l
     await until("all is synced", lambda: store.synced_index == store.end_index)
     worker.stall()
     await group.put()
-    await until("a sync is under way", lambda: follower.running._sync_ticket is not None)
+    await until("a sync is under way", lambda: follower.running.syncs.ticket is not None)
     began = trio.current_time()
     index = (await group.put()).committed[0][0]
     await until("the follower knows it committed", lambda: store_knows(follower.running, index))
