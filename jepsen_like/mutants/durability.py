@@ -12,7 +12,7 @@ from dledger.raft import guarded
 from dledger.raft.engine import RaftEngine
 from dledger.raft.following import Following
 from dledger.raft.transport import EngineTransport
-from dledger.store import ledger_reader, ledger_store, recovery
+from dledger.store import ledger_reader, ledger_writer, recovery
 from dledger.store.ledger_store import LedgerStore
 from dledger.store.mapped_file import MappedFile
 from dledger.store.mapped_file_queue import MappedFileQueue
@@ -243,7 +243,7 @@ def no_crc_of_entries() -> Sequence[Patch]:
     return [
         (recovery, "check_entry", _unchecked),
         (ledger_reader, "check_entry", _unchecked),
-        (ledger_store, "check_entries", _unchecked_entries),
+        (ledger_writer, "check_entries", _unchecked_entries),
     ]
 
 

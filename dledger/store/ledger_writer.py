@@ -1,0 +1,221 @@
+"""The half of the log that grows: entries appended, and room made for them ahead.
+
+Nothing here waits for the disk but `LedgerWriter.prepare_next`, which a worker calls: a segment and
+an index file stand ready before they are needed, and `has_room` says whether they do.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dledger.config import FlushDiskType, WriteMode
+from dledger.entry import (
+    FILLER_SIZE,
+    HEADER_SIZE,
+    EntryRef,
+    LogPoint,
+    body_crc_of,
+    check_entries,
+    decode_header,
+    encode_filler,
+    encode_header,
+    place_entry,
+    point_behind,
+)
+from dledger.store.ledger_reader import LedgerReader
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dledger.config import StoreConfig
+    from dledger.entry import Buffer
+    from dledger.store.mapped_file import MappedFile
+    from dledger.store.recovery import RecoveredLog
+
+# The next segment is prepared when less than this is left in the last one (or less than half of
+# it): twice the largest frame a peer or client may send.
+_ROOM_AHEAD = 32 * 1024 * 1024
+RECENT_MAX = 4  # entries of which it is kept where they lie
+
+
+class LedgerWriter(LedgerReader):
+    """A log that entries are appended to; see `LedgerStore`."""
+
+    durable_index: int
+
+    def __init__(self, config: StoreConfig, found: RecoveredLog) -> None:
+        self._config = config
+        self._counts_unsynced = config.flush_disk_type is FlushDiskType.ASYNC_FLUSH
+        self._through_map = config.write_mode is WriteMode.MMAP or (
+            config.write_mode is WriteMode.AUTO and self._counts_unsynced
+        )
+        self._segment_size = config.segment_size
+        self._appended_count = 0
+        self._appended_size = 0
+        self._spares_wanted = 1  # segments to have ready: two where an entry fills one
+        super().__init__(found.log, found.index, base=found.checkpoint.base, end=found.end)
+
+    def _move_end(self, end: LogPoint) -> None:
+        self.end = end
+        self.end_index = end.index
+        if self._counts_unsynced:
+            self.durable_index = end.index
+
+    def position_for(self, body_size: int) -> int:
+        """Return where the header of the next entry lands if its body has *body_size* bytes."""
+        return place_entry(
+            self.end.position,
+            entry_size=HEADER_SIZE + body_size,
+            segment_size=self._config.segment_size,
+        )
+
+    def append(
+        self, *, kind: int, channel: int, term: int, body: Sequence[Buffer], body_size: int
+    ) -> EntryRef:
+        """Append one entry as leader and return where it lies; it is not durable yet.
+
+        Allocates (and then blocks) only when the caller ignored `has_room` and `needs_prepare`.
+
+        Args:
+            kind: an `EntryKind`.
+            channel: who reads the body.
+            term: the leader's; never below `end_term`.
+            body: parts that follow one another, each a flat buffer of bytes.
+            body_size: bytes of all parts together; at most ``segment_size - 56``.
+
+        Raises:
+            LedgerFullError: nothing was appended: the disk has no room for another segment.
+            StorageFailedError: the write failed; stop the process.
+        """
+        assert term >= self.end.term, f"term {term} falls below {self.end.term}"
+        assert sum(map(len, body)) == body_size
+        index = self.end.index + 1
+        size = HEADER_SIZE + body_size
+        position = self.position_for(body_size)
+        header, chain_crc = encode_header(
+            kind=kind,
+            index=index,
+            term=term,
+            position=position,
+            channel=channel,
+            previous_chain_crc=self.end.chain_crc,
+            body_crc=body_crc_of(body),
+            body_size=body_size,
+        )
+        ref = EntryRef(index, term, position, size, kind)
+        self._write_run([header, *body], [ref])
+        self._move_end(LogPoint(index, term, position + size, chain_crc))
+        return ref
+
+    def append_raw(self, raw: memoryview) -> list[EntryRef]:
+        """Append whole entries back to back, as `raw_range` of the leader gave them.
+
+        Nothing is written unless every entry is whole and follows the one before.
+
+        Raises:
+            CorruptEntryError: names the index and the first field that is wrong.
+            LedgerFullError: no room for another segment; the entries before it may stand.
+            StorageFailedError: the write failed; stop the process.
+        """
+        refs, end = check_entries(raw, after=self.end, segment_size=self._segment_size)
+        rest = refs
+        while rest and rest[0].position + len(raw) != end.position:
+            # A segment ends among them.
+            size, count = 0, 0
+            while rest[count].position == rest[0].position + size:
+                size += rest[count].size
+                count += 1
+            self._write_run((raw[:size],), rest[:count])
+            self._move_end(point_behind(decode_header(raw, size - rest[count - 1].size)))
+            raw, rest = raw[size:], rest[count:]
+        if rest:
+            self._write_run((raw,), rest)
+            self._move_end(end)
+        return refs
+
+    def has_room(self, body_size: int) -> bool:
+        """Whether an entry of *body_size*, and a no-op behind it, fit without allocating."""
+        segment_size = self._segment_size
+        end = self.end
+        if end.position % segment_size + 2 * HEADER_SIZE + body_size + 2 * FILLER_SIZE <= (
+            segment_size
+        ):
+            # Mostly: both fit what is left of the segment.
+            self._spares_wanted = 1
+            return self._index.has_room(end.index + 2)
+        if HEADER_SIZE + body_size > segment_size - FILLER_SIZE:
+            return False
+        entry = self.position_for(body_size)
+        no_op = place_entry(
+            entry + HEADER_SIZE + body_size, entry_size=HEADER_SIZE, segment_size=segment_size
+        )
+        new_segments = (no_op - self._log.last.position) // segment_size
+        # An entry as large as a segment takes one and leaves its no-op to another.
+        self._spares_wanted = max(1, new_segments)
+        return new_segments <= self._log.spare_count and self._index.has_room(self.end_index + 2)
+
+    def fits(self, entry_size: int, *, entry_count: int) -> bool:
+        """Whether entries of together *entry_size* bytes, in one segment, fit as they are.
+
+        For a follower: where its entries lie, and that a no-op has room behind them, was settled
+        by the leader.
+        """
+        end = self.end
+        if end.position % self._segment_size + entry_size + FILLER_SIZE <= self._segment_size:
+            self._spares_wanted = 1
+            return self._index.has_room(end.index + entry_count)
+        if entry_size > self._config.segment_size - FILLER_SIZE:
+            return False
+        position = self.position_for(entry_size - HEADER_SIZE)
+        new_segments = (position - self._log.last.position) // self._config.segment_size
+        self._spares_wanted = max(1, new_segments)
+        return new_segments <= self._log.spare_count and self._index.has_room(
+            self.end_index + entry_count
+        )
+
+    @property
+    def needs_prepare(self) -> bool:
+        """Whether a worker should call `prepare_next` now."""
+        room = self._log.last.end - self.end.position
+        ahead = max(self._config.segment_size // 2, _ROOM_AHEAD)
+        return (
+            self._log.spare_count < self._spares_wanted and room < ahead
+        ) or self._index.needs_prepare(self.end_index)
+
+    def prepare_next(self) -> None:
+        """Allocate the next segment and index file ahead of their use; blocking, any thread.
+
+        Raises:
+            LedgerFullError: no room; names path, bytes wanted and bytes free. Call again later.
+        """
+        self._log.prepare_spare()
+        self._index.prepare_spare()
+
+    # -- inside -----------------------------------------------------------------------------------
+
+    def _write_run(self, parts: Sequence[Buffer], refs: Sequence[EntryRef]) -> None:
+        """Write entries that lie back to back in one segment, then their index units."""
+        first, last = refs[0], refs[-1]
+        self._index.reserve(last.index)
+        file = self._log.last
+        if first.position >= file.end:
+            file = self._roll(file)
+        file.write(first.position, parts, through_map=self._through_map)
+        self._index.write(refs)
+        recent = self._recent
+        if first is not last:
+            recent.clear()
+        recent.pop(last.index - RECENT_MAX, None)
+        recent[last.index] = last
+        self._appended_count += last.index - first.index + 1
+        self._appended_size += last.position + last.size - first.position
+
+    def _roll(self, full: MappedFile) -> MappedFile:
+        # The new segment first: without it nothing may change.
+        file = self._log.roll()
+        filler = encode_filler(full.end - self.end.position)
+        full.write(self.end.position, [filler], through_map=self._through_map)
+        return file
+
+
+__all__ = ["LedgerWriter"]
