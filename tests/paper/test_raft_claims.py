@@ -14,6 +14,7 @@ import pytest
 from dledger.config import RaftConfig, StoreConfig
 from dledger.errors import SafetyViolationError
 from tests.fakes.cluster import SimCluster
+from tests.fakes.led_group import others
 from tests.fakes.lone_core import Log, LoneCore
 from tests.fakes.mutants import against
 
@@ -30,10 +31,6 @@ def group(node_count=3, **options):
     cluster.await_leader()
     cluster.run(0.3)
     return cluster
-
-
-def others(cluster, leader):
-    return [node_id for node_id in cluster.ids if node_id != leader.node_id]
 
 
 def restless(seed, seconds=4.0):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 
 import pytest
@@ -11,26 +12,16 @@ from dledger.entry import LogPoint
 from dledger.errors import CorruptStoreError, LedgerFullError, StorageFailedError
 from dledger.raft.journal import LedgerJournal
 from dledger.store.checkpoint import Checkpoint, CheckpointFile
-from tests.fakes.cluster import SimCluster, TestProposal
+from tests.fakes import led_group
+from tests.fakes.cluster import TestProposal
 from tests.fakes.disk import FakeDisk
+from tests.fakes.led_group import others
 from tests.fakes.lone_core import Log, LoneCore
 from tests.fakes.mutants import against
 
 SEGMENT = 16 * 1024
 STORE = StoreConfig(segment_size=SEGMENT, index_file_units=87_400)
-
-
-def group(node_count=3, **options):
-    cluster = SimCluster(node_count, **options)
-    cluster.message_count_max = 40_000
-    cluster.start()
-    cluster.await_leader()
-    cluster.run(0.5)
-    return cluster
-
-
-def others(cluster, leader):
-    return [node_id for node_id in cluster.ids if node_id != leader.node_id]
+group = functools.partial(led_group.group, message_count_max=40_000)
 
 
 # -- power ---------------------------------------------------------------------------------------

@@ -14,23 +14,10 @@ from dledger.errors import (
     SafetyViolationError,
 )
 from dledger.raft.journal import LedgerJournal
-from tests.fakes.cluster import SimCluster, TestProposal
+from tests.fakes.cluster import TestProposal
+from tests.fakes.led_group import group, others
 from tests.fakes.lone_core import SMALL, Log, LoneCore
 from tests.fakes.mutants import against
-
-
-def group(node_count=3, **options):
-    cluster = SimCluster(node_count, **options)
-    cluster.message_count_max = 30_000
-    cluster.start()
-    cluster.await_leader()
-    cluster.run(0.5)
-    return cluster
-
-
-def others(cluster, leader):
-    return [node_id for node_id in cluster.ids if node_id != leader.node_id]
-
 
 # -- acknowledged means written ------------------------------------------------------------------
 

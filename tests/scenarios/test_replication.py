@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+
 from dledger.config import RaftConfig, StoreConfig
-from tests.fakes.cluster import SimCluster
+from tests.fakes import led_group
+from tests.fakes.led_group import others
 from tests.fakes.lone_core import Log, LoneCore
 from tests.fakes.mutants import against
 
 STORE = StoreConfig(segment_size=256 * 1024, index_file_units=1024)
 SMALL_APPENDS = RaftConfig(append_size_max=4096, append_window=4)
-
-
-def group(node_count=3, **options):
-    options.setdefault("store", STORE)
-    options.setdefault("raft", SMALL_APPENDS)
-    cluster = SimCluster(node_count, **options)
-    cluster.message_count_max = 10_000
-    cluster.start()
-    cluster.await_leader()
-    cluster.run(0.5)
-    return cluster
-
-
-def others(cluster, leader):
-    return [node_id for node_id in cluster.ids if node_id != leader.node_id]
+group = functools.partial(
+    led_group.group, message_count_max=10_000, store=STORE, raft=SMALL_APPENDS
+)
 
 
 @against("cuts_what_matches")

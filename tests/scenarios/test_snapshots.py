@@ -2,34 +2,23 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 
 from dledger.config import RaftConfig, StoreConfig
 from dledger.entry import LogPoint
 from dledger.errors import LedgerFullError
 from dledger.raft.snapshot import SnapshotReceiver, chunk_message
-from tests.fakes.cluster import SimCluster
+from tests.fakes import led_group
 from tests.fakes.disk import FakeDisk, SimulatedCrash
+from tests.fakes.led_group import others
 from tests.fakes.lone_core import SMALL, Log, LoneCore
 from tests.fakes.mutants import against
 
 STORE = StoreConfig(segment_size=8 * 1024, index_file_units=512)
 RAFT = RaftConfig(append_size_max=4096)
-
-
-def group(node_count=3, **options):
-    options.setdefault("store", STORE)
-    options.setdefault("raft", RAFT)
-    cluster = SimCluster(node_count, **options)
-    cluster.message_count_max = 40_000
-    cluster.start()
-    cluster.await_leader()
-    cluster.run(0.5)
-    return cluster
-
-
-def others(cluster, leader):
-    return [node_id for node_id in cluster.ids if node_id != leader.node_id]
+group = functools.partial(led_group.group, message_count_max=40_000, store=STORE, raft=RAFT)
 
 
 def propose_many(cluster, count):
