@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 import pytest
+import trio
+import trio.testing
 
 from dledger.remoting.command import Command, response
 from dledger.remoting.connection import Connection
+from dledger.remoting.errors import ConnectionLostError
+from dledger.remoting.frame import encode_frame
 from dledger.remoting.server import RemotingServer
 from tests.fakes.network import MemoryNetwork
 
@@ -43,6 +48,24 @@ class RecordingHandler:
         return [command for commands in self.passes for command in commands]
 
 
+def frame(*args, **kwargs) -> bytes:
+    """Return a command, made of what `Command` takes, as it travels."""
+    return b"".join(encode_frame(Command(*args, **kwargs)))
+
+
+async def is_ended(stream) -> bool:
+    """Whether the other end closes within ten (virtual) seconds."""
+    with trio.move_on_after(10):
+        try:
+            while await stream.receive_some():
+                pass
+        except ConnectionLostError:
+            pass
+        await trio.testing.wait_all_tasks_blocked()
+        return True
+    return False
+
+
 async def receive_commands(stream, count: int) -> list[Command]:
     """Read until *count* commands are there."""
     connection = Connection()
@@ -53,6 +76,11 @@ async def receive_commands(stream, count: int) -> list[Command]:
         connection.receive_data(data)
         found += connection.commands()
     return found
+
+
+@pytest.fixture
+def only_warnings(caplog) -> None:
+    caplog.set_level(logging.WARNING, logger="dledger.remoting")
 
 
 @pytest.fixture

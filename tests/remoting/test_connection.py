@@ -21,12 +21,9 @@ from dledger.remoting.command import (
 from dledger.remoting.connection import Connection
 from dledger.remoting.errors import LocalProtocolError, RemoteProtocolError
 from dledger.remoting.frame import FRAME_SIZE_MAX, encode_frame
+from tests.remoting.conftest import frame
 
 KINDS = list(SerializeType)
-
-
-def frame(*args, **kwargs) -> bytes:
-    return b"".join(encode_frame(Command(*args, **kwargs)))
 
 
 def three_commands() -> list[Command]:
