@@ -52,3 +52,23 @@ def make_name_server(nursery_of_brokers):
         return server
 
     return make
+
+
+@pytest.fixture
+async def place(make_group, make_name_server):
+    """A group of three, and the name server that it has registered with."""
+    group = make_group()
+    server = make_name_server(group)
+    await server.start()
+    await group.start()
+    await group.leader()
+    await server.until_registered(3)
+    return group, server
+
+
+@pytest.fixture
+async def lone(make_group, make_name_server):
+    """A name server that nobody has registered with."""
+    server = make_name_server(make_group())
+    await server.start()
+    return server
