@@ -15,9 +15,9 @@ from broker.store.dispatch_service import (
     DispatchService,
 )
 from dledger.errors import LedgerFullError, PoisonEntryError, StorageFailedError
+from tests.broker_store.derived_node import SEGMENT, CountingMachine, fill
 from tests.broker_store.growing_disk import GrowingDisk
 from tests.broker_store.helpers import MemoryLog
-from tests.broker_store.test_derived import SEGMENT, CountingMachine, fill
 from tests.fakes.worker import FakeWorker
 
 STATE_SECONDS = 10.0

@@ -15,6 +15,13 @@ from broker.store.index_search import IndexSearch, SearchRange
 from broker.store.record_finder import record_at
 from dledger.errors import CorruptStoreError
 from dledger.store.os_disk import OsDisk
+from tests.broker_store.derived_node import (
+    SEGMENT,
+    CountingMachine,
+    Node,
+    drop_first_segments,
+    fill,
+)
 from tests.broker_store.growing_disk import GrowingDisk
 from tests.broker_store.helpers import (
     FixedClock,
@@ -23,13 +30,6 @@ from tests.broker_store.helpers import (
     append_group,
     make_chunk,
     new_group,
-)
-from tests.broker_store.test_derived import (
-    SEGMENT,
-    CountingMachine,
-    Node,
-    drop_first_segments,
-    fill,
 )
 
 EVER = 1 << 62

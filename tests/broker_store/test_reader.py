@@ -13,6 +13,7 @@ from broker.store.derived import DerivedState
 from broker.store.reader import VIEWS_MAX, PullStatus, Reader
 from dledger.errors import CorruptStoreError
 from dledger.store.os_disk import OsDisk
+from tests.broker_store.derived_node import CountingMachine
 from tests.broker_store.helpers import (
     MemoryLog,
     NothingDispatched,
@@ -20,7 +21,6 @@ from tests.broker_store.helpers import (
     make_chunk,
     new_group,
 )
-from tests.broker_store.test_derived import CountingMachine
 
 
 class World:

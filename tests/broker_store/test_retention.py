@@ -14,6 +14,7 @@ from broker.store.segment_times import LOOKED_AT_MAX, SegmentTimes
 from dledger.entry import EntryKind
 from dledger.errors import CorruptStoreError
 from dledger.store.retention import NEWEST_UNKNOWN
+from tests.broker_store.derived_node import CountingMachine
 from tests.broker_store.growing_disk import GrowingDisk
 from tests.broker_store.helpers import (
     FixedClock,
@@ -23,7 +24,6 @@ from tests.broker_store.helpers import (
     make_chunk,
     new_group,
 )
-from tests.broker_store.test_derived import CountingMachine
 
 SEGMENT = 1 << 16
 NOW = 10_000_000

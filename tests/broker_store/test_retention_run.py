@@ -20,8 +20,8 @@ from dledger.entry import EntryKind
 from dledger.store.disk_usage import DiskUsage
 from dledger.store.housekeeping import Housekeeping
 from dledger.store.ledger_store import LedgerStore
+from tests.broker_store.derived_node import CountingMachine
 from tests.broker_store.helpers import FixedClock, NothingDispatched, make_chunk, new_group
-from tests.broker_store.test_derived import CountingMachine
 from tests.fakes.disk import SimulatedCrash
 from tests.fakes.nodes import NodeDisk
 

@@ -9,6 +9,7 @@ from broker.store.derived import DerivedState
 from broker.store.time_search import Boundary, offset_by_time
 from dledger.errors import CorruptStoreError
 from dledger.store.os_disk import OsDisk
+from tests.broker_store.derived_node import CountingMachine
 from tests.broker_store.helpers import (
     FixedClock,
     MemoryLog,
@@ -17,7 +18,6 @@ from tests.broker_store.helpers import (
     make_chunk,
     new_group,
 )
-from tests.broker_store.test_derived import CountingMachine
 
 SEGMENT = 4096
 
