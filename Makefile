@@ -113,7 +113,7 @@ $(VENV)/.made:
 	@touch $@
 
 # What was compiled before goes first: where that fails now, it must not stay in use.
-$(VENV)/.installed: $(VENV)/.made pyproject.toml $(COMPILED).pyx
+$(VENV)/.installed: $(VENV)/.made pyproject.toml $(COMPILED).pyx broker/store/_sends.pxi
 	@echo "installing dledger into $(VENV)"
 	@rm -f $(COMPILED).c $(COMPILED).*.so
 	@PYTHONWARNINGS=ignore $(PIP) install --editable .

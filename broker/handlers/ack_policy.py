@@ -43,6 +43,11 @@ class AckPolicy:
         self._topics = topics
         self._default = default
 
+    @property
+    def default(self) -> Durability:
+        """Return the level where neither send nor topic says anything."""
+        return self._default
+
     def level_of(self, topic: str, acks: str, flush: str) -> Durability:
         """Return the level for a send that says *acks* and *flush*; "" where it says nothing.
 

@@ -41,7 +41,7 @@ from dledger.remoting.errors import LocalProtocolError
 from dledger.remoting.rate_limited_log import shorten
 
 if TYPE_CHECKING:
-    from dledger.remoting.server import FrameRun, Session
+    from dledger.remoting.server import FrameGroup, FrameRun, Session
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ Handler = Callable[["Session", Command], None]
 _Method = TypeVar("_Method", bound=Callable[..., object])
 
 RunHandler = Callable[["Session", list[Command], Handler], None]
-FrameRunHandler = Callable[["Session", "FrameRun", Handler], bool]
+FrameRunHandler = Callable[["Session", Any, Handler], bool]
 
 # On a forwarded request: it comes from a RocketMQ client at this address.
 STOCK_CLIENT_HOST = "stockClientHost"
@@ -245,9 +245,9 @@ class Registry:
         if ends_pass:
             self._end_of_pass()
 
-    def on_run(self, session: Session, run: FrameRun, *, ends_pass: bool) -> bool:
+    def on_run(self, session: Session, run: FrameRun | FrameGroup, *, ends_pass: bool) -> bool:
         """Handle requests that are alike all at once; return False, with nothing done, if not."""
-        handler = self._frame_run_handlers.get(run.first.code)
+        handler = self._frame_run_handlers.get(run.code)
         if handler is None or not self._is_serving():
             return False
         if not handler(session, run, self.dispatch):

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from broker.delivery.schedule import Schedule
     from broker.handlers.ack_policy import AckPolicy
     from broker.handlers.registry import Handler
+    from broker.handlers.send_frames import SendFrames
     from broker.message.limits import MessageLimits
     from broker.message.model import HostAddress
     from broker.metadata.subscription_groups import SubscriptionGroups
@@ -151,9 +152,15 @@ class SendHandlers:
         self._runs.take(session, commands, one_by_one)
 
     @handles_frame_runs(RequestCode.SEND_BATCH_MESSAGE)
-    def send_frame_run(self, session: Session, run: FrameRun, one_by_one: Handler) -> bool:
+    def send_frame_run(
+        self, session: Session, run: FrameRun | SendFrames, one_by_one: Handler
+    ) -> bool:
         """Take many batches whose frames are alike; False: with nothing done."""
         return self._runs.take_frames(session, run, one_by_one)
+
+    def find_frames(self, data: bytes, at: int, *, frame_size_max: int) -> SendFrames | None:
+        """Return the batches to many queues that begin at *at*; see `RemotingServer`."""
+        return self._runs.finder.find(data, at, frame_size_max=frame_size_max)
 
     @handles(RequestCode.SEND_BATCH_MESSAGE, on_leader=True)
     def send_batch(self, session: Session, command: Command) -> None:

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from broker.store.append_queue import AppendQueue
     from broker.store.chunk import Chunk
     from broker.store.producers import SequenceVerdict
-    from broker.store.proposals import Put
+    from broker.store.proposals import ManyPut, Put
+    from broker.store.send_columns import SendColumns, Target
     from dledger.durability import Durability
 
 
@@ -48,6 +49,47 @@ class SendIntake:
         ):
             return config
         return None
+
+    def opened_up_to(self, targets: list[Target], begin: int) -> int:
+        """Return the first of *targets* from *begin* on whose queue is not open to sends.
+
+        Or whose topic asks for another level of durability than this broker's own.
+        """
+        find, is_being_deleted = self.topics.get, self.is_being_deleted
+        for number in range(begin, len(targets)):
+            target = targets[number]
+            topic = target.topic
+            config = find(topic)
+            if config is not target.opened_as or config is None or is_being_deleted(topic):
+                _, _, queue_id = target.key
+                config = self.open_topic(topic, queue_id)
+                if config is None or config.acks or config.flush:
+                    return number
+                target.opened_as = config
+        return len(targets)
+
+    def put_sends(
+        self,
+        view: memoryview,
+        sends: SendColumns,
+        begin: int,
+        end: int,
+        put: ManyPut,
+        *,
+        level: Durability,
+    ) -> int:
+        """As `put`, of sends *begin* to *end* that were read together; return the first not taken.
+
+        Raises:
+            LedgerError, InvalidMessageError: as `AppendQueue.put_chunk`.
+        """
+        queue = self.queue
+        committed = queue.commit_durability
+        taken = queue.put_sends(
+            view, sends, begin, end, put, level=None if level == committed else level
+        )
+        self.message_count += sum(map(len, sends.sizes[begin:taken]))
+        return taken
 
     def put(
         self, chunk: Chunk, put: Put, *, producer_id: int, first_sequence: int, level: Durability

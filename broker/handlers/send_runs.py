@@ -19,6 +19,7 @@ import numpy as np
 
 from broker.errors import BrokerError
 from broker.handlers.run_request import RunRequest, starts_of
+from broker.handlers.send_frames import SendFinder, SendFrames, take_send_frames
 from broker.handlers.send_mixed import MixedSends
 from broker.protocol.headers import SendRecordsRequest
 from broker.store.chunk import Chunk, check_chunk, check_records
@@ -62,6 +63,7 @@ class SendRuns:
     def __init__(self, intake: SendIntake) -> None:
         self._intake = intake
         self._mixed = MixedSends(intake)
+        self.finder = SendFinder(intake.limits)
 
     def take(self, session: Session, commands: list[Command], one_by_one: Handler) -> None:
         """Handle *commands*, requests of one receive, all of them SEND_BATCH_MESSAGE."""
@@ -146,8 +148,13 @@ class SendRuns:
             send_sizes=send_sizes,
         )
 
-    def take_frames(self, session: Session, run: FrameRun, one_by_one: Handler) -> bool:
+    def take_frames(
+        self, session: Session, run: FrameRun | SendFrames, one_by_one: Handler
+    ) -> bool:
         """Handle a run of SEND_BATCH_MESSAGE; return False, with nothing done, if it cannot be."""
+        if isinstance(run, SendFrames):
+            take_send_frames(self._intake, session, run, one_by_one)
+            return True
         if _key_of(run.first) is None or not run.columns.keys() <= _COLUMNS:
             return False
         if int(run.body_sizes.max()) > BODY_SIZE_MAX:
@@ -162,7 +169,7 @@ class SendRuns:
             order = np.argsort(queue_ids, kind="stable")
             ends = np.flatnonzero(np.diff(queue_ids[order])) + 1
             if run.count < RUN_MIN * (len(ends) + 1):
-                return False
+                return self._take_spread(session, run, one_by_one)
             parts = [*np.split(order, ends)]
         try:
             sizes = self._check_run(run, header)
@@ -178,6 +185,14 @@ class SendRuns:
             if not taken:
                 for command in run.commands(rows):
                     one_by_one(session, command)
+        return True
+
+    def _take_spread(self, session: Session, run: FrameRun, one_by_one: Handler) -> bool:
+        """Handle a run that goes to many queues, hardly two of it to the same."""
+        found = self.finder.find(run.data[: run.end], run.begin, frame_size_max=run.end)
+        if found is None or found.end != run.end:
+            return False
+        take_send_frames(self._intake, session, found, one_by_one)
         return True
 
     def _check_run(self, run: FrameRun, header: SendRecordsRequest) -> IntArray | None:

@@ -22,7 +22,7 @@ from cpython.buffer cimport (
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.memoryview cimport PyMemoryView_FromMemory
 from libc.stdint cimport (
-    INT32_MAX, INT32_MIN, INT64_MAX, int32_t, int64_t, uint8_t, uint32_t, uint64_t,
+    INT32_MAX, INT32_MIN, INT64_MAX, UINT64_MAX, int32_t, int64_t, uint8_t, uint32_t, uint64_t,
 )
 from libc.string cimport memcmp, memcpy
 
@@ -38,6 +38,7 @@ cdef extern from *:
     #define MAGIC_V1 0xDAA320A7u
     #define MAGIC_V2 0xDAA320ABu /* topic with two bytes for its length */
     #define MARK_MAGIC 0x44504D31u
+    #define PRODUCER_ID_MAX (UINT64_MAX - 256) /* of clients */
 
     /* CRC-32 of zlib, sixteen bytes a step: the table says what a byte comes to so many bytes
        later.  For small bodies, for which a call costs more than the sum. */
@@ -88,6 +89,7 @@ cdef extern from *:
     }
     """
     const uint32_t MAGIC_V1, MAGIC_V2, MARK_MAGIC
+    const uint64_t PRODUCER_ID_MAX
     void crc_make_table() noexcept
     uint32_t crc_of(const uint8_t* at, int64_t size) noexcept
     uint32_t get16(const uint8_t* at) noexcept
@@ -119,7 +121,7 @@ cdef enum:
 
     CRC_CALLED_FROM = 384  # bytes of a body whose CRC `dledger.checksum` has sooner
 
-LAYOUT = 3  # as in `broker.store.compiled`, which takes no other
+LAYOUT = 4  # as in `broker.store.compiled`, which takes no other
 
 cdef object _crc32 = crc32
 cdef object _frombuffer = np.frombuffer
@@ -516,3 +518,6 @@ cdef list _read_runs(
             )
         )
     return found
+
+
+include "_sends.pxi"

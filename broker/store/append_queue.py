@@ -23,7 +23,7 @@ from broker.errors import InvalidMessageError
 from broker.store.append_state import AppendState
 from broker.store.commit_log import RecordGroup
 from broker.store.producers import SequenceState, SequenceVerdict
-from broker.store.proposals import CommandProposal, Put, RecordProposal
+from broker.store.proposals import CommandProposal, ManyPut, Put, RecordProposal
 from dledger.entry import HEADER_SIZE, body_size_limit
 from dledger.errors import LedgerBusyError, LedgerError, NotLeaderError
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from broker.store.append_state import Dispatched
     from broker.store.chunk import Chunk
+    from broker.store.send_columns import SendColumns
     from dledger.clock import Clock
     from dledger.durability import Durability
     from dledger.server import LedgerServer
@@ -220,6 +221,39 @@ class AppendQueue:
                 self._groups.append(group)
         return verdict
 
+    def put_sends(
+        self,
+        view: memoryview,
+        sends: SendColumns,
+        begin: int,
+        end: int,
+        put: ManyPut,
+        *,
+        level: Durability | None = None,
+    ) -> int:
+        """As `put_chunk`, of sends *begin* to *end* that were read together from *view*.
+
+        Returns:
+            The first that was not taken, as it is not NEW or finds no room: `put_chunk` says more.
+
+        Raises:
+            NotLeaderError, LedgerBusyError, LedgerFullError, InvalidMessageError: as `put_chunk`.
+        """
+        size = sends.ends[begin] - sends.begins[begin]
+        waiting = self._check_room(size)
+        if self._ledger.write_refusal is not None:
+            raise self._ledger.write_refusal
+        group = self._groups[-1] if self._groups else None
+        if not isinstance(group, RecordProposal) or not group.group.has_room(size):
+            group = self._begin_record_group(size)
+        size_max = self._pending_size_max - 64 - (waiting - group.body_size)
+        taken = group.group.add_sends(view, sends, begin, end, size_max=size_max)
+        if taken > begin:
+            group.add(put, level)
+            if not self._groups or self._groups[-1] is not group:
+                self._groups.append(group)
+        return taken
+
     def put_command(
         self, command: MetadataCommand, done: Callable[[int, LedgerError | None], None]
     ) -> int:
@@ -247,7 +281,8 @@ class AppendQueue:
             self._groups.append(group)
         return group.add(packed, done)
 
-    def _check_room(self, size: int) -> None:
+    def _check_room(self, size: int) -> int:
+        """Return how many bytes wait, if so many more may."""
         ledger = self._ledger
         if not self.is_open:
             raise NotLeaderError(
@@ -263,6 +298,7 @@ class AppendQueue:
                 f"{waiting} bytes wait to be committed on node {ledger.config.node_id}, the limit "
                 f"is pending_size_max = {self._pending_size_max}; send again later"
             )
+        return waiting
 
     def _begin_record_group(self, size: int) -> RecordProposal:
         assert self._state is not None

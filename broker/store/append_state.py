@@ -62,7 +62,7 @@ class AppendState:
         self._next_offsets: dict[tuple[str, int], int] = {}
         self._producers: dict[ProducerKey, Producer] = {}
         # Last sequence handed in; all up to it may be appended by now, and `_producers` knows it.
-        self._reserved: dict[ProducerKey, int] = {}
+        self.reserved: dict[ProducerKey, int] = {}
         self._prune_at = _OVERLAY_PRUNED_AT
         self._last_index = dispatched.dispatched_index
         reader = RunReader()
@@ -113,10 +113,10 @@ class AppendState:
         if producer_id > PRODUCER_ID_MAX:
             return NEW_VERDICT  # the broker's own, which looks before it writes
         key = producer_id, topic, queue_id
-        reserved = self._reserved.get(key)
+        reserved = self.reserved.get(key)
         if reserved is not None:
             if first_sequence == reserved + 1:
-                self._reserved[key] = reserved + count
+                self.reserved[key] = reserved + count
                 return NEW_VERDICT
             last = first_sequence + count - 1
             appended = self._producer(key)
@@ -124,7 +124,7 @@ class AppendState:
                 return PENDING_VERDICT if last <= reserved else GAP_VERDICT
         verdict = check_sequence(self._producer(key), first_sequence, count)
         if verdict.state is SequenceState.NEW:
-            self._reserved[key] = first_sequence + count - 1
+            self.reserved[key] = first_sequence + count - 1
         return verdict
 
     def append_run(
@@ -171,7 +171,7 @@ class AppendState:
         for key, producer in self._producers.items():
             if producer.index > dispatched:
                 kept[key] = producer
-            elif self._reserved.get(key) == producer.last_sequence:
-                del self._reserved[key]  # nothing of it waits: what dispatch says counts
+            elif self.reserved.get(key) == producer.last_sequence:
+                del self.reserved[key]  # nothing of it waits: what dispatch says counts
         self._producers = kept
         self._prune_at = max(_OVERLAY_PRUNED_AT, 2 * len(kept))

@@ -11,12 +11,13 @@ and without an ``await``: index, position and queue offsets are given out togeth
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from broker.message.batch import MARK_SIZE, pack_mark
 from broker.store import compiled
+from broker.store.chunk import Chunk
 from broker.store.columns import COLUMN_MIN
 from broker.store.producers import NEW_VERDICT, SequenceState, SequenceVerdict
 from broker.store.stamp import STORE_HOST_SIZE, stamp_columns, stamp_each
@@ -26,9 +27,9 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
     from broker.store.append_state import AppendState
-    from broker.store.chunk import Chunk
     from broker.store.columns import IntArray
     from broker.store.producers import ProducerKey
+    from broker.store.send_columns import SendColumns
     from dledger.clock import Clock
 
 
@@ -77,6 +78,9 @@ class _Bucket:
         return np.concatenate([np.asarray(chunk.sizes, np.int64) for chunk in self.chunks])
 
 
+_Place = tuple[_Bucket, int, int]
+
+
 class RecordGroup:
     """What one entry of channel 0 will carry."""
 
@@ -100,11 +104,12 @@ class RecordGroup:
         # nothing to lay out, and it goes the short way.
         self._lone: tuple[Chunk, int, int] | None = None
         self._buckets: dict[ProducerKey, _Bucket] = {}
-        # Each chunk's bucket, and records and bytes of the bucket before it.
-        self._chunks: list[tuple[_Bucket, int, int]] = []
+        # Each chunk's bucket, and records and bytes of the bucket before it; of sends that were
+        # taken together a list of these.
+        self._chunks: list[_Place | list[_Place]] = []
         self.body_size = 0  # bytes of the body as it will be encoded
         self._record_count = 0
-        self._receipts: list[Receipt] | None = None
+        self._receipts: list[Receipt | list[Receipt]] | None = None
 
     @property
     def chunk_count(self) -> int:
@@ -155,12 +160,67 @@ class RecordGroup:
             self._record_count = 1
             self.body_size = MARK_SIZE + size if producer_id else size
             return verdict
+        self._move_lone()
+        self._put_in_bucket(chunk, producer_id, first_sequence)
+        return verdict
+
+    def add_sends(
+        self, view: memoryview, sends: SendColumns, begin: int, end: int, *, size_max: int
+    ) -> int:
+        """Take sends *begin* to *end* as one chunk, up to the first that is not NEW or has no room.
+
+        Args:
+            view: over the received bytes, which must not change until `encode`.
+            sends: what was read of them, all sound.
+            begin: the first.
+            end: behind the last.
+            size_max: bytes of the body with which the group takes no more.
+
+        Returns:
+            The first that is not taken; *begin* where none is.
+        """
+        assert self._receipts is None, "the group is appended already"
+        self._move_lone()
+        size_max = min(size_max, self._body_size_max - MARK_SIZE)
+        reserved, reserve, buckets = self._state.reserved, self._state.reserve, self._buckets
+        places: list[_Place] = []
+        body_size, record_count, nth = self.body_size, self._record_count, begin
+        _, targets, sequences, begins, ends, columns = sends
+        while nth < end:
+            key, first_sequence, sizes = targets[nth].key, sequences[nth], columns[nth]
+            at, behind = begins[nth], ends[nth]
+            size, count = behind - at, len(sizes)
+            if body_size + size > size_max:
+                break
+            if key[0]:
+                if reserved.get(key) == first_sequence - 1:
+                    reserved[key] = first_sequence + count - 1
+                elif reserve(*key, first_sequence, count).state is not SequenceState.NEW:
+                    break
+            chunk = Chunk(key[1], key[2], view[at:behind], sizes, count)
+            bucket = buckets.get(key)
+            if bucket is None:
+                bucket = buckets[key] = _Bucket(key, chunk, first_sequence)
+                places.append((bucket, 0, 0))
+                if key[0]:
+                    body_size += MARK_SIZE
+            else:
+                places.append((bucket, bucket.record_count, bucket.size))
+                bucket.add(chunk, first_sequence)
+            body_size += size
+            record_count += count
+            nth += 1
+        if places:
+            self._chunks.append(places)
+            self.body_size, self._record_count = body_size, record_count
+        return nth
+
+    def _move_lone(self) -> None:
+        """Put a record that is not alone any more where the others are."""
         if (lone := self._lone) is not None:
             self._lone = None
             self._record_count = self.body_size = 0
             self._put_in_bucket(*lone)
-        self._put_in_bucket(chunk, producer_id, first_sequence)
-        return verdict
 
     def _put_in_bucket(self, chunk: Chunk, producer_id: int, first_sequence: int) -> None:
         key = producer_id, chunk.topic, chunk.queue_id
@@ -208,12 +268,10 @@ class RecordGroup:
         assert len(body) == at == self.body_size
         self._stamp(body, self._buckets.values(), body_position)
         self._receipts = [
-            Receipt(
-                bucket.key[2],
-                bucket.queue_offset + records_before,
-                body_position + bucket.at + bytes_before,
-            )
-            for bucket, records_before, bytes_before in self._chunks
+            _receipts_of(chunk, body_position)
+            if isinstance(chunk, list)
+            else _receipts_of([chunk], body_position)[0]
+            for chunk in self._chunks
         ]
         # The received bytes are copied; what else was kept of them is not needed any more.
         self._buckets.clear()
@@ -244,8 +302,11 @@ class RecordGroup:
         return body
 
     @property
-    def receipts(self) -> list[Receipt]:
-        """Where each chunk went, in the order of `add_chunk`; only after `encode`."""
+    def receipts(self) -> list[Any]:
+        """Where each chunk went, in the order they were added; only after `encode`.
+
+        Of each `add_chunk` a `Receipt`, of each `add_sends` a list of these.
+        """
         assert self._receipts is not None, "not appended yet"
         return self._receipts
 
@@ -292,3 +353,17 @@ class RecordGroup:
             timestamp_ms=timestamp_ms,
             store_host=self._store_host,
         )
+
+
+def _receipts_of(places: list[_Place], body_position: int) -> list[Receipt]:
+    return [
+        _new_tuple(
+            Receipt,
+            (
+                bucket.key[2],
+                bucket.queue_offset + records_before,
+                body_position + bucket.at + bytes_before,
+            ),
+        )
+        for bucket, records_before, bytes_before in places
+    ]

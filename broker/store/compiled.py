@@ -18,10 +18,13 @@ if TYPE_CHECKING:
     from broker.message.codec import Buffer
     from broker.store.columns import IntArray
     from broker.store.runs import RecordRun
+    from broker.store.send_columns import Target
+
+    Columns = tuple[list[int], list[Target], list[int], list[int], list[int], list[tuple[int, ...]]]
 
 PURE_PYTHON = "DLEDGER_PURE_PYTHON"
 _MODULE = "broker.store._columns"
-LAYOUT = 3  # counted on with every change of what the loops take, refuse or return; in both files
+LAYOUT = 4  # counted on with every change of what the loops take, refuse or return; in both files
 
 
 class Loops(Protocol):
@@ -98,6 +101,23 @@ class Loops(Protocol):
         tags_code: Callable[[bytes], int],
     ) -> tuple[list[RecordRun], list[int], tuple[int, int, int, int]] | None:
         """Return what `broker.store.entry_batch.read_entries` does, the end as plain numbers."""
+        ...
+
+    def read_sends(
+        self,
+        data: bytes,
+        at: int,
+        frame_size_max: int,
+        body_size_max: int,
+        properties_size_max: int,
+        targets: dict[bytes, Target],
+        make_target: Callable[[bytes, int, str, int], Target],
+    ) -> tuple[Columns, int]:
+        """Return the sends in whole frames from *at* on as `SendColumns`, and where they end.
+
+        The first frame that is no send as our own clients write it ends them, and the first whose
+        records are not sound.  *targets* are those seen before, by what they are packed to.
+        """
         ...
 
 

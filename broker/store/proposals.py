@@ -41,6 +41,18 @@ class Put(Protocol):
         ...
 
 
+class ManyPut(Protocol):
+    """As `Put`, of sends that were read together."""
+
+    def succeeded(self, receipts: list[Receipt], reached: Durability) -> None:
+        """Hear where the records of each send are, in their order."""
+        ...
+
+    def failed(self, error: LedgerError) -> None:
+        """See `Put`."""
+        ...
+
+
 class RecordProposal:
     """One entry of records, and those who wait for it."""
 
@@ -50,13 +62,16 @@ class RecordProposal:
         self._queue = queue
         self.group = group
         self.body_size = group.body_size  # see `Proposal`; asked for again and again
-        self._puts: list[Put] = []
+        self._puts: list[Put | ManyPut] = []
         self._levels: list[Durability | None] | None = None  # None: all hear at the commit
         self._told: set[Durability] = set()  # levels whose puts have heard
         self._is_acknowledged = False  # some of them that all is well
 
-    def add(self, put: Put, level: Durability | None) -> None:
-        """Take the put whose chunk the group took last; *level* None: it hears at the commit."""
+    def add(self, put: Put | ManyPut, level: Durability | None) -> None:
+        """Take the put whose chunk the group took last; *level* None: it hears at the commit.
+
+        A `ManyPut` where that were sends read together.
+        """
         if level is not None and self._levels is None:
             self._levels = [None] * len(self._puts)
         self.body_size = self.group.body_size

@@ -70,6 +70,7 @@ class Wiring(Telling):
             port=port,
             handler=self.registry,
             on_run=self.registry.on_run,
+            find_others=self.sends.find_frames,
             flow=self.flow,
             connections_max=config.broker.connections_max,
             refusal=self._too_many_connections,

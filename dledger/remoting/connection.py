@@ -29,9 +29,9 @@ from dledger.remoting.header_codec import (
 )
 
 if TYPE_CHECKING:
-    from dledger.remoting.frame_run import FrameRun
+    from dledger.remoting.frame_run import FrameGroup, FrameRun
 
-    Pieces = list[list[Command] | FrameRun]
+    Pieces = list[list[Command] | FrameRun | FrameGroup]
 
 _PREFIX = struct.Struct(">II")
 _LENGTH = struct.Struct(">I")
@@ -42,7 +42,9 @@ RUN_MIN = 64  # frames; for fewer nobody looks for a run
 class FindRun(Protocol):
     """`dledger.remoting.frame_run.RunFinder.find`."""
 
-    def __call__(self, data: bytes, at: int, *, frame_size_max: int) -> tuple[FrameRun | None, int]:
+    def __call__(
+        self, data: bytes, at: int, *, frame_size_max: int
+    ) -> tuple[FrameRun | FrameGroup | None, int]:
         """Return the run that begins at *at* of *data*, and where to look for the next one."""
         ...
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import struct
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 import numpy as np
 
@@ -136,6 +136,16 @@ class FrameRun:
         self.body_sizes = sizes - body_at
 
     @property
+    def code(self) -> int:
+        """What they ask for."""
+        return self.first.code
+
+    @property
+    def begin(self) -> int:
+        """Where the first frame begins in the received bytes."""
+        return int(self._starts[0])
+
+    @property
     def end(self) -> int:
         """Where the last frame ends in the received bytes."""
         return int(self._starts[-1]) + self._body_at + int(self.body_sizes[-1])
@@ -175,14 +185,57 @@ class FrameRun:
             yield command
 
 
+class FrameGroup(Protocol):
+    """Requests of one code, back to back, of which their handler has read more than a frame."""
+
+    @property
+    def code(self) -> int:
+        """What they ask for."""
+        ...
+
+    @property
+    def end(self) -> int:
+        """Where the last frame ends in the received bytes."""
+        ...
+
+    def commands(self) -> list[Command]:
+        """Return each request by itself."""
+        ...
+
+
+class FindOthers(Protocol):
+    """Finds a `FrameGroup`."""
+
+    def __call__(self, data: bytes, at: int, *, frame_size_max: int) -> FrameGroup | None:
+        """Return the one that begins at *at* of *data*; None where there is none worth it."""
+        ...
+
+
 class RunFinder:
     """Finds runs in what one connection receives; remembers what its headers look like."""
 
-    def __init__(self) -> None:
+    def __init__(self, find_others: FindOthers | None = None) -> None:
+        """Begin with nothing seen.
+
+        Args:
+            find_others: finds requests that can be read together though no run begins with them.
+        """
+        self._find_others = find_others
         self._header = b""  # of which `_shape` is known
         self._shape: _Shape | None = None
 
-    def find(self, data: bytes, at: int, *, frame_size_max: int) -> tuple[FrameRun | None, int]:
+    def find(
+        self, data: bytes, at: int, *, frame_size_max: int
+    ) -> tuple[FrameRun | FrameGroup | None, int]:
+        """Return what can be read together from *at* on; see `find_run`."""
+        found, seen_to = self.find_run(data, at, frame_size_max=frame_size_max)
+        if found is None and self._find_others is not None:
+            others = self._find_others(data, at, frame_size_max=frame_size_max)
+            if others is not None:
+                return others, others.end
+        return found, seen_to
+
+    def find_run(self, data: bytes, at: int, *, frame_size_max: int) -> tuple[FrameRun | None, int]:
         """Return the run that begins at *at*, and from where on to look for the next one.
 
         None where there is no run worth it.  What was looked at in vain is not looked at again, so

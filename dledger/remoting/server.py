@@ -26,7 +26,7 @@ from dledger.remoting.errors import (
     RemoteProtocolError,
 )
 from dledger.remoting.frame import FRAME_SIZE_MAX, REQUEST_HEADER_SIZE_MAX
-from dledger.remoting.frame_run import FrameRun, RunFinder
+from dledger.remoting.frame_run import FindOthers, FrameGroup, FrameRun, RunFinder
 from dledger.remoting.outbox import Outbox, OutboxBudget
 from dledger.remoting.rate_limited_log import RateLimitedLog
 from dledger.remoting.session import Flow, Session, SessionHandler
@@ -34,7 +34,7 @@ from dledger.remoting.tcp_stream import receive_each
 from dledger.remoting.turned_away import TurnedAway
 from dledger.remoting.turns import Partials, Turns
 
-__all__ = ["Flow", "FrameRun", "RemotingServer", "Session", "SessionHandler"]
+__all__ = ["Flow", "FrameGroup", "FrameRun", "RemotingServer", "Session", "SessionHandler"]
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,7 +58,7 @@ logger = logging.getLogger("dledger.remoting")
 class OnRun(Protocol):
     """Takes requests that are alike; see `RemotingServer`."""
 
-    def __call__(self, session: Session, run: FrameRun, *, ends_pass: bool) -> bool:
+    def __call__(self, session: Session, run: FrameRun | FrameGroup, *, ends_pass: bool) -> bool:
         """Return whether it did; *ends_pass* as for `SessionHandler.on_commands`."""
         ...
 
@@ -81,6 +81,8 @@ class RemotingServer:
         unread_size_max: unsent bytes of all connections above which the one with the most is
             closed: ten thousand, each within its own limit, would have more than any machine.
         frame_size_max: bytes of the largest frame taken.
+        find_others: finds requests that its handler can read together though they are not alike;
+            `on_run` is given them as well.
         on_run: takes requests that are alike all at once, and says whether it did; one that did
             not has done nothing, and they go to *handler* one by one.  None: all do.
         partial_size_max: bytes of frames that have begun to arrive, over all connections; beyond it
@@ -103,6 +105,7 @@ class RemotingServer:
         frame_size_max: int = FRAME_SIZE_MAX,
         partial_size_max: int = PARTIAL_SIZE_MAX,
         on_run: OnRun | None = None,
+        find_others: FindOthers | None = None,
         refusal: Callable[[Command], Command] | None = None,
     ) -> None:
         assert connections_max >= 1
@@ -112,6 +115,7 @@ class RemotingServer:
         self._port = port
         self._handler = handler
         self._on_run = on_run
+        self._find_others = find_others
         self._connections_max = connections_max
         self._turned_away = TurnedAway(refusal, connections_max=connections_max)
         self._pending_size_max = pending_size_max
@@ -261,10 +265,12 @@ class RemotingServer:
         connection = Connection(
             frame_size_max=self._frame_size_max,
             header_size_max=REQUEST_HEADER_SIZE_MAX,
-            find_run=None if self._on_run is None else RunFinder().find,
+            find_run=None if self._on_run is None else RunFinder(self._find_others).find,
         )
         at_end = False
-        pieces: deque[list[Command] | FrameRun] = deque()  # that came and are not served yet
+        pieces: deque[list[Command] | FrameRun | FrameGroup] = (
+            deque()
+        )  # that came and are not served yet
 
         def take(data: bytes) -> bool:
             """Serve what a receive brought; return whether something has to be waited for."""
@@ -325,7 +331,7 @@ class RemotingServer:
         session: Session,
         connection: Connection,
         turns: Turns,
-        left: deque[list[Command] | FrameRun],
+        left: deque[list[Command] | FrameRun | FrameGroup],
     ) -> None:
         """Have what has come handled; what others must get a turn amid goes to *left*."""
         is_new = False
@@ -357,7 +363,7 @@ class RemotingServer:
             oldest.close(reason)
 
     def _serve_first(
-        self, session: Session, left: deque[list[Command] | FrameRun], turns: Turns
+        self, session: Session, left: deque[list[Command] | FrameRun | FrameGroup], turns: Turns
     ) -> list[Command]:
         """Take the first of *left* and have it handled; return it where it is too many for that."""
         piece = left.popleft()
