@@ -8,7 +8,8 @@ import pytest
 import trio
 
 import broker
-from tests.client.fake_group import FakeClock, FakeGroup
+from tests.client.fake_group import FakeGroup
+from tests.client.fake_node import FakeClock
 
 
 @pytest.fixture(autouse=True)

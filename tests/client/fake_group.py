@@ -15,168 +15,27 @@ import trio
 
 from broker.message.batch import decode_sizes
 from broker.message.codec import QUEUE_OFFSET_OFFSET, decode_record, decode_records, encode_record
-from broker.message.properties import encode_properties
-from broker.protocol.bodies import Ack, GroupStatus, MemberStatus, encode_acks
-from broker.protocol.headers import ConsumerSendBackRequest
-from broker.protocol.heartbeat import CLUSTERING, decode_heartbeat
-from broker.protocol.locks import decode_lock_request, encode_locked
-from broker.protocol.request_code import ClientRequestCode, RequestCode
+from broker.protocol.bodies import Ack, GroupStatus, MemberStatus
+from broker.protocol.request_code import RequestCode
 from broker.protocol.response_code import ResponseCode as Code
-from dledger.remoting.command import (
-    FLAG_GROUPED,
-    FLAG_ONEWAY,
-    FLAG_RESPONSE,
-    Command,
-    response,
-)
-from dledger.remoting.connection import Connection
-from dledger.remoting.errors import ConnectionLostError, RemoteProtocolError
-from dledger.remoting.frame import encode_frame
+from dledger.remoting.command import FLAG_GROUPED, Command, response
+from tests.client.fake_members import FakeMembers
+from tests.client.fake_node import FakeNode
 from tests.fakes.network import MemoryNetwork, MemoryStream
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from broker.message.model import StoredMessage
-    from broker.protocol.heartbeat import ConsumerData
 
 _PLACE = struct.Struct(">qq")
-FIRST_PORT = 9876
 
 
-class FakeClock:
-    """Wall time that follows trio's virtual time."""
-
-    def now(self) -> float:
-        return trio.current_time()
-
-    def __init__(self) -> None:
-        self.step_ms = 0  # added by somebody who sets the clock
-
-    def wall_ms(self) -> int:
-        return 1_760_000_000_000 + self.step_ms + int(trio.current_time() * 1000)
-
-    def local_hour(self) -> int:
-        return self.wall_ms() // 3_600_000 % 24
-
-
-class FakeNode:
-    def __init__(self, group: FakeGroup, number: int) -> None:
-        self.group = group
-        self.number = number
-        self.node_id = f"n{number + 1}"
-        self.port = FIRST_PORT + number
-        self.address = f"127.0.0.1:{self.port}"
-        self.is_frozen = False
-        self.frozen_input: list[tuple[MemoryStream, list[Command]]] = []
-        self.knows_leader = True  # False: says that nobody leads
-        self.believed_term = 0
-        self._believes: FakeNode | None = None
-        self.streams: set[MemoryStream] = set()
-        self.requests: list[Command] = []
-        self.lag = 0  # messages at the end of each queue it does not have yet
-        self._scope = trio.CancelScope()
-        self._listener = None
-
-    async def start(self) -> None:
-        self._scope = trio.CancelScope()
-        await self.group.nursery.start(self._serve)
-
-    @property
-    def believes(self) -> FakeNode | None:
-        """A stale view of who leads, in the term before the one it was set in."""
-        return self._believes
-
-    @believes.setter
-    def believes(self, node: FakeNode | None) -> None:
-        self._believes, self.believed_term = node, self.group.term - 1
-
-    def kill(self) -> None:
-        self._scope.cancel()
-        if self._listener is not None:
-            self._listener.close()
-        for stream in list(self.streams):
-            stream.abort()
-        self.streams.clear()
-
-    def break_connections(self) -> None:
-        for stream in list(self.streams):
-            stream.abort()
-
-    def freeze(self) -> None:
-        self.is_frozen = True
-
-    def thaw(self) -> None:
-        self.is_frozen = False
-        held, self.frozen_input = self.frozen_input, []
-        for stream, commands in held:
-            self._pass(stream, commands)
-
-    async def _serve(self, *, task_status) -> None:
-        self._listener = await self.group.network.listen("127.0.0.1", self.port)
-        task_status.started()
-        with self._scope:
-            async with trio.open_nursery() as nursery:
-                while True:
-                    stream = await self._listener.accept()
-                    self.streams.add(stream)
-                    nursery.start_soon(self._converse, stream)
-
-    async def _converse(self, stream: MemoryStream) -> None:
-        connection = Connection()
-        try:
-            while data := await stream.receive_some():
-                connection.receive_data(data)
-                commands = []
-                while found := connection.commands():
-                    commands += found
-                if self.is_frozen:
-                    self.frozen_input.append((stream, commands))
-                else:
-                    self._pass(stream, commands)
-        except (ConnectionLostError, RemoteProtocolError):
-            pass
-        finally:
-            self.streams.discard(stream)
-            stream.close()
-
-    def _pass(self, stream: MemoryStream, commands: list[Command]) -> None:
-        acks: list[Ack] = []
-        answers: list[Command] = []
-        for command in commands:
-            self.requests.append(command)
-            if command.is_response:
-                continue  # of a client that was asked something
-            answer = self.group.answer(self, stream, command)
-            if isinstance(answer, Ack):
-                acks.append(answer)
-            elif answer is not None:
-                answers.append(answer)
-        self.send(stream, answers)
-        if acks:
-            grouped = Command(0, FLAG_RESPONSE | FLAG_GROUPED, body=encode_acks(acks))
-            if self.group.ack_delay:
-                self.group.nursery.start_soon(self._send_late, stream, grouped)
-            else:
-                self.send(stream, [grouped])
-
-    async def _send_late(self, stream: MemoryStream, grouped: Command) -> None:
-        await trio.sleep(self.group.ack_delay)
-        self.send(stream, [grouped])
-
-    def send(self, stream: MemoryStream, answers: list[Command]) -> None:
-        try:
-            for answer in answers:
-                rest = stream.send_now(encode_frame(answer))
-                assert not rest, "give the network more capacity"
-        except ConnectionLostError:
-            pass
-
-
-class FakeGroup:
+class FakeGroup(FakeMembers):
     """See the module. *refuse* may answer any request first: return a Command, an Ack, or None."""
 
     def __init__(self, nursery: trio.Nursery, count: int = 3) -> None:
+        super().__init__()
         self.nursery = nursery
         self.network = MemoryNetwork(capacity=64 << 20)
         self.nodes = [FakeNode(self, number) for number in range(count)]
@@ -199,10 +58,6 @@ class FakeGroup:
         self.batch_counts: list[int] = []  # messages of each send, in order of arrival
         self.transfers: list[str] = []
         self.transfer_delay = 0.0  # until it is answered; the lead goes over at once
-        self.members: dict[str, dict[str, ConsumerData]] = defaultdict(dict)  # by group, client
-        self.listeners: dict[MemoryStream, tuple[FakeNode, set[str]]] = {}  # and their groups
-        self.locks: dict[tuple[str, str, int], str] = {}  # group, topic, queue: client
-        self.sent_back: list[ConsumerSendBackRequest] = []
 
     async def start(self) -> None:
         for node in self.nodes:
@@ -493,99 +348,6 @@ class FakeGroup:
         key = (command.ext_fields["topic"], command.ext_fields["queueId"])
         refused = self.not_leader(node, command)
         return refused or response(command, 0, None, {"offset": self.min_offsets[key]})
-
-    # --- members ------------------------------------------------------------------------------
-
-    def heartbeat(self, node: FakeNode, stream, command: Command) -> Command:
-        found = decode_heartbeat(command.body)
-        groups = self.listeners.setdefault(stream, (node, set()))[1]
-        for data in found.consumers:
-            groups.add(data.group)
-            if data.message_model == CLUSTERING:
-                self.topics.setdefault(f"%RETRY%{data.group}", 1)
-            if self.members[data.group].get(found.client_id) != data:
-                self.members[data.group][found.client_id] = data
-                self.tell_members(data.group)
-        return response(command, 0)
-
-    def unregister(self, node: FakeNode, stream, command: Command) -> Command:
-        refused = self.not_leader(node, command)
-        if refused is not None:
-            return refused
-        ext = command.ext_fields
-        self.expel(ext["consumerGroup"], ext["clientID"])
-        return response(command, 0)
-
-    def expel(self, group: str, client_id: str) -> None:
-        if self.members[group].pop(client_id, None) is not None:
-            self.tell_members(group)
-
-    def tell_members(self, group: str) -> None:
-        for stream, (node, groups) in list(self.listeners.items()):
-            if group in groups and stream in node.streams:
-                code = ClientRequestCode.NOTIFY_CONSUMER_IDS_CHANGED
-                fields = {"consumerGroup": group}
-                node.send(stream, [Command(code, FLAG_ONEWAY, ext_fields=fields)])
-
-    def list_members(self, node: FakeNode, stream, command: Command) -> Command:
-        refused = self.not_leader(node, command)
-        if refused is not None:
-            return refused
-        found = sorted(self.members[command.ext_fields["consumerGroup"]])
-        if not found:
-            return response(command, Code.SYSTEM_ERROR, "nobody")
-        return response(command, 0, body=json.dumps({"consumerIdList": found}).encode())
-
-    def lock(self, node: FakeNode, stream, command: Command) -> Command:
-        refused = self.not_leader(node, command)
-        if refused is not None:
-            return refused
-        asked = decode_lock_request(command.body)
-        held = []
-        for queue in asked.queues:
-            key = (asked.group, queue.topic, queue.queue_id)
-            if self.locks.setdefault(key, asked.client_id) == asked.client_id:
-                held.append(queue)
-        return response(command, 0, body=encode_locked(held))
-
-    def unlock(self, node: FakeNode, stream, command: Command) -> Command:
-        refused = self.not_leader(node, command)
-        if refused is not None:
-            return refused
-        asked = decode_lock_request(command.body)
-        for queue in asked.queues:
-            key = (asked.group, queue.topic, queue.queue_id)
-            if self.locks.get(key) == asked.client_id:
-                del self.locks[key]
-        return response(command, 0)
-
-    def send_back(self, node: FakeNode, stream, command: Command) -> Command:
-        refused = self.not_leader(node, command)
-        if refused is not None:
-            return refused
-        header = ConsumerSendBackRequest.decode(command.ext_fields)
-        (message,) = (
-            found
-            for records in self.queues.values()
-            for found in decode_records(b"".join(records))
-            if found.position == header.offset
-        )
-        self.sent_back.append(header)
-        times_max = 16 if header.max_reconsume_times is None else header.max_reconsume_times
-        is_dead = header.delay_level < 0 or message.reconsume_times >= times_max
-        topic = f"{'%DLQ%' if is_dead else '%RETRY%'}{header.group}"
-        self.topics.setdefault(topic, 1)
-        properties = {"RETRY_TOPIC": message.topic, **message.properties}
-        record = encode_record(
-            topic=topic.encode(),
-            queue_id=0,
-            body=message.body,
-            properties=encode_properties(properties),
-            reconsume_times=message.reconsume_times + 1,
-        )
-        self.append(topic, 0, record)
-        self.wake_pulls()
-        return response(command, 0)
 
     def transfer(self, node: FakeNode, stream, command: Command) -> Command | None:
         refused = self.not_leader(node, command)

@@ -14,7 +14,7 @@ from broker.message.properties import encode_properties
 from broker.protocol.request_code import RequestCode
 from broker.protocol.response_code import ResponseCode as Code
 from dledger.remoting.command import response
-from tests.client.fake_group import FakeClock
+from tests.client.fake_node import FakeClock
 from tests.client.test_consumer import numbered, pulls_of, take
 
 

@@ -12,7 +12,7 @@ import broker
 from broker.client.rebalance import ByConfig
 from broker.protocol.request_code import RequestCode
 from dledger.remoting.command import FLAG_ONEWAY, Command
-from tests.client.fake_group import FakeClock
+from tests.client.fake_node import FakeClock
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import broker
 from broker.client.intake import ALONE_COUNT_MIN
 from broker.message.message_id import decode_offset_id
 from broker.message.tags import java_string_hash
-from tests.client.fake_group import FakeClock
+from tests.client.fake_node import FakeClock
 
 
 async def send_all(producer, bodies, **options):
