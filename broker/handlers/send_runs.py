@@ -57,6 +57,29 @@ class _Gathered:
         self.size = 0  # bytes of the bodies
 
 
+class _Bodies:
+    """The bodies of some requests of a run; see `Scattered`.
+
+    What was received is kept until they are answered, as they may have to be handed on. Copied out
+    of it at once they would lie in memory twice while they wait for room in the log, which under
+    more load than it can take is nearly all the time.
+    """
+
+    __slots__ = ("_rows", "_run", "_size")
+
+    def __init__(self, run: FrameRun, rows: IntArray | None, size: int) -> None:
+        self._run = run
+        self._rows = rows
+        self._size = size
+
+    def __len__(self) -> int:
+        return self._size
+
+    def tobytes(self) -> bytes:
+        """See `Scattered`."""
+        return self._run.bodies(self._rows)
+
+
 class SendRuns:
     """Gathers sends and hands them to the append queue."""
 
@@ -257,7 +280,7 @@ class SendRuns:
         chunk = Chunk(
             topic=header.topic,
             queue_id=header.queue_id,
-            body=memoryview(run.bodies(rows)),
+            body=_Bodies(run, rows, int(send_sizes.sum())),
             sizes=sizes.reshape(-1),
             record_count=count * each,
         )

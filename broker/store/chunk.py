@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 import numpy as np
@@ -43,6 +43,18 @@ assert _CHECKED.size == codec.BODY_OFFSET
 _COPIED_BELOW = 2048  # bytes of a body; cutting a view costs as much as copying so many
 
 
+class Scattered(Protocol):
+    """Records that lie between other bytes of what was received, and are kept once that way."""
+
+    def __len__(self) -> int:
+        """Return their bytes."""
+        ...
+
+    def tobytes(self) -> bytes:
+        """Return them back to back, copied: for the moment that they are laid out."""
+        ...
+
+
 class Chunk(msgspec.Struct, eq=False, gc=False):
     """Records proved sound: of *topic* and *queue_id*, whole, unstamped.
 
@@ -51,7 +63,7 @@ class Chunk(msgspec.Struct, eq=False, gc=False):
 
     topic: str
     queue_id: int
-    body: memoryview
+    body: memoryview | Scattered
     sizes: tuple[int, ...] | IntArray  # bytes of each record
     record_count: int
 

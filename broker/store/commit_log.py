@@ -258,15 +258,16 @@ class RecordGroup:
                 parts.append(pack_mark(producer_id, first_sequence, count, queue_id))
                 at += MARK_SIZE
             for chunk in bucket.chunks:
-                parts.append(chunk.body)  # noqa: PERF401 - mostly one
+                body = chunk.body
+                parts.append(body if type(body) is memoryview else body.tobytes())
             bucket.at = at
             bucket.queue_offset = append_run(
                 key, count, first_sequence=first_sequence, position=body_position + at
             )
             at += bucket.size
-        body = bytearray().join(parts)
-        assert len(body) == at == self.body_size
-        self._stamp(body, self._buckets.values(), body_position)
+        laid_out = bytearray().join(parts)
+        assert len(laid_out) == at == self.body_size
+        self._stamp(laid_out, self._buckets.values(), body_position)
         self._receipts = [
             _receipts_of(chunk, body_position)
             if isinstance(chunk, list)
@@ -276,7 +277,7 @@ class RecordGroup:
         # The received bytes are copied; what else was kept of them is not needed any more.
         self._buckets.clear()
         self._chunks.clear()
-        return [body]
+        return [laid_out]
 
     def _encode_lone(self, lone: tuple[Chunk, int, int], body_position: int) -> bytearray:
         chunk, producer_id, first_sequence = lone
@@ -288,7 +289,7 @@ class RecordGroup:
             key, 1, first_sequence=first_sequence, position=body_position + at
         )
         body = bytearray(mark)
-        body += chunk.body
+        body += chunk.body if type(chunk.body) is memoryview else chunk.body.tobytes()
         assert len(body) == self.body_size
         stamp_each(
             body,

@@ -47,7 +47,7 @@ def _outcome(attempt: Callable[[], object]) -> object:
 def read_chunk(body: bytes, sizes: bytes, *, topic: str = "t", queue_id: int = 0) -> object:
     """Check a chunk; return what it holds."""
     chunk = check_chunk(body, sizes, topic=topic, queue_id=queue_id)
-    return chunk.topic, chunk.queue_id, bytes(chunk.body), [int(size) for size in chunk.sizes]
+    return chunk.topic, chunk.queue_id, chunk.body.tobytes(), [int(size) for size in chunk.sizes]
 
 
 def read_runs(body: bytes, position: int) -> list[RecordRun]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
 from types import SimpleNamespace
 from typing import Any
 
@@ -489,6 +490,25 @@ def test_frames_that_are_alike_become_the_log_they_become_singly() -> None:
     assert alike.acks == singly.acks
     assert alike.sends.message_count == 100
     assert len(alike.session.replies) == 1
+
+
+def test_frames_that_wait_are_in_memory_once() -> None:
+    """What was received stays until it is answered; a copy beside it doubled what a full leader
+    held, 16 MiB more for each connection."""
+    broker = Broker()
+    broker.ledger.core.unfinished_count = 4  # so that nothing is sealed
+    broker.receive_frames([send(70_000 + n, n, queue_id=1) for n in range(80)])  # fills caches
+    commands = [send(80_000 + n, n, body=bytes(8000)) for n in range(80)]
+    tracemalloc.start()
+    try:
+        assert broker.receive_frames(commands) == 1
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    received = sum(len(command.body) for command in commands if command.body is not None)
+    assert broker.session.inflight_size > received
+    assert received < held < 1.5 * received
 
 
 def test_frames_that_are_alike_and_not_written_are_handed_on_or_told() -> None:
