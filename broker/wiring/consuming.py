@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from broker.handlers.changes import Changes
 from broker.handlers.client_admin import ClientAdminHandlers
@@ -23,12 +22,6 @@ from broker.handlers.reset_news import ResetNews
 from broker.metrics.pulled import PulledPlaces
 from broker.wiring.sending import Sending
 
-if TYPE_CHECKING:
-    from broker.config import NodeConfig
-    from broker.message.model import HostAddress
-    from broker.open_files import OpenFiles
-    from broker.wiring.surroundings import Surroundings
-
 # Of the machine's memory: a log no larger than that lies in it, and a new group of stock clients
 # begins with its first message. Source: RocketMQ ``accessMessageInMemoryMaxRatio``.
 YOUNG_LOG_SHARE = 0.4
@@ -37,17 +30,9 @@ YOUNG_LOG_SHARE = 0.4
 class Consuming(Sending):
     """The families of requests of consumers, and of an operator about them."""
 
-    def __init__(
-        self,
-        config: NodeConfig,
-        files: OpenFiles,
-        surroundings: Surroundings,
-        *,
-        store_host: HostAddress,
-    ) -> None:
-        """See `LogPath`."""
-        super().__init__(config, files, surroundings, store_host=store_host)
-        clock = self._clock
+    def _make_consuming(self) -> None:
+        """Make the rooms of consumers."""
+        config, files, clock = self.config, self._files, self._clock
         group, node_id = config.group, config.node_id
         gate = GroupGate(
             groups=files.groups,
@@ -188,7 +173,7 @@ class Consuming(Sending):
             traffic=files.traffic,
             rates=files.topic_rates,
             forward=self.forwarder.take,
-            host=store_host,
+            host=self._store_host,
         )
         for family in (
             self.client_admin,

@@ -51,6 +51,7 @@ class LogPath(Hooks):
         """
         self.config = config
         self._files = files
+        self._store_host = store_host
         self._clock = surroundings.clock
         self._disk = surroundings.disk
         clock, network = surroundings.clock, surroundings.network

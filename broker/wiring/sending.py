@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from broker.delivery.schedule import Schedule
 from broker.handlers.ack_policy import COPIES_OF_ROLE, AckPolicy
 from broker.handlers.caught_up import CaughtUp
@@ -18,27 +16,13 @@ from broker.wiring.log_path import LogPath
 from dledger.config import FlushDiskType
 from dledger.durability import Durability
 
-if TYPE_CHECKING:
-    from broker.config import NodeConfig
-    from broker.message.model import HostAddress
-    from broker.open_files import OpenFiles
-    from broker.wiring.surroundings import Surroundings
-
 
 class Sending(LogPath):
     """The families of requests that write messages."""
 
-    def __init__(
-        self,
-        config: NodeConfig,
-        files: OpenFiles,
-        surroundings: Surroundings,
-        *,
-        store_host: HostAddress,
-    ) -> None:
-        """See `LogPath`."""
-        super().__init__(config, files, surroundings, store_host=store_host)
-        clock = self._clock
+    def _make_sending(self) -> None:
+        """Make the rooms that messages come in by."""
+        config, files, clock = self.config, self._files, self._clock
         self._reader = Reader(files.store, files.derived.queues)
         self.topics = TopicHandlers(
             commands=self.commands,
@@ -61,7 +45,7 @@ class Sending(LogPath):
             last_delivered=self.queue.last_sequence_of,
         )
         self.send_answers = SendAnswers(
-            ledger=self.ledger, queue=self.queue, forwarder=self.forwarder, host=store_host
+            ledger=self.ledger, queue=self.queue, forwarder=self.forwarder, host=self._store_host
         )
         synced = config.store.flush_disk_type is FlushDiskType.SYNC_FLUSH
         self.earlier_tries = EarlierTries(
@@ -81,7 +65,7 @@ class Sending(LogPath):
             ),
             clock=clock,
             limits=limits,
-            host=store_host,
+            host=self._store_host,
             held_count_max=config.broker.requests_held_max,
             held_size_max=config.broker.requests_held_size_max,
             auto_create_topic=config.broker.auto_create_topic,
@@ -101,7 +85,7 @@ class Sending(LogPath):
             groups=files.groups,
             forwarder=self.forwarder,
             clock=clock,
-            host=store_host,
+            host=self._store_host,
             create_topic=self.topics.create_missing,
             is_being_deleted=self.topics.is_being_deleted,
             earlier_tries=self.earlier_tries,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from broker.handlers.broker_info import BrokerInfoHandlers
 from broker.handlers.group import GroupHandlers
 from broker.handlers.lookup import LookupHandlers
@@ -15,27 +13,13 @@ from broker.metrics.rates import Rates
 from broker.nameserver.embedded import EmbeddedNameServer
 from broker.wiring.consuming import Consuming
 
-if TYPE_CHECKING:
-    from broker.config import NodeConfig
-    from broker.message.model import HostAddress
-    from broker.open_files import OpenFiles
-    from broker.wiring.surroundings import Surroundings
-
 
 class Telling(Consuming):
     """The families of requests that only ask; health and metrics."""
 
-    def __init__(
-        self,
-        config: NodeConfig,
-        files: OpenFiles,
-        surroundings: Surroundings,
-        *,
-        store_host: HostAddress,
-    ) -> None:
-        """See `LogPath`."""
-        super().__init__(config, files, surroundings, store_host=store_host)
-        clock = self._clock
+    def _make_telling(self) -> None:
+        """Make the rooms that tell of the node."""
+        config, files, clock = self.config, self._files, self._clock
         self.names = EmbeddedNameServer(
             config=config,
             ledger=self.ledger,

@@ -31,6 +31,9 @@ class Wiring(Telling):
     ) -> None:
         """Wire the rooms of one node; see `LogPath`."""
         super().__init__(config, files, surroundings, store_host=store_host)
+        self._make_sending()
+        self._make_consuming()
+        self._make_telling()
         files.derived.on_arrival = self._arrived
         files.derived.on_applied = self._applied
         files.derived.on_deleted = self._topic_deleted
