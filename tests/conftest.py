@@ -47,3 +47,11 @@ def no_threads_in_virtual_time(request, monkeypatch):
     """
     if "autojump_clock" in request.fixturenames:
         monkeypatch.setattr(trio.to_thread, "run_sync", _run_here)
+
+
+@pytest.fixture
+async def nursery_of_brokers(autojump_clock):
+    """Every test names autojump_clock as well: pytest-trio looks for it only there."""
+    async with trio.open_nursery() as nursery:
+        yield nursery
+        nursery.cancel_scope.cancel()

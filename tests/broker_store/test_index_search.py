@@ -16,11 +16,8 @@ from broker.store.record_finder import record_at
 from dledger.errors import CorruptStoreError
 from dledger.store.os_disk import OsDisk
 from tests.broker_store.derived_node import (
-    SEGMENT,
     CountingMachine,
-    Node,
     drop_first_segments,
-    fill,
 )
 from tests.broker_store.growing_disk import GrowingDisk
 from tests.broker_store.helpers import (
@@ -33,21 +30,6 @@ from tests.broker_store.helpers import (
 )
 
 EVER = 1 << 62
-
-
-@pytest.fixture
-def log():
-    log = MemoryLog(segment_size=SEGMENT)
-    fill(log)
-    return log
-
-
-@pytest.fixture
-def node(tmp_path, log):
-    node = Node(tmp_path / "derived", log)
-    node.start()
-    yield node
-    node.derived.close()
 
 
 def search(node, topic, key, *, begin=0, end=EVER, before=EVER, count=7):

@@ -105,21 +105,6 @@ def _without_marks(body):
     return b"".join(records)
 
 
-@pytest.fixture
-def log():
-    log = MemoryLog(segment_size=SEGMENT)
-    fill(log)
-    return log
-
-
-@pytest.fixture
-def node(tmp_path, log):
-    node = Node(tmp_path / "derived", log)
-    node.start()
-    yield node
-    node.derived.close()
-
-
 def index_of(node):
     return {path.name: path.read_bytes() for path in (node.folder / "keyindex").iterdir()}
 

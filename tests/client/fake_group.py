@@ -24,6 +24,7 @@ from tests.client.fake_node import FakeNode
 from tests.fakes.network import MemoryNetwork, MemoryStream
 
 if TYPE_CHECKING:
+    import random
     from collections.abc import Callable
 
     from broker.message.model import StoredMessage
@@ -71,6 +72,28 @@ class FakeGroup(FakeMembers):
         self.leader = None if number is None else self.nodes[number]
         if number is not None:
             self.term += 1
+
+    async def harm_leader(self, what: str, chance: random.Random) -> None:
+        """Have the leader's connections "break", "depose" it, "kill" or "freeze" it for a while."""
+        leader = self.leader
+        others = [number for number, node in enumerate(self.nodes) if node is not leader]
+        if what == "break":
+            leader.break_connections()
+        elif what == "depose":
+            self.elect(chance.choice(others))
+        elif what == "kill":
+            self.elect(None)
+            leader.kill()
+            await trio.sleep(chance.uniform(0.0, 0.3))
+            self.elect(chance.choice(others))
+            await leader.start()
+        else:
+            assert what == "freeze", what
+            leader.freeze()
+            await trio.sleep(chance.uniform(0.0, 0.3))
+            self.elect(chance.choice(others))
+            await trio.sleep(chance.uniform(0.0, 0.3))
+            leader.thaw()
 
     def stored(self, topic: str) -> dict[int, list[StoredMessage]]:
         return {

@@ -365,31 +365,15 @@ async def test_nothing_is_skipped_or_repeated_over_any_failovers(
     async def torment():
         for _ in range(12):
             await trio.sleep(chance.uniform(0.05, 0.4))
-            leader = group.leader
-            others = [n for n, node in enumerate(group.nodes) if node is not leader]
             what = chance.choice(["kill", "freeze", "break", "depose", "lag"])
-            if what == "break":
-                leader.break_connections()
-            elif what == "depose":
-                group.elect(chance.choice(others))
-            elif what == "lag":
-                node = group.nodes[chance.choice(others)]
+            if what == "lag":
+                node = chance.choice([node for node in group.nodes if node is not group.leader])
                 node.lag = chance.randrange(1, 50)
                 await trio.sleep(0.2)
                 node.lag = 0
                 group.wake_pulls()
-            elif what == "kill":
-                group.elect(None)
-                leader.kill()
-                await trio.sleep(chance.uniform(0.0, 0.3))
-                group.elect(chance.choice(others))
-                await leader.start()
             else:
-                leader.freeze()
-                await trio.sleep(chance.uniform(0.0, 0.3))
-                group.elect(chance.choice(others))
-                await trio.sleep(chance.uniform(0.0, 0.3))
-                leader.thaw()
+                await group.harm_leader(what, chance)
 
     async def write():
         for number in range(1200):

@@ -18,29 +18,13 @@ async def torment(group, chance, count):
     """Kills, freezes, lost acks, broken connections, depositions and refusals, by chance."""
     for _ in range(count):
         await trio.sleep(chance.uniform(0.02, 0.25))
-        leader = group.leader
         what = chance.choice(["kill", "freeze", "lose", "break", "depose", "busy"])
-        others = [n for n, node in enumerate(group.nodes) if node is not leader]
         if what == "lose":
             group.lose_acks += 1
-        elif what == "break":
-            leader.break_connections()
-        elif what == "depose":
-            group.elect(chance.choice(others))
         elif what == "busy":
             group.refuse = busy_until(trio.current_time() + 0.05)
-        elif what == "kill":
-            group.elect(None)
-            leader.kill()
-            await trio.sleep(chance.uniform(0.0, 0.3))
-            group.elect(chance.choice(others))
-            await leader.start()
         else:
-            leader.freeze()
-            await trio.sleep(chance.uniform(0.0, 0.3))
-            group.elect(chance.choice(others))
-            await trio.sleep(chance.uniform(0.0, 0.3))
-            leader.thaw()
+            await group.harm_leader(what, chance)
 
 
 def busy_until(time):

@@ -39,18 +39,6 @@ async def create(group, topic, queues=2):
 
 
 @pytest.fixture
-async def place(make_group, make_name_server):
-    """A group of three, and the name server that it has registered with."""
-    group = make_group()
-    server = make_name_server(group)
-    await server.start()
-    await group.start()
-    await group.leader()
-    await server.until_registered(3)
-    return group, server
-
-
-@pytest.fixture
 async def pair(make_group, make_name_server):
     """Two groups of one node each, `one` with the topic `ones` and `two` with the topic `twos`."""
     one, two = make_group("one", 1), make_group("two", 1)

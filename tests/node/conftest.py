@@ -5,17 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import trio
 
 from tests.fakes.brokers import Brokers
-
-
-@pytest.fixture
-async def nursery_of_brokers(autojump_clock):
-    """Every test names autojump_clock as well: pytest-trio looks for it only there."""
-    async with trio.open_nursery() as nursery:
-        yield nursery
-        nursery.cancel_scope.cancel()
 
 
 @pytest.fixture

@@ -23,16 +23,6 @@ from tests.store.model import (
 )
 
 
-@pytest.fixture
-def disk():
-    return FakeDisk()
-
-
-@pytest.fixture
-def store(disk):
-    return open_store(disk)
-
-
 def test_an_empty_log_ends_at_its_base(store):
     assert store.base == store.end == LogPoint(0, 0, 0, 0)
     assert (store.begin_index, store.end_index, store.end_term, store.end_position) == (1, 0, 0, 0)

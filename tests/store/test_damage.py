@@ -14,16 +14,6 @@ LOG = f"{FOLDER}/commitlog"
 INDEX = f"{FOLDER}/index"
 
 
-@pytest.fixture
-def disk():
-    return FakeDisk()
-
-
-@pytest.fixture
-def store(disk):
-    return open_store(disk)
-
-
 def flip(disk, store, index, byte=-1):
     """Flip one bit of entry *index*; *byte* counts from its start, or back from its end."""
     ref = store.locate(index)

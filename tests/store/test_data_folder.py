@@ -20,11 +20,6 @@ PATH = "/data"
 IDENTITY = "/data/identity.json"
 
 
-@pytest.fixture
-def disk():
-    return FakeDisk()
-
-
 def open_folder(disk, *, group="g", node_id="n0", config=CONFIG, joining=True):
     return DataFolder.open(disk, PATH, group=group, node_id=node_id, config=config, joining=joining)
 

@@ -5,13 +5,7 @@ import pytest
 from dledger.entry import LogPoint
 from dledger.errors import LedgerFullError
 from dledger.store.entry_index import EntryNotFoundError
-from tests.fakes.disk import FakeDisk
 from tests.store.model import FOLDER, SEGMENT, append, check_agreement, dump, fill, open_store
-
-
-@pytest.fixture
-def disk():
-    return FakeDisk()
 
 
 @pytest.fixture

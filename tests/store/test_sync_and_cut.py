@@ -6,7 +6,6 @@ import pytest
 
 from dledger.errors import CorruptStoreError, StorageFailedError
 from dledger.store.entry_index import EntryNotFoundError
-from tests.fakes.disk import FakeDisk
 from tests.store.model import (
     ASYNC,
     FOLDER,
@@ -17,16 +16,6 @@ from tests.store.model import (
     fill,
     open_store,
 )
-
-
-@pytest.fixture
-def disk():
-    return FakeDisk()
-
-
-@pytest.fixture
-def store(disk):
-    return open_store(disk)
 
 
 def test_an_entry_is_durable_when_its_sync_is_finished_not_before(store):
