@@ -14,7 +14,7 @@ Source: Kafka's idempotent producer (KIP-98) for the idea; RocketMQ has none.
 from __future__ import annotations
 
 import enum
-from collections import deque
+from array import array
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgpack
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
     from broker.store.runs import RecordRun
 
-PRODUCERS_MAX = 100_000  # each with one queue; about 500 bytes of memory
+# Each with one queue: about 500 bytes of memory, and 32 for each run but the last.
+PRODUCERS_MAX = 100_000
 RUNS_MAX = 64  # remembered per producer and queue; a batch pipelined further back is a duplicate
 IDLE_MAX_MS = 7 * 24 * 3600 * 1000
 
@@ -59,6 +60,7 @@ class Run(NamedTuple):
 
 
 _NO_RUN = Run(-1, 0, -1, -1)
+_EARLIER_NUMBERS_MAX = (RUNS_MAX - 1) * len(_NO_RUN)
 NEW_VERDICT = SequenceVerdict(SequenceState.NEW)
 PENDING_VERDICT = SequenceVerdict(SequenceState.PENDING)
 GAP_VERDICT = SequenceVerdict(SequenceState.GAP)
@@ -91,8 +93,11 @@ class Producer:
     ) -> None:
         self.last_sequence = last_sequence
         *earlier, last = runs or [_NO_RUN]
-        # None for nearly all.  Where many producers write to one queue each message is a run.
-        self._earlier_runs = deque(earlier, RUNS_MAX - 1) if earlier else None
+        # None for nearly all.  Where many producers write to one queue each message is a run: four
+        # numbers each, and no objects, which were 200 bytes.
+        self._earlier_runs: array[int] | None = None
+        for run in earlier:
+            self._add_earlier(*run)
         self._first_sequence, count, self._first_offset, self._position = last
         self._end_offset = self._first_offset + count
         self.seen_ms = seen_ms
@@ -102,11 +107,17 @@ class Producer:
     @property
     def runs(self) -> list[Run]:
         """The runs that are remembered, the latest last."""
+        return [Run(*run) for run in self.packable_runs()]
+
+    def packable_runs(self) -> list[tuple[int, int, int, int]]:
+        """Return the same as plain tuples: a state has those of all producers."""
         count = self._end_offset - self._first_offset
         if not count:
             return []
-        last = Run(self._first_sequence, count, self._first_offset, self._position)
-        return [*(self._earlier_runs or ()), last]
+        numbers = iter(self._earlier_runs or ())
+        runs = list(zip(numbers, numbers, numbers, numbers, strict=True))
+        runs.append((self._first_sequence, count, self._first_offset, self._position))
+        return runs
 
     def copy(self) -> Producer:
         """Return one that may be changed by itself."""
@@ -151,14 +162,18 @@ class Producer:
     def _begin_run(self, first_sequence: int, first_queue_offset: int, position: int) -> None:
         count = self._end_offset - self._first_offset
         if count:
-            if self._earlier_runs is None:
-                self._earlier_runs = deque(maxlen=RUNS_MAX - 1)
-            self._earlier_runs.append(
-                Run(self._first_sequence, count, self._first_offset, self._position)
-            )
+            self._add_earlier(self._first_sequence, count, self._first_offset, self._position)
         self._first_sequence = first_sequence
         self._first_offset = first_queue_offset
         self._position = position
+
+    def _add_earlier(self, *run: int) -> None:
+        runs = self._earlier_runs
+        if runs is None:
+            runs = self._earlier_runs = array("Q")  # a sequence may be any 64 bits
+        elif len(runs) >= _EARLIER_NUMBERS_MAX:
+            del runs[: len(_NO_RUN)]
+        runs.extend(run)
 
     def _queue_offset_of(self, first_sequence: int) -> int:
         for run in reversed(self.runs):
@@ -287,7 +302,7 @@ class ProducerTable:
                         producer.last_sequence,
                         producer.seen_ms,
                         producer.index,
-                        producer.runs,
+                        producer.packable_runs(),
                     ]
                 )
             parts.append(packed)

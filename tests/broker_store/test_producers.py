@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import msgpack
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -58,6 +60,32 @@ def test_a_run_so_old_that_its_place_is_forgotten_is_still_a_duplicate():
     assert len(table.get(KEY).runs) == RUNS_MAX
     assert table.check(KEY, 0, 1) == (SequenceState.DUPLICATE, -1, 1)
     assert table.check(KEY, 1, 1) == (SequenceState.DUPLICATE, 2, 1)
+
+
+def test_the_runs_of_a_queue_that_many_write_to_take_little_memory():
+    """Each message is a run there: four producers and 8,000 queues held up to 400 MB of them."""
+    table = ProducerTable()
+    record(table, 0, 1, offset=0)
+    tracemalloc.start()
+    try:
+        for number in range(1, 10 * RUNS_MAX):
+            record(table, number, 1, offset=4 * number)
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert len(table.get(KEY).runs) == RUNS_MAX
+    assert held < 50 * RUNS_MAX
+
+
+def test_any_sequence_of_64_bits_can_be_remembered():
+    table = ProducerTable()
+    highest = (1 << 64) - 2
+    for number, offset in ((highest, 5), (highest + 1, 9), (0, 20)):
+        table.record(KEY, Run(number, 1, offset, 7), index=1, timestamp_ms=1000)
+
+    assert [run.first_sequence for run in table.get(KEY).runs] == [highest, highest + 1, 0]
+    assert table.get(KEY).check(highest + 1, 1) == (SequenceState.GAP, -1, 0)
 
 
 def test_the_longest_idle_goes_when_there_are_too_many():
