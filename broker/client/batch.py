@@ -49,6 +49,24 @@ class Place(Protocol):
         """Take what became of the message; called once, and must not send anything itself."""
 
 
+class Here:
+    """Stands where a task would, while that waits without having parked."""
+
+    __slots__ = ("custom_sleep_data", "is_settled", "settled_with", "unique_id")
+
+    def __init__(self) -> None:
+        self.custom_sleep_data: Any = None
+        self.unique_id = ""
+        self.is_settled = False
+        # None: the batch was acknowledged as it stood.
+        self.settled_with: SendResult | Exception | None = None
+
+    def settle(self, result: SendResult | Exception) -> None:
+        """See `Place`."""
+        self.settled_with = result
+        self.is_settled = True
+
+
 Waiter = trio.lowlevel.Task | Place
 
 
@@ -136,6 +154,8 @@ class Batch(msgspec.Struct, eq=False):
             for waiter in self.waiters:
                 if type(waiter) is _Task:
                     reschedule(waiter, _ACKNOWLEDGED)
+                elif type(waiter) is Here:
+                    waiter.is_settled = True
                 elif waiter is not None:
                     has_places = True
             if not has_places:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from broker.client.acks import check_acks
-from broker.client.batch import Batch
+from broker.client.batch import Batch, Here
 from broker.client.compression import make_compressor
 from broker.client.delays import encode_delay
 from broker.client.destinations import Destinations
@@ -66,6 +66,7 @@ class Intake:
 
     Attributes:
         buffered_size: bytes of their records.
+        now: second of the loop's clock, as of the last message.
         destinations: where they go.
         stats: what became of those before.
     """
@@ -91,6 +92,7 @@ class Intake:
             on_settled=self._on_settled,
         )
         self.buffered_size = 0
+        self.here = Here()  # for the one send that waits in place
         self._clock = clock
         self._ids = IdBlocks(unique_ids)
         self._alone_count = 0  # ticks in a row that began with nothing under way
@@ -114,7 +116,7 @@ class Intake:
             self._compression_threshold = options.compression_threshold
         self._time = trio.current_time  # quicker once the producer is open
         # Read once for each tick: what one tick sends has one time.
-        self._now = 0.0
+        self.now = 0.0
         self._deadline = 0.0
         self._wall_ms = -1
 
@@ -256,7 +258,7 @@ class Intake:
         batch.size = start + size
         self.buffered_size += size
         if loop.is_new_tick:
-            loop.send_alone(sender, queues, batch, self._now)
+            loop.send_alone(sender, queues, batch, self.now)
         elif start < EAGER_SIZE <= batch.size:
             loop.send_now(sender, queues)
         return batch, sender.queue_id, place, start, ids.prefix, number
@@ -296,7 +298,7 @@ class Intake:
         if self._alone_count < ALONE_COUNT_MIN:
             loop.is_new_tick = False
             loop.wake()
-        self._now = now = self._time()
+        self.now = now = self._time()
         self._deadline = deadline = now + self._send_timeout
         if deadline < loop.timer_at:
             loop.wake_at(deadline)

@@ -30,13 +30,15 @@ from dledger.remoting.errors import (
     RequestTimeoutError,
 )
 from dledger.remoting.frame import encode_frame
-from dledger.remoting.tcp_stream import receive_each
+from dledger.remoting.readiness import timed_sockets
+from dledger.remoting.tcp_stream import TcpStream, receive_each
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from dledger.remoting.command import Buffer
     from dledger.remoting.network import ByteStream, Network
+    from dledger.remoting.readiness import HotSockets
 
 Answer = Command | Ack | RemotingError
 
@@ -80,6 +82,8 @@ class Link:
         self._connect_timeout = connect_timeout
         self._on_lost = on_lost
         self._on_request = on_request
+        # Out of whose poll answers are read; None while there is no connection, or by tasks.
+        self.sockets: HotSockets | None = None
         self._stream: ByteStream | None = None
         self._outbox: list[Buffer] = []
         self._is_draining = False
@@ -222,6 +226,8 @@ class Link:
             stream.close()
             return
         self._stream = stream
+        if isinstance(stream, TcpStream):
+            self.sockets = timed_sockets()
         self.received_at = trio.current_time()
         self.state = LinkState.OPEN
         self.flush()
@@ -269,7 +275,7 @@ class Link:
         finally:
             stream.close()
             if self._stream is stream:  # cancelled: the client is closing
-                self._stream = None
+                self._stream = self.sockets = None
                 self.state = LinkState.CLOSED
 
     def _take(self, commands: list[Command]) -> None:
@@ -309,6 +315,7 @@ class Link:
 
     def _lose(self, error: RemotingError) -> None:
         stream, self._stream = self._stream, None
+        self.sockets = None
         was_closed = self.state is LinkState.CLOSED
         if self.state is LinkState.CONNECTING and not isinstance(error, ConnectFailedError):
             error = NotConnectedError(str(error))

@@ -27,7 +27,7 @@ from dledger.remoting.errors import ConnectFailedError, NotConnectedError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from broker.client.batch import Batch
+    from broker.client.batch import Batch, Here
     from broker.client.leader_finder import LeaderFinder
     from broker.client.links import Answer, Link, Links
     from broker.client.topic_queues import TopicQueues
@@ -172,6 +172,28 @@ class SendLoop:
             now=now,
         )
         link.flush()
+
+    def wait_in_place(self, batch: Batch, here: Here, now: float) -> bool:
+        """Wait for the answer to *batch*, sent alone, without parking; return whether it came.
+
+        That is left off as soon as anything else is to be done.
+        """
+        sockets = self._links[batch.node].sockets
+        if sockets is None:
+            return False
+        task = batch.waiters[0]
+        assert isinstance(task, trio.lowlevel.Task)
+        here.is_settled = False
+        here.settled_with = None
+        here.custom_sleep_data = batch
+        batch.waiters[0] = here
+        sockets.wait_in_place(task, here, now)
+        if here.is_settled:
+            return True
+        batch = here.custom_sleep_data
+        batch.waiters[batch.waiters.index(here)] = task
+        task.custom_sleep_data = batch
+        return False
 
     def wake(self) -> None:
         """Have the task run in the next tick."""

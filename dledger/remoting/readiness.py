@@ -21,6 +21,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import trio
+from trio.lowlevel import enable_ki_protection
 
 from dledger.remoting.busy_wait import BusyWait
 
@@ -41,7 +42,9 @@ else:
     _FIELDS: Final = ("_epoll", "_registered", "_force_wakeup", "_force_wakeup_fd")
     _RUNNER_FIELDS: Final = (
         "runq", "deadlines", "clock", "waiting_for_idle", "clock_autojump_threshold",
+        "instruments",
     )  # fmt: skip
+    _NO_INSTRUMENTS: Final = {"_all"}
     _POLL_SECONDS_MAX: Final = 24 * 3600.0  # as trio has it: no poll can wait for ever
 
     class _OthersRead(list[tuple[int, int]]):
@@ -58,12 +61,13 @@ else:
                 setattr(self, name, getattr(stock, name))
             self._runner = runner
             self._stock_fd = self._epoll.fileno()
-            self.sockets = HotSockets(self._stock_fd, runner.clock)
+            self.sockets = HotSockets(self._stock_fd, runner)
             self._hot_epoll = self.sockets.epoll
 
         def get_events(self, timeout: float) -> Any:  # noqa: ANN401 - trio's own business
             is_stock = False
             sockets, runner = self.sockets, self._runner
+            sockets.alone_until = -inf
             until = runner.clock.deadline_to_sleep_time
             while True:
                 is_due, wait = False, timeout
@@ -95,7 +99,16 @@ else:
                 if is_stock:
                     return super().get_events(0) or _OthersRead()
                 # Where no task has anything to do, a turn of the loop would only come back here.
-                if runner.runq or runner.waiting_for_idle or runner.clock_autojump_threshold != inf:
+                if runner.waiting_for_idle or runner.clock_autojump_threshold != inf:
+                    return _OthersRead()
+                if runner.runq:
+                    # An instrument would take a wait inside of a turn for a task that blocks.
+                    if (
+                        len(runner.runq) == 1
+                        and sockets.has_real_time
+                        and runner.instruments.keys() == _NO_INSTRUMENTS
+                    ):
+                        sockets.alone_until = runner.deadlines.next_deadline()
                     return _OthersRead()
                 deadline = runner.deadlines.next_deadline()
                 timeout = min(until(deadline), _POLL_SECONDS_MAX)
@@ -117,20 +130,34 @@ class Due(Protocol):
         ...
 
 
+class Settled(Protocol):
+    """Something that a task waits for."""
+
+    is_settled: bool
+
+
 class HotSockets:
     """The sockets of one event loop that are read out of its poll, and what waits for a time."""
 
-    def __init__(self, other_fd: int, clock: trio.abc.Clock) -> None:
+    def __init__(self, other_fd: int, runner: Any) -> None:  # noqa: ANN401 - trio's own
         """Begin with none, and *other_fd*, which is not read but waited for with them.
 
         Args:
             other_fd: the event loop's own epoll.
-            clock: the event loop's.
+            runner: the event loop.
 
         Raises:
             OSError: there is no descriptor or no memory left.
         """
-        self._now = clock.current_time
+        self._runner = runner
+        self._now = runner.clock.current_time
+        # Whether time goes by itself; virtual time goes by what tasks wait for.
+        self.has_real_time = getattr(
+            runner.clock, "goes_by_itself", type(runner.clock) is SystemClock
+        )
+        self._other_fd = other_fd
+        # Until then the task that is about to run has the turn of the loop for itself.
+        self.alone_until = -inf
         self.due = inf  # the earliest of `_timed`, or before it
         self._timed: list[Due] = []
         self.epoll = select.epoll()
@@ -171,6 +198,46 @@ class HotSockets:
         reader = self._readers.get(fd)
         if reader is not None:
             reader()
+
+    @enable_ki_protection
+    def wait_in_place(self, task: trio.lowlevel.Task, settled: Settled, now: float) -> None:
+        """Read sockets until something is *settled*, or something else is to be done.
+
+        For a task, inside its turn, where the loop would do nothing but wait for sockets: no other
+        task runs or could run, no time-out is due, and it is not cancelled.  As soon as one of that
+        changes this returns, and the task has to park.  It saves the parking and the turn.
+
+        Args:
+            task: the one that runs.
+            settled: whose `is_settled` is looked at after each pass.
+            now: second of the loop's clock, read in this turn.
+        """
+        if now >= self.alone_until:
+            return
+        runner, busy_wait = self._runner, self.busy_wait
+        cancel_status = task._cancel_status  # noqa: SLF001 - a scope's public face asks them all
+        while not runner.runq and not cancel_status.effectively_cancelled:
+            wait = min(runner.deadlines.next_deadline(), self.due) - now
+            if wait <= 0:
+                return
+            wait = min(wait, _POLL_SECONDS_MAX)
+            if busy_wait is None:
+                events = self.epoll.poll(wait, len(self._readers) + 1)
+            else:
+                events = busy_wait.poll(self.epoll.poll, wait, len(self._readers) + 1)
+            if not events:
+                return
+            self.is_reading = True
+            is_other = False
+            for fd, _ in events:
+                if fd == self._other_fd:
+                    is_other = True
+                else:
+                    self.read(fd)
+            self.end_reads()
+            if is_other or settled.is_settled:
+                return
+            now = self._now()
 
     def add_timed(self, timed: Due) -> None:
         """Have *timed* ring when it is due, until `remove_timed`."""
@@ -243,6 +310,8 @@ def hot_sockets() -> HotSockets | None:
             return None
         if any(not hasattr(runner, field) for field in _RUNNER_FIELDS):
             return None
+        if not hasattr(trio.lowlevel.current_task(), "_cancel_status"):
+            return None
         try:
             runner.io_manager = manager = _Manager(manager, runner)
         except OSError:
@@ -251,12 +320,9 @@ def hot_sockets() -> HotSockets | None:
 
 
 def timed_sockets() -> HotSockets | None:
-    """Return `hot_sockets` where time goes by itself: virtual time goes by what tasks wait for."""
-    if not is_supported:
-        return None
-    clock = GLOBAL_RUN_CONTEXT.runner.clock
-    goes_by_itself = getattr(clock, "goes_by_itself", type(clock) is SystemClock)
-    return hot_sockets() if goes_by_itself else None
+    """Return `hot_sockets` where time goes by itself."""
+    sockets = hot_sockets()
+    return sockets if sockets is not None and sockets.has_real_time else None
 
 
 def after_reads(call: Callable[[], None]) -> None:

@@ -240,7 +240,9 @@ INTEROP = ROOT / "tests" / "interop"
 # A kernel may lack io_uring, or a container forbid it; most tests go over a made-up one.
 RING = ROOT / "tests" / "test_sync_ring.py"
 # The same of Linux's epoll; what both ways promise is tested there without a skip.
-POLL = ROOT / "tests" / "remoting" / "test_readiness.py"
+POLL = [
+    ROOT / "tests" / "remoting" / name for name in ("test_readiness.py", "test_wait_in_place.py")
+]
 
 # Where there is no C compiler nothing is compiled, and there is nothing to compare with.
 COMPILED = [
@@ -254,7 +256,7 @@ def test_no_test_is_skipped():
     found = [
         str(path.relative_to(ROOT))
         for path in sources("tests")
-        if path not in (Path(__file__).resolve(), LAB, RING, POLL, *COMPILED)
+        if path not in (Path(__file__).resolve(), LAB, RING, *POLL, *COMPILED)
         and INTEROP not in path.parents
         and marks.search(path.read_text())
     ]
