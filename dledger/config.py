@@ -39,6 +39,14 @@ class SyncBy(enum.Enum):
     THREAD = "thread"
 
 
+class HoldBack(enum.Enum):
+    """Which followers hear of something small later when no commit needs them."""
+
+    AUTO = "auto"  # those on the leader's own machine, by the member list
+    ALWAYS = "always"
+    NEVER = "never"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
     """One member of the group and where its peers reach it.
@@ -128,6 +136,7 @@ class RaftConfig:
     reconnect_delay_max_ms: int = 500
     append_size_max: int = 4 * MIB  # bytes of entries in one message to a follower
     append_window: int = 4  # messages with entries on their way to one follower
+    hold_back: HoldBack = HoldBack.AUTO
     peer_buffer_max: int = 64 * MIB  # unsent bytes to one peer before its connection is closed
     pending_size_max: int = 64 * MIB  # bytes proposed and not yet committed before SYSTEM_BUSY
 

@@ -19,6 +19,7 @@ def told_of_group(store: StoreConfig, raft: RaftConfig) -> dict[str, object]:
         "log_size_max": store.log_size_max,
         "file_reserved_hours": store.file_reserved_hours,
         "disk_force_percent": store.disk_force_percent,
+        "holds_back": raft.hold_back.value,
         "heartbeat_ms": raft.heartbeat_interval_ms,
         "election_timeout_min_ms": raft.election_timeout_min_ms,
         "election_timeout_max_ms": raft.election_timeout_max_ms,

@@ -17,6 +17,7 @@ from dledger.raft.guarded import CANDIDATE, FOLLOWER, LEADER, Peer, check_librar
 from dledger.raft.journal import LedgerJournal
 from dledger.raft.leading import COMMIT_NOTICE_SECONDS, Leading
 from dledger.raft.levels import Levels
+from dledger.raft.reserve import Reserve
 from dledger.raft.standing import Standing
 from dledger.raft.transport import EngineTransport, Message
 
@@ -90,6 +91,7 @@ class RaftEngine(ElectionTimes):
         self.sync_wanted = 0  # up to here the log is to be synced now, also with ASYNC_FLUSH
         self.transport = EngineTransport(votes)
         self.leading = Leading(self)
+        self.reserve = Reserve(self, config)
         self.levels = Levels(self, config.store.flush_disk_type)
         self.following = Following(self)
         self.standing = Standing(self)
@@ -387,9 +389,7 @@ class RaftEngine(ElectionTimes):
             self.commit_index = commit_index
             if self.is_leader:
                 self.leading.committed_at = self.ticked_at
-                due = self.ticked_at + COMMIT_NOTICE_SECONDS
-                if due < self._raft._SyncObj__newAppendEntriesTime:
-                    self._raft._SyncObj__newAppendEntriesTime = due
+                self.look_by(self.ticked_at + COMMIT_NOTICE_SECONDS)
         index, durable_index = self.commit_index, self.store.durable_index
         if index > durable_index:
             index = durable_index
@@ -400,10 +400,16 @@ class RaftEngine(ElectionTimes):
             self.leader_ready = self.applied_index >= self.first_index_of_own_term
 
     def send_again_at(self, due: float) -> None:
-        """As the leader, look at *due* at the latest who is to be sent something."""
-        if self.now() < due < self._raft._SyncObj__newAppendEntriesTime:
-            self._raft._SyncObj__newAppendEntriesTime = due
+        """As `look_by`, outside of a step, where *due* lies ahead."""
+        if self.now() < due and self.look_by(due):
             self.tick_wanted = True  # so that whoever drives this asks anew for the deadline
+
+    def look_by(self, due: float) -> bool:
+        """As the leader, see at *due* at the latest who is to be sent something; whether sooner."""
+        if due >= self._raft._SyncObj__newAppendEntriesTime:
+            return False
+        self._raft._SyncObj__newAppendEntriesTime = due
+        return True
 
     def on_heartbeat_due(self) -> None:
         """Send to whoever has heard nothing for too long; set the time for the next look."""

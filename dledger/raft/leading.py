@@ -41,6 +41,7 @@ class Leading:
     def start(self) -> None:
         """Assume nothing about anyone: called as this node becomes the leader of a new term."""
         end_index = self._engine.store.end_index
+        self._engine.reserve.start()
         for progress in self.progress.values():
             progress.match_index = progress.written_index = progress.synced_index = 0
             progress.acked_id = 0
@@ -97,10 +98,12 @@ class Leading:
         return any(progress.match_index > commit_index for progress in self.progress.values())
 
     def send_new_entries(self) -> None:
-        """Send what each follower's window has room for."""
-        end_index = self._engine.store.end_index
+        """Send what each follower's window has room for, unless it may wait for that."""
+        end_index, reserve = self._engine.store.end_index, self._engine.reserve
         for peer_id, progress in self.progress.items():
-            if progress.next_index <= end_index:
+            if progress.next_index <= end_index and not (
+                reserve.is_kept and reserve.holds(peer_id, progress)
+            ):
                 self._send_entries(peer_id)
 
     def send_heartbeats(self) -> float:
@@ -194,6 +197,8 @@ class Leading:
         engine = self._engine
         previous = progress.next_index - 1
         progress.append_id += 1
+        if last_index > previous:
+            progress.held_since = None
         progress.last_sent_at = engine.ticked_at
         progress.sent_commit_index = engine.commit_index
         message: Message = {
@@ -285,11 +290,14 @@ class Leading:
                 )
             if progress.match_index > engine.commit_index:
                 engine.commit_wanted = True
+                engine.reserve.answered(peer_id, progress)
         elif message["reset"] and message["id"] >= progress.reset_floor:
             progress.reset_to(
                 max(progress.match_index + 1, min(message["next_index"], end_index + 1))
             )
-        if progress.next_index <= end_index:
+        if progress.next_index <= end_index and (
+            progress.held_since is None or not engine.reserve.holds(peer_id, progress)
+        ):
             self._send_entries(peer_id)
 
     def on_install_answer(self, peer_id: str, message: Message) -> None:

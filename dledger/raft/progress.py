@@ -39,6 +39,8 @@ class Progress:
     install_offset: int = 0  # bytes of it the follower has
     probe_pending: bool = False  # a probe is on its way
     pace: Pace = field(default_factory=Pace)
+    held_since: float | None = None  # since then it waits for entries, from the position on
+    held_from: int = 0
 
     def reset_to(self, next_index: int) -> None:
         """Start over at *next_index*, one message at a time; answers on their way are stale."""
@@ -47,6 +49,7 @@ class Progress:
         self.probing = True
         self.probe_pending = False
         self.pace.forget()
+        self.held_since = None
         self.reset_floor = self.append_id + 1
 
     def acknowledge(self, match_index: int) -> bool:

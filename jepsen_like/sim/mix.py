@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from broker.config import BrokerConfig
-from dledger.config import KIB, FlushDiskType, RaftConfig, StoreConfig, WriteMode
+from dledger.config import KIB, FlushDiskType, HoldBack, RaftConfig, StoreConfig, WriteMode
 from jepsen_like.faults.catalogue import offered
 from jepsen_like.faults.disks import CrowdedDisk, WallClock
 from jepsen_like.keeping import by_size_only
@@ -115,6 +115,7 @@ def draw(seed: int, *, fault_seconds: float = FAULT_SECONDS, only: tuple[str, ..
     inflight_size_max = apart.choice((4, 16, 16 * KIB)) * KIB
     membership = random.Random(f"members {seed}")
     has_members = membership.random() < MEMBERS_SHARE and not has_retention
+    raft = replace(raft, hold_back=random.Random(f"hold {seed}").choice(list(HoldBack)))
     wanted = fitting if only else [name for name in fitting if chance.random() < 0.45]
     if has_members and not only:
         # By a clock that was set back for good what waits comes when nobody looks any more.

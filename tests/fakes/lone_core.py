@@ -106,7 +106,8 @@ class LoneCore:
             group="test",
             node_id="n1",
             members=tuple(
-                Member(node_id=node_id, host="127.0.0.1", port=9000 + n)
+                # Machines of their own: all are sent everything at once, unless told otherwise.
+                Member(node_id=node_id, host=f"10.0.0.{n + 1}", port=9000 + n)
                 for n, node_id in enumerate(ids)
             ),
             data_folder="/data",

@@ -338,3 +338,9 @@ def rests_though_nothing_is_committed(stack):
         ) and self._can_commit_without(progress)
 
     put(stack, Leading, "_rests", rests)
+
+
+@mutant
+def forgets_the_reserve(stack):
+    """Who is held back is looked for with the next entry or heartbeat, not in milliseconds."""
+    put(stack, RaftEngine, "look_by", lambda self, due: False)
