@@ -34,7 +34,7 @@ def test_power_loss_all():
     Stock lost data in 56 of 60 seeds of this.
     """
     acked_count = 0
-    for seed in (0, 1, 2, 3, 20, 37):  # the mutants are met in every fifteenth
+    for seed in (0, 2, 11, 20, 37, 44):  # three acknowledge most, three meet mutants
         dice = random.Random(seed)
         cluster = group(seed=seed, store=STORE)
         for node in cluster.nodes.values():
