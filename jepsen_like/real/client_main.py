@@ -31,6 +31,7 @@ from jepsen_like.workloads.appends import Appends
 from jepsen_like.workloads.handling import Handling, Ordered
 from jepsen_like.workloads.load import Load
 from jepsen_like.workloads.membership import Membership
+from jepsen_like.workloads.own_clients import OwnClients
 from jepsen_like.workloads.questions import Questions
 from jepsen_like.workloads.readers import Readers
 from jepsen_like.workloads.stock import Node
@@ -53,7 +54,7 @@ WORKLOADS: dict[str, type[Workload]] = {
 END_SECONDS = 1.0  # on top of what a send may take
 
 
-class ProcessClients:
+class ProcessClients(OwnClients):
     """Clients of this process; see `jepsen_like.workloads.load.Clients`."""
 
     def __init__(self, name: str, load: Load, brokers: list[str]) -> None:
@@ -61,16 +62,6 @@ class ProcessClients:
         self._name = name
         self._brokers = brokers
         self._count = 0
-
-    def client(self, name: str, chance: random.Random) -> Client:
-        """See `Clients`."""
-        return self._client(name, chance, None, None)
-
-    def member_client(
-        self, name: str, chance: random.Random, *, client_id: str, times: MemberTimes
-    ) -> Client:
-        """See `StockClients`."""
-        return self._client(name, chance, client_id, times)
 
     def _client(
         self,

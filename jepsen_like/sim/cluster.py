@@ -14,6 +14,7 @@ from jepsen_like.sim.member import BROKER_PORT, SimMember, address_of
 from jepsen_like.sim.promises import Promises
 from jepsen_like.sim.sim_clock import SimClock
 from jepsen_like.sim.sim_links import SimLinks
+from jepsen_like.workloads.own_clients import OwnClients
 from jepsen_like.workloads.stock import Node
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from jepsen_like.workloads.load import Load
 
 
-class SimCluster:
+class SimCluster(OwnClients):
     """Members, network, and what is known of how whole they are."""
 
     def __init__(self, mix: Mix, *, network: SimNetwork, history: History, trace: Trace) -> None:
@@ -198,16 +199,6 @@ class SimCluster:
     def client_addresses(self) -> list[str]:
         """Return where the last few clients are."""
         return self._client_addresses[-12:]
-
-    def client(self, name: str, chance: random.Random) -> Client:
-        """Return a client on a machine of its own, of the project's own library."""
-        return self._client(name, chance, None, None)
-
-    def member_client(
-        self, name: str, chance: random.Random, *, client_id: str, times: MemberTimes
-    ) -> Client:
-        """See `StockClients`."""
-        return self._client(name, chance, client_id, times)
 
     def _client(
         self,

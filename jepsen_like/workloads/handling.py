@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from broker.client.errors import ClientError, NotWrittenError, SendManyError
+from broker.client.errors import NotWrittenError, SendManyError
 from broker.client.results import SendResult
 from broker.client.send_many import OutMessage
-from broker.errors import BrokerError
 from broker.message.tags import java_string_hash
 from jepsen_like.workloads.appends import TOPIC, value_of
+from jepsen_like.workloads.lives import Lives
 
 if TYPE_CHECKING:
+    from broker.client.connect import Client
     from broker.client.consumer import Consumer
     from broker.client.producer import Producer
     from jepsen_like.history import History
@@ -36,36 +37,23 @@ class _HandlerError(Exception):
     """The block of a message has failed."""
 
 
-class Handling:
-    """One member of a group after another; some close in peace, the others crash."""
+class Handling(Lives):
+    """One member of `h` after another."""
 
-    def __init__(self, clients: Clients, history: History) -> None:
-        self.clients = clients
-        self.history = history
-        self.is_over = False
+    name = "handling"
 
-    async def run(self) -> None:
-        """Keep one going until `is_over`."""
+    async def _live(self, client: Client, chance: random.Random) -> None:
         load = self.clients.load
-        chance = random.Random(f"{load.seed} handling")
-        while not self.is_over:
-            life = 0.5 + chance.expovariate(1 / load.client_crash_mean)
-            try:
-                with trio.move_on_after(life):
-                    async with self.clients.client("handling", chance) as client:
-                        consumer = client.consumer(
-                            GROUP,
-                            TOPIC,
-                            queues=range(load.queue_count),
-                            auto_commit=False,
-                            prefetch_bytes=load.prefetch_bytes,
-                            commit_interval=chance.choice((0.2, 1.0)),
-                            poll_wait=chance.choice((0.5, 3.0)),
-                        )
-                        await self._member(consumer, chance)
-            except (ClientError, BrokerError) as error:
-                self.history.note("reader", err=f"{type(error).__name__}: {error}")
-            await trio.sleep(0.1)
+        consumer = client.consumer(
+            GROUP,
+            TOPIC,
+            queues=range(load.queue_count),
+            auto_commit=False,
+            prefetch_bytes=load.prefetch_bytes,
+            commit_interval=chance.choice((0.2, 1.0)),
+            poll_wait=chance.choice((0.5, 3.0)),
+        )
+        await self._member(consumer, chance)
 
     async def _member(self, consumer: Consumer, chance: random.Random) -> None:
         history = self.history

@@ -6,56 +6,42 @@ whose members come and go, reads those with one of them.
 
 from __future__ import annotations
 
-import random
 from typing import TYPE_CHECKING
 
 import trio
 
-from broker.client.errors import ClientError
-from broker.errors import BrokerError
 from jepsen_like.workloads.appends import TOPIC, tag_of, value_of
+from jepsen_like.workloads.lives import Lives
 
 if TYPE_CHECKING:
+    import random
+
+    from broker.client.connect import Client
     from broker.client.consumer import Consumer
-    from jepsen_like.history import History
-    from jepsen_like.workloads.load import Clients
 
 GROUP = "f"
 WANTED = tag_of("c-0")
 SLOW_SHARE = 0.3  # of messages take a while to process
 
 
-class Picking:
-    """One member of a group after another; some close in peace, the others crash."""
+class Picking(Lives):
+    """One member of `f` after another."""
 
-    def __init__(self, clients: Clients, history: History) -> None:
-        self.clients = clients
-        self.history = history
-        self.is_over = False
+    name = "picking"
 
-    async def run(self) -> None:
-        """Keep one going until `is_over`."""
+    async def _live(self, client: Client, chance: random.Random) -> None:
         load = self.clients.load
-        chance = random.Random(f"{load.seed} picking")
-        while not self.is_over:
-            life = 0.5 + chance.expovariate(1 / load.client_crash_mean)
-            try:
-                with trio.move_on_after(life):
-                    async with self.clients.client("picking", chance) as client:
-                        consumer = client.consumer(
-                            GROUP,
-                            TOPIC,
-                            queues=range(load.queue_count),
-                            tags=WANTED,
-                            prefetch_bytes=load.prefetch_bytes,
-                            commit_interval=chance.choice((0.05, 0.2, 1.0)),
-                            poll_wait=chance.choice((0.5, 3.0)),
-                        )
-                        async with consumer:
-                            await self._read(consumer, chance)
-            except (ClientError, BrokerError) as error:
-                self.history.note("reader", err=f"{type(error).__name__}: {error}")
-            await trio.sleep(0.1)
+        consumer = client.consumer(
+            GROUP,
+            TOPIC,
+            queues=range(load.queue_count),
+            tags=WANTED,
+            prefetch_bytes=load.prefetch_bytes,
+            commit_interval=chance.choice((0.05, 0.2, 1.0)),
+            poll_wait=chance.choice((0.5, 3.0)),
+        )
+        async with consumer:
+            await self._read(consumer, chance)
 
     async def _read(self, consumer: Consumer, chance: random.Random) -> None:
         history = self.history
