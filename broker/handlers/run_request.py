@@ -61,6 +61,7 @@ class RunRequest:
         opaques: list[int] | IntArray,
         topic: str,
         level: Durability,
+        size: int,
         record_counts: list[int] | None,
         send_sizes: list[int] | IntArray,
     ) -> None:
@@ -73,6 +74,7 @@ class RunRequest:
             opaques: of each.
             topic: of all.
             level: of durability that was asked for.
+            size: bytes of the records of all.
             record_counts: how many records each has; None: one.
             send_sizes: bytes of the records of each.
         """
@@ -86,7 +88,7 @@ class RunRequest:
         self._send_sizes = send_sizes
         known = open_requests_of(session)
         self._begun = None if known is None else known.now()
-        self._charged = int(sum(send_sizes) if isinstance(send_sizes, list) else send_sizes.sum())
+        self._charged = size
 
     def charge(self) -> None:
         """Count what they take against their connection, until they are answered."""
@@ -142,13 +144,15 @@ class RunRequest:
 
     def _rows(self, receipt: Receipt) -> bytes:
         count = len(self._opaques)
+        queue_id, queue_offset, position = receipt
         rows = np.zeros(count, _ACK_ROW)
         rows["opaque"] = self._opaques
-        rows["queue_id"] = receipt.queue_id
-        rows["queue_offset"] = receipt.queue_offset + (
-            np.arange(count) if self._record_counts is None else starts_of(self._record_counts)
-        )
-        rows["position"] = receipt.position + starts_of(self._send_sizes)
+        rows["queue_id"] = queue_id
+        if self._record_counts is None:
+            rows["queue_offset"] = np.arange(queue_offset, queue_offset + count)
+        else:
+            rows["queue_offset"] = queue_offset + starts_of(self._record_counts)
+        rows["position"] = position + starts_of(self._send_sizes)
         return rows.tobytes()
 
     def failed(self, error: LedgerError) -> None:
@@ -161,4 +165,4 @@ class RunRequest:
 def starts_of(lengths: list[int] | IntArray) -> IntArray:
     """Return where each of *lengths* laid end to end begins."""
     array = np.asarray(lengths, np.int64)
-    return np.cumsum(array) - array
+    return array.cumsum() - array

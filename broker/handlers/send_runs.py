@@ -13,11 +13,13 @@ all of them go the ordinary way, one by one and in their order, where each gets 
 from __future__ import annotations
 
 import struct
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from broker.errors import BrokerError
+from broker.handlers.ordered_sends import OrderedSends, order_of
 from broker.handlers.run_request import RunRequest, starts_of
 from broker.handlers.send_frames import SendFinder, SendFrames, take_send_frames
 from broker.handlers.send_mixed import MixedSends
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from broker.handlers.registry import Handler
     from broker.handlers.send_intake import SendIntake
     from broker.store.columns import IntArray
+    from dledger.durability import Durability
     from dledger.remoting.command import Buffer, Command
     from dledger.remoting.server import FrameRun, Session
 
@@ -55,29 +58,6 @@ class _Gathered:
         self.sizes: list[bytes] = []  # the column of each send
         self.sequences: list[int] = []
         self.size = 0  # bytes of the bodies
-
-
-class _Bodies:
-    """The bodies of some requests of a run; see `Scattered`.
-
-    What was received is kept until they are answered, as they may have to be handed on. Copied out
-    of it at once they would lie in memory twice while they wait for room in the log, which under
-    more load than it can take is nearly all the time.
-    """
-
-    __slots__ = ("_rows", "_run", "_size")
-
-    def __init__(self, run: FrameRun, rows: IntArray | None, size: int) -> None:
-        self._run = run
-        self._rows = rows
-        self._size = size
-
-    def __len__(self) -> int:
-        return self._size
-
-    def tobytes(self) -> bytes:
-        """See `Scattered`."""
-        return self._run.bodies(self._rows)
 
 
 class SendRuns:
@@ -163,8 +143,10 @@ class SendRuns:
         )
         return self._append(
             session,
-            header,
             chunk,
+            producer_id=header.producer_id,
+            first_sequence=header.sequence,
+            level=self._intake.policy.level_of(header.topic, header.acks, header.flush),
             commands=lambda: sends.commands,
             opaques=[command.opaque for command in sends.commands],
             record_counts=record_counts,
@@ -187,26 +169,31 @@ class SendRuns:
         except BrokerError:
             return False  # one by one it will be told
         queue_ids = run.columns.get("queueId")
-        parts: list[IntArray | None] = [None]
+        order: IntArray | None = None
+        bounds = [0, run.count]  # where the sends of a queue begin, once they are in order
         if queue_ids is not None:
-            order = np.argsort(queue_ids, kind="stable")
-            ends = np.flatnonzero(np.diff(queue_ids[order])) + 1
-            if run.count < RUN_MIN * (len(ends) + 1):
+            order = order_of(queue_ids)
+            queue_ids = queue_ids[order]
+            changes = (queue_ids[1:] != queue_ids[:-1]).nonzero()[0] + 1
+            if run.count < RUN_MIN * (len(changes) + 1):
                 return self._take_spread(session, run, one_by_one)
-            parts = [*np.split(order, ends)]
+            bounds[1:1] = changes.tolist()
         try:
             sizes = self._check_run(run, header)
         except BrokerError:
             return False
         if sizes is None:
             return False
-        for rows in parts:
+        # What is the same for all, and what is taken out of columns, once, and not for each queue.
+        sends = OrderedSends(run, order, sizes)
+        level = self._intake.policy.level_of(header.topic, header.acks, header.flush)
+        for begin, end in pairwise(bounds):
             try:
-                taken = self._put_frames(session, run, rows, header, sizes)
+                taken = self._put_frames(session, sends, begin, end, header, level)
             except (BrokerError, LedgerError):
                 taken = False
             if not taken:
-                for command in run.commands(rows):
+                for command in sends.commands(begin, end):
                     one_by_one(session, command)
         return True
 
@@ -232,19 +219,24 @@ class SendRuns:
             return None
         packed = np.ascontiguousarray(column).view(">u4")
         sizes: IntArray = packed.astype(np.int64)
-        ends = sizes.cumsum(axis=1)
-        if not np.array_equal(ends[:, -1], run.body_sizes):
-            return None
         queue_ids = run.columns.get("queueId")
         if queue_ids is None:
             queue_ids = np.full(run.count, header.queue_id)
-        starts = np.add(run.body_starts[:, np.newaxis], ends - sizes, dtype=np.int64)
+        starts = run.body_starts
+        if each == 1:
+            ends = sizes
+        else:
+            ends = sizes.cumsum(axis=1)
+            starts = np.add(starts[:, np.newaxis], ends - sizes, dtype=np.int64)
+            queue_ids = queue_ids.repeat(each)
+        if not (ends[:, -1] == run.body_sizes).all():
+            return None
         check_records(
             run.data,
             starts.reshape(-1),
             sizes.reshape(-1),
             topic=header.topic,
-            queue_ids=queue_ids.repeat(each),
+            queue_ids=queue_ids,
             limits=self._intake.limits,
         )
         return sizes
@@ -252,76 +244,71 @@ class SendRuns:
     def _put_frames(
         self,
         session: Session,
-        run: FrameRun,
-        rows: IntArray | None,
+        sends: OrderedSends,
+        begin: int,
+        end: int,
         header: SendRecordsRequest,
-        sizes: IntArray,
+        level: Durability,
     ) -> bool:
-        """Append requests *rows* of a run as one chunk; False, with nothing done, if not so."""
-        queue_ids, sequences = run.columns.get("queueId"), run.columns.get("sequence")
-        first = 0 if rows is None else int(rows[0])
-        if queue_ids is not None:
-            header = header._replace(queue_id=int(queue_ids[first]))
-        if sequences is not None:
-            header = header._replace(sequence=int(sequences[first]))
-        if self._intake.open_topic(header.topic, header.queue_id) is None:
+        """Append some sends of one queue as one chunk; False, with nothing done, if not so."""
+        queue_id = header.queue_id if sends.queue_ids is None else int(sends.queue_ids[begin])
+        if self._intake.open_topic(header.topic, queue_id) is None:
             return False
-        send_sizes, opaques = run.body_sizes, run.opaques
-        if rows is not None:
-            sizes, send_sizes, opaques = sizes[rows], send_sizes[rows], opaques[rows]
-        count, each = sizes.shape
+        first_sequence, count, each = header.sequence, end - begin, sends.each
+        if sends.sequences is not None:
+            first_sequence = int(sends.sequences[begin])
         # Those behind the first must follow it without a gap, as only the first is looked up.
-        if header.producer_id:
-            if sequences is None:
-                return False
-            found = sequences if rows is None else sequences[rows]
-            if not np.array_equal(found, header.sequence + np.arange(count) * each):
-                return False
+        if header.producer_id and not sends.follow(begin, end):
+            return False
         chunk = Chunk(
             topic=header.topic,
-            queue_id=header.queue_id,
-            body=_Bodies(run, rows, int(send_sizes.sum())),
-            sizes=sizes.reshape(-1),
+            queue_id=queue_id,
+            body=sends.bodies(begin, end),
+            sizes=sends.sizes[begin * each : end * each],
             record_count=count * each,
         )
         return self._append(
             session,
-            header,
             chunk,
-            commands=lambda: run.commands(rows),
-            opaques=opaques,
+            producer_id=header.producer_id,
+            first_sequence=first_sequence,
+            level=level,
+            commands=lambda: sends.commands(begin, end),
+            opaques=sends.opaques[begin:end],
             record_counts=None if each == 1 else [each] * count,
-            send_sizes=send_sizes,
+            send_sizes=sends.send_sizes[begin:end],
         )
 
     def _append(
         self,
         session: Session,
-        header: SendRecordsRequest,
         chunk: Chunk,
         *,
+        producer_id: int,
+        first_sequence: int,
+        level: Durability,
         commands: Callable[[], list[Command]],
         opaques: list[int] | IntArray,
         record_counts: list[int] | None,
         send_sizes: list[int] | IntArray,
     ) -> bool:
         """Append the records of sends that follow one another; False where one is not new."""
-        level = self._intake.policy.level_of(header.topic, header.acks, header.flush)
         request = RunRequest(
             self._intake.answers,
             session,
             commands,
             opaques=opaques,
-            topic=header.topic,
+            topic=chunk.topic,
             level=level,
+            size=len(chunk.body),
             record_counts=record_counts,
             send_sizes=send_sizes,
         )
         verdict = self._intake.put(
             chunk,
             request,
-            producer_id=header.producer_id,
-            first_sequence=header.sequence,
+            producer_id=producer_id,
+            first_sequence=first_sequence,
             level=level,
         )
         if verdict.state is not SequenceState.NEW:
