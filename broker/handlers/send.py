@@ -11,19 +11,19 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING
 
-from broker.errors import HeaderError, InvalidMessageError, NoPermissionError, TopicNotFoundError
+from broker.errors import InvalidMessageError
 from broker.handlers.born_host import born_host_of
 from broker.handlers.dead_letters import redirected
 from broker.handlers.delayed import check_delayed
-from broker.handlers.registry import handles, handles_frame_runs, handles_runs, holding_cost
+from broker.handlers.registry import handles, handles_frame_runs, handles_runs
 from broker.handlers.repeats import EarlierTries, given_key
 from broker.handlers.send_answers import Expected, SendAnswers, SendRequest
 from broker.handlers.send_intake import SendIntake
 from broker.handlers.send_runs import SendRuns
+from broker.handlers.send_topics import SendTopics
 from broker.message.batch import PRODUCER_ID_MAX, decode_batch_body, encode_sizes
 from broker.message.codec import encode_record
 from broker.message.delay import SCHEDULE_TOPIC, delay_asked_for, hide
-from broker.message.limits import DLQ_PREFIX, RETRY_PREFIX
 from broker.message.message_id import UniqueKeyGenerator, month_start_ms
 from broker.message.properties import (
     NAME_VALUE_SEPARATOR,
@@ -33,11 +33,10 @@ from broker.message.properties import (
     encode_properties,
 )
 from broker.protocol import headers
-from broker.protocol.headers import PERM_WRITE, SendMessageRequest, SendRecordsRequest
+from broker.protocol.headers import SendMessageRequest, SendRecordsRequest
 from broker.protocol.request_code import RequestCode
 from broker.store.chunk import Chunk, check_chunk
 from broker.store.producers import SequenceState
-from dledger.errors import LedgerBusyError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,7 +48,7 @@ if TYPE_CHECKING:
     from broker.message.limits import MessageLimits
     from broker.message.model import HostAddress
     from broker.metadata.subscription_groups import SubscriptionGroups
-    from broker.metadata.topics import TopicConfig, Topics
+    from broker.metadata.topics import Topics
     from broker.store.append_queue import AppendQueue
     from dledger.clock import Clock
     from dledger.errors import LedgerError
@@ -57,8 +56,6 @@ if TYPE_CHECKING:
     from dledger.remoting.server import FrameRun, Session
 
 assert headers.PRODUCER_ID_MAX == PRODUCER_ID_MAX
-
-_OF_GROUPS = (RETRY_PREFIX, DLQ_PREFIX)  # topics that come to be with their groups
 
 
 class SendHandlers:
@@ -110,20 +107,22 @@ class SendHandlers:
         self._policy = policy
         self._clock = clock
         self._limits = limits
-        self._auto_create_topic = auto_create_topic
-        self._held_count_max = held_count_max
-        self._held_size_max = held_size_max
-        self._default_queue_count = default_queue_count
-        self._create_topic = create_topic
-        self._is_being_deleted = is_being_deleted
         self._schedule = schedule
         self._earlier_tries = earlier_tries
         self._groups = groups
         self._intake = SendIntake(queue, topics, answers, policy, limits, is_being_deleted)
         self._runs = SendRuns(self._intake)
-        self.awaiting_topic: dict[str, list[tuple[Session, Command]]] = {}
-        self._awaiting_count = 0
-        self._awaiting_size = 0  # bytes, by `holding_cost`
+        self._send_topics = SendTopics(
+            topics,
+            answers,
+            auto_create_topic=auto_create_topic,
+            held_count_max=held_count_max,
+            held_size_max=held_size_max,
+            default_queue_count=default_queue_count,
+            create_topic=create_topic,
+            is_being_deleted=is_being_deleted,
+        )
+        self.awaiting_topic = self._send_topics.waiting
         self._next_queue = itertools.count()
         # Told from another node's by address and port, from those before a restart by the time.
         self._unique_keys = UniqueKeyGenerator(
@@ -134,6 +133,10 @@ class SendHandlers:
             month_start_ms=month_start_ms,
         )
 
+    def topics_changed(self) -> list[tuple[Session, Command]]:
+        """Return the sends whose topic has come into being, to be handled again."""
+        return self._send_topics.changed()
+
     @property
     def message_count(self) -> int:
         """Return how many messages were taken."""
@@ -142,7 +145,7 @@ class SendHandlers:
     @property
     def awaiting_count(self) -> int:
         """Return how many sends wait for their topic to be created."""
-        return self._awaiting_count
+        return self._send_topics.waiting_count
 
     # -- requests -------------------------------------------------------------------------------
 
@@ -195,7 +198,7 @@ class SendHandlers:
             self._schedule.ensure_topic()
             config = self._topics.get(topic)
         else:
-            config = self._topic_of(session, command, topic, queue_id)
+            config = self._send_topics.find(session, command, topic, queue_id)
             if config is None:
                 return
         body = command.body
@@ -213,7 +216,7 @@ class SendHandlers:
         if self._earlier_tries.must_wait(session, command):
             return
         header = redirected(header, version=command.version, groups=self._groups)
-        if not self._has_topic(session, command, header):
+        if not self._send_topics.has_topic_of(session, command, header):
             return
         queue_id = self._pick_queue(header)
         properties, found = self._with_unique_key(header.properties.encode(), given_key(command))
@@ -242,7 +245,7 @@ class SendHandlers:
     ) -> None:
         if self._earlier_tries.must_wait(session, command):
             return
-        if not self._has_topic(session, command, header):
+        if not self._send_topics.has_topic_of(session, command, header):
             return
         queue_id = self._pick_queue(header)
         body = _body_of(command)
@@ -348,108 +351,6 @@ class SendHandlers:
         )
         self._put(request, chunk, producer_id=0, first_sequence=0)
 
-    def _topic_of(
-        self,
-        session: Session,
-        command: Command,
-        topic: str,
-        queue_id: int,
-        *,
-        queue_count: int | None = None,
-    ) -> TopicConfig | None:
-        """Return the topic, to which may be written; None: the send waits for it to be created."""
-        config = self._topics.get(topic)
-        if config is None:
-            if not self._auto_create_topic and not topic.startswith(_OF_GROUPS):
-                raise TopicNotFoundError(
-                    f"topic {topic!r} does not exist; create it with `dledger topic create "
-                    f"{topic}`, or set auto_create_topic"
-                )
-            cost = holding_cost(command)
-            if self._awaiting_size and (
-                self._awaiting_size + cost > self._held_size_max
-                or self._awaiting_count >= self._held_count_max
-            ):
-                raise LedgerBusyError(
-                    f"{self._awaiting_count} sends with {self._awaiting_size} bytes wait for "
-                    f"topics that are being created, topic {topic!r} among them; the limits are "
-                    f"requests_held_max = {self._held_count_max} and requests_held_size_max = "
-                    f"{self._held_size_max}: send again later"
-                )
-            session.charge(cost)
-            self._awaiting_count += 1
-            self._awaiting_size += cost
-            waiting = self.awaiting_topic.get(topic)
-            if waiting is not None:
-                waiting.append((session, command))
-                return None
-            self.awaiting_topic[topic] = [(session, command)]
-            try:
-                self._create_topic(
-                    topic,
-                    queue_count or self._default_queue_count,
-                    lambda _, error: self._created(topic, error),
-                )
-            except BaseException:
-                self._take_awaiting(topic)
-                raise
-            return None
-        if self._is_being_deleted(topic):
-            raise TopicNotFoundError(f"topic {topic!r} is being deleted; nothing was written")
-        if not config.perm & PERM_WRITE:
-            raise NoPermissionError(
-                f"topic {topic!r} may not be written (perm {config.perm}); allow it, or send to "
-                "another topic"
-            )
-        if not 0 <= queue_id < config.write_queue_count:
-            raise HeaderError(
-                f"queue {queue_id} is not one of the {config.write_queue_count} writable queues "
-                f"of topic {topic!r}",
-                field="queueId",
-            )
-        return config
-
-    def _has_topic(self, session: Session, command: Command, header: SendMessageRequest) -> bool:
-        topic, queue_id = header.topic, max(header.queue_id, 0)
-        queue_count = self._queue_count_of(header)
-        return (
-            self._topic_of(session, command, topic, queue_id, queue_count=queue_count) is not None
-        )
-
-    def _queue_count_of(self, header: SendMessageRequest) -> int:
-        """Return how many queues the topic gets if this send creates it.
-
-        Source: RocketMQ ``TopicConfigManager.createTopicInSendMessageMethod``: no more than the
-        client asks for, and those of a group's own topics one.
-        """
-        if header.topic.startswith(_OF_GROUPS):
-            return 1
-        if header.default_topic is None:
-            return self._default_queue_count
-        return max(1, min(header.default_topic_queue_nums, self._default_queue_count))
-
-    def _created(self, topic: str, error: LedgerError | None) -> None:
-        if error is not None:
-            for session, command in self._take_awaiting(topic):
-                self._answers.refuse(session, command, error)
-
-    def topics_changed(self) -> list[tuple[Session, Command]]:
-        """Return the sends whose topic has come into being, to be handled again."""
-        ready: list[tuple[Session, Command]] = []
-        for topic in list(self.awaiting_topic):
-            if self._topics.get(topic) is not None:
-                ready += self._take_awaiting(topic)
-        return ready
-
-    def _take_awaiting(self, topic: str) -> list[tuple[Session, Command]]:
-        waiting = self.awaiting_topic.pop(topic, [])
-        self._awaiting_count -= len(waiting)
-        for session, command in waiting:
-            cost = holding_cost(command)
-            session.release(cost)
-            self._awaiting_size -= cost
-        return waiting
-
     # -- answers --------------------------------------------------------------------------------
 
     def _put(
@@ -473,9 +374,8 @@ class SendHandlers:
 
     def lost_lead(self) -> None:
         """Give up what only the leader of the past could have answered."""
-        for topic in list(self.awaiting_topic):
-            for session, command in self._take_awaiting(topic):
-                self._answers.hold_again(session, command)
+        for session, command in self._send_topics.give_up():
+            self._answers.hold_again(session, command)
         self._answers.lost_lead()
 
 

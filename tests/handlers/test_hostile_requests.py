@@ -194,7 +194,7 @@ async def test_a_pull_that_is_held_keeps_nothing_of_what_it_came_with(
 
 
 async def test_what_waits_for_its_topic_is_bounded(autojump_clock, brokers, caller):
-    brokers["n1"].running.sends._held_size_max = 100_000
+    brokers["n1"].running.sends._send_topics._held_size_max = 100_000
     fields = {"a": "g", "b": "fresh", "e": 0, "junk": "x" * 30_000}
     answers = [caller.submit(RequestCode.SEND_MESSAGE_V2, fields, b"b") for _ in range(10)]
     caller.flush()
@@ -203,7 +203,7 @@ async def test_what_waits_for_its_topic_is_bounded(autojump_clock, brokers, call
     codes = [answer[0].code for answer in answers]
     assert codes[:3] == [ResponseCode.SUCCESS] * 3
     assert codes[3:] == [ResponseCode.SYSTEM_BUSY] * 7
-    assert brokers["n1"].running.sends._awaiting_size == 0
+    assert brokers["n1"].running.sends._send_topics.waiting_size == 0
 
 
 async def test_requests_of_a_connection_that_is_gone_are_not_worked_on(
