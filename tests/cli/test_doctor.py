@@ -1,6 +1,7 @@
 """What the doctor finds, and that it says what to do."""
 
 import dataclasses
+import functools
 import json
 import shutil
 import socket
@@ -17,42 +18,12 @@ from broker.cli.doctor_host import check_host, check_same_group, file_system_of,
 from broker.cli.local_group import GroupPlan, LocalGroup, find_base_port
 from broker.cli.main import cli
 from broker.config_file import load_config
-from broker.protocol.bodies import GroupStatus, MemberStatus
+from broker.protocol.bodies import MemberStatus
 from dledger.clock import SystemClock
+from tests.cli.statuses import status_in
 
 ADDRESSES = {"n1": "127.0.0.1:9876", "n2": "127.0.0.1:9877", "n3": "127.0.0.1:9878"}
-
-
-def status_of(node_id, **changes):
-    fields = {
-        "group": "local",
-        "node_id": node_id,
-        "role": "LEADER" if node_id == "n2" else "FOLLOWER",
-        "term": 3,
-        "leader_id": "n2",
-        "leader_address": ADDRESSES["n2"],
-        "is_ready": True,
-        "begin_index": 1,
-        "end_index": 5000,
-        "durable_index": 5000,
-        "commit_index": 5000,
-        "dispatched_index": 5000,
-        "begin_position": 0,
-        "end_position": 48_000,
-        "flush_disk_type": "SYNC_FLUSH",
-        "topic_count": 1,
-        "connection_count": 2,
-        "held_pull_count": 0,
-        "rss_bytes": 50 << 20,
-        "uptime_seconds": 1.5,
-        "sync_seconds_last": 0.001,
-        "version": "0.1.0",
-        "members": tuple(
-            MemberStatus(node_id=name, address=address, is_connected=True)
-            for name, address in ADDRESSES.items()
-        ),
-    }
-    return GroupStatus(**(fields | changes))
+status_of = functools.partial(status_in, ADDRESSES, end=5000, commit=5000)
 
 
 def answer_of(node_id, *, skew=0.0, **changes):

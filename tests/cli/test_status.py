@@ -1,5 +1,6 @@
 """Every node is asked by itself, and one that says nothing is shown with the reason."""
 
+import functools
 import json
 
 import msgspec
@@ -8,45 +9,15 @@ import trio
 
 from broker.cli.ask import GroupView, NodeAnswer, ask_group, ask_node, read_answer
 from broker.cli.status_table import kept_lines, problems, status_json, status_table, verdict
-from broker.protocol.bodies import GroupStatus, MemberStatus
+from broker.protocol.bodies import GroupStatus
 from broker.protocol.request_code import RequestCode
 from dledger.remoting.command import response
 from dledger.remoting.server import RemotingServer
+from tests.cli.statuses import status_in
 from tests.fakes.network import MemoryNetwork
 
 PORTS = {"n1": 9876, "n2": 9877, "n3": 9878}
-
-
-def status_of(node_id, *, leader="n2", term=3, end=100, commit=100, **changes):
-    fields = {
-        "group": "local",
-        "node_id": node_id,
-        "role": "LEADER" if node_id == leader else "FOLLOWER",
-        "term": term,
-        "leader_id": leader,
-        "leader_address": f"memory:{PORTS[leader]}" if leader else None,
-        "is_ready": True,
-        "begin_index": 1,
-        "end_index": end,
-        "durable_index": end,
-        "commit_index": commit,
-        "dispatched_index": commit,
-        "begin_position": 0,
-        "end_position": 48 * end,
-        "flush_disk_type": "SYNC_FLUSH",
-        "topic_count": 1,
-        "connection_count": 2,
-        "held_pull_count": 0,
-        "rss_bytes": 50 << 20,
-        "uptime_seconds": 1.5,
-        "sync_seconds_last": 0.001,
-        "version": "0.1.0",
-        "members": tuple(
-            MemberStatus(node_id=name, address=f"memory:{port}", is_connected=True)
-            for name, port in PORTS.items()
-        ),
-    }
-    return GroupStatus(**(fields | changes))
+status_of = functools.partial(status_in, {name: f"memory:{port}" for name, port in PORTS.items()})
 
 
 def answer_of(node_id, **changes):

@@ -1,6 +1,7 @@
 """What ``dledger top`` shows, from nodes that answer, from some of them, and from none."""
 
 import dataclasses
+import functools
 import json
 
 import pytest
@@ -9,7 +10,7 @@ import trio
 from broker.cli import top_view
 from broker.cli.output import Table
 from broker.cli.top_view import moment_json, moment_parts, take_moment
-from broker.protocol.bodies import GroupStatus, MemberStatus, TopicEntry, encode_topic_table
+from broker.protocol.bodies import TopicEntry, encode_topic_table
 from broker.protocol.descriptions import (
     GroupDescription,
     GroupQueueDescription,
@@ -23,41 +24,12 @@ from broker.protocol.request_code import RequestCode
 from broker.protocol.subscription_group import SubscriptionGroupConfig, encode_group_table
 from dledger.remoting.command import response
 from dledger.remoting.server import RemotingServer
+from tests.cli.statuses import status_in
 from tests.fakes.network import MemoryNetwork
 
 PORTS = {"n1": 9876, "n2": 9877, "n3": 9878}
 SERVERS = ["memory:9876"]
-
-
-def status_of(node_id, *, leader="n2"):
-    return GroupStatus(
-        group="local",
-        node_id=node_id,
-        role="LEADER" if node_id == leader else "FOLLOWER",
-        term=3,
-        leader_id=leader,
-        leader_address=f"memory:{PORTS[leader]}" if leader else None,
-        is_ready=True,
-        begin_index=1,
-        end_index=100,
-        durable_index=100,
-        commit_index=100,
-        dispatched_index=100,
-        begin_position=0,
-        end_position=4800,
-        flush_disk_type="SYNC_FLUSH",
-        topic_count=1,
-        connection_count=2,
-        held_pull_count=0,
-        rss_bytes=50 << 20,
-        uptime_seconds=1.5,
-        sync_seconds_last=0.001,
-        version="0.1.0",
-        members=tuple(
-            MemberStatus(node_id=name, address=f"memory:{port}", is_connected=True)
-            for name, port in PORTS.items()
-        ),
-    )
+status_of = functools.partial(status_in, {name: f"memory:{port}" for name, port in PORTS.items()})
 
 
 class FakeNode:
