@@ -39,6 +39,7 @@ _CONSTANT_SIZES = {0xC0: 1, 0xC2: 1, 0xC3: 1, 0xCA: 5, 0xCB: 9, 0xD0: 2, 0xD1: 3
 _UNSIGNED_SIZES = {0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8}
 _LENGTHS = {0xC4: 1, 0xC5: 2, 0xD9: 1, 0xDA: 2}  # bin 8, bin 16, str 8, str 16
 _BINARY = (0xC4, 0xC5)
+_LOOKS_FOR_OTHERS = 31  # receives, behind one in which there was no run, and others were
 
 
 class _Span(NamedTuple):
@@ -221,6 +222,7 @@ class RunFinder:
             find_others: finds requests that can be read together though no run begins with them.
         """
         self._find_others = find_others
+        self._looks_left = 0  # for others only
         self._header = b""  # of which `_shape` is known
         self._shape: _Shape | None = None
 
@@ -228,10 +230,22 @@ class RunFinder:
         self, data: bytes, at: int, *, frame_size_max: int
     ) -> tuple[FrameRun | FrameGroup | None, int]:
         """Return what can be read together from *at* on; see `find_run`."""
-        found, seen_to = self.find_run(data, at, frame_size_max=frame_size_max)
-        if found is None and self._find_others is not None:
-            others = self._find_others(data, at, frame_size_max=frame_size_max)
+        find_others = self._find_others
+        if find_others is None:
+            return self.find_run(data, at, frame_size_max=frame_size_max)
+        # Looking for a run in vain costs more than all the rest, and who sends to many queues goes
+        # on with it: there is one look in so many then.
+        if self._looks_left:
+            self._looks_left -= 1
+            others = find_others(data, at, frame_size_max=frame_size_max)
             if others is not None:
+                return others, others.end
+            self._looks_left = 0
+        found, seen_to = self.find_run(data, at, frame_size_max=frame_size_max)
+        if found is None:
+            others = find_others(data, at, frame_size_max=frame_size_max)
+            if others is not None:
+                self._looks_left = _LOOKS_FOR_OTHERS
                 return others, others.end
         return found, seen_to
 
