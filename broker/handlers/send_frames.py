@@ -12,6 +12,7 @@ from __future__ import annotations
 from itertools import repeat
 from typing import TYPE_CHECKING
 
+from broker.errors import BrokerError
 from broker.handlers.registry import open_requests_of
 from broker.handlers.send_answers import SendRequest
 from broker.protocol.bodies import ACK
@@ -145,14 +146,15 @@ def take_send_frames(
     view = memoryview(frames.data)
     count = len(sends.opaques)
     level = intake.policy.default
-    nth = 0
+    nth = opened = 0
     while nth < count:
-        opened = intake.opened_up_to(sends.targets, nth)
+        if opened <= nth:  # looked at once: nothing that is handled here changes a topic at once
+            opened = intake.opened_up_to(sends.targets, nth)
         if opened > nth and not session.closed:
             some = _SomeSends(intake.answers, session, frames, level)
             try:
                 taken = intake.put_sends(view, sends, nth, opened, some, level=level)
-            except LedgerError:
+            except (BrokerError, LedgerError):
                 taken = nth  # by itself each will show what is wrong
             some.begin, some.end = nth, taken
             some.charge()

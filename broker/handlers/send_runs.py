@@ -179,6 +179,7 @@ class SendRuns:
                 return self._take_spread(session, run, one_by_one)
             bounds[1:1] = changes.tolist()
         try:
+            level = self._intake.policy.level_of(header.topic, header.acks, header.flush)
             sizes = self._check_run(run, header)
         except BrokerError:
             return False
@@ -186,7 +187,6 @@ class SendRuns:
             return False
         # What is the same for all, and what is taken out of columns, once, and not for each queue.
         sends = OrderedSends(run, order, sizes)
-        level = self._intake.policy.level_of(header.topic, header.acks, header.flush)
         for begin, end in pairwise(bounds):
             try:
                 taken = self._put_frames(session, sends, begin, end, header, level)

@@ -19,7 +19,7 @@ from broker.protocol.bodies import Ack, decode_acks
 from broker.protocol.request_code import RequestCode
 from broker.store.append_queue import AppendQueue
 from broker.store.producers import ProducerTable
-from dledger.config import LedgerConfig, Member, RaftConfig
+from dledger.config import LedgerConfig, Member, RaftConfig, StoreConfig
 from dledger.durability import Copies, Durability
 from dledger.errors import OutcomeUnknownError
 from dledger.remoting.command import FLAG_GROUPED, Buffer, Command
@@ -75,12 +75,13 @@ class Ledger:
     leader_id = "n1"
     write_refusal = None
 
-    def __init__(self, pending_size_max: int) -> None:
+    def __init__(self, pending_size_max: int, store: StoreConfig) -> None:
         self.config = LedgerConfig(
             group="g",
             node_id="n1",
             members=(Member(node_id="n1", host="127.0.0.1", port=1),),
             data_folder="d",
+            store=store,
             raft=RaftConfig(pending_size_max=pending_size_max),
         )
         self.core: Any = SimpleNamespace(
@@ -143,8 +144,10 @@ class Forwarder:
 class Broker:
     """The handlers of sends over a queue of their own."""
 
-    def __init__(self, *, pending_size_max: int = 1 << 26) -> None:
-        self.ledger = Ledger(pending_size_max)
+    def __init__(
+        self, *, pending_size_max: int = 1 << 26, store: StoreConfig | None = None
+    ) -> None:
+        self.ledger = Ledger(pending_size_max, store or StoreConfig())
         self.forwarder = Forwarder()
         dispatched = SimpleNamespace(
             dispatched_index=0, producers=ProducerTable(), next_queue_offset=lambda *_: 0

@@ -52,6 +52,21 @@ def test_any_frames_that_are_alike_come_out_as_singly(seed: int) -> None:
     assert alike.session.inflight_size == singly.session.inflight_size == 0
 
 
+@pytest.mark.parametrize("what", [{"acks": "none of them"}, {"acks": 5}, {"flush": "later"}])
+@pytest.mark.parametrize("topic", ["t", "unknown"])
+def test_a_run_that_asks_for_what_there_is_not_is_refused_send_by_send(
+    what: dict[str, Any], topic: str
+) -> None:
+    commands = [send(1000 + n, n, topic=topic, **what) for n in range(80)]
+    alike, singly = Broker(), Broker()
+
+    alike.receive_frames(commands)  # once the error went past the server, and the node ended
+    singly.receive_one_by_one(commands)
+
+    assert len(alike.acks) == len(commands)
+    assert alike.acks == singly.acks
+
+
 def calls_to_take_in(queue_count: int) -> int:
     """Return how many functions are called for 240 sends over so many queues."""
     broker = Broker()

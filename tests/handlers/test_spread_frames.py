@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 
@@ -10,7 +11,9 @@ from broker.metadata.topics import TopicConfig
 from broker.protocol.request_code import RequestCode
 from broker.protocol.response_code import ResponseCode
 from broker.store import compiled
+from dledger.config import StoreConfig
 from dledger.durability import Copies, Durability
+from dledger.errors import LedgerFullError
 from dledger.remoting.command import FLAG_GROUPED, FLAG_ONEWAY, Command
 from dledger.remoting.frame import encode_frame
 from dledger.remoting.frame_run import FrameRun, RunFinder
@@ -250,3 +253,47 @@ def test_who_sends_to_many_queues_is_looked_at_for_a_run_now_and_then() -> None:
     assert isinstance(find(alike), FrameRun)
     assert isinstance(find(alike), FrameRun)
     assert others.asked == 2
+
+
+class CountedTopics(dict[str, TopicConfig]):
+    """Topics that count how often one is looked up."""
+
+    count = 0
+
+    def get(self, *args: Any) -> Any:
+        self.count += 1
+        return super().get(*args)
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("why", ["the disk is full", "too much waits", "all came before"])
+def test_sends_of_which_none_is_taken_are_gone_through_once_and_not_once_each(
+    why: str,
+) -> None:
+    commands = [
+        send(n, 0, topic="tu"[n % 2], queue_id=n // 2 % 60, producer_id=1 + n) for n in range(400)
+    ]
+    broker = Broker()
+    if why == "the disk is full":
+        broker.ledger.write_refusal = LedgerFullError("no space left")
+    elif why == "too much waits":
+        broker.ledger.core.pending_size = 1 << 26
+    else:
+        broker.receive_frames(commands)
+    topics = broker.sends._runs._intake.topics = CountedTopics(broker.topics)  # type: ignore[assignment]
+
+    broker.receive_frames(commands)  # a receive of 4,000 held the event loop up for 0.8 s
+
+    assert 0 < topics.count <= 5 * len(commands)
+
+
+@pytest.mark.usefixtures("way")
+def test_sends_that_fit_into_no_entry_are_refused_each_by_itself() -> None:
+    broker, singly = (Broker(store=StoreConfig(segment_size=4096)) for _ in range(2))
+    commands = [send(n, 0, topic="tu"[n % 2], queue_id=n // 2, body=bytes(4500)) for n in range(80)]
+
+    broker.receive_frames(commands)
+    singly.receive_one_by_one(commands)
+
+    assert broker.acks == singly.acks
+    assert {ack.code for ack in broker.acks} == {ResponseCode.MESSAGE_ILLEGAL}
