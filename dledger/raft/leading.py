@@ -164,13 +164,14 @@ class Leading:
         """Return whether a member that is sent the old is to wait for the next piece of it.
 
         Not where nothing has been committed for a while: nobody sends, or what is sent waits for
-        this very member.
+        this very member.  Nor where somebody waits for every copy.
         """
         engine, now = self._engine, self._engine.now()
         end = engine.store.end_position
         return (
             now < self.committed_at + engine.heartbeat_seconds
             and not progress.pace.is_due(end, is_idle=not progress.inflight, now=now)
+            and engine.levels.all_wanted < progress.next_index
             and self._can_commit_without(progress)
         )
 
@@ -279,7 +280,12 @@ class Leading:
                 progress.probing = progress.probe_pending = False
             progress.acknowledge(message["next_index"] - 1)
             if progress.pace.is_out:
-                progress.pace.acknowledged(progress.match_index, now=engine.now())
+                progress.pace.acknowledged(
+                    progress.match_index,
+                    end=engine.store.end_position,
+                    now=engine.now(),
+                    rest_seconds_max=engine.election_seconds_max,
+                )
                 engine.send_again_at(progress.pace.resting_until)
             if "synced_index" in message:
                 progress.synced_index = max(

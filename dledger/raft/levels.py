@@ -28,13 +28,14 @@ class Levels:
         # Followers are asked to sync, or to tell what they have written, up to these entries.
         self.sync_wanted = 0
         self.written_wanted = 0
+        self.all_wanted = 0  # somebody waits for every copy of this entry, or did
 
         # What is true of every committed entry: no more than the laxest member promises.
         self.of_commit = self._least_promise()
 
     def start(self) -> None:
         """Forget what the last leadership was asked for."""
-        self.sync_wanted = self.written_wanted = 0
+        self.sync_wanted = self.written_wanted = self.all_wanted = 0
 
     def peer_connected(self) -> None:
         """Look again at what members promise: one of them may have other settings now."""
@@ -48,6 +49,8 @@ class Levels:
 
     def want(self, level: Durability, index: int) -> None:
         """Have followers say what is needed to know when entry *index* has reached *level*."""
+        if level.copies is Copies.ALL:
+            self.all_wanted = max(self.all_wanted, index)
         if level.synced:
             # The server of this very node looks at it, too: with ASYNC_FLUSH it has to sync now.
             self._engine.sync_wanted = max(self._engine.sync_wanted, index)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dledger.config import RaftConfig, StoreConfig
+from dledger.durability import Copies, Durability
 from tests.fakes.cluster import SimCluster
 from tests.fakes.lone_core import LoneCore
 from tests.fakes.mutants import against
@@ -99,7 +100,7 @@ def test_a_member_that_catches_up_costs_the_group_little_and_arrives():
     cluster.converge()
 
 
-def leader_with_one_far_behind(*, took=0.060, appended=b"new"):
+def leader_with_one_far_behind(*, took=0.060, appended=BODY):
     """Return a leader that has sent n3 a piece of the old and heard after *took* that it is there.
 
     *appended* was committed meanwhile, with n2, which is in step.
@@ -191,6 +192,42 @@ def test_what_is_appended_in_one_go_calls_for_several_pieces():
     commit_one(leader, bytes(2 * PIECE))
 
     assert len(pieces(leader)) == 3
+
+
+def test_no_rest_is_longer_than_an_election_timeout():
+    """A piece that took ten seconds waited for a stalled disk; that is no work to recover from."""
+    leader = leader_with_one_far_behind(took=0.060)
+    assert len(pieces_amid_commits(leader, 0.061)) == 1
+    for _ in range(200):
+        leader.step(0.05)
+        commit_one(leader)
+    assert pieces(leader) == []
+    promise(leader)
+    longest = RAFT.election_timeout_max_ms / 1000
+
+    assert len(pieces_amid_commits(leader, longest + 0.011)) == 1
+
+
+def test_nobody_rests_where_hardly_anything_is_appended():
+    """Over a slow link the way is most of a piece's time, and is nobody's work."""
+    leader = leader_with_one_far_behind(took=0.200, appended=b"new")
+
+    assert len(pieces(leader)) == 1
+
+
+def test_nobody_rests_while_a_send_waits_for_every_copy():
+    leader = leader_with_one_far_behind(took=0.200)
+    assert pieces_amid_commits(leader, 0.010) == []
+    leader.propose()
+    waited_for = leader.store.end_index
+    every = Durability(Copies.ALL, synced=True)
+    leader.core.await_level(
+        waited_for, every, deadline=leader.clock.seconds + 2, done=lambda *_: None
+    )
+    leader.sync_log()
+    leader.answer("n2", waited_for)
+
+    assert len(pieces_amid_commits(leader, 0.020)) > 0
 
 
 def test_nobody_rests_while_nobody_sends():
