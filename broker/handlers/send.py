@@ -161,7 +161,9 @@ class SendHandlers:
         """Take many batches whose frames are alike; False: with nothing done."""
         return self._runs.take_frames(session, run, one_by_one)
 
-    def find_frames(self, data: bytes, at: int, *, frame_size_max: int) -> SendFrames | None:
+    def find_frames(
+        self, data: bytes, at: int, *, frame_size_max: int
+    ) -> tuple[SendFrames | None, int]:
         """Return the batches to many queues that begin at *at*; see `RemotingServer`."""
         return self._runs.finder.find(data, at, frame_size_max=frame_size_max)
 

@@ -65,10 +65,13 @@ class SendFinder:
 
     def find(
         self, data: bytes, at: int, *, frame_size_max: int, count_min: int = RUN_MIN
-    ) -> SendFrames | None:
-        """Return the sends from *at* on, where a whole frame begins; None where they are few."""
+    ) -> tuple[SendFrames | None, int]:
+        """Return the sends from *at* on, where a whole frame begins, and where they end.
+
+        None where they are few.
+        """
         if compiled.loops is None:
-            return None
+            return None, at
         limits, targets = self._limits, self._targets
         columns, end = compiled.loops.read_sends(
             data,
@@ -80,7 +83,8 @@ class SendFinder:
             targets.make,
         )
         sends = SendColumns(*columns)
-        return SendFrames(data, at, end, sends) if len(sends.opaques) >= count_min else None
+        found = SendFrames(data, at, end, sends) if len(sends.opaques) >= count_min else None
+        return found, end
 
 
 class _SomeSends:

@@ -199,7 +199,7 @@ class SendRuns:
 
     def _take_spread(self, session: Session, run: FrameRun, one_by_one: Handler) -> bool:
         """Handle a run that goes to many queues, hardly two of it to the same."""
-        found = self.finder.find(run.data[: run.end], run.begin, frame_size_max=run.end)
+        found, _ = self.finder.find(run.data[: run.end], run.begin, frame_size_max=run.end)
         if found is None or found.end != run.end:
             return False
         take_send_frames(self._intake, session, found, one_by_one)

@@ -207,8 +207,13 @@ class FrameGroup(Protocol):
 class FindOthers(Protocol):
     """Finds a `FrameGroup`."""
 
-    def __call__(self, data: bytes, at: int, *, frame_size_max: int) -> FrameGroup | None:
-        """Return the one that begins at *at* of *data*; None where there is none worth it."""
+    def __call__(
+        self, data: bytes, at: int, *, frame_size_max: int
+    ) -> tuple[FrameGroup | None, int]:
+        """Return the one that begins at *at* of *data*, and from where on to look for the next.
+
+        None where there is none worth it.
+        """
         ...
 
 
@@ -237,16 +242,17 @@ class RunFinder:
         # on with it: there is one look in so many then.
         if self._looks_left:
             self._looks_left -= 1
-            others = find_others(data, at, frame_size_max=frame_size_max)
+            others, others_end = find_others(data, at, frame_size_max=frame_size_max)
             if others is not None:
-                return others, others.end
+                return others, others_end
             self._looks_left = 0
         found, seen_to = self.find_run(data, at, frame_size_max=frame_size_max)
         if found is None:
-            others = find_others(data, at, frame_size_max=frame_size_max)
+            others, others_end = find_others(data, at, frame_size_max=frame_size_max)
+            seen_to = max(seen_to, others_end)
             if others is not None:
                 self._looks_left = _LOOKS_FOR_OTHERS
-                return others, others.end
+                return others, others_end
         return found, seen_to
 
     def find_run(self, data: bytes, at: int, *, frame_size_max: int) -> tuple[FrameRun | None, int]:
@@ -317,11 +323,10 @@ def _frames_alike(
     At last the size of all, or 0 where they differ.
     """
     count = (len(data) - at) // frame_size
-    prefixes = np.ndarray((count,), np.uint64, data, at, (frame_size,))
-    differ = prefixes != prefixes[0]
-    first = int(differ.argmax())
-    if differ[first]:
-        count = first
+    if count >= RUN_MIN:  # and so are the first ones, or all of *data* is not looked at for them
+        count = _alike_count(data, at, frame_size, RUN_MIN)
+        if count == RUN_MIN:
+            count = _alike_count(data, at, frame_size, (len(data) - at) // frame_size)
     if count >= RUN_MIN:
         return at + np.arange(count) * frame_size, np.full(count, frame_size), frame_size
     # They differ in size: from one to the next, then.
@@ -341,6 +346,14 @@ def _frames_alike(
         at += 4 + length
     marks = np.array(places, np.int64)
     return marks[:-1], np.diff(marks), 0
+
+
+def _alike_count(data: bytes, at: int, frame_size: int, count: int) -> int:
+    """Return how many of *count* frames there would be have prefixes like the first."""
+    prefixes = np.ndarray((count,), np.uint64, data, at, (frame_size,))
+    differ = prefixes != prefixes[0]
+    first = int(differ.argmax())
+    return first if differ[first] else count
 
 
 def _heads(data: bytes, starts: IntArray, size: int, frame_size: int) -> ByteTable:

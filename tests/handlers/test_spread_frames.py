@@ -217,10 +217,10 @@ class Others:
         self.end = 0
         self._found_count = found_count
 
-    def find(self, data: bytes, at: int, *, frame_size_max: int) -> Others | None:
+    def find(self, data: bytes, at: int, *, frame_size_max: int) -> tuple[Others | None, int]:
         self.asked += 1
         self.end = len(data)
-        return self if self.asked <= self._found_count else None
+        return (self, self.end) if self.asked <= self._found_count else (None, at)
 
     def commands(self) -> list[Command]:
         return []

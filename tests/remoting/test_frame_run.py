@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import struct
+from itertools import accumulate
 from typing import Any
 
 import pytest
@@ -152,6 +153,24 @@ def test_frames_that_are_never_alike_are_looked_at_once() -> None:
 
     assert connection.pieces() == [commands]
     assert len(looked_at) == 1
+
+
+def test_what_was_read_for_others_in_vain_is_not_read_again() -> None:
+    """Headers of different lengths: where others end too soon to be worth it, the next look is."""
+    looked_at = []
+    commands = [send(n, topic=("t", "longer")[n % 2]) for n in range(1200)]
+    frames = wire(commands)
+    ends = list(accumulate(len(frame) for frame in frames))
+
+    def find_others(data: bytes, at: int, *, frame_size_max: int) -> tuple[None, int]:
+        looked_at.append(at)
+        return None, next(end for end in ends[39::40] if end > at)
+
+    connection = Connection(find_run=RunFinder(find_others).find)
+    connection.receive_data(b"".join(frames))
+
+    assert connection.pieces() == [commands]
+    assert len(looked_at) == 30
 
 
 def test_other_headers_go_one_by_one() -> None:
