@@ -170,7 +170,7 @@ def test_what_was_read_for_others_in_vain_is_not_read_again() -> None:
     connection.receive_data(b"".join(frames))
 
     assert connection.pieces() == [commands]
-    assert len(looked_at) == 30
+    assert 1 < len(looked_at) <= 30
 
 
 def test_other_headers_go_one_by_one() -> None:
