@@ -38,7 +38,6 @@ SPARES_MAX = 2
 # zeroed further until it is taken: where that is slow, as on a virtual machine whose host has to
 # find the memory first, appends need not wait for the whole of it.
 _ZERO_SIZE_NOW = 4 * 1024 * 1024
-_ZERO_SIZE_RESET = 64 * 1024 * 1024  # of the only file of a log that begins
 _ZERO_PIECE = 1024 * 1024
 
 _REWRITE_SIZE = 1024 * 1024  # bytes at a time
@@ -164,22 +163,18 @@ class MappedFileQueue:
         full.filled()
         return added
 
-    def prepare_spare(self, *, zero_size_max: int | None = None) -> None:
+    def prepare_spare(self) -> None:
         """See to it that a spare is ready; blocking, any thread.
-
-        Args:
-            zero_size_max: of the log: so much of it is filled with zeros at most; None: all.
 
         Raises:
             LedgerFullError: the disk has no room for one.
         """
-        zero_size = min(self.file_size, zero_size_max or self.file_size) if self._zeroes else 0
         with self._allocating:
             if self._spares:
                 return
             spare = self._allocate(zero_size=_ZERO_SIZE_NOW)
             region = None
-            if zero_size > _ZERO_SIZE_NOW:
+            if self._zeroes and self.file_size > _ZERO_SIZE_NOW:
                 # A descriptor of its own: a failure of the disk is told to each of them once, and
                 # one that a sync here is told of may concern what the log has written meanwhile.
                 region = self._disk.open_region(spare.path, writable=True)
@@ -191,19 +186,19 @@ class MappedFileQueue:
             spare.close()
         if region is not None:
             try:
-                self._fill(spare, region, zero_size)
+                self._fill(spare, region)
             finally:
                 region.close()
 
-    def _fill(self, spare: MappedFile, region: MappedRegion, zero_size: int) -> None:
-        """Have *zero_size* zeros in *spare*, unless it is taken before, or nobody will."""
+    def _fill(self, spare: MappedFile, region: MappedRegion) -> None:
+        """Write zeros to all of *spare*, or until it is taken, or nobody takes it any more."""
         zeros = ZEROS[:_ZERO_PIECE]
-        for start in range(_ZERO_SIZE_NOW, zero_size, _ZERO_PIECE):
+        for start in range(_ZERO_SIZE_NOW, self.file_size, _ZERO_PIECE):
             with self._zeroing:
                 if spare not in self._spares:
                     return
                 try:
-                    region.write(start, [zeros[: zero_size - start]], through_map=False)
+                    region.write(start, [zeros[: self.file_size - start]], through_map=False)
                 except StorageFailedError as error:
                     if not _is_full(error):
                         raise
@@ -249,13 +244,10 @@ class MappedFileQueue:
     def reset(self, position: int) -> None:
         """Begin anew with one file, that which covers *position*; blocking.
 
-        Somebody waits for that: what zeros spare every sync is worth waiting a moment for, not
-        the seconds that all of a large file takes.
-
         Raises:
             LedgerFullError: nothing changed: there is no room for the file.
         """
-        self.prepare_spare(zero_size_max=_ZERO_SIZE_RESET)
+        self.prepare_spare()
         files, self._files = self._files, []
         self.retire(files)
         self.retire_leftovers()

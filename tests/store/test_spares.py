@@ -54,20 +54,6 @@ def test_a_spare_is_zeroed_to_its_end_when_nobody_takes_it(queue, monkeypatch):
     assert queue.spare_count == 1
 
 
-def test_a_log_that_begins_does_not_wait_for_all_the_zeros_of_its_file(monkeypatch):
-    """A member that was emptied wrote a whole segment of 1 GiB before it took anything in."""
-    monkeypatch.setattr(mapped_file_queue, "_ZERO_SIZE_NOW", 2 * KIB)
-    monkeypatch.setattr(mapped_file_queue, "_ZERO_SIZE_RESET", 5 * KIB)
-    monkeypatch.setattr(mapped_file_queue, "_ZERO_PIECE", KIB)
-    queue = MappedFileQueue.open(FakeDisk(), "log", SIZE, start=0, zeroes=True)
-    counts = []
-    at_each_piece(queue, monkeypatch, counts.append)
-
-    queue.reset(0)
-
-    assert counts == [1, 2, 3]
-
-
 def test_a_spare_is_there_before_it_is_zeroed(queue, monkeypatch):
     ready = []
     at_each_piece(queue, monkeypatch, lambda _: ready.append(queue.spare_count))
