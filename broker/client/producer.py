@@ -174,7 +174,8 @@ class Producer:
             here = intake.here
             here.unique_id = unique_id
             if queues.loop.wait_in_place(batch, here, intake.now):
-                settled = here.settled_with
+                settled, here.settled_with = here.settled_with, None
+                here.custom_sleep_data = None
                 if settled is None:
                     return batch.result(topic, queue_id, place, start, unique_id)
                 if isinstance(settled, Exception):

@@ -144,13 +144,20 @@ class _SomeSends:
 
 def take_send_frames(
     intake: SendIntake, session: Session, frames: SendFrames, one_by_one: Handler
-) -> None:
-    """Append sends that were read together, those that cannot be in their turn *one_by_one*."""
+) -> bool:
+    """Append sends that were read together, those that cannot be in their turn *one_by_one*.
+
+    Return False, with nothing done, where not even the first can be: its topic is not there, or
+    says itself when sends are acknowledged, and so it is with the others, mostly.  Handled singly
+    they leave turns to other connections.
+    """
     sends = frames.sends
     view = memoryview(frames.data)
     count = len(sends.opaques)
     level = intake.policy.default
-    nth = opened = 0
+    nth, opened = 0, intake.opened_up_to(sends.targets, 0)
+    if not opened:
+        return False
     while nth < count:
         if opened <= nth:  # looked at once: nothing that is handled here changes a topic at once
             opened = intake.opened_up_to(sends.targets, nth)
@@ -167,3 +174,4 @@ def take_send_frames(
                 break
         one_by_one(session, frames.commands()[nth])
         nth += 1
+    return True

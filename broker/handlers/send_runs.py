@@ -44,6 +44,7 @@ BODY_SIZE_MAX = 8 * 1024  # bytes of a send worth gathering: a larger one is a b
 CHUNK_SIZE_MAX = 256 * 1024  # bytes gathered for one queue
 
 _Key = tuple[Any, ...]
+_PLACE_SIZE = 3  # of a key, what says whose sends they are and where they go
 _COLUMNS = {"queueId", "sequence", "sizes"}  # in which the frames of a run may differ
 
 
@@ -74,6 +75,7 @@ class SendRuns:
             self._mixed.take(session, commands, one_by_one)
             return
         gathered: dict[_Key, _Gathered] = {}
+        latest: dict[_Key, _Key] = {}  # of a producer and queue, how it was gathered last
         for command in commands:
             key = _key_of(command)
             if key is None:
@@ -83,6 +85,12 @@ class SendRuns:
                 continue
             sends = gathered.get(key)
             if sends is None:
+                # Those that asked for another level go first, or they would overtake each other.
+                place = key[:_PLACE_SIZE]
+                before = latest.get(place)
+                if before in gathered:
+                    self._put(session, gathered.pop(before), one_by_one)
+                latest[place] = key
                 sends = gathered[key] = _Gathered()
             ext, body = command.ext_fields, command.body
             sends.commands.append(command)
@@ -158,8 +166,7 @@ class SendRuns:
     ) -> bool:
         """Handle a run of SEND_BATCH_MESSAGE; return False, with nothing done, if it cannot be."""
         if isinstance(run, SendFrames):
-            take_send_frames(self._intake, session, run, one_by_one)
-            return True
+            return take_send_frames(self._intake, session, run, one_by_one)
         if _key_of(run.first) is None or not run.columns.keys() <= _COLUMNS:
             return False
         if int(run.body_sizes.max()) > BODY_SIZE_MAX:
@@ -202,8 +209,7 @@ class SendRuns:
         found, _ = self.finder.find(run.data[: run.end], run.begin, frame_size_max=run.end)
         if found is None or found.end != run.end:
             return False
-        take_send_frames(self._intake, session, found, one_by_one)
-        return True
+        return take_send_frames(self._intake, session, found, one_by_one)
 
     def _check_run(self, run: FrameRun, header: SendRecordsRequest) -> IntArray | None:
         """Return the sizes of the records of each request, a row each; None where they are odd.

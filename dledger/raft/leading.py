@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from dledger.errors import CorruptEntryError
 from dledger.raft.progress import Progress
+from dledger.raft.reserve import HOLD_SECONDS
 from dledger.raft.snapshot import chunk_message
 
 if TYPE_CHECKING:
@@ -121,6 +122,10 @@ class Leading:
             due = progress.last_sent_at + engine.heartbeat_seconds
             if (rested_at := progress.pace.resting_until) > now:
                 next_due = min(next_due, rested_at)
+            if progress.held_since is not None:  # its window was full
+                held_until = progress.held_since + HOLD_SECONDS
+                if held_until > now:
+                    next_due = min(next_due, held_until)
             # Of what was sent to it; the rest brings its own news.
             if progress.sent_commit_index < min(engine.commit_index, progress.next_index - 1):
                 last_news_at = max(progress.last_sent_at, self.committed_at)

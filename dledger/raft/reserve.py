@@ -34,7 +34,9 @@ if TYPE_CHECKING:
 # Shorter than a commit may take to be announced, which goes the same way then.
 HOLD_SECONDS = 0.004
 HOLD_SIZE_MAX = 8 * 1024  # bytes of entries
-RACE_EACH = 32  # of so many times that somebody could be held back once nobody is
+# Of so many times that somebody could be held back once nobody is; a prime, or of several it would
+# always be the same one's turn.
+RACE_EACH = 31
 PATIENCE_SECONDS = 0.002  # an answer that takes longer is late: a scheduler's slice is 3 ms
 REST_SECONDS_MIN, REST_SECONDS_MAX = 0.02, 1.0  # nobody is held back for so long then
 _SHRINKS_BY = 0.98  # the next rest, with each answer in time: it grows when one of 35 is late

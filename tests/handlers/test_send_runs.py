@@ -277,3 +277,18 @@ def test_a_group_is_sealed_when_it_has_about_as_much_as_is_on_its_way() -> None:
     broker.ledger.commit()
 
     assert [ack.code for ack in broker.acks] == [0] * 8
+
+
+@pytest.mark.parametrize("producer_id", [7, 0])
+def test_sends_that_ask_for_different_levels_do_not_overtake_each_other(producer_id: int) -> None:
+    """They were refused as out of order, or came into the log in another."""
+    commands = [
+        send(n, n, producer_id=producer_id, body=b"%d" % n, **({"acks": "all"} if n % 2 else {}))
+        for n in range(8)
+    ]
+    together, singly = Broker(), Broker()
+    together.receive(commands)
+    singly.receive_one_by_one(commands)
+
+    assert b"".join(together.ledger.bodies) == b"".join(singly.ledger.bodies)
+    assert together.acks == singly.acks == []  # none is refused

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -297,3 +298,12 @@ def test_sends_that_fit_into_no_entry_are_refused_each_by_itself() -> None:
 
     assert broker.acks == singly.acks
     assert {ack.code for ack in broker.acks} == {ResponseCode.MESSAGE_ILLEGAL}
+
+
+def test_frames_to_topics_with_a_level_of_their_own_leave_turns_to_others() -> None:
+    """A whole receive of them was handled one by one, and in one piece."""
+    broker = Broker()
+    broker.topics["t"] = replace(broker.topics["t"], acks="all")
+    commands = [send(n, 0, topic="t", queue_id=n % 60, producer_id=1 + n) for n in range(400)]
+
+    assert broker.receive_frames(commands) == 0

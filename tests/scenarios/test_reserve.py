@@ -233,6 +233,41 @@ def test_now_and_then_all_are_sent_an_entry_at_once_and_the_quickest_is_in_front
     assert [peer_id for peer_id, _ in commit(leader, "n3")] == ["n3"]
 
 
+def test_a_follower_that_is_held_back_with_a_full_window_has_the_entry_in_time():
+    """A heartbeat that fell due meanwhile forgot about it until the next one."""
+    leader = leading()
+    progress = leader.engine.leading.progress["n3"]
+    while len(progress.inflight) < leader.engine.append_window:
+        commit(leader, "n2")
+        leader.step(HOLD_SECONDS + 0.0005)
+    for _ in range(3):
+        leader.step(0.006)
+        agree(leader, "n2")
+    leader.step(leader.core.next_deadline() - leader.clock.seconds - 0.001)
+    leader.propose()
+    leader.sync_log()
+    leader.step(0.0012)
+    leader.answer("n3", progress.inflight[0])
+    leader.take()
+
+    began = leader.clock.seconds
+    while not any(peer == "n3" for peer, _ in sent_to(leader)):
+        leader.step(max(leader.core.next_deadline() - leader.clock.seconds, 0) + 0.0001)
+        assert leader.clock.seconds < began + 2 * HOLD_SECONDS
+
+
+def test_of_several_that_are_held_back_each_has_its_turn_to_show_how_quick_it_is():
+    leader = leading(5)
+    front, raced = leader.engine.reserve.front, set()
+    for _ in range(4 * RACE_EACH):
+        raced |= {peer for peer, _ in commit(leader, *front)} - set(front)
+        leader.step(HOLD_SECONDS + 0.0005)
+        agree(leader, *leader.peers)
+        leader.take()
+
+    assert len(raced) == 2
+
+
 def test_of_five_members_two_are_in_front():
     leader = leading(5)
 
