@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
-_ROLE = re.compile(r"dledger\.server: (\w+) in term (\d+), leader (\S+)")
+_ROLE = re.compile(r": (\w+) in term (\d+), leader \S+$")
 _READY = re.compile(r"^node \S+ ready: ")
 _LAST_WORD = re.compile(r"^dledger: (.+)")
 _TRACEBACK = "Traceback (most recent call last)"

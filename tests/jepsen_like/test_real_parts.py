@@ -8,6 +8,7 @@ import pytest
 
 from dledger.config import SyncBy
 from dledger.errors import LedgerError, LedgerFullError, StorageFailedError
+from dledger.notices import Notices
 from jepsen_like.faults.catalogue import offered
 from jepsen_like.history import History
 from jepsen_like.real.client_main import ProcessClients
@@ -19,6 +20,7 @@ from jepsen_like.real.scripts import SCRIPTS
 from jepsen_like.real.stage import NotReachedError, Stage
 from jepsen_like.soak import SCRIPTS as SOAK_SCRIPTS
 from jepsen_like.soak import commands, seconds_of, soak
+from tests.fakes.lone_core import LoneCore
 from tests.jepsen_like.fake_group import FakeGroup
 
 LOG = """\
@@ -49,6 +51,18 @@ def test_a_nodes_log_is_read_as_it_grows(tmp_path) -> None:
     assert (second.cut_count, second.install_count, second.installing) == (1, 1, 1)
     assert second.last_word.startswith("/d/vote: sync: Input/output error")
     assert second.traceback == ""
+
+
+def test_who_leads_is_read_from_what_a_member_logs(tmp_path, caplog) -> None:
+    """The line came from another module, and every script waited in vain for a leader."""
+    caplog.set_level("INFO")
+    leader = LoneCore()
+    leader.lead()
+    Notices(leader.core).publish()
+    path = tmp_path / "node.log"
+    path.write_text("".join(f"{r.levelname} {r.name}: {r.getMessage()}\n" for r in caplog.records))
+
+    assert NodeLog(path).read_on().roles == [("leader", leader.engine.term)]
 
 
 def test_a_traceback_in_a_nodes_log_is_kept(tmp_path) -> None:
