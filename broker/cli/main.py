@@ -11,8 +11,6 @@ a line in docs/cli.md.
 
 from __future__ import annotations
 
-import difflib
-import importlib
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -20,6 +18,7 @@ from typing import TYPE_CHECKING
 import click
 
 from broker.cli import exits
+from broker.cli.lazy_group import LazyGroup
 from broker.errors import BrokerError
 from dledger.errors import LedgerError
 from dledger.remoting.errors import RemotingError
@@ -118,13 +117,6 @@ def command_names() -> list[str]:
     return [name for section in SECTIONS.values() for name in section]
 
 
-def _module_of(name: str) -> str | None:
-    for section in SECTIONS.values():
-        if name in section:
-            return section[name][0]
-    return None
-
-
 def _show_version(context: click.Context, _: click.Parameter, is_wanted: bool) -> None:
     if not is_wanted:
         return
@@ -137,32 +129,17 @@ def _show_version(context: click.Context, _: click.Parameter, is_wanted: bool) -
     context.exit()
 
 
-class _LazyGroup(click.Group):
-    """A command's module is imported when it is used: help and errors come at once."""
+class _Commands(LazyGroup):
+    """The commands of `SECTIONS`."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def names(self) -> list[str]:
         return command_names()
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        module_name = _module_of(cmd_name)
-        if module_name is None:
-            return None
-        module = importlib.import_module(f"broker.cli.{module_name}")
-        command = getattr(module, cmd_name.replace("-", "_"))
-        assert isinstance(command, click.Command)
-        return command
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        try:
-            return super().resolve_command(ctx, args)
-        except click.UsageError as error:
-            close = difflib.get_close_matches(args[0], command_names(), n=1)
-            if not close:
-                raise
-            text = f"{error.message} Did you mean {close[0]}?"
-            raise click.UsageError(text, ctx) from None
+    def place_of(self, name: str) -> tuple[str, str] | None:
+        for section in SECTIONS.values():
+            if name in section:
+                return section[name][0], name.replace("-", "_")
+        return None
 
     def shell_complete(
         self, ctx: click.Context, incomplete: str
@@ -186,7 +163,7 @@ class _LazyGroup(click.Group):
                 formatter.write_dl(rows)
 
 
-@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version,
     help="Show the version and exit.",

@@ -6,9 +6,9 @@ was imported for its start, and the client with all that it needs is 2.5 MiB.
 
 from __future__ import annotations
 
-import importlib
-
 import click
+
+from broker.cli.lazy_group import LazyGroup
 
 # Name -> module and function.
 _COMMANDS = {
@@ -19,21 +19,16 @@ _COMMANDS = {
 }
 
 
-class _NodeGroup(click.Group):
-    """Finds its commands in `_COMMANDS`."""
+class _NodeCommands(LazyGroup):
+    """The commands of `_COMMANDS`."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def names(self) -> list[str]:
         return list(_COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _COMMANDS:
-            return None
-        module_name, function = _COMMANDS[cmd_name]
-        command = getattr(importlib.import_module(f"broker.cli.{module_name}"), function)
-        assert isinstance(command, click.Command)
-        return command
+    def place_of(self, name: str) -> tuple[str, str] | None:
+        return _COMMANDS.get(name)
 
 
-@click.group(cls=_NodeGroup)
+@click.group(cls=_NodeCommands)
 def node() -> None:
     """Run a single node; look after those of a group."""

@@ -76,12 +76,16 @@ def test_wrong_usage_is_two(capsys, arguments):
     assert "Usage: dledger" in capsys.readouterr().err
 
 
-def test_a_slip_of_the_finger_is_answered_with_what_was_meant(capsys):
+@pytest.mark.parametrize(
+    ("arguments", "slip", "meant"),
+    [(["statsu"], "statsu", "status"), (["node", "statr"], "statr", "start")],
+)
+def test_a_slip_of_the_finger_is_answered_with_what_was_meant(capsys, arguments, slip, meant):
     with pytest.raises(SystemExit) as ended:
-        main(["statsu"])
+        main(arguments)
 
     assert ended.value.code == 2
-    assert "No such command 'statsu'. Did you mean status?" in capsys.readouterr().err
+    assert f"No such command '{slip}'. Did you mean {meant}?" in capsys.readouterr().err
 
 
 def test_the_cheat_sheet_shows_a_task_and_heeds_no_color(monkeypatch):
