@@ -316,6 +316,18 @@ def open_requests_of(session: Session) -> OpenRequests | None:
     return known if type(known) is OpenRequests else None
 
 
+def begin_many(session: Session) -> float | None:
+    """Return the time, for `end_many`, at which requests came together; None: nobody wants it."""
+    known = open_requests_of(session)
+    return None if known is None else known.now()
+
+
+def end_many(session: Session, code: int, begun: float | None, *, count: int) -> None:
+    """Take note that *count* requests for *code* that came together have succeeded together."""
+    if begun is not None and (known := open_requests_of(session)) is not None:
+        known.end_many(code, begun, count=count)
+
+
 def answer(session: Session, request: Command, reply: Command) -> None:
     """Queue *reply* unless nobody waits for it; one that cannot be written is told instead."""
     if request.is_oneway or session.closed:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from broker.handlers.registry import open_requests_of
+from broker.handlers.registry import begin_many, end_many
 from broker.handlers.send_answers import SendRequest
 from broker.protocol.bodies import ACK, ACK_SIZE
 from broker.protocol.request_code import RequestCode
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from dledger.errors import LedgerError
     from dledger.remoting.command import Command
     from dledger.remoting.server import Session
+
+_CODE = int(RequestCode.SEND_BATCH_MESSAGE)
 
 # Rows of grouped acks, as `broker.protocol.bodies` describes them.
 _ACK_ROW = np.dtype(
@@ -86,8 +88,7 @@ class RunRequest:
         self._opaques = opaques
         self._record_counts = record_counts
         self._send_sizes = send_sizes
-        known = open_requests_of(session)
-        self._begun = None if known is None else known.now()
+        self._begun = begin_many(session)
         self._charged = size
 
     def charge(self) -> None:
@@ -104,10 +105,7 @@ class RunRequest:
         if not reached.covers(self._level):
             self._tell_each(receipt, reached)
             return
-        if self._begun is not None and (known := open_requests_of(self._session)) is not None:
-            known.end_many(
-                int(RequestCode.SEND_BATCH_MESSAGE), self._begun, count=len(self._opaques)
-            )
+        end_many(self._session, _CODE, self._begun, count=len(self._opaques))
         if self._record_counts is None and len(self._opaques) < COLUMN_MIN:
             rows = self._few_rows(receipt)
         else:

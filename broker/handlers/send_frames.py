@@ -13,7 +13,7 @@ from itertools import repeat
 from typing import TYPE_CHECKING
 
 from broker.errors import BrokerError
-from broker.handlers.registry import open_requests_of
+from broker.handlers.registry import begin_many, end_many
 from broker.handlers.send_answers import SendRequest
 from broker.protocol.bodies import ACK
 from broker.protocol.request_code import RequestCode
@@ -99,8 +99,7 @@ class _SomeSends:
         self._session = session
         self._frames = frames
         self._level = level
-        known = open_requests_of(session)
-        self._begun = None if known is None else known.now()
+        self._begun = begin_many(session)
         self._charged = 0
         self.begin = self.end = 0
 
@@ -118,9 +117,7 @@ class _SomeSends:
         if not reached.covers(self._level):
             self._tell_each(receipts, reached)
             return
-        known = open_requests_of(session)
-        if self._begun is not None and known is not None:
-            known.end_many(_CODE, self._begun, count=len(receipts))
+        end_many(session, _CODE, self._begun, count=len(receipts))
         opaques = self._frames.sends.opaques[self.begin : self.end]
         rows = b"".join(map(ACK.pack, opaques, repeat(0), *zip(*receipts, strict=True)))
         self._answers.add_acks(session, rows, reached)

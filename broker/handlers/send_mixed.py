@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from broker.errors import BrokerError
-from broker.handlers.registry import open_requests_of
+from broker.handlers.registry import begin_many, end_many
 from broker.handlers.send_answers import SendRequest
 from broker.protocol.bodies import ACK
 from broker.protocol.headers import SendRecordsRequest
@@ -43,17 +43,14 @@ class _Receive:
     def __init__(self, answers: SendAnswers, session: Session) -> None:
         self.answers = answers
         self.session = session
-        known = open_requests_of(session)
-        self.begun = None if known is None else known.now()
+        self.begun = begin_many(session)
         self.count = self.left = 0
 
     def one_is_through(self) -> None:
         """Take note that a send is answered; behind the last tell how long they took."""
         self.left -= 1
-        if not self.left and self.count and self.begun is not None:
-            known = open_requests_of(self.session)
-            if known is not None:
-                known.end_many(_CODE, self.begun, count=self.count)
+        if not self.left and self.count:
+            end_many(self.session, _CODE, self.begun, count=self.count)
             self.count = 0  # it may go on: some are through while others are only being read
 
 

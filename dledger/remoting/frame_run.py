@@ -322,12 +322,10 @@ def _frames_alike(
 
     At last the size of all, or 0 where they differ.
     """
-    count = (len(data) - at) // frame_size
-    if count >= RUN_MIN:  # and so are the first ones, or all of *data* is not looked at for them
-        count = _alike_count(data, at, frame_size, RUN_MIN)
-        if count == RUN_MIN:
-            count = _alike_count(data, at, frame_size, (len(data) - at) // frame_size)
-    if count >= RUN_MIN:
+    room = (len(data) - at) // frame_size
+    # The first ones first: where they differ all the rest of *data* is not looked at.
+    if room >= RUN_MIN and _alike_count(data, at, frame_size, RUN_MIN) == RUN_MIN:
+        count = _alike_count(data, at, frame_size, room)
         return at + np.arange(count) * frame_size, np.full(count, frame_size), frame_size
     # They differ in size: from one to the next, then.
     unpack = _PREFIX.unpack_from
