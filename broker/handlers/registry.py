@@ -41,7 +41,7 @@ from dledger.remoting.errors import LocalProtocolError
 from dledger.remoting.rate_limited_log import shorten
 
 if TYPE_CHECKING:
-    from dledger.remoting.server import FrameGroup, FrameRun, Session
+    from dledger.remoting.server import FrameGroup, Session
 
 logger = logging.getLogger(__name__)
 
@@ -245,7 +245,7 @@ class Registry:
         if ends_pass:
             self._end_of_pass()
 
-    def on_run(self, session: Session, run: FrameRun | FrameGroup, *, ends_pass: bool) -> bool:
+    def on_run(self, session: Session, run: FrameGroup, *, ends_pass: bool) -> bool:
         """Handle requests that are alike all at once; return False, with nothing done, if not."""
         handler = self._frame_run_handlers.get(run.code)
         if handler is None or not self._is_serving():

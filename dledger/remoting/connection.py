@@ -29,9 +29,9 @@ from dledger.remoting.header_codec import (
 )
 
 if TYPE_CHECKING:
-    from dledger.remoting.frame_run import FrameGroup, FrameRun
+    from dledger.remoting.frame_run import FrameGroup
 
-    Pieces = list[list[Command] | FrameRun | FrameGroup]
+    Pieces = list[list[Command] | FrameGroup]
 
 _PREFIX = struct.Struct(">II")
 _LENGTH = struct.Struct(">I")
@@ -44,7 +44,7 @@ class FindRun(Protocol):
 
     def __call__(
         self, data: bytes, at: int, *, frame_size_max: int
-    ) -> tuple[FrameRun | FrameGroup | None, int]:
+    ) -> tuple[FrameGroup | None, int]:
         """Return the run that begins at *at* of *data*, and where to look for the next one."""
         ...
 

@@ -231,9 +231,7 @@ class RunFinder:
         self._header = b""  # of which `_shape` is known
         self._shape: _Shape | None = None
 
-    def find(
-        self, data: bytes, at: int, *, frame_size_max: int
-    ) -> tuple[FrameRun | FrameGroup | None, int]:
+    def find(self, data: bytes, at: int, *, frame_size_max: int) -> tuple[FrameGroup | None, int]:
         """Return what can be read together from *at* on; see `find_run`."""
         find_others = self._find_others
         if find_others is None:

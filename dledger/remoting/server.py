@@ -58,7 +58,7 @@ logger = logging.getLogger("dledger.remoting")
 class OnRun(Protocol):
     """Takes requests that are alike; see `RemotingServer`."""
 
-    def __call__(self, session: Session, run: FrameRun | FrameGroup, *, ends_pass: bool) -> bool:
+    def __call__(self, session: Session, run: FrameGroup, *, ends_pass: bool) -> bool:
         """Return whether it did; *ends_pass* as for `SessionHandler.on_commands`."""
         ...
 
@@ -268,9 +268,7 @@ class RemotingServer:
             find_run=None if self._on_run is None else RunFinder(self._find_others).find,
         )
         at_end = False
-        pieces: deque[list[Command] | FrameRun | FrameGroup] = (
-            deque()
-        )  # that came and are not served yet
+        pieces: deque[list[Command] | FrameGroup] = deque()  # that came and are not served yet
 
         def take(data: bytes) -> bool:
             """Serve what a receive brought; return whether something has to be waited for."""
@@ -331,7 +329,7 @@ class RemotingServer:
         session: Session,
         connection: Connection,
         turns: Turns,
-        left: deque[list[Command] | FrameRun | FrameGroup],
+        left: deque[list[Command] | FrameGroup],
     ) -> None:
         """Have what has come handled; what others must get a turn amid goes to *left*."""
         is_new = False
@@ -363,7 +361,7 @@ class RemotingServer:
             oldest.close(reason)
 
     def _serve_first(
-        self, session: Session, left: deque[list[Command] | FrameRun | FrameGroup], turns: Turns
+        self, session: Session, left: deque[list[Command] | FrameGroup], turns: Turns
     ) -> list[Command]:
         """Take the first of *left* and have it handled; return it where it is too many for that."""
         piece = left.popleft()
