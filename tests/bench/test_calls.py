@@ -5,15 +5,22 @@ from __future__ import annotations
 import trio
 
 from bench.calls import CallCounter, StoppableClock, count_calls
+from broker.store import compiled
 from dledger.config import FlushDiskType
 from dledger.remoting.readiness import HotSockets
 from dledger.remoting.tcp_stream import TcpStream
 
-MESSAGES = 20
+MESSAGES = 100  # several of the reserve's goes: where one ends, twenty would count it or not
 
 
 def test_a_message_by_itself_costs_no_more_calls_than_it_did(tmp_path):
-    """With the bounds a sixth above what is counted; who needs more says why, and raises them."""
+    """With the bounds a sixth above what is counted; who needs more says why, and raises them.
+
+    What is counted where the reserve is sent each entry, as it is where answers came late before
+    (see `dledger.raft.reserve`): 366 calls on the leader, 111 on each follower.  With the reserve
+    held back it is 336, 111 and 49, and without compiled loops 472 and 207.  Below, it is only
+    seen that each was counted at all.
+    """
 
     async def run() -> tuple[CallCounter, str]:
         return await count_calls(tmp_path, flush=FlushDiskType.ASYNC_FLUSH, message_count=MESSAGES)
@@ -22,11 +29,12 @@ def test_a_message_by_itself_costs_no_more_calls_than_it_did(tmp_path):
 
     costs = {whose: places.total() / MESSAGES for whose, places in counter.calls.items()}
     followers = [costs[whose] for whose in ("n1", "n2", "n3") if whose != leader]
-    assert 300 < costs[leader] < 1_000, costs
-    assert 100 < sum(followers) < 830, costs
-    # A poll for each receive and one for what dispatch is woken by, all nodes and the client taken
-    # together; a step for each of them, too.
-    assert counter.step_count / MESSAGES < 10.5
+    leader_most, followers_most = (430, 260) if compiled.loops is not None else (550, 485)
+    assert 100 < costs[leader] < leader_most, costs
+    assert min(followers) > 10, costs
+    assert sum(followers) < followers_most, costs
+    # Nodes read and answer out of the poll; the client's task alone takes a step.
+    assert counter.step_count / MESSAGES < 1.2
 
 
 def test_counting_leaves_no_trace():
