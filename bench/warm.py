@@ -1,12 +1,13 @@
 """Memory that the machine has at hand, for whatever is measured.
 
-A virtual machine may give free memory back to its host within a second.  The first use of a page
+A virtual machine may give free memory back to its host within seconds.  The first use of a page
 then waits for the host: 7 to 9 us instead of 0.6, on the machine that docs/performance.md tells of,
 and brokers write nothing but fresh pages.  How much of its memory such a machine has at hand is
 chance, and moves rates by up to two times between runs of the same program.
 
-So a process of its own fills memory beforehand, and lets go of it while a load runs, as much as the
-load has taken.  Free memory stays as it was, and what is taken next is what was let go last.
+Linux tells the host of free memory by blocks of 2 MiB, and takes what is wanted from the smallest
+blocks that do.  So before each load files are filled, and all of them is let go but a little in
+each 2 MiB: what becomes free lies in blocks that nobody tells the host of, and is taken first.
 On a machine that keeps its memory this changes nothing.
 """
 
@@ -14,70 +15,23 @@ from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
-import sys
-import time
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 _MIB = 1024 * 1024
-_CUSHION = 64 * _MIB  # let go at once, for what is taken between two looks
-_LOOK_SECONDS = 0.005
+# As large as what is written at once, so that what is let go are blocks of that size or larger: the
+# system keeps single pages apart for whoever wants single pages.
+_PIECE = 128 * 1024
+_PIECES_A_BLOCK = 2 * _MIB // _PIECE  # of which one is kept
 _REPORTING = Path("/sys/module/page_reporting")  # of Linux: free pages are told to the host
 # Bytes a second that no load is known to exceed: three logs, queues and what is on its way.
 _RATE_SMALL = 512 * _MIB
 _RATE_LARGE = 1024 * _MIB
 _LARGE_BODY = 512
-
-
-class Reservoir:
-    """Filled memory, let go piece by piece."""
-
-    def __init__(self, size: int) -> None:
-        """Fill *size* bytes, rounded down to MiB.
-
-        Raises:
-            OSError: that is more than half of what programs may still have.
-        """
-        if size > _memory("MemAvailable") // 2:
-            # Nothing else bounds a file in memory but the kernel, by ending processes.
-            raise OSError(f"{size // _MIB} MiB of memory are not to be had")
-        self._fd = os.memfd_create("bench-warm")
-        self._left = size // _MIB * _MIB
-        self._free_wanted: int | None = None
-        piece = b"\1" * _MIB
-        for at in range(0, self._left, _MIB):
-            os.pwrite(self._fd, piece, at)
-
-    @property
-    def left(self) -> int:
-        """Bytes still held."""
-        return self._left
-
-    def follow(self, free: int) -> None:
-        """Let go of as much as is missing; *free* is the machine's free memory now, in bytes.
-
-        The first call says what there was at the beginning.
-        """
-        if self._free_wanted is None:
-            self._free_wanted = free + min(_CUSHION, self._left)
-        missing = min(self._free_wanted - free, self._left)
-        if missing > 0:
-            # From the end: a file that is cut needs no look at what stays.
-            self._left -= min(-(-missing // _MIB) * _MIB, self._left)
-            os.ftruncate(self._fd, self._left)
-
-    def close(self) -> None:
-        """Let go of the rest."""
-        os.close(self._fd)
-
-
-def free_memory() -> int:
-    """Return the machine's free memory, in bytes; what caches hold is not free."""
-    return _memory("MemFree")
 
 
 def gives_memory_back() -> bool:
@@ -90,62 +44,42 @@ def taken_at_most(body_size: int, seconds: float) -> int:
     if not gives_memory_back():
         return 0
     most = int(seconds * (_RATE_LARGE if body_size >= _LARGE_BODY else _RATE_SMALL))
-    return min(most, _memory("MemAvailable") // 4)
+    # Beyond a tenth of what is available Linux would begin to write it to the disk.
+    return min(most, _memory_available() // 12)
 
 
 @contextlib.contextmanager
-def warm_memory(size: int) -> Iterator[int | None]:
-    """Have *size* bytes at hand for what runs inside; yield the pid of the process that holds them.
+def warm_memory(size: int) -> Iterator[int]:
+    """Have *size* bytes at hand for what runs inside; yield how many are kept from it for that.
 
-    With 0 there is none.
+    With 0 nothing is done.
 
     Raises:
-        OSError: there is not so much memory.
+        OSError: there is not so much memory, or no room for it where temporary files are.
     """
     if not size:
-        yield None
+        yield 0
         return
-    with subprocess.Popen(
-        [sys.executable, "-m", "bench.warm", str(size)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,  # what it could not do is told below
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            if process.stdout.readline() != b"filled\n":
-                raise OSError(f"{size // _MIB} MiB of memory could not be filled beforehand")
-            process.stdin.write(b"\n")
-            process.stdin.flush()
-            yield process.pid
-        finally:
-            process.kill()
+    if size > _memory_available() // 2:
+        # Nothing else bounds what is written but the disk.
+        raise OSError(f"{size // _MIB} MiB of memory are not to be had")
+    with (
+        tempfile.TemporaryFile(buffering=0) as let_go,
+        tempfile.TemporaryFile(buffering=0) as kept,
+    ):
+        piece = b"\1" * _PIECE
+        for number in range(-(-size // _PIECE)):
+            file = let_go if (number + 1) % _PIECES_A_BLOCK else kept
+            if file.write(piece) != _PIECE:
+                raise OSError(f"no room for {size // _MIB} MiB in {tempfile.gettempdir()}")
+        os.ftruncate(let_go.fileno(), 0)
+        yield os.fstat(kept.fileno()).st_size
 
 
-def _memory(what: str) -> int:
+def _memory_available() -> int:
     with Path("/proc/meminfo").open(encoding="ascii") as file:
         for line in file:
             name, _, value = line.partition(":")
-            if name == what:
+            if name == "MemAvailable":
                 return int(value.split()[0]) * 1024
-    raise OSError(f"/proc/meminfo has no {what}")
-
-
-def _serve(
-    size: int,
-    *,
-    look: Callable[[], int] = free_memory,
-    pause: Callable[[float], None] = time.sleep,
-) -> None:
-    starter = os.getppid()
-    reservoir = Reservoir(size)
-    print("filled", flush=True)
-    sys.stdin.buffer.readline()
-    while reservoir.left and os.getppid() == starter:  # killed, it would leave this behind
-        reservoir.follow(look())
-        pause(_LOOK_SECONDS)
-
-
-if __name__ == "__main__":
-    _serve(int(sys.argv[1]))
+    raise OSError("/proc/meminfo has no MemAvailable")

@@ -25,7 +25,7 @@ from dledger.errors import CorruptStoreError, StorageFailedError
 from dledger.store.disk import TEMPORARY_SUFFIX
 from dledger.store.mapped_file import MappedFile
 from dledger.store.slot_file import REMEDY
-from dledger.store.zeros import ZEROS
+from dledger.store.zeros import ZERO_PIECE, ZEROS, ZEROS_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -38,7 +38,6 @@ SPARES_MAX = 2
 # zeroed further until it is taken: where that is slow, as on a virtual machine whose host has to
 # find the memory first, appends need not wait for the whole of it.
 _ZERO_SIZE_NOW = 4 * 1024 * 1024
-_ZERO_PIECE = 1024 * 1024
 
 _REWRITE_SIZE = 1024 * 1024  # bytes at a time
 
@@ -192,13 +191,14 @@ class MappedFileQueue:
 
     def _fill(self, spare: MappedFile, region: MappedRegion) -> None:
         """Write zeros to all of *spare*, or until it is taken, or nobody takes it any more."""
-        zeros = ZEROS[:_ZERO_PIECE]
-        for start in range(_ZERO_SIZE_NOW, self.file_size, _ZERO_PIECE):
+        for start in range(_ZERO_SIZE_NOW, self.file_size, ZERO_PIECE):
+            end = min(start + ZERO_PIECE, self.file_size)
             with self._zeroing:
                 if spare not in self._spares:
                     return
                 try:
-                    region.write(start, [zeros[: self.file_size - start]], through_map=False)
+                    for offset in range(start, end, ZEROS_SIZE):
+                        region.write(offset, [ZEROS[: end - offset]], through_map=False)
                 except StorageFailedError as error:
                     if not _is_full(error):
                         raise

@@ -15,7 +15,7 @@ from dledger.store.disk import TEMPORARY_SUFFIX
 from dledger.store.disk_usage import DiskUsage
 from dledger.store.os_calls import failing, sync_all, sync_data
 from dledger.store.os_files import OsFile, OsMappedFile, OsRegion
-from dledger.store.zeros import ZEROS, ZEROS_SIZE
+from dledger.store.zeros import ZERO_PIECE, ZEROS, ZEROS_SIZE
 
 if TYPE_CHECKING:
     from dledger.store.disk import DiskFile, FileTree, FolderLock, MappedRegion
@@ -244,4 +244,5 @@ def _reserve(fd: int, size: int, *, zero_size: int) -> None:
         zero_size = size
     for offset in range(0, zero_size, ZEROS_SIZE):
         os.pwrite(fd, ZEROS[: zero_size - offset], offset)
-        sync_data(fd)  # by the piece: a sync of the log never waits for all of it
+        if not (offset + ZEROS_SIZE) % ZERO_PIECE:
+            sync_data(fd)  # by the piece: a sync of the log never waits for all of it

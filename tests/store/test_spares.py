@@ -10,6 +10,7 @@ import pytest
 from dledger.errors import StorageFailedError
 from dledger.store import mapped_file_queue
 from dledger.store.mapped_file_queue import MappedFileQueue
+from dledger.store.zeros import ZEROS
 from tests.fakes.disk import FakeDisk
 
 KIB = 1024
@@ -19,7 +20,9 @@ SIZE = 8 * KIB
 @pytest.fixture
 def queue(monkeypatch):
     monkeypatch.setattr(mapped_file_queue, "_ZERO_SIZE_NOW", 2 * KIB)
-    monkeypatch.setattr(mapped_file_queue, "_ZERO_PIECE", KIB)
+    monkeypatch.setattr(mapped_file_queue, "ZERO_PIECE", KIB)
+    monkeypatch.setattr(mapped_file_queue, "ZEROS_SIZE", KIB // 4)
+    monkeypatch.setattr(mapped_file_queue, "ZEROS", ZEROS[: KIB // 4])
     queue = MappedFileQueue.open(FakeDisk(), "log", SIZE, start=0, zeroes=True)
     queue.reset(0)
     return queue
@@ -52,6 +55,30 @@ def test_a_spare_is_zeroed_to_its_end_when_nobody_takes_it(queue, monkeypatch):
 
     assert counts == [1, 2, 3, 4, 5, 6], "all but the two that come with the file"
     assert queue.spare_count == 1
+
+
+def test_little_is_written_at_once(queue, monkeypatch):
+    """For large writes Linux takes memory that was free for long: see `dledger.store.zeros`."""
+    open_region, offsets, sizes = queue._disk.open_region, [], []
+
+    def watched(path, *, writable):
+        region = open_region(path, writable=writable)
+        write = region.write
+
+        def writing(offset, parts, *, through_map):
+            offsets.append(offset)
+            sizes.extend(len(part) for part in parts)
+            write(offset, parts, through_map=through_map)
+
+        region.write = writing
+        return region
+
+    monkeypatch.setattr(queue._disk, "open_region", watched)
+
+    queue.prepare_spare()
+
+    assert offsets == list(range(2 * KIB, SIZE, KIB // 4))
+    assert set(sizes) == {KIB // 4}
 
 
 def test_a_spare_is_there_before_it_is_zeroed(queue, monkeypatch):
