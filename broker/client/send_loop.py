@@ -19,8 +19,8 @@ from broker.client.queue_sender import Failure, QueueSender
 from broker.client.requests import failure_text, leader_hint
 from broker.errors import BrokerError, NoPermissionError, TopicNotFoundError
 from broker.protocol.bodies import Ack
-from broker.protocol.headers import SendRecordsResponse
 from broker.protocol.response_code import ResponseCode
+from broker.protocol.send_headers import SendRecordsResponse
 from dledger.remoting.command import Command
 from dledger.remoting.errors import ConnectFailedError, NotConnectedError
 

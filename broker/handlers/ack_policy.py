@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from broker.metadata.topics import TopicConfig, Topics
-    from broker.protocol.headers import SendMessageRequest
+    from broker.protocol.send_headers import SendMessageRequest
 
 # How sends and topics say it.
 COPIES = {"leader": Copies.LEADER, "majority": Copies.MAJORITY, "all": Copies.ALL}

@@ -18,7 +18,7 @@ from broker.protocol.subscription_group import SubscriptionGroupConfig
 
 if TYPE_CHECKING:
     from broker.metadata.subscription_groups import SubscriptionGroups
-    from broker.protocol.headers import SendMessageRequest
+    from broker.protocol.send_headers import SendMessageRequest
 
 # From this version on clients say themselves how often. Source: RocketMQ ``MQVersion.V3_4_9``.
 VERSION_WITH_TIMES_MAX = 121

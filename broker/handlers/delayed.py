@@ -15,7 +15,7 @@ from broker.message.delay import DELAY_LEVELS_MS, check_waiting
 
 if TYPE_CHECKING:
     from broker.message.codec import Buffer
-    from broker.protocol.headers import SendRecordsRequest
+    from broker.protocol.send_headers import SendRecordsRequest
 
 
 def check_delayed(header: SendRecordsRequest, body: Buffer, *, now_ms: int) -> None:

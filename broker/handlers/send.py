@@ -32,9 +32,9 @@ from broker.message.properties import (
     decode_properties,
     encode_properties,
 )
-from broker.protocol import headers
-from broker.protocol.headers import SendMessageRequest, SendRecordsRequest
+from broker.protocol import send_headers
 from broker.protocol.request_code import RequestCode
+from broker.protocol.send_headers import SendMessageRequest, SendRecordsRequest
 from broker.store.chunk import Chunk, check_chunk
 from broker.store.producers import SequenceState
 
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from dledger.remoting.command import Buffer, Command
     from dledger.remoting.server import FrameRun, Session
 
-assert headers.PRODUCER_ID_MAX == PRODUCER_ID_MAX
+assert send_headers.PRODUCER_ID_MAX == PRODUCER_ID_MAX
 
 
 class SendHandlers:

@@ -14,8 +14,8 @@ import msgspec
 from broker.handlers.registry import answer, error_response, open_requests_of
 from broker.message.message_id import encode_offset_id
 from broker.protocol.bodies import ACK
-from broker.protocol.headers import SendMessageResponse, SendRecordsResponse
 from broker.protocol.response_code import ResponseCode
+from broker.protocol.send_headers import SendMessageResponse, SendRecordsResponse
 from broker.store.commit_log import Receipt
 from broker.store.producers import SequenceState, SequenceVerdict
 from dledger.durability import Copies

@@ -16,8 +16,8 @@ from broker.errors import BrokerError
 from broker.handlers.registry import begin_many, end_many
 from broker.handlers.send_answers import SendRequest
 from broker.protocol.bodies import ACK
-from broker.protocol.headers import SendRecordsRequest
 from broker.protocol.request_code import RequestCode
+from broker.protocol.send_headers import SendRecordsRequest
 from broker.store.chunk import check_chunk
 from broker.store.producers import SequenceState
 from dledger.errors import LedgerError

@@ -23,7 +23,7 @@ from broker.handlers.ordered_sends import OrderedSends, order_of
 from broker.handlers.run_request import RunRequest, starts_of
 from broker.handlers.send_frames import SendFinder, SendFrames, take_send_frames
 from broker.handlers.send_mixed import MixedSends
-from broker.protocol.headers import SendRecordsRequest
+from broker.protocol.send_headers import SendRecordsRequest
 from broker.store.chunk import Chunk, check_chunk, check_records
 from broker.store.producers import SequenceState
 from dledger.errors import LedgerError

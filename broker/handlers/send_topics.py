@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from broker.handlers.send_answers import SendAnswers
     from broker.metadata.topics import TopicConfig, Topics
-    from broker.protocol.headers import SendMessageRequest
+    from broker.protocol.send_headers import SendMessageRequest
     from dledger.errors import LedgerError
     from dledger.remoting.command import Command
     from dledger.remoting.server import Session

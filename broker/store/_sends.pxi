@@ -1,8 +1,8 @@
 # -- reading sends --------------------------------------------------------------------------------
 #
 # A part of `_columns.pyx`.  Frames of SEND_BATCH_MESSAGE as our own clients write them: their
-# headers (`dledger.remoting.header_codec`, `broker.protocol.headers.SendRecordsRequest`) are read
-# without a command being made of each, and their records checked.  The first frame that is odd in
+# headers (`dledger.remoting.header_codec`, `broker.protocol.send_headers.SendRecordsRequest`) are
+# read without a command being made of each, and their records checked.  The first frame that is odd in
 # any way ends it; it is then read and answered by itself.
 
 cdef enum:

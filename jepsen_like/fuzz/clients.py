@@ -10,7 +10,7 @@ from typing import Any
 from broker.message.batch import BatchMessage, encode_batch_body, encode_sizes
 from broker.message.codec import encode_record
 from broker.message.properties import encode_properties
-from broker.protocol.headers import SendRecordsRequest
+from broker.protocol.send_headers import SendRecordsRequest
 from dledger.remoting.command import FLAG_GROUPED, FLAG_ONEWAY, Command, SerializeType
 
 _PROPERTIES = encode_properties({"KEYS": "k", "TAGS": "tag", "UNIQ_KEY": "0" * 32, "WAIT": "true"})

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from broker.errors import BrokerError, HeaderError
 from broker.handlers.registry import error_response, holding_cost
-from broker.protocol import headers, name_headers
+from broker.protocol import headers, name_headers, send_headers
 from broker.protocol.bodies import (
     Ack,
     GroupStatus,
@@ -146,7 +146,7 @@ def _command_of(data: bytes) -> Command | None:
 
 _HEADERS = [
     kind
-    for module in (headers, name_headers)
+    for module in (headers, send_headers, name_headers)
     for kind in vars(module).values()
     if isinstance(kind, type) and issubclass(kind, Header) and kind is not Header
 ]
@@ -159,7 +159,7 @@ def run_command(data: bytes) -> None:
         return
     must_be(holding_cost(command) >= 0, "a negative cost")
     readers: list[Callable[[Any], Any]] = [kind.decode for kind in _HEADERS]
-    readers += [headers.SendMessageRequest.decode_v2, headers.SendRecordsRequest.decode]
+    readers += [send_headers.SendMessageRequest.decode_v2, send_headers.SendRecordsRequest.decode]
     for decode in readers:
         try:
             header = decode(command.ext_fields)

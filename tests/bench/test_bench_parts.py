@@ -10,7 +10,7 @@ import pytest
 from bench.frames import FrameRing
 from bench.measured import Line, Measured, Round
 from bench.plan import LOADS, Kind, Plan, choose, of_other_sizes
-from broker.protocol.headers import SendRecordsRequest
+from broker.protocol.send_headers import SendRecordsRequest
 from broker.store.chunk import check_chunk
 from dledger.config import KIB, MIB
 from dledger.remoting.connection import Connection

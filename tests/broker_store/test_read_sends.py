@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from broker.message.batch import encode_sizes
 from broker.message.codec import encode_record
 from broker.message.limits import MessageLimits
-from broker.protocol.headers import SendRecordsRequest
+from broker.protocol.send_headers import SendRecordsRequest
 from broker.store import compiled
 from broker.store.chunk import check_chunk
 from broker.store.send_columns import TARGETS_MAX, SendColumns, Target, Targets

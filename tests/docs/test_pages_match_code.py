@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from broker.message import batch, codec
-from broker.protocol import bodies, headers
+from broker.protocol import bodies, send_headers
 from broker.protocol.header_fields import _plan
 from broker.protocol.request_code import RequestCode
 from broker.protocol.response_code import ResponseCode
@@ -69,7 +69,7 @@ def test_every_field_of_our_own_send_has_its_row():
     section = PROTOCOL.partition("recordFormat = 1**")[2].partition("**PULL_MESSAGE")[0]
     cells = re.findall(r"^\| ([^|]+) \|", section, re.MULTILINE)
 
-    assert set(headers._SEND_RECORDS_NAMES) <= words_of(" ".join(cells))
+    assert set(send_headers._SEND_RECORDS_NAMES) <= words_of(" ".join(cells))
 
 
 @pytest.mark.parametrize("code", ResponseCode, ids=lambda code: code.name)

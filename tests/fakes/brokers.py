@@ -14,9 +14,10 @@ from broker.message.model import HostAddress
 from broker.node import Node
 from broker.open_files import OpenFiles, open_files
 from broker.protocol.bodies import Ack, decode_acks
-from broker.protocol.headers import PULL_FLAG_SUSPEND, SendRecordsRequest
+from broker.protocol.headers import PULL_FLAG_SUSPEND
 from broker.protocol.request_code import RequestCode
 from broker.protocol.response_code import ResponseCode
+from broker.protocol.send_headers import SendRecordsRequest
 from broker.wiring import Surroundings
 from dledger.config import KIB, RaftConfig, StoreConfig
 from dledger.remoting.client import RemotingClient

@@ -1,12 +1,12 @@
 """The header of each request, for tests that go over all of them."""
 
-from broker.protocol import admin_headers, headers, name_headers
+from broker.protocol import admin_headers, headers, name_headers, send_headers
 from broker.protocol.request_code import RequestCode
 
 REQUEST_HEADERS = {
-    RequestCode.SEND_MESSAGE: headers.SendMessageRequest,
-    RequestCode.SEND_MESSAGE_V2: headers.SendMessageRequest,
-    RequestCode.SEND_BATCH_MESSAGE: headers.SendRecordsRequest,
+    RequestCode.SEND_MESSAGE: send_headers.SendMessageRequest,
+    RequestCode.SEND_MESSAGE_V2: send_headers.SendMessageRequest,
+    RequestCode.SEND_BATCH_MESSAGE: send_headers.SendRecordsRequest,
     RequestCode.PULL_MESSAGE: headers.PullMessageRequest,
     RequestCode.QUERY_CONSUMER_OFFSET: headers.QueryConsumerOffsetRequest,
     RequestCode.UPDATE_CONSUMER_OFFSET: headers.UpdateConsumerOffsetRequest,

@@ -9,7 +9,7 @@ import json
 
 import pytest
 
-from broker.protocol import headers
+from broker.protocol import send_headers
 from broker.protocol.header_fields import _plan
 from broker.protocol.known_codes import _NAMES
 from broker.protocol.request_code import RequestCode
@@ -20,8 +20,8 @@ from tests.house.test_house import WITHOUT_HEADER
 
 NAMED = (ResponseCode.SYSTEM_ERROR, ResponseCode.MESSAGE_ILLEGAL)
 PLANS = {
-    RequestCode.SEND_MESSAGE_V2: headers._SEND_V2,
-    RequestCode.SEND_BATCH_MESSAGE: headers._SEND_RECORDS,
+    RequestCode.SEND_MESSAGE_V2: send_headers._SEND_V2,
+    RequestCode.SEND_BATCH_MESSAGE: send_headers._SEND_RECORDS,
 }
 # Of a kind that a field does not have: what of each can be written in all serializations.
 WRONG = {

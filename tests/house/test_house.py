@@ -31,7 +31,7 @@ from broker.handlers.topics import TopicHandlers
 from broker.nameserver.handlers import NameHandlers, SystemTopicHandlers
 from broker.nameserver.registering import RegistrationHandlers
 from broker.nameserver.settings import NameSettings
-from broker.protocol import admin_headers, headers, name_headers
+from broker.protocol import admin_headers, headers, name_headers, send_headers
 from broker.protocol.request_code import RequestCode
 from broker.protocol.response_code import ResponseCode
 from dledger.protocol import PeerCode
@@ -137,7 +137,7 @@ def test_every_request_code_has_a_header_unless_it_has_no_fields(code):
 def test_every_request_header_belongs_to_a_request():
     found = {
         value
-        for module in (headers, name_headers, admin_headers)
+        for module in (headers, send_headers, name_headers, admin_headers)
         for name, value in vars(module).items()
         if name.endswith("Request") and isinstance(value, type)
     }

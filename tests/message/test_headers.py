@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.errors import HeaderError
-from broker.protocol import headers
+from broker.protocol import headers, send_headers
 from broker.protocol.bodies import (
     Ack,
     GroupStatus,
@@ -23,13 +23,11 @@ from broker.protocol.headers import (
     CreateTopicRequest,
     PullMessageRequest,
     PullMessageResponse,
-    SendMessageRequest,
-    SendMessageResponse,
-    SendRecordsRequest,
     UpdateConsumerOffsetRequest,
 )
 from broker.protocol.request_code import RequestCode
 from broker.protocol.response_code import ResponseCode
+from broker.protocol.send_headers import SendMessageRequest, SendMessageResponse, SendRecordsRequest
 
 # Seen on the wire of RocketMQ 4.9.8: its Java client, and the C++ client inside PyPI rocketmq.
 FROM_JAVA = {
@@ -226,7 +224,8 @@ def test_every_header_comes_back_even_when_all_its_values_are_strings(data):
         st.sampled_from(
             [
                 value
-                for value in vars(headers).values()
+                for module in (headers, send_headers)
+                for value in vars(module).values()
                 if isinstance(value, type) and issubclass(value, Header) and value is not Header
             ]
         )
