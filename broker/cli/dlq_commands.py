@@ -30,7 +30,7 @@ from broker.message.limits import DLQ_PREFIX
 if TYPE_CHECKING:
     from typing import Any
 
-    from broker.client.records import Message
+    from broker.client.message import Message
 
 
 @click.group()

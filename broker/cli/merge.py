@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from broker.client.records import Message
+    from broker.client.message import Message
 
 COUNT_MAX = 20_000  # messages held back; with more the oldest go, whatever is missing
 STALL_SECONDS = 2.0  # a queue that brings nothing for so long holds the others back no more

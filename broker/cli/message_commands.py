@@ -29,7 +29,7 @@ from broker.message import properties as names
 
 if TYPE_CHECKING:
     import broker
-    from broker.client.records import Message
+    from broker.client.message import Message
 
 _PLACE = re.compile(r"(?P<topic>[^:]+):(?P<queue>\d+):(?P<offset>\d+)\Z", re.ASCII)
 _OFFSET_ID = re.compile(r"(?:[0-9A-Fa-f]{32}|[0-9A-Fa-f]{56})\Z")

@@ -19,7 +19,7 @@ from broker.message import properties as names
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from broker.client.records import Message
+    from broker.client.message import Message
 
 # What a letter behind a % stands for; docs/cli.md has the same list.
 FIELDS: dict[str, tuple[str, Callable[[Message], bytes]]] = {

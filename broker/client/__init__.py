@@ -22,8 +22,8 @@ from broker.client.errors import (
     SeveralGroupsError,
 )
 from broker.client.lookup import Lookup
+from broker.client.message import Message
 from broker.client.producer import Producer
-from broker.client.records import Message
 from broker.client.results import SendResult
 from broker.client.send_loop import ProducerStats
 from broker.client.send_many import OutMessage

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from broker.client.consumer_options import ConsumerOptions, Subscription
     from broker.client.handout import ConsumerStats, Handout
+    from broker.client.message import Message
     from broker.client.readings import Readings
-    from broker.client.records import Message
 
 
 class Consumer:

@@ -20,7 +20,7 @@ from dledger.remoting.command import Command
 
 if TYPE_CHECKING:
     from broker.client.group_access import FindsGroups, GroupAccess
-    from broker.client.records import Message
+    from broker.client.message import Message
 
 QUEUE = 0  # the only one. Source: RocketMQ ``DLQ_NUMS_PER_GROUP``
 PULL_COUNT_MAX = 64  # messages of one request

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from contextlib import AbstractContextManager
 
+    from broker.client.message import Message
     from broker.client.progress import QueueProgress
-    from broker.client.records import Message
 
 _NO_MESSAGES: Sequence[Message] = ()
 

@@ -26,7 +26,7 @@ from dledger.remoting.command import Command
 
 if TYPE_CHECKING:
     from broker.client.group_access import FindsGroups, GroupAccess
-    from broker.client.records import Message
+    from broker.client.message import Message
     from broker.protocol.header_fields import Header
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

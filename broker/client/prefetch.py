@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import trio
 
 if TYPE_CHECKING:
+    from broker.client.message import Message
     from broker.client.progress import QueueProgress
     from broker.client.queue_reader import QueueReader
-    from broker.client.records import Message
 
 
 class Prefetch:

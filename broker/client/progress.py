@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from broker.client.message import Message
     from broker.client.queue_reader import QueueReader
-    from broker.client.records import Message
 
 DEAD = -1  # a level: to the dead letters. Source: RocketMQ ``consumerSendMsgBack``
 

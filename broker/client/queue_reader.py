@@ -15,7 +15,7 @@ import trio
 
 from broker.client.errors import CorruptAnswerError
 from broker.client.handout import ConsumerStats
-from broker.client.records import Message, decode_messages
+from broker.client.records import decode_messages
 from broker.client.requests import RETRYABLE, error_of, failure_text
 from broker.errors import BrokerError, CorruptRecordError
 from broker.message.properties import RETRY_TOPIC
@@ -33,6 +33,7 @@ from dledger.remoting.errors import RemotingError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from broker.client.message import Message
     from broker.client.requests import Requests
     from broker.client.resets import ResetFollower
 

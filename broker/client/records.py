@@ -11,9 +11,7 @@ import struct
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from broker.client.compression import unpack
-from broker.client.delays import delay_as_ms
-from broker.client.progress import DEAD, Again
+from broker.client.message import Message, rare_message
 from broker.errors import CorruptRecordError, InvalidMessageError
 from broker.message import properties as names
 from broker.message.codec import (
@@ -29,18 +27,12 @@ from broker.message.codec import (
     decode_record,
 )
 from broker.message.limits import PROPERTIES_SIZE_MAX, MessageLimits
-from broker.message.message_id import encode_offset_id
-from broker.message.model import HostAddress
 from dledger.checksum import crc32
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from datetime import timedelta
-    from types import TracebackType
 
-    from broker.client.progress import QueueProgress
     from broker.message.codec import Buffer
-    from broker.message.model import StoredMessage
 
 # What of the head changes from message to message; the rest is zero, for the broker to stamp.
 #   total_size magic body_crc queue_id | flag .. system_flag | born_timestamp, ip of born_host |
@@ -53,246 +45,10 @@ _SEPARATOR = re.compile("[ \x01\x02\ud800-\udfff]")
 # What every message is checked by, and where it is:
 #   total_size magic body_crc queue_id | queue_offset | system_flag | body_size
 _CHECKED = struct.Struct(">iIIi4xq8xi44xi")
-# The rest, read when it is asked for:
-#   flag | position | born_timestamp | store_timestamp | store_host | reconsume_times
-_OTHERS = struct.Struct(">16xi8xq4xq8xq4sii12x")
-_TWO_BYTES = struct.Struct(">H")
 _ODD_KIND = FLAG_BORN_HOST_V6 | FLAG_STORE_HOST_V6 | FLAG_COMPRESSED | FLAG_COMPRESSION_MASK
 
 assert ENCODE_HEAD.size == BODY_OFFSET
 assert _CHECKED.size == BODY_OFFSET
-assert _OTHERS.size == BODY_OFFSET
-
-
-class Message:
-    """One message as a consumer hands it out. What is rarely asked for is parsed when it is."""
-
-    __slots__ = (
-        "_encoded_properties",
-        "_head",
-        "_properties",
-        "begin",
-        "body",
-        "progress",
-        "queue_id",
-        "queue_offset",
-        "topic",
-    )
-
-    topic: str
-    queue_id: int
-    queue_offset: int  # messages, inside its queue
-    body: bytes
-    _head: bytes  # the record up to its body, with IPv4 hosts
-    _encoded_properties: bytes
-    _properties: dict[str, str] | None  # None: not parsed yet
-    # Set when a consumer hands it out, and not before:
-    progress: QueueProgress | None  # of its queue in that consumer
-    begin: int  # offset of the first message before it that a filter passed over; often not set
-
-    @property
-    def properties(self) -> dict[str, str]:
-        """All properties, reserved names included."""
-        if self._properties is None:
-            self._properties = names.decode_properties(self._encoded_properties)
-        return self._properties
-
-    @property
-    def tag(self) -> str | None:
-        """The tag the sender gave, if any."""
-        return self.properties.get(names.TAGS)
-
-    @property
-    def keys(self) -> tuple[str, ...]:
-        """The keys the sender gave."""
-        return tuple(self.properties.get(names.KEYS, "").split())
-
-    @property
-    def key(self) -> str | None:
-        """The first of the keys the sender gave, if any."""
-        keys = self.keys
-        return keys[0] if keys else None
-
-    @property
-    def unique_id(self) -> str | None:
-        """The id the sender's client gave; equal to `SendResult.unique_id`."""
-        return self.properties.get(names.UNIQUE_KEY)
-
-    @property
-    def flag(self) -> int:
-        """32 bits of the application's."""
-        return int(_OTHERS.unpack(self._head)[0])
-
-    @property
-    def position(self) -> int:
-        """Where the record lies in the commit log, in bytes."""
-        return int(_OTHERS.unpack(self._head)[1])
-
-    @property
-    def born_timestamp_ms(self) -> int:
-        """When it was sent by the sender's clock, in milliseconds since 1970."""
-        return int(_OTHERS.unpack(self._head)[2])
-
-    @property
-    def store_timestamp_ms(self) -> int:
-        """When it was stored by the leader's clock, in milliseconds since 1970."""
-        return int(_OTHERS.unpack(self._head)[3])
-
-    @property
-    def store_host(self) -> HostAddress:
-        """The node that stored it."""
-        return HostAddress(*_OTHERS.unpack(self._head)[4:6])
-
-    @property
-    def reconsume_times(self) -> int:
-        """How often it was handed out and given back before."""
-        return int(_OTHERS.unpack(self._head)[6])
-
-    def count_once_more(self) -> None:
-        """Take note that it is handed out once more by the consumer that has it."""
-        times_at = BODY_OFFSET - 16  # in front of the prepared position and the body's size
-        times = self.reconsume_times + 1
-        self._head = b"%b%b%b" % (
-            self._head[:times_at],
-            times.to_bytes(4, "big"),
-            self._head[times_at + 4 :],
-        )
-
-    @property
-    def message_id(self) -> str:
-        """The offset id. Source: RocketMQ ``MessageDecoder.createMessageId``."""
-        return encode_offset_id(self.store_host, self.position)
-
-    @property
-    def begin_or_offset(self) -> int:
-        """Where the stretch of the queue begins that this message stands for."""
-        begin: int = getattr(self, "begin", self.queue_offset)
-        return begin
-
-    # --- dealing with it ----------------------------------------------------------------------
-
-    def ack(self) -> None:
-        """Say that the message is done: its consumer may commit it, once those before are done.
-
-        Raises:
-            RuntimeError: no consumer has handed it out.
-        """
-        self._from_consumer().ack(self)
-
-    def retry(self, delay: float | timedelta | None = None, *, level: int = 0) -> None:
-        """Have the message come again, to some member of the group, and be done with it here.
-
-        It comes with `reconsume_times` one higher, and after as many times as the group allows goes
-        to its dead letters instead. Nothing is waited for: the consumer sees to it, and commits
-        nothing behind the message before it is sure. With ``ordered`` it comes again right here,
-        and its queue waits for it.
-
-        Args:
-            delay: seconds until then; None: as the group has it, 10 s the first time and longer
-                each time.
-            level: RocketMQ's delay level instead, 1 (1 s) to 18 (2 h).
-
-        Raises:
-            RuntimeError: no member of a group has handed it out.
-        """
-        self._from_consumer().take_back(self, Again(level, delay_as_ms(delay)))
-
-    def dead_letter(self) -> None:
-        """Give the message up: it goes to the dead letters of the group, and is done with here.
-
-        Raises:
-            RuntimeError: no member of a group has handed it out.
-        """
-        self._from_consumer().take_back(self, Again(DEAD))
-
-    def __enter__(self) -> Message:
-        """Begin to deal with the message: it is done when the block ends, and not before.
-
-        After an error in the block it comes again, as after `retry`, where a member of a group has
-        handed it out.  Otherwise, and when the block is cancelled, it is *left*: neither it nor
-        what lies behind it in its queue is committed, so that it comes again to the next consumer
-        of the group.
-        """
-        self._from_consumer().enter(self)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        progress = self._from_consumer()
-        if kind is None:
-            progress.ack(self)
-        elif issubclass(kind, Exception):
-            progress.fail(self)
-        else:
-            progress.leave(self)
-
-    async def __aenter__(self) -> Message:
-        """As ``with message:``; nothing is waited for."""
-        return self.__enter__()
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.__exit__(kind, error, traceback)
-
-    def _from_consumer(self) -> QueueProgress:
-        progress: QueueProgress | None = getattr(self, "progress", None)
-        if progress is None:
-            raise RuntimeError(f"{self!r} was not handed out by a consumer: nobody waits to hear")
-        return progress
-
-    def __repr__(self) -> str:
-        return (
-            f"Message(topic={self.topic!r}, queue_id={self.queue_id}, "
-            f"queue_offset={self.queue_offset}, body=<{len(self.body)} bytes>)"
-        )
-
-
-class _RareMessage(Message):
-    """A message whose record is laid out otherwise; its head is made up from what was read."""
-
-    __slots__ = ("_store_host",)
-
-    _store_host: HostAddress
-
-    @property
-    def store_host(self) -> HostAddress:
-        """The node that stored it."""
-        return self._store_host
-
-
-class _CompressedMessage(_RareMessage):
-    """A message whose body is compressed, and unpacked when it is first asked for.
-
-    So a body that cannot be unpacked spoils no other message, and one that would grow without
-    measure grows in nobody's memory before somebody wants it.
-    """
-
-    __slots__ = ("_packed", "_system_flag", "_unpacked")
-
-    _packed: bytes
-    _system_flag: int
-    _unpacked: bytes | None
-
-    @property
-    def body(self) -> bytes:  # type: ignore[override] # read only, as a body should be
-        if self._unpacked is None:
-            what = f"topic {self.topic} queue {self.queue_id} offset {self.queue_offset}"
-            self._unpacked = unpack(self._packed, self._system_flag, what=what)
-        return self._unpacked
-
-    def __repr__(self) -> str:
-        return (
-            f"Message(topic={self.topic!r}, queue_id={self.queue_id}, "
-            f"queue_offset={self.queue_offset}, body=<{len(self._packed)} bytes compressed>)"
-        )
 
 
 def with_system_flag(head: bytes, system_flag: int) -> bytes:
@@ -423,7 +179,7 @@ def decode_messages(
                     "topic",
                     f"{stored.topic!r} queue {stored.queue_id} was not asked for",
                 )
-            message = _rare_message(stored)
+            message = rare_message(stored)
             next_at = at + stored.size
         at = next_at
         number += 1
@@ -440,33 +196,6 @@ def decode_messages(
             expected += 1
         result.append(message)
     return result
-
-
-def _rare_message(stored: StoredMessage) -> Message:
-    is_compressed = bool(stored.system_flag & FLAG_COMPRESSED)
-    message = _CompressedMessage() if is_compressed else _RareMessage()
-    message.topic = stored.topic
-    message.queue_id = stored.queue_id
-    message.queue_offset = stored.queue_offset
-    if isinstance(message, _CompressedMessage):
-        message._packed = stored.body  # noqa: SLF001 - it has no other constructor
-        message._system_flag = stored.system_flag  # noqa: SLF001
-        message._unpacked = None  # noqa: SLF001
-    else:
-        message.body = stored.body
-    message._head = _OTHERS.pack(  # noqa: SLF001 - it has no other constructor
-        stored.flag,
-        stored.position,
-        stored.born_timestamp_ms,
-        stored.store_timestamp_ms,
-        b"",
-        0,
-        stored.reconsume_times,
-    )
-    message._encoded_properties = stored.encoded_properties  # noqa: SLF001
-    message._properties = None  # noqa: SLF001
-    message._store_host = stored.store_host  # noqa: SLF001
-    return message
 
 
 def _corrupt(record: int, field: str, message: str) -> CorruptRecordError:

@@ -21,9 +21,9 @@ from dledger.remoting.command import Command
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from broker.client.message import Message
     from broker.client.prefetch import Prefetch
     from broker.client.progress import QueueProgress
-    from broker.client.records import Message
     from broker.client.requests import Requests
 
 IN_FLIGHT_MAX = 64  # requests to send a message back

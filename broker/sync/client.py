@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from broker.client.consumer_options import MemberTimes
     from broker.client.delays import Seconds
     from broker.client.intake import Body
-    from broker.client.records import Message
+    from broker.client.message import Message
     from broker.client.results import SendResult
     from dledger.clock import Clock
     from dledger.remoting.network import Network

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from broker.client.consumer_options import ConsumerOptions, Subscription
     from broker.client.handout import ConsumerStats
+    from broker.client.message import Message
     from broker.client.rebalance import Rebalance
-    from broker.client.records import Message
     from broker.client.starts import Start
 
 

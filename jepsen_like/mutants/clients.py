@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from broker.client import queue_reader, records
+from broker.client import message, queue_reader, records
 from broker.client.consumer import Consumer
 from broker.client.errors import NotWrittenError
 from broker.client.handout import Handout
@@ -118,7 +118,7 @@ def newest_batch_first() -> Sequence[Patch]:
 @mutant(on=HANDLING)
 def bodies_stay_compressed() -> Sequence[Patch]:
     """A consumer hands out a compressed body as it is stored."""
-    return [(records, "unpack", lambda body, _system_flag, *, what: body)]
+    return [(message, "unpack", lambda body, _system_flag, *, what: body)]
 
 
 @mutant(on=CLIENTS)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from broker.client.connect import Client
     from broker.client.consumer import Consumer
     from broker.client.membership import Membership
-    from broker.client.records import Message
+    from broker.client.message import Message
     from jepsen_like.history import History
     from jepsen_like.workloads.load import StockClients
     from jepsen_like.workloads.member import Kind
