@@ -44,6 +44,7 @@ class ElectionTimes:
         self.election_seconds_min = raft.election_timeout_min_ms / 1000
         self.election_seconds_max = raft.election_timeout_max_ms / 1000
         self._election_stagger_seconds = raft.election_stagger_ms / 1000
+        self.tick_wanted = True  # something has happened that PySyncObj has to look at
         self.leader_heard_at = float("-inf")
         self.leader_is_gone = False  # its connection broke, and no other has been heard of
         self._patience_seconds = 0.0  # how long this follower waits for a leader, by chance
@@ -70,6 +71,27 @@ class ElectionTimes:
         else:
             deadline = self._raft._SyncObj__raftElectionDeadline
         return deadline
+
+    def hear_leader(self, leader: Peer) -> None:
+        """Note that *leader* has said something in this term: wait for its next word."""
+        now = self.now()
+        raft = self._raft
+        if now >= self.leader_heard_at + self.election_seconds_min or self.leader_id != leader.id:
+            self.tick_wanted = True  # there is a leader again, or another one
+            raft._SyncObj__raftLeader = leader
+        self.leader_heard_at = now
+        if self.leader_is_gone or now >= self._patience_drawn_at + self.heartbeat_seconds:
+            self.leader_is_gone = False
+            self._patience_drawn_at = now
+            self._patience_seconds = raft._SyncObj__generateRaftTimeout()
+        if not raft._SyncObj__transferInProgress:
+            raft._SyncObj__raftElectionDeadline = now + self._patience_seconds
+
+    def lose_leader(self, leader_id: str) -> None:
+        """Note that the leader's connection broke: do not wait for the timeout."""
+        self.leader_heard_at = float("-inf")
+        self.leader_is_gone = True
+        self.hasten_election(self._turn_to_stand(leader_id) + 0.0001)
 
     def short_election_timeout(self) -> float:
         """Return how long to wait for an election's outcome when the leader is known to be gone.

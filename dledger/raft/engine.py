@@ -82,7 +82,6 @@ class RaftEngine(ElectionTimes):
         self.votes = votes
         self._install = install
         self._stopped_leading = False
-        self.tick_wanted = True  # something has happened that PySyncObj has to look at
         self.commit_wanted = True  # more may have reached a majority
         self.ticked_at = clock.now()  # when `tick` was called last
         self.storage_stalled = False  # set by the server: a sync hangs, so do not stand
@@ -240,9 +239,7 @@ class RaftEngine(ElectionTimes):
         """Note that a peer's connection broke; if it led, do not wait for the timeout."""
         self._end_connection(peer_id)
         if peer_id == self.leader_id and not self.is_leader:
-            self.leader_heard_at = float("-inf")
-            self.leader_is_gone = True
-            self.hasten_election(self._turn_to_stand(peer_id) + 0.0001)
+            self.lose_leader(peer_id)
             self.standing.leader_lost()
 
     def peer_replaced(self, peer_id: str) -> None:
@@ -336,18 +333,7 @@ class RaftEngine(ElectionTimes):
         assert not self.is_leader, "two leaders in one term"
         if self.is_candidate:
             self._raft._SyncObj__setState(FOLLOWER)
-        now = self.now()
-        if now >= self.leader_heard_at + self.election_seconds_min or self.leader_id != node.id:
-            self.tick_wanted = True  # there is a leader again, or another one
-            self._raft._SyncObj__raftLeader = node
-        self.leader_heard_at = now
-        raft = self._raft
-        if self.leader_is_gone or now >= self._patience_drawn_at + self.heartbeat_seconds:
-            self.leader_is_gone = False
-            self._patience_drawn_at = now
-            self._patience_seconds = raft._SyncObj__generateRaftTimeout()
-        if not raft._SyncObj__transferInProgress:
-            raft._SyncObj__raftElectionDeadline = now + self._patience_seconds
+        self.hear_leader(node)
         if self.standing.wants_to_lead:
             self.standing.leader_heard()
         if message["type"] == "append_entries":
