@@ -69,6 +69,7 @@ class FailoverBench:
             chance: when.
         """
         self.group = group
+        group.end_with_us()
         self.number = number
         self.chance = chance
         self.acknowledged: list[bytes] = []

@@ -47,6 +47,7 @@ class BenchGroup:
             segment_size=segment_size,
         )
         self._group = LocalGroup.find_or_create(folder, plan)
+        self._group.end_with_us()
         self._equal_index = 0  # last entry that all nodes are known to have
 
     @property

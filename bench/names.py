@@ -28,6 +28,7 @@ from bench.machine import machine_line, machine_of
 from bench.measured import LoadError
 from bench.peers.servers import anonymous_rss, free_ports
 from bench.report import markdown_table
+from broker.cli.processes import ending_with_us
 from broker.config import RouteMode
 from broker.nameserver.registrations import BROKERS_MAX
 from broker.protocol.bodies import TopicEntry
@@ -58,7 +59,7 @@ class NameServer:
         self._log = (folder / "nameserver.log").open("wb")
         arguments = ["nameserver", "--port", str(port), "--data", str(folder / "names")]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "broker.cli.main", *arguments],
+            ending_with_us([sys.executable, "-m", "broker.cli.main", *arguments]),
             stdout=self._log,
             stderr=subprocess.STDOUT,
             start_new_session=True,

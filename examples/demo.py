@@ -323,7 +323,9 @@ def _commit(answer: NodeAnswer) -> int:
 
 async def _run(folder: Path, screen: Screen) -> tuple[Demo, Verdict]:
     plan = GroupPlan(node_count=3, base_port=find_base_port(3), segment_size=16 * MIB)
-    demo = Demo(LocalGroup.find_or_create(folder, plan), read_rows(DATA), screen)
+    group = LocalGroup.find_or_create(folder, plan)
+    group.end_with_us()
+    demo = Demo(group, read_rows(DATA), screen)
     verdict: Verdict | None = None
     try:
         with (

@@ -131,6 +131,7 @@ class LocalNode:
         self._config = config
         self.started: subprocess.Popen[bytes] | None = None  # by this very process
         self.command: Sequence[str] = ()  # what runs it instead of `NODE_COMMAND`
+        self.outlives_us = True  # whether what `start` starts may outlive this very process
 
     @classmethod
     def read(cls, folder: Path) -> LocalNode:
@@ -200,7 +201,7 @@ class LocalNode:
         if self.log_path.exists() and self.log_path.stat().st_size > _LOG_SIZE_MAX:
             self.log_path.replace(self.log_path.with_suffix(".log.1"))
         command = [*(self.command or NODE_COMMAND), "-c", str(self.folder / "node.toml")]
-        self.started = start_process(command, log_path=self.log_path)
+        self.started = start_process(command, log_path=self.log_path, outlives_us=self.outlives_us)
         mark = ProcessMark.of(self.started.pid)
         if mark is not None:
             write_pid_file(self.folder / "node.pid", mark)
@@ -310,6 +311,11 @@ class LocalGroup:
                     "wait for it, then ask `dledger status`"
                 ) from None
             yield
+
+    def end_with_us(self) -> None:
+        """Have the nodes that this process starts from now on killed when it is gone itself."""
+        for node in self.nodes:
+            node.outlives_us = False
 
     def start_missing(self) -> list[LocalNode]:
         """Start every node that does not run and return those; none, if a port is taken.

@@ -11,6 +11,8 @@ import os
 import signal
 import socket
 import subprocess
+import sys
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +25,19 @@ if TYPE_CHECKING:
 
 _HAS_PROC = Path("/proc/self/stat").exists()
 _LISTENING = "0A"  # state column of /proc/net/tcp
+# Has Linux kill this process when its parent is gone (prctl(2), PR_SET_PDEATHSIG, SIGKILL), and
+# becomes the command.  Not by preexec_fn, which a process with threads should not use.
+_END_WITH_PARENT = """
+import ctypes, os, sys
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, 9)
+    if os.getppid() != int(sys.argv[1]):
+        sys.exit("whoever started this is gone")
+try:
+    os.execvp(sys.argv[2], sys.argv[2:])
+except OSError as error:
+    sys.exit(f"{sys.argv[2]}: {error.strerror}")
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,12 +101,29 @@ def write_pid_file(path: Path, mark: ProcessMark) -> None:
     fresh.replace(path)
 
 
-def start_process(command: Sequence[str], *, log_path: Path) -> subprocess.Popen[bytes]:
+def ending_with_us(command: Sequence[str]) -> list[str]:
+    """Return what to start in place of *command*, so that it never outlives this process.
+
+    However this process ends, by a SIGKILL too, the other is killed with it.  Linux only: where
+    another system runs, what was started then stays.
+
+    To be started by this process itself, from its main thread, because to the kernel a parent is
+    gone when the thread is that started the child.  It costs a hundredth of a second.
+    """
+    assert threading.current_thread() is threading.main_thread()
+    return [sys.executable, "-I", "-S", "-c", _END_WITH_PARENT, str(os.getpid()), *command]
+
+
+def start_process(
+    command: Sequence[str], *, log_path: Path, outlives_us: bool = True
+) -> subprocess.Popen[bytes]:
     """Start *command* in a session of its own, its output appended to *log_path*.
 
     In a session of its own a Ctrl-C at the terminal does not reach it: whoever started it decides
-    how it ends.
+    how it ends; unless it *outlives_us*, at the latest by its own end, see `ending_with_us`.
     """
+    if not outlives_us:
+        command = ending_with_us(command)
     with log_path.open("ab") as log:
         return subprocess.Popen(
             command,

@@ -30,7 +30,6 @@ _TRIAL_DISK_SIZE = 4 << 20
 _TOOLS = {
     "ip": "apt install iproute2",
     "ethtool": "apt install ethtool",
-    "setpriv": "apt install util-linux",
     "nsenter": "apt install util-linux",
     "mkfs.ext4": "apt install e2fsprogs",
     "losetup": "apt install mount",

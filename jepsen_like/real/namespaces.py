@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from broker.cli.processes import ending_with_us
 from dledger.remoting.errors import ConnectFailedError
 from dledger.remoting.network import ByteStream, Listener, format_address
 from dledger.remoting.tcp_stream import TcpStream
@@ -58,8 +59,7 @@ class Namespace:
     ) -> subprocess.Popen[bytes]:
         """Start *command* inside, in a session of its own; it is in the namespace from its birth.
 
-        Call it from the main thread: what it started is killed when the thread ends (if that
-        happens in its first millisecond, it is left to `leftovers.sweep`).  Not by
+        Call it from the main thread: what it started is killed when that ends.  Not by
         ``ip netns exec``: that copies the table of mounts, and a file system in such a copy is not
         gone when we unmount it.
 
@@ -68,7 +68,7 @@ class Namespace:
         """
         with self.entered():
             return subprocess.Popen(
-                ["setpriv", "--pdeathsig", "KILL", "--", *command],
+                ending_with_us(command),
                 stdin=stdin,
                 stdout=stdout,
                 stderr=stderr,

@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from broker.cli.processes import ending_with_us
 from jepsen_like.sim.runs import Tally
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def hunt_in_processes(arguments: Sequence[str], names: Sequence[str], *, jobs: i
 def _run_all(commands: Iterable[Sequence[str]]) -> list[int]:
     """Run this program with each list of arguments, all at once; return how each ended."""
     children = [
-        subprocess.Popen([sys.executable, "-u", "-m", "jepsen_like", *arguments])
+        subprocess.Popen(ending_with_us([sys.executable, "-u", "-m", "jepsen_like", *arguments]))
         for arguments in commands
     ]
     try:

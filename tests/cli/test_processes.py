@@ -11,6 +11,7 @@ import pytest
 from broker.cli.processes import (
     ProcessMark,
     check_port_free,
+    ending_with_us,
     find_listener,
     read_pid_file,
     start_process,
@@ -20,6 +21,12 @@ from dledger.errors import ConfigError
 from tests.fakes import children
 
 WAIT = "import sys; sys.stdin.read()"
+PARENT = """
+import subprocess, sys
+from broker.cli.processes import ending_with_us
+child = [sys.executable, "-c", "import sys; print('runs', flush=True); sys.stdin.read()"]
+subprocess.Popen(ending_with_us(child)).wait()
+"""
 
 
 @pytest.fixture(name="child")
@@ -114,3 +121,35 @@ def test_what_a_process_says_goes_to_its_log(tmp_path):
         assert start_process(command, log_path=log).wait() == 0
 
     assert log.read_text() == "before\nstdout\nstderr\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_what_is_to_end_with_us_does_however_we_end(number):
+    options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with children.child("-c", PARENT, **options) as parent:
+        assert parent.stdout.readline() == b"runs\n"
+
+        parent.send_signal(number)
+
+        assert parent.stdout.read() == b""  # that is: nobody has that end of the pipe any more
+
+
+def test_for_who_is_gone_already_nothing_is_started():
+    *launcher, parent, program, option, code = ending_with_us([sys.executable, "-c", "print(1)"])
+    assert parent == str(os.getpid())
+
+    done = subprocess.run(
+        [*launcher, "1", program, option, code], capture_output=True, text=True, check=False
+    )
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "gone" in done.stderr
+
+
+def test_a_program_that_is_not_there_is_named():
+    done = subprocess.run(
+        ending_with_us(["/no/such/program"]), capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 1
+    assert done.stderr == "/no/such/program: No such file or directory\n"

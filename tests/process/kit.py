@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from broker.cli.ask import ask_group, ask_node
+from broker.cli.processes import ending_with_us
 from broker.config import BrokerConfig, MemberConfig, MetricsConfig, NameserverConfig, NodeConfig
 from broker.config_file import dump_config
 from broker.errors import BrokerError
@@ -38,15 +39,7 @@ LAST_LINES = 25
 
 # Below the ports the kernel gives to callers: a dead node's port must not be anybody's by chance.
 _PORTS = range(15_000, 30_000)
-# The command itself, in a process that is killed when the test's own is gone: prctl(2),
-# PR_SET_PDEATHSIG, SIGKILL.  Not by preexec_fn, which a process with threads should not use.
-_LAUNCH = """
-import ctypes, sys
-if sys.platform == "linux":
-    ctypes.CDLL(None).prctl(1, 9)
-from broker.cli.main import main
-main()
-"""
+_LAUNCH = "from broker.cli.main import main; main()"
 
 
 async def eventually(what: str, holds: Callable[[], Awaitable[object]], *, seconds=SECONDS):
@@ -113,9 +106,10 @@ class NodeProcess:
     def start(self) -> None:
         assert not self.is_running
         self.is_stopped = False
+        options = ["node", "start", "-c", str(self.folder / "node.toml")]
         with (self.folder / "node.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", _LAUNCH, "node", "start", "-c", self.folder / "node.toml"],
+                ending_with_us([sys.executable, "-c", _LAUNCH, *options]),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -197,7 +191,7 @@ class NameServerProcess:
     def _launch(self, options: list[str]) -> None:
         with (self.folder / "nameserver.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", _LAUNCH, "nameserver", *options],
+                ending_with_us([sys.executable, "-c", _LAUNCH, "nameserver", *options]),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
