@@ -8,6 +8,7 @@ import pytest
 import trio
 
 import broker
+from broker.testing import BrokerServer
 from tests.client.fake_group import FakeGroup
 from tests.client.fake_node import FakeClock
 
@@ -39,3 +40,15 @@ def connect(group):
         clock=FakeClock(),
         chance=random.Random(1),
     )
+
+
+@pytest.fixture(scope="module")
+def server():
+    """A real broker, for clients that are under no virtual time."""
+    with BrokerServer() as found:
+        yield found
+
+
+@pytest.fixture
+def address(server):
+    return server.address

@@ -25,14 +25,7 @@ from broker.client.lookup import Lookup
 from broker.client.portal import BlockingCall, Portal, call_blocking
 from broker.client.producer import Producer
 from broker.client.producer_options import ProducerOptions
-from broker.testing import BrokerServer
 from tests.fakes.children import child
-
-
-@pytest.fixture(scope="module")
-def server():
-    with BrokerServer() as found:
-        yield found
 
 
 @pytest.fixture
