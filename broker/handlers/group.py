@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from dledger.remoting.server import Session
     from dledger.server import LedgerServer
 
+_RESIDENT_SECONDS = 0.25  # between two looks at the memory; some tools ask all the time
+
 
 class GroupHandlers:
     """The family of the group."""
@@ -52,6 +54,8 @@ class GroupHandlers:
         self._oldest_ms = oldest_ms
         self._started_at = clock.now()
         self._version = version("dledger")
+        self._resident_size = 0
+        self._resident_size_until = float("-inf")  # the clock's second at which it is looked up
 
     @handles(RequestCode.GET_GROUP_STATUS)
     def status(self, session: Session, command: Command) -> None:
@@ -93,7 +97,7 @@ class GroupHandlers:
             topic_count=len(self._topics),
             connection_count=self._connection_count(),
             held_pull_count=self._held_pull_count(),
-            rss_bytes=resident_size(),
+            rss_bytes=self._recent_resident_size(),
             uptime_seconds=round(self._clock.now() - self._started_at, 3),
             sync_seconds_last=round(ledger.syncs.seconds_last, 6),
             version=self._version,
@@ -105,6 +109,14 @@ class GroupHandlers:
             write_refusal="" if ledger.write_refusal is None else str(ledger.write_refusal),
             wall_ms=self._clock.wall_ms(),
         )
+
+    def _recent_resident_size(self) -> int:
+        """Return how much memory the process has, or had a moment ago: it is read from a file."""
+        now = self._clock.now()
+        if now >= self._resident_size_until:
+            self._resident_size_until = now + _RESIDENT_SECONDS
+            self._resident_size = resident_size()
+        return self._resident_size
 
     def _match_index(self, node_id: str) -> int:
         engine = self._ledger.core.engine

@@ -225,6 +225,21 @@ async def test_every_node_tells_how_it_is(autojump_clock, make_brokers):
         assert known == ([status.end_index] * 3 if member is leader else [-1] * 3)
 
 
+async def test_who_asks_often_how_a_node_is_does_not_make_it_read_files(
+    autojump_clock, caller, monkeypatch
+):
+    sizes = iter(range(10, 100))
+    monkeypatch.setattr("broker.handlers.group.resident_size", lambda: next(sizes))
+
+    async def told() -> int:
+        answer = await caller.ok(RequestCode.GET_GROUP_STATUS)
+        return GroupStatus.decode(answer.body).rss_bytes
+
+    assert [await told() for _ in range(5)] == [10] * 5
+    await trio.sleep(0.3)
+    assert [await told() for _ in range(2)] == [11, 11]
+
+
 async def test_a_node_says_whom_it_does_not_reach(autojump_clock, make_brokers):
     group = make_brokers(3)
     await group.start()
