@@ -14,6 +14,7 @@ import contextlib
 import posixpath
 from typing import TYPE_CHECKING
 
+from broker.testing.memory_names import MemoryNames
 from dledger.errors import FolderInUseError, LedgerFullError, StorageFailedError
 from dledger.store.disk_usage import DiskUsage
 
@@ -178,11 +179,7 @@ class FakeDisk:
         self.locked: set[str] = set()
         self.has_trees = True
         self._boot = 1
-        self._folders: set[str] = {"/", ""}
-        self._names: dict[str, _Inode] = {}
-        self._durable_names: dict[str, _Inode] = {}
-        # Changes of names not yet synced, oldest first: the folder, and what each name then means.
-        self._changes: list[tuple[str, dict[str, _Inode | None]]] = []
+        self._names: MemoryNames[_Inode] = MemoryNames()
 
     # -- what happens to it -----------------------------------------------------------------------
 
@@ -195,20 +192,7 @@ class FakeDisk:
         """Keep what is durable and, of the rest, what *chance* says had been written already."""
         self.process_crash()
         self._boot += 1
-        stopped: set[str] = set()
-        for folder, names in self._changes:
-            # A folder's journal is replayed in order: once one change is lost, so are the later.
-            if folder not in stopped and chance.random() < 0.5:
-                self._put(self._durable_names, names)
-            else:
-                stopped.add(folder)
-        self._changes.clear()
-        fates: dict[int, _Inode] = {}
-        for path, inode in self._durable_names.items():
-            if id(inode) not in fates:
-                fates[id(inode)] = inode.survive(chance)
-            self._durable_names[path] = fates[id(inode)]
-        self._names = dict(self._durable_names)
+        self._names.lose_power(chance, lambda inode: inode.survive(chance))
 
     def step(self, what: str) -> None:
         """Count one thing done to the disk, or die before it."""
@@ -239,7 +223,7 @@ class FakeDisk:
     def sync_below(self, path: str) -> None:
         """Sync all files and names below folder *path* as one step; a crash leaves none or all."""
         self.step(f"sync all below {path}/")
-        for name, inode in self._names.items():
+        for name, inode in self._names.files.items():
             if name.startswith(path + "/"):
                 self.fail(name, "sync")
                 inode.durable[:] = inode.cache
@@ -248,45 +232,39 @@ class FakeDisk:
 
     def files(self) -> dict[str, bytes]:
         """Return every file's content, as processes see it."""
-        return {path: bytes(inode.cache) for path, inode in sorted(self._names.items())}
+        return {path: bytes(inode.cache) for path, inode in sorted(self._names.files.items())}
 
     def overwrite(self, path: str, offset: int, data: bytes) -> None:
         """Damage a file behind the program's back; durable at once."""
-        inode = self._names[path]
+        inode = self._names.files[path]
         inode.cache[offset : offset + len(data)] = data
         inode.durable[offset : offset + len(data)] = data
 
     def truncate(self, path: str, size: int) -> None:
         """Cut a file behind the program's back; durable at once."""
         replaced = _Inode()
-        replaced.cache = self._names[path].cache[:size]
+        replaced.cache = self._names.files[path].cache[:size]
         replaced.durable = bytearray(replaced.cache)
-        self._names[path] = self._durable_names[path] = replaced
+        self._names.files[path] = self._names.durable[path] = replaced
 
     # -- what the program asks of it --------------------------------------------------------------
 
     def create_file(self, path: str) -> None:
         self.make_folder(posixpath.dirname(path))
         self.step(f"create {path}")
-        self._change({path: _Inode(0)})
+        self._names.change({path: _Inode(0)})
 
     def make_folder(self, path: str) -> None:
-        while path not in self._folders:
-            self._folders.add(path)
-            path = posixpath.dirname(path)
+        self._names.make_folder(path)
 
     def list_folder(self, path: str) -> list[str]:
-        if path not in self._folders:
-            raise StorageFailedError(f"{path}: list: No such file or directory")
-        names = {posixpath.basename(p) for p in self._names if posixpath.dirname(p) == path}
-        folders = {posixpath.basename(p) for p in self._folders if posixpath.dirname(p) == path}
-        return sorted(names | (folders - {""}))
+        return self._names.list_folder(path)
 
     def exists(self, path: str) -> bool:
-        return path in self._names or path in self._folders
+        return self._names.exists(path)
 
     def file_size(self, path: str) -> int:
-        return len(self._inode(path, "stat").cache)
+        return len(self._names.find(path, "stat").cache)
 
     def allocate(self, path: str, size: int, *, zero_size: int) -> FakeRegion:
         assert 0 <= zero_size <= size
@@ -296,22 +274,22 @@ class FakeDisk:
             )
         self.step(f"allocate {path}")
         inode = _Inode(size)
-        self._change({path + ".tmp": inode})
+        self._names.change({path + ".tmp": inode})
         self.rename(path + ".tmp", path)
         self.sync_folder(posixpath.dirname(path))
         return FakeRegion(self, path, inode)
 
     def open_region(self, path: str, *, writable: bool) -> FakeRegion:
-        return FakeRegion(self, path, self._inode(path, "open"))
+        return FakeRegion(self, path, self._names.find(path, "open"))
 
     def open_file(self, path: str, *, through_map: bool = False) -> FakeFile:
-        return FakeFile(self, path, self._inode(path, "open"))
+        return FakeFile(self, path, self._names.find(path, "open"))
 
     def find_file(self, path: str) -> FakeFile | None:
-        return self.open_file(path) if path in self._names else None
+        return self.open_file(path) if path in self._names.files else None
 
     def read_file(self, path: str) -> bytes:
-        return bytes(self._inode(path, "read").cache)
+        return bytes(self._names.find(path, "read").cache)
 
     def write_file_atomic(self, path: str, data: bytes) -> None:
         if len(data) > self.free_bytes(path):
@@ -320,7 +298,7 @@ class FakeDisk:
         inode = _Inode(0)
         allowed = self.spend(len(data))
         inode.cache[:] = data[:allowed]
-        self._change({path + ".tmp": inode})
+        self._names.change({path + ".tmp": inode})
         if allowed < len(data):
             raise SimulatedCrash
         self.sync_inode(path, inode)
@@ -329,12 +307,12 @@ class FakeDisk:
 
     def rename(self, source: str, target: str) -> None:
         self.step(f"rename {source} {target}")
-        self._change({target: self._inode(source, "rename"), source: None})
+        self._names.change({target: self._names.find(source, "rename"), source: None})
 
     def unlink(self, path: str) -> None:
         self.step(f"unlink {path}")
-        if path in self._names:
-            self._change({path: None})
+        if path in self._names.files:
+            self._names.change({path: None})
 
     def sync_folder(self, path: str) -> None:
         self.step(f"sync {path}/")
@@ -345,7 +323,7 @@ class FakeDisk:
         return FakeTree(self, path) if self.has_trees else None
 
     def free_bytes(self, path: str) -> int:
-        used = {id(inode): len(inode.cache) for inode in self._names.values()}
+        used = {id(inode): len(inode.cache) for inode in self._names.files.values()}
         return self.capacity - sum(used.values())
 
     def disk_usage(self, path: str) -> DiskUsage:
@@ -360,30 +338,8 @@ class FakeDisk:
     def boot_id(self) -> str:
         return f"boot {self._boot}"
 
-    # -- inside -----------------------------------------------------------------------------------
-
-    def _inode(self, path: str, verb: str) -> _Inode:
-        if path not in self._names:
-            raise StorageFailedError(f"{path}: {verb}: No such file or directory")
-        return self._names[path]
-
     def _settle_names(self, is_settled: Callable[[str], bool]) -> None:
-        for folder, names in self._changes:
-            if is_settled(folder):
-                self._put(self._durable_names, names)
-        self._changes = [change for change in self._changes if not is_settled(change[0])]
-
-    def _change(self, names: dict[str, _Inode | None]) -> None:
-        self._changes.append((posixpath.dirname(next(iter(names))), names))
-        self._put(self._names, names)
-
-    @staticmethod
-    def _put(into: dict[str, _Inode], names: dict[str, _Inode | None]) -> None:
-        for path, inode in names.items():
-            if inode is None:
-                into.pop(path, None)
-            else:
-                into[path] = inode
+        self._names.make_durable(self._names.unsynced(is_settled))
 
 
 class GrowingFile(FakeFile):
@@ -412,10 +368,10 @@ class GrowingDisk(FakeDisk):
     """As `FakeDisk`, for files that grow: a consume queue's do, the ledger's do not."""
 
     def open_file(self, path: str, *, through_map: bool = False) -> GrowingFile:
-        return GrowingFile(self, path, self._inode(path, "open"))
+        return GrowingFile(self, path, self._names.find(path, "open"))
 
     def open_region(self, path: str, *, writable: bool) -> GrowingRegion:
-        return GrowingRegion(self, path, self._inode(path, "open"))
+        return GrowingRegion(self, path, self._names.find(path, "open"))
 
 
 class NodeDisk(GrowingDisk):

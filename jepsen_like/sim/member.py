@@ -19,7 +19,8 @@ from dledger.remoting.errors import RemotingError
 from jepsen_like.sim.flow import watch_flow
 from jepsen_like.sim.scheduling import PROCESS, SimProcess
 from jepsen_like.sim.sim_clock import SimClock
-from jepsen_like.sim.sim_disk import ProcessGoneError, SimDisk, SimMount
+from jepsen_like.sim.sim_disk import SimDisk, SimMount
+from jepsen_like.sim.sim_open import ProcessGoneError
 from jepsen_like.sim.sim_worker import DiskSpeed, SimWorker
 
 if TYPE_CHECKING:

@@ -13,22 +13,17 @@ from __future__ import annotations
 import posixpath
 from typing import TYPE_CHECKING
 
+from broker.testing.memory_names import MemoryNames
 from dledger.errors import FolderInUseError, LedgerFullError, StorageFailedError
 from dledger.store.disk_usage import DiskUsage
 from jepsen_like.sim.sim_file import SimFile
+from jepsen_like.sim.sim_open import ProcessGoneError, SimLock, SimOpenFile, SimRegion, SimTree
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
-    from dledger.entry import Buffer
     from jepsen_like.sim.trace import Trace
-
-Names = dict[str, SimFile | None]
-
-
-class ProcessGoneError(BaseException):
-    """The process died inside a call of its disk; nobody but the simulator may catch this."""
 
 
 class SimDisk:
@@ -48,10 +43,7 @@ class SimDisk:
         self.on_written: Callable[[str, bytes], None] = lambda _path, _data: None
         self.on_death: Callable[[], None] = lambda: None
         self.on_wipe: Callable[[], None] = lambda: None
-        self.files: dict[str, SimFile] = {}
-        self.folders: set[str] = {"/", ""}
-        self._durable_files: dict[str, SimFile] = {}
-        self._changes: list[tuple[str, Names]] = []  # of names, not synced, oldest first
+        self.names: MemoryNames[SimFile] = MemoryNames()
         self._boot = 1
         self._locked: set[str] = set()
 
@@ -65,30 +57,18 @@ class SimDisk:
     def lose_power(self) -> None:
         """Forget what is not durable, as far as chance will have it."""
         self._boot += 1
-        stopped: set[str] = set()
-        for folder, names in self._changes:
-            # A folder's journal is replayed in order: once one change is lost, so are the later.
-            if folder not in stopped and self.chance.random() < 0.5:
-                _put(self._durable_files, names)
-            else:
-                stopped.add(folder)
-        self._changes.clear()
-        fates: dict[int, SimFile] = {}
-        for path, file in self._durable_files.items():
-            if id(file) not in fates:
-                fates[id(file)], lost = file.after_power_loss(self.chance)
-                self.lost_pages += lost
-            self._durable_files[path] = fates[id(file)]
-        self.files = dict(self._durable_files)
+        self.names.lose_power(self.chance, self._survive)
         self.trace.add(f"power {self.name} {self.lost_pages}")
+
+    def _survive(self, file: SimFile) -> SimFile:
+        after, lost = file.after_power_loss(self.chance)
+        self.lost_pages += lost
+        return after
 
     def wipe(self) -> None:
         """Be a new disk."""
         self.on_wipe()
-        self.files.clear()
-        self._durable_files.clear()
-        self._changes.clear()
-        self.folders = {"/", ""}
+        self.names.clear()
         self._boot += 1
 
     def on_platter(self, path: str, start: int, end: int) -> bool:
@@ -96,14 +76,19 @@ class SimDisk:
         file = self.files.get(path)
         return (
             file is not None
-            and self._durable_files.get(path) is file
+            and self.names.durable.get(path) is file
             and file.durable[start:end] == file.cache[start:end]
         )
 
     def read_platter(self, path: str) -> bytes:
         """Return what of a file would outlive a power loss."""
-        file = self._durable_files.get(path)
+        file = self.names.durable.get(path)
         return b"" if file is None else bytes(file.durable)
+
+    @property
+    def files(self) -> dict[str, SimFile]:
+        """All files by path, as processes see them."""
+        return self.names.files
 
     @property
     def used(self) -> int:
@@ -128,26 +113,12 @@ class SimDisk:
         """Let go of a folder."""
         self._locked.discard(path)
 
-    def change_names(self, names: Names) -> None:
-        """Give names to files, or take them away; durable after `sync_folder`."""
-        self._changes.append((posixpath.dirname(next(iter(names))), names))
-        _put(self.files, names)
-
-    def changed_folders(self) -> list[str]:
-        """Return the folders with names that are not durable."""
-        return list(dict.fromkeys(folder for folder, _ in self._changes))
-
     def begin_folder_sync(self, path: str) -> Callable[[], None]:
         """Take what a sync of the folder promises; the result makes it durable."""
-        mine = [change for change in self._changes if change[0] == path]
-
-        def finish() -> None:
-            for change in mine:
-                if change in self._changes:
-                    _put(self._durable_files, change[1])
-                    self._changes.remove(change)
-
-        return finish if self.is_syncing_folders else _nothing
+        mine = self.names.unsynced(lambda folder: folder == path)
+        if not self.is_syncing_folders:
+            return lambda: None
+        return lambda: self.names.make_durable(mine)
 
 
 class SimMount:
@@ -198,12 +169,6 @@ class SimMount:
         else:
             self.gathered.append(finish)
 
-    def _file(self, path: str, verb: str) -> SimFile:
-        file = self.disk.files.get(path)
-        if file is None:
-            raise StorageFailedError(f"{path}: {verb}: No such file or directory")
-        return file
-
     def _check_room(self, path: str, size: int) -> None:
         if size > self.free_bytes(path):
             raise LedgerFullError(
@@ -216,30 +181,23 @@ class SimMount:
         """See `Disk.create_file`."""
         self.make_folder(posixpath.dirname(path))
         if self.step(f"create {path}"):
-            self.disk.change_names({path: SimFile()})
+            self.disk.names.change({path: SimFile()})
 
     def make_folder(self, path: str) -> None:
         """See `Disk.make_folder`."""
-        while path not in self.disk.folders:
-            self.disk.folders.add(path)
-            path = posixpath.dirname(path)
+        self.disk.names.make_folder(path)
 
     def list_folder(self, path: str) -> list[str]:
         """See `Disk.list_folder`."""
-        if path not in self.disk.folders:
-            raise StorageFailedError(f"{path}: list: No such file or directory")
-        files, folders = self.disk.files, self.disk.folders
-        names = {posixpath.basename(p) for p in files if posixpath.dirname(p) == path}
-        names |= {posixpath.basename(p) for p in folders if posixpath.dirname(p) == path}
-        return sorted(names - {""})
+        return self.disk.names.list_folder(path)
 
     def exists(self, path: str) -> bool:
         """See `Disk.exists`."""
-        return path in self.disk.files or path in self.disk.folders
+        return self.disk.names.exists(path)
 
     def file_size(self, path: str) -> int:
         """See `Disk.file_size`."""
-        return self._file(path, "stat").size
+        return self.disk.names.find(path, "stat").size
 
     def allocate(self, path: str, size: int, *, zero_size: int) -> SimRegion:
         """See `Disk.allocate`."""
@@ -247,7 +205,7 @@ class SimMount:
         self._check_room(path, size)
         file = SimFile(size)
         if self.step(f"allocate {path}"):
-            self.disk.change_names({path + ".tmp": file})
+            self.disk.names.change({path + ".tmp": file})
         self.sync_file(path, file)
         if not self.is_dead:
             self.rename(path + ".tmp", path)
@@ -256,11 +214,11 @@ class SimMount:
 
     def open_region(self, path: str, *, writable: bool) -> SimRegion:
         """See `Disk.open_region`."""
-        return SimRegion(self, path, self._file(path, "open"))
+        return SimRegion(self, path, self.disk.names.find(path, "open"))
 
     def open_file(self, path: str, *, through_map: bool = False) -> SimOpenFile:
         """See `Disk.open_file`."""
-        return SimOpenFile(self, path, self._file(path, "open"))
+        return SimOpenFile(self, path, self.disk.names.find(path, "open"))
 
     def find_file(self, path: str) -> SimOpenFile | None:
         """See `Disk.find_file`."""
@@ -268,7 +226,7 @@ class SimMount:
 
     def read_file(self, path: str) -> bytes:
         """See `Disk.read_file`."""
-        file = self._file(path, "read")
+        file = self.disk.names.find(path, "read")
         return file.read(0, file.size)
 
     def write_file_atomic(self, path: str, data: bytes) -> None:
@@ -277,7 +235,7 @@ class SimMount:
         if not self.step(f"write {path}"):
             return
         file = SimFile()
-        self.disk.change_names({path + ".tmp": file})
+        self.disk.names.change({path + ".tmp": file})
         file.write(0, bytes(data))
         self.disk.on_written(path, data)
         self.sync_file(path, file)
@@ -287,12 +245,12 @@ class SimMount:
     def rename(self, source: str, target: str) -> None:
         """See `Disk.rename`."""
         if self.step(f"rename {source} {target}"):
-            self.disk.change_names({target: self._file(source, "rename"), source: None})
+            self.disk.names.change({target: self.disk.names.find(source, "rename"), source: None})
 
     def unlink(self, path: str) -> None:
         """See `Disk.unlink`."""
         if self.step(f"unlink {path}") and path in self.disk.files:
-            self.disk.change_names({path: None})
+            self.disk.names.change({path: None})
 
     def sync_folder(self, path: str) -> None:
         """See `Disk.sync_folder`."""
@@ -308,9 +266,10 @@ class SimMount:
         for name, file in list(self.disk.files.items()):
             if name.startswith(path + "/"):
                 self.sync_file(name, file)
-        for folder in self.disk.changed_folders():
-            if folder == path or folder.startswith(path + "/"):
-                self.sync_folder(folder)
+        names = self.disk.names
+        changed = names.unsynced(lambda folder: folder == path or folder.startswith(path + "/"))
+        for folder in dict.fromkeys(folder for folder, _ in changed):
+            self.sync_folder(folder)
 
     def free_bytes(self, path: str) -> int:
         """See `Disk.free_bytes`."""
@@ -329,135 +288,3 @@ class SimMount:
     def boot_id(self) -> str:
         """See `Disk.boot_id`."""
         return self.disk.boot_id()
-
-
-class SimRegion:
-    """See `dledger.store.disk.MappedRegion`."""
-
-    def __init__(self, mount: SimMount, path: str, file: SimFile) -> None:
-        self.path = path
-        self.size = file.size
-        self._mount = mount
-        self._file = file
-        self._is_closed = False
-        self._views_were_made = False
-
-    def write(self, offset: int, parts: Sequence[Buffer], *, through_map: bool) -> None:
-        """See `MappedRegion.write`."""
-        assert not self._is_closed
-        data = b"".join(parts)
-        assert 0 <= offset <= offset + len(data) <= self.size
-        mount = self._mount
-        try:
-            is_alive = mount.step(f"write {self.path}")
-        except ProcessGoneError:
-            self._file.write(offset, data[: mount.disk.chance.randrange(len(data) + 1)])
-            raise
-        if is_alive:
-            self._file.write(offset, data)
-
-    def view(self, offset: int, size: int) -> memoryview:
-        """See `MappedRegion.view`."""
-        assert 0 <= offset <= offset + size <= self.size
-        return memoryview(self._file.cache)[offset : offset + size].toreadonly()
-
-    def sync(self, *, beside: bool = False) -> None:
-        """See `MappedRegion.sync`."""
-        if not self._is_closed:
-            self._mount.sync_file(self.path, self._file)
-
-    def read_ahead(self, is_wanted: bool, start: int = 0) -> None:
-        """See `MappedRegion.read_ahead`."""
-
-    def settled(self) -> None:
-        """See `MappedRegion.settled`."""
-
-    def begin_sync(self) -> int | None:
-        """See `MappedRegion.begin_sync`."""
-        return None  # there is no descriptor
-
-    def end_sync(self, error: OSError | None) -> None:
-        """See `MappedRegion.end_sync`."""
-        raise AssertionError("no sync was begun")
-
-    def close(self) -> bool:
-        """See `MappedRegion.close`."""
-        if self._is_closed:
-            return False
-        self._is_closed = True
-        try:
-            self._file.cache.append(0)  # refused while anybody views it
-            self._file.cache.pop()
-        except BufferError:
-            return False
-        return True
-
-
-class SimOpenFile:
-    """See `dledger.store.disk.DiskFile`."""
-
-    def __init__(self, mount: SimMount, path: str, file: SimFile) -> None:
-        self.path = path
-        self._mount = mount
-        self._file = file
-
-    def read_all(self) -> bytes:
-        """See `DiskFile.read_all`."""
-        return self._file.read(0, self._file.size)
-
-    def read_at(self, offset: int, size: int) -> bytes:
-        """See `DiskFile.read_at`."""
-        end = min(offset + size, self._file.size)
-        return self._file.read(offset, end - offset) if offset < end else b""
-
-    def write_at(self, offset: int, data: bytes) -> None:
-        """See `DiskFile.write_at`."""
-        if self._mount.step(f"write {self.path}"):
-            self._file.write(offset, bytes(data))
-
-    def sync(self) -> None:
-        """See `DiskFile.sync`."""
-        self._mount.sync_file(self.path, self._file)
-
-    def close(self) -> None:
-        """See `DiskFile.close`."""
-
-
-class SimTree:
-    """See `dledger.store.disk.FileTree`."""
-
-    def __init__(self, mount: SimMount, path: str) -> None:
-        self._mount = mount
-        self._path = path
-
-    def sync(self) -> None:
-        """See `FileTree.sync`."""
-        self._mount.sync_below(self._path)
-
-    def close(self) -> None:
-        """See `FileTree.close`."""
-
-
-class SimLock:
-    """See `dledger.store.disk.FolderLock`."""
-
-    def __init__(self, mount: SimMount, path: str) -> None:
-        self._mount = mount
-        self._path = path
-
-    def release(self) -> None:
-        """See `FolderLock.release`."""
-        if not self._mount.is_dead:
-            self._mount.disk.unlock(self._path)
-
-
-def _put(into: dict[str, SimFile], names: Names) -> None:
-    for path, file in names.items():
-        if file is None:
-            into.pop(path, None)
-        else:
-            into[path] = file
-
-
-def _nothing() -> None:
-    pass

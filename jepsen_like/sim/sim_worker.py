@@ -12,7 +12,7 @@ from contextvars import copy_context
 from typing import TYPE_CHECKING
 
 from jepsen_like.sim.scheduling import PROCESS
-from jepsen_like.sim.sim_disk import ProcessGoneError
+from jepsen_like.sim.sim_open import ProcessGoneError
 from jepsen_like.sim.sim_time import current_sim_time
 
 if TYPE_CHECKING:

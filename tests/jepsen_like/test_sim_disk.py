@@ -8,8 +8,9 @@ import pytest
 import trio
 
 from dledger.errors import LedgerFullError, StorageFailedError
-from jepsen_like.sim.sim_disk import ProcessGoneError, SimDisk
+from jepsen_like.sim.sim_disk import SimDisk
 from jepsen_like.sim.sim_file import PAGE, SimFile
+from jepsen_like.sim.sim_open import ProcessGoneError
 from jepsen_like.sim.sim_time import SimTime
 from jepsen_like.sim.trace import Trace
 
