@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from broker.delivery.schedule import PROGRESS_GROUP
-from broker.errors import InvalidMessageError, TopicNotFoundError
+from broker.errors import InvalidMessageError
 from broker.handlers.registry import answer, handles
 from broker.message.delay import SCHEDULE_TOPIC
 from broker.message.limits import check_group, is_reserved_group
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from broker.handlers.group_progress import GroupProgress
     from broker.handlers.queue_state import QueueStates
     from broker.metadata.consumer_offsets import ConsumerOffsets
-    from broker.metadata.topic_config import TopicConfig
     from broker.metadata.topics import Topics
     from dledger.clock import Clock
     from dledger.remoting.server import Session
@@ -122,7 +121,7 @@ class GroupOffsetHandlers:
             found = [
                 self._progress.in_topic(group, topic)
                 for topic in self._offsets.topics_of(group)
-                if not header.is_order or self._find(topic).order
+                if not header.is_order or self._topics.existing(topic).order
             ]
             if found:
                 total += sum(
@@ -141,7 +140,7 @@ class GroupOffsetHandlers:
     def time_spans(self, session: Session, command: Command) -> None:
         """Answer from when to when each queue's messages are, and how far a group is behind."""
         header = TimeSpansRequest.decode(command.ext_fields)
-        config = self._find(header.topic)
+        config = self._topics.existing(header.topic)
         now = self._clock.wall_ms()
         spans = []
         for queue_id in range(config.write_queue_count):
@@ -200,7 +199,7 @@ class GroupOffsetHandlers:
         self._gate.check_use(target)
         topics = [header.topic] if header.topic else self._offsets.topics_of(source)
         if header.topic:
-            self._find(header.topic)
+            self._topics.existing(header.topic)
         if not header.offline and (consumers := self._consumers.of(source)):
             read = {item.topic for data in consumers.values() for item in data.subscriptions}
             topics = [topic for topic in topics if topic in read]
@@ -214,12 +213,6 @@ class GroupOffsetHandlers:
                 if (queues := self._offsets.queues_of(source, topic))
             ],
         )
-
-    def _find(self, topic: str) -> TopicConfig:
-        config = self._topics.get(topic)
-        if config is None:
-            raise TopicNotFoundError(f"topic {topic!r} does not exist")
-        return config
 
 
 def _answer_json(session: Session, command: Command, value: object) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from broker.errors import TopicNotFoundError
 from broker.message.limits import RETRY_PREFIX
 from broker.protocol.admin_bodies import QueuePlace, language_name, table
 from broker.protocol.descriptions import (
@@ -53,9 +52,7 @@ class GroupProgress:
         Raises:
             TopicNotFoundError: there is no such topic.
         """
-        config = self._topics.get(topic)
-        if config is None:
-            raise TopicNotFoundError(f"topic {topic!r} does not exist")
+        config = self._topics.existing(topic)
         offsets = self._offsets
         queues = []
         for queue_id in range(config.read_queue_count):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, Any
 
-from broker.errors import HeaderError, TopicNotFoundError
+from broker.errors import HeaderError
 from broker.handlers.registry import answer, handles
 from broker.message.tags import parse_tag_expression, tags_codes
 from broker.protocol.admin_bodies import compact, subscription_json
@@ -71,7 +71,7 @@ class LookupHandlers:
         """Answer the queue offset that belongs to a time, as far as this node has dispatched."""
         header = SearchOffsetRequest.decode(command.ext_fields)
         boundary = _boundary(header.boundary_type)
-        self._check_queue(header.topic, header.queue_id)
+        self._topics.check_queue(header.topic, header.queue_id)
 
         def tell() -> None:
             queue = self._queues.get(header.topic, header.queue_id)
@@ -107,7 +107,7 @@ class LookupHandlers:
     def earliest_store_time(self, session: Session, command: Command) -> None:
         """Answer when the oldest message kept of a queue was stored; -1 where there is none."""
         header = QueueRequest.decode(command.ext_fields)
-        self._check_queue(header.topic, header.queue_id)
+        self._topics.check_queue(header.topic, header.queue_id)
         queue = self._queues.get(header.topic, header.queue_id)
         timestamp = NO_STORE_TIME
         if queue is not None and queue.min_offset < queue.max_offset:
@@ -128,7 +128,7 @@ class LookupHandlers:
         """Answer some units of a consume queue, as RocketMQ's ``queryCq`` shows them."""
         header = ConsumeQueueRequest.decode(command.ext_fields)
         topic, first = header.topic, header.index
-        self._check_queue(topic, header.queue_id)
+        self._topics.check_queue(topic, header.queue_id)
         wanted, subscription = self._filter_of(header.consumer_group, topic)
         queue = self._queues.get(topic, header.queue_id)
         least, end = (0, 0) if queue is None else (queue.min_offset, queue.max_offset)
@@ -175,13 +175,6 @@ class LookupHandlers:
         queue = self._queues.get(topic, queue_id)
         assert queue is not None
         return store_timestamp_ms(self._log, queue.position_at(queue_offset))
-
-    def _check_queue(self, topic: str, queue_id: int) -> None:
-        config = self._topics.get(topic)
-        if config is None:
-            raise TopicNotFoundError(f"topic {topic!r} does not exist")
-        if not 0 <= queue_id < max(config.read_queue_count, config.write_queue_count):
-            raise TopicNotFoundError(f"topic {topic!r} has no queue {queue_id}")
 
 
 def _boundary(name: str) -> Boundary:

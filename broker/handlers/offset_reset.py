@@ -228,9 +228,7 @@ class OffsetResetHandlers:
 
     def _check(self, group: str, topic: str, queue_id: int) -> None:
         check_group(group)
-        config = self._topics.get(topic)
-        if config is None:
-            raise TopicNotFoundError(f"topic {topic!r} does not exist")
+        config = self._topics.existing(topic)
         if not -1 <= queue_id < config.read_queue_count:
             raise TopicNotFoundError(f"topic {topic!r} has no queue {queue_id} to read")
         self._gate.check_use(group)
@@ -238,9 +236,7 @@ class OffsetResetHandlers:
     def _changes(
         self, group: str, topic: str, queue_id: int, to: str, value: int
     ) -> list[QueueReset]:
-        config = self._topics.get(topic)
-        if config is None:
-            raise TopicNotFoundError(f"topic {topic!r} does not exist")
+        config = self._topics.existing(topic)
         queue_ids = range(config.read_queue_count) if queue_id < 0 else (queue_id,)
         changes = []
         for number in queue_ids:

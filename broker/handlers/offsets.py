@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from broker.errors import OffsetsResetError, TopicNotFoundError
+from broker.errors import OffsetsResetError
 from broker.handlers.forward import FORWARDED
 from broker.handlers.registry import answer, error_response, handles, stock_client_host
 from broker.handlers.until_dispatched import UntilDispatched
@@ -83,7 +83,7 @@ class OffsetHandlers:
     def max_offset(self, session: Session, command: Command) -> None:
         """Answer the offset the queue's next message gets; nothing acknowledged is beyond it."""
         header = QueueRequest.decode(command.ext_fields)
-        self._check_queue(header.topic, header.queue_id)
+        self._topics.check_queue(header.topic, header.queue_id)
 
         def tell() -> None:
             offset = self._derived.next_queue_offset(header.topic, header.queue_id)
@@ -96,7 +96,7 @@ class OffsetHandlers:
     def min_offset(self, session: Session, command: Command) -> None:
         """Answer the first offset this node still has."""
         header = QueueRequest.decode(command.ext_fields)
-        self._check_queue(header.topic, header.queue_id)
+        self._topics.check_queue(header.topic, header.queue_id)
         offset = self._reader.min_offset(header.topic, header.queue_id)
         answer(session, command, _offset_response(command, offset))
 
@@ -162,7 +162,7 @@ class OffsetHandlers:
         if not self._is_serving():
             self._forwarder.take(session, command)
             return
-        self._check_queue(topic, header.queue_id)
+        self._topics.check_queue(topic, header.queue_id)
         check_group(group)
         self._gate.check_use(group)
         if header.offset_epoch is not None and stock_client_host(session, command) is not None:
@@ -255,13 +255,6 @@ class OffsetHandlers:
                 ext_fields=header.encode(),
             ),
         )
-
-    def _check_queue(self, topic: str, queue_id: int) -> None:
-        config = self._topics.get(topic)
-        if config is None:
-            raise TopicNotFoundError(f"topic {topic!r} does not exist")
-        if not 0 <= queue_id < max(config.read_queue_count, config.write_queue_count):
-            raise TopicNotFoundError(f"topic {topic!r} has no queue {queue_id}")
 
     def when_current(self, session: Session, command: Command, tell: Callable[[], None]) -> None:
         """Call *tell* once this node has proved that it leads and has taken in enough."""

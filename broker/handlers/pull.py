@@ -175,9 +175,7 @@ class PullHandlers:
         self.hold.wake(self.hold.keys_of(topic))
 
     def _check(self, header: PullMessageRequest) -> None:
-        config = self._topics.get(header.topic)
-        if config is None:
-            raise TopicNotFoundError(f"topic {header.topic!r} does not exist")
+        config = self._topics.existing(header.topic)
         if not config.perm & PERM_READ:
             raise NoPermissionError(
                 f"topic {header.topic!r} may not be read (perm {config.perm}); allow it first"

@@ -10,7 +10,7 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from broker.errors import InvalidMessageError, TopicNotFoundError
+from broker.errors import InvalidMessageError
 from broker.handlers.registry import answer, error_response, handles
 from broker.message import properties as names
 from broker.message.properties import find_property
@@ -88,8 +88,7 @@ class QueryHandlers:
     def query(self, session: Session, command: Command) -> None:
         """Begin to look for the newest messages with a key."""
         header = QueryMessageRequest.decode(command.ext_fields)
-        if self._topics.get(header.topic) is None:
-            raise TopicNotFoundError(f"topic {header.topic!r} does not exist")
+        self._topics.existing(header.topic)
         if not header.key:
             raise InvalidMessageError("key is empty; no message has an empty key")
         self._caught_up.when(session, command, lambda: self._begin(session, command, header))

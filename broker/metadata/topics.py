@@ -18,6 +18,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from broker.errors import TopicNotFoundError
 from broker.metadata.state_machine import MetadataCommand
 from broker.metadata.topic_config import (
     EXTRA_NAMES,
@@ -132,6 +133,27 @@ class Topics:
     def get(self, topic: str) -> TopicConfig | None:
         """Return a topic; None when there is none of that name."""
         return self._topics.get(topic)
+
+    def existing(self, topic: str) -> TopicConfig:
+        """Return a topic.
+
+        Raises:
+            TopicNotFoundError: there is none of that name.
+        """
+        config = self._topics.get(topic)
+        if config is None:
+            raise TopicNotFoundError(f"topic {topic!r} does not exist")
+        return config
+
+    def check_queue(self, topic: str, queue_id: int) -> None:
+        """Let a queue pass that may be written to or read.
+
+        Raises:
+            TopicNotFoundError: there is no such topic, or it has no such queue.
+        """
+        config = self.existing(topic)
+        if not 0 <= queue_id < max(config.read_queue_count, config.write_queue_count):
+            raise TopicNotFoundError(f"topic {topic!r} has no queue {queue_id}")
 
     @property
     def appliers(self) -> Mapping[str, Callable[[Mapping[str, Any]], str]]:
