@@ -118,10 +118,9 @@ class FailedSync(Fault):
         return member.name
 
 
-class BitRot(Fault):
-    """Bits of one stopped member's files turn; never where the last good copy is (N10)."""
+class Harm(Fault):
+    """A file of one stopped member is not as it was; never where the last good copy is (N10)."""
 
-    name = "bit-rot"
     nodes_min = 3
     weight = 0.6
     needs_whole = True
@@ -134,13 +133,26 @@ class BitRot(Fault):
         was_unsound = member.name in self.group.unsound
         await self.watch(member, "rot")
         self.group.unsound.add(member.name)
-        path = await member.rot(self.chance.choice(_ROTTING), self.chance)
-        if not path:
+        harmed = await self._harm(member)
+        if not harmed:
             if not was_unsound:
                 self.group.unsound.discard(member.name)
             return ""
         member.expect(LedgerError)
-        return f"{member.name} {path}"
+        return f"{member.name} {harmed}"
+
+    async def _harm(self, member: Member) -> str:
+        """Do it; return what was done to which file, "" where there is none."""
+        raise AssertionError(f"{type(self).__name__} has no _harm()")
+
+
+class BitRot(Harm):
+    """Bits of one stopped member's files turn; never where the last good copy is (N10)."""
+
+    name = "bit-rot"
+
+    async def _harm(self, member: Member) -> str:
+        return await member.rot(self.chance.choice(_ROTTING), self.chance)
 
 
 class WallClock(Fault):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, Protocol, cast
 
-from dledger.errors import LedgerError, StorageFailedError
+from dledger.errors import StorageFailedError
+from jepsen_like.faults.disks import Harm
 from jepsen_like.faults.fault import Fault
 from jepsen_like.faults.group import Member, Shape
 
@@ -126,31 +127,17 @@ class Scarce(Fault):
         await self._machine.lift_limits()
 
 
-class DamagedFile(Fault):
+class DamagedFile(Harm):
     """One stopped member's file is cut short, gone, or holds an old piece of itself (N10)."""
 
     name = "damage"
     where = "real"
-    nodes_min = 3
-    weight = 0.6
-    needs_whole = True
 
-    async def inject(self) -> str:
-        """See `Fault`."""
-        machine = cast("Machine", self.pick())
-        if not await self.group.may_harm(machine):
-            return ""
-        was_unsound = machine.name in self.group.unsound
-        await self.watch(machine, "rot")
-        self.group.unsound.add(machine.name)
+    async def _harm(self, member: Member) -> str:
         how: Damage = self.chance.choice(("truncate", "old-chunk", "remove"))
-        path = await machine.damage(how, self.chance.choice(_DAMAGED), self.chance)
-        if not path:
-            if not was_unsound:
-                self.group.unsound.discard(machine.name)
-            return ""
-        machine.expect(LedgerError)
-        return f"{machine.name} {how} {path}"
+        kind = self.chance.choice(_DAMAGED)
+        path = await cast("Machine", member).damage(how, kind, self.chance)
+        return f"{how} {path}" if path else ""
 
 
 class BrokenDisk(Fault):

@@ -23,26 +23,22 @@ if TYPE_CHECKING:
 @mutant(on=SIDE_TOPICS)
 def commits_of_older_epochs_count() -> Sequence[Patch]:
     """What was committed by one who began before a reset moves the group on."""
-    stock = ConsumerOffsets._commit
-
-    def commit(self: Any, args: Mapping[str, Any]) -> bool:
-        return stock(self, {name: value for name, value in args.items() if name != "epoch"})
-
-    return [
-        (ConsumerOffsets, "_commit", commit),
-        (OffsetHandlers, "check_epoch", lambda *_: None),
-    ]
+    return [_commits_of_any_epoch(), (OffsetHandlers, "check_epoch", lambda *_: None)]
 
 
 @mutant(on=SIDE_TOPICS)
 def late_commits_count() -> Sequence[Patch]:
     """An older epoch is seen where a commit is taken, and not where it is applied."""
+    return [_commits_of_any_epoch()]
+
+
+def _commits_of_any_epoch() -> Patch:
     stock = ConsumerOffsets._commit
 
     def commit(self: Any, args: Mapping[str, Any]) -> bool:
         return stock(self, {name: value for name, value in args.items() if name != "epoch"})
 
-    return [(ConsumerOffsets, "_commit", commit)]
+    return ConsumerOffsets, "_commit", commit
 
 
 @mutant(on=SIDE_TOPICS)
