@@ -36,7 +36,7 @@ def dledger(*arguments, stdin="", check=True):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """The folder of a running group."""
+    """The folder of a running group of which every member follows, or leads."""
     folder = tmp_path_factory.mktemp("group")
     up = dledger(
         "up", "--data", folder, "--base-port", find_base_port(3), "--segment-size", "16MiB",
@@ -44,6 +44,7 @@ def folder(tmp_path_factory):
     )  # fmt: skip
     assert re.search(r"n\d leads in term \d+; data in ", up.stdout), up.stdout
     assert "export DLEDGER_SERVER=127.0.0.1:" in up.stdout
+    healthy_status(folder)  # only now one of them may be killed, or be found to be well
     yield folder
     dledger("down", "--data", folder)
 
@@ -58,16 +59,16 @@ def run(folder):
     return run
 
 
-def healthy_status(run):
-    """Ask until every node has answered in time; return what was told then."""
+def healthy_status(folder):
+    """Ask until every node has answered in time, and is ready; return what was told then."""
     while True:  # to the end of the test's own time
-        status = json.loads(run("status", "--json", check=False).stdout)
-        if status["healthy"] and all(node["reachable"] for node in status["nodes"]):
+        status = json.loads(dledger("status", "--json", "--data", folder, check=False).stdout)
+        if status["healthy"] and all(node.get("is_ready") for node in status["nodes"]):
             return status
 
 
-def test_the_group_is_up_and_healthy(run):
-    status = healthy_status(run)
+def test_the_group_is_up_and_healthy(run, folder):
+    status = healthy_status(folder)
 
     assert status["leader"] in ("n1", "n2", "n3")
     assert [node["node_id"] for node in status["nodes"]] == ["n1", "n2", "n3"]
@@ -254,7 +255,7 @@ def test_a_killed_leader_is_followed_and_comes_back(run, folder):
     assert f"starting {match[1]}" in run("up", "--detach").stdout
     got = run("consume", "survivor", "-n", "2", "--timeout", "20").stdout
     assert got == "before\nafter\n"
-    healthy_status(run)
+    healthy_status(folder)
 
 
 def test_logs_of_running_nodes_are_identical(run, folder):
