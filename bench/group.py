@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from broker.cli.local_group import LocalNode
+    from broker.cli.local_node import LocalNode
     from broker.cli.processes import ProcessMark
     from dledger.config import FlushDiskType
 

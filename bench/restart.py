@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from broker.cli.ask import GroupView
-    from broker.cli.local_group import LocalNode
+    from broker.cli.local_node import LocalNode
 
 TOPIC = "restart"
 QUEUE_COUNT = 8

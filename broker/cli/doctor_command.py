@@ -21,7 +21,7 @@ from dledger.errors import ConfigError
 
 if TYPE_CHECKING:
     from broker.cli.ask import GroupView
-    from broker.cli.local_group import LocalNode
+    from broker.cli.local_node import LocalNode
     from broker.config import NodeConfig
 
 ANSWER_SECONDS = 3.0  # a node with trouble may be slow to answer, and is worth waiting for

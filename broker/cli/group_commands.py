@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from broker.cli.ask import GroupView
-    from broker.cli.local_group import LocalNode
+    from broker.cli.local_node import LocalNode
     from broker.cli.watching import Frame
 
 DEV_SEGMENT_SIZE = 16 * MIB

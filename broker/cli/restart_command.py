@@ -18,7 +18,7 @@ from dledger.errors import ConfigError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from broker.cli.local_group import LocalNode
+    from broker.cli.local_node import LocalNode
 
 READY_SECONDS = 60.0  # longest time for a node to start and to catch up
 

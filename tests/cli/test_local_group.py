@@ -7,7 +7,7 @@ import sys
 import pytest
 from click.testing import CliRunner
 
-from broker.cli import local_group
+from broker.cli import local_node
 from broker.cli.group_commands import up
 from broker.cli.local_group import GroupPlan, LocalGroup, find_base_port
 from dledger.config import MIB, FlushDiskType
@@ -20,8 +20,8 @@ STUBBORN = "import signal; signal.signal(15, signal.SIG_IGN); " + OBEDIENT + "; 
 
 @pytest.fixture
 def group(tmp_path, monkeypatch):
-    monkeypatch.setattr(local_group, "NODE_COMMAND", (sys.executable, "-c", OBEDIENT))
-    monkeypatch.setattr(local_group.LocalNode, "check_ports", lambda _: None)
+    monkeypatch.setattr(local_node, "NODE_COMMAND", (sys.executable, "-c", OBEDIENT))
+    monkeypatch.setattr(local_node.LocalNode, "check_ports", lambda _: None)
     found = LocalGroup.find_or_create(tmp_path, GroupPlan())
     yield found
     for node in found.nodes:
@@ -198,7 +198,7 @@ def test_a_member_whose_folder_is_gone_is_missed(tmp_path):
 
 async def test_a_node_that_does_not_stop_is_killed(group, monkeypatch):
     """In real time: what is killed takes as long to end as the kernel wants."""
-    monkeypatch.setattr(local_group, "NODE_COMMAND", (sys.executable, "-c", STUBBORN))
+    monkeypatch.setattr(local_node, "NODE_COMMAND", (sys.executable, "-c", STUBBORN))
     group.start_missing()
     for node in group.nodes:
         wait_for_words(node)
