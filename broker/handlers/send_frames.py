@@ -1,38 +1,39 @@
-"""Sends to many queues that the compiled loop reads from their frames, and hears of together.
+"""Sends that the compiled loop reads from their frames, and hears of together.
 
-Where the frames of a receive are alike but for topic, queue and numbers, no command is made of
-each: one loop reads their headers and proves their records (`Loops.read_sends`), one puts them into
-the group, and their acks are one column.  Without compiled loops, and for whatever is unusual about
-a send, there are the ways of `broker.handlers.send_mixed` and of a send by itself: the log and the
-answers are the same.
+No command is made of each: one loop reads their headers, proves their records (`Loops.read_sends`)
+and puts those of one producer and queue together, however many queues there are; each such run goes
+into the group as one chunk, and its acks are one column.  Without compiled loops, and for whatever
+is unusual about a send, there are the ways of `broker.handlers.send_runs`, `send_mixed` and of a
+send by itself: the log and the answers are the same.
 """
 
 from __future__ import annotations
 
-from itertools import repeat
 from typing import TYPE_CHECKING
 
 from broker.errors import BrokerError
 from broker.handlers.registry import begin_many, end_many
 from broker.handlers.send_answers import SendRequest
-from broker.protocol.bodies import ACK
 from broker.protocol.request_code import RequestCode
 from broker.store import compiled
-from broker.store.send_columns import SendColumns, Targets
+from broker.store.commit_log import Receipt
+from broker.store.send_columns import ReadSends, SendRun, Targets
 from dledger.errors import LedgerError
-from dledger.remoting.connection import RUN_MIN, Connection
+from dledger.remoting.connection import Connection
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from broker.handlers.registry import Handler
     from broker.handlers.send_answers import SendAnswers
     from broker.handlers.send_intake import SendIntake
     from broker.message.limits import MessageLimits
-    from broker.store.commit_log import Receipt
     from dledger.durability import Durability
     from dledger.remoting.command import Command
     from dledger.remoting.server import Session
 
 _CODE = int(RequestCode.SEND_BATCH_MESSAGE)
+COUNT_MIN = 8  # sends; for fewer the ordinary way costs less
 
 
 class SendFrames:
@@ -40,8 +41,7 @@ class SendFrames:
 
     code = _CODE
 
-    def __init__(self, data: bytes, begin: int, end: int, sends: SendColumns) -> None:
-        self.data = data
+    def __init__(self, begin: int, end: int, sends: ReadSends) -> None:
         self.begin = begin
         self.end = end
         self.sends = sends
@@ -51,9 +51,14 @@ class SendFrames:
         """Return each by itself, as it would have been without being read together."""
         if self._commands is None:
             connection = Connection()
-            connection.receive_data(self.data[self.begin : self.end])
+            connection.receive_data(self.sends.data[self.begin : self.end])
             self._commands = connection.commands()
         return self._commands
+
+    def commands_of(self, runs: Iterable[SendRun]) -> list[Command]:
+        """Return those of some runs, in the order they came."""
+        commands, rows_of = self.commands(), self.sends.rows_of
+        return [commands[nth] for nth in sorted(row.number for run in runs for row in rows_of(run))]
 
 
 class SendFinder:
@@ -63,9 +68,7 @@ class SendFinder:
         self._limits = limits
         self._targets = Targets()
 
-    def find(
-        self, data: bytes, at: int, *, frame_size_max: int, count_min: int = RUN_MIN
-    ) -> tuple[SendFrames | None, int]:
+    def find(self, data: bytes, at: int, *, frame_size_max: int) -> tuple[SendFrames | None, int]:
         """Return the sends from *at* on, where a whole frame begins, and where they end.
 
         None where they are few.
@@ -73,24 +76,24 @@ class SendFinder:
         if compiled.loops is None:
             return None, at
         limits, targets = self._limits, self._targets
-        columns, end = compiled.loops.read_sends(
+        (runs, rows), end = compiled.loops.read_sends(
             data,
             at,
             frame_size_max,
             limits.body_size_max,
             limits.properties_size_max,
+            SendRun,
             targets.by_bytes,
             targets.make,
         )
-        sends = SendColumns(*columns)
-        found = SendFrames(data, at, end, sends) if len(sends.opaques) >= count_min else None
-        return found, end
+        sends = ReadSends(data, runs, rows)
+        return (SendFrames(at, end, sends) if sends.count >= COUNT_MIN else None), end
 
 
 class _SomeSends:
-    """Sends of one receive that share an entry; hear where they are as a `ManyPut`."""
+    """Runs of one receive that share an entry; hear where they are as a `ManyPut`."""
 
-    __slots__ = ("_answers", "_begun", "_charged", "_frames", "_level", "_session", "begin", "end")
+    __slots__ = ("_answers", "_begun", "_charged", "_frames", "_level", "_runs", "_session")
 
     def __init__(
         self, answers: SendAnswers, session: Session, frames: SendFrames, level: Durability
@@ -101,14 +104,15 @@ class _SomeSends:
         self._level = level
         self._begun = begin_many(session)
         self._charged = 0
-        self.begin = self.end = 0
+        self._runs: list[SendRun] = []
 
-    def charge(self) -> None:
-        """Count what they take against their connection, until they are answered."""
-        sends = self._frames.sends
-        begins, ends = sends.begins, sends.ends
-        self._charged = sum(ends[self.begin : self.end]) - sum(begins[self.begin : self.end])
+    def charge(self, runs: list[SendRun]) -> int:
+        """Count what *runs*, which were taken, have against their connection; return it."""
+        self._runs = runs
+        for run in runs:
+            self._charged += run.size
         self._session.charge(self._charged)
+        return self._charged
 
     def succeeded(self, receipts: list[Receipt], reached: Durability) -> None:
         """See `ManyPut`."""
@@ -117,25 +121,33 @@ class _SomeSends:
         if not reached.covers(self._level):
             self._tell_each(receipts, reached)
             return
-        end_many(session, _CODE, self._begun, count=len(receipts))
-        opaques = self._frames.sends.opaques[self.begin : self.end]
-        rows = b"".join(map(ACK.pack, opaques, repeat(0), *zip(*receipts, strict=True)))
-        self._answers.add_acks(session, rows, reached)
+        assert compiled.loops is not None, "nothing else reads them"
+        acks_of, rows = compiled.loops.acks_of, self._frames.sends.rows
+        count = 0
+        acks = []
+        for run, receipt in zip(self._runs, receipts, strict=True):
+            count += run.end - run.begin
+            acks.append(acks_of(rows, run.begin, run.end, receipt))
+        end_many(session, _CODE, self._begun, count=count)
+        self._answers.add_acks(session, b"".join(acks), reached)
 
     def _tell_each(self, receipts: list[Receipt], reached: Durability) -> None:
         """Answer each send by itself: it has to hear why it did not get what it asked for."""
-        targets = self._frames.sends.targets[self.begin : self.end]
-        commands = self._frames.commands()[self.begin : self.end]
-        for command, target, receipt in zip(commands, targets, receipts, strict=True):
-            request = SendRequest(
-                self._answers, self._session, command, None, target.topic, self._level
-            )
-            request.succeeded(receipt, reached)
+        commands, sends = self._frames.commands(), self._frames.sends
+        for run, (queue_id, queue_offset, position) in zip(self._runs, receipts, strict=True):
+            for row in sends.rows_of(run):
+                request = SendRequest(
+                    self._answers, self._session, commands[row.number], None, run.target.topic,
+                    self._level,
+                )  # fmt: skip
+                request.succeeded(Receipt(queue_id, queue_offset, position), reached)
+                queue_offset += row.record_count
+                position += row.size
 
     def failed(self, error: LedgerError) -> None:
         """See `ManyPut`."""
         self._session.release(self._charged)
-        for command in self._frames.commands()[self.begin : self.end]:
+        for command in self._frames.commands_of(self._runs):
             self._answers.refuse(self._session, command, error)
 
 
@@ -144,31 +156,38 @@ def take_send_frames(
 ) -> bool:
     """Append sends that were read together, those that cannot be in their turn *one_by_one*.
 
-    Return False, with nothing done, where not even the first can be: its topic is not there, or
-    says itself when sends are acknowledged, and so it is with the others, mostly.  Handled singly
-    they leave turns to other connections.
+    Return False, with nothing done, where not even the first run can be: its topic is not there, or
+    says itself when sends are acknowledged, and so it is with the others, mostly; or there is no
+    room for all.  Handled singly they leave turns to other connections.
     """
     sends = frames.sends
-    view = memoryview(frames.data)
-    count = len(sends.opaques)
+    runs = sends.runs
     level = intake.policy.default
-    nth, opened = 0, intake.opened_up_to(sends.targets, 0)
+    left = 0  # bytes that are not handled yet
+    for run in runs:
+        left += run.size
+    nth, opened = 0, intake.opened_up_to(runs, 0)
     if not opened:
         return False
-    while nth < count:
+    while nth < len(runs):
         if opened <= nth:  # looked at once: nothing that is handled here changes a topic at once
-            opened = intake.opened_up_to(sends.targets, nth)
+            opened = intake.opened_up_to(runs, nth)
         if opened > nth and not session.closed:
             some = _SomeSends(intake.answers, session, frames, level)
             try:
-                taken = intake.put_sends(view, sends, nth, opened, some, level=level)
+                taken = intake.put_sends(sends, nth, opened, some, size=left, level=level)
             except (BrokerError, LedgerError):
-                taken = nth  # by itself each will show what is wrong
-            some.begin, some.end = nth, taken
-            some.charge()
-            nth = taken
-            if nth == count:
-                break
-        one_by_one(session, frames.commands()[nth])
+                if not nth:
+                    return False
+                break  # by itself each will show what is wrong
+            if taken > nth:
+                left -= some.charge(runs[nth:taken])
+                nth = taken
+                continue
+        for command in frames.commands_of(runs[nth : nth + 1]):
+            one_by_one(session, command)
+        left -= runs[nth].size
         nth += 1
+    for command in frames.commands_of(runs[nth:]) if nth < len(runs) else ():
+        one_by_one(session, command)
     return True

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from broker.store.chunk import Chunk
     from broker.store.producers import SequenceVerdict
     from broker.store.proposals import ManyPut, Put
-    from broker.store.send_columns import SendColumns, Target
+    from broker.store.send_columns import ReadSends, SendRun
     from dledger.durability import Durability
 
 
@@ -50,14 +50,14 @@ class SendIntake:
             return config
         return None
 
-    def opened_up_to(self, targets: list[Target], begin: int) -> int:
-        """Return the first of *targets* from *begin* on whose queue is not open to sends.
+    def opened_up_to(self, runs: list[SendRun], begin: int) -> int:
+        """Return the first of *runs* from *begin* on whose queue is not open to sends.
 
         Or whose topic asks for another level of durability than this broker's own.
         """
         find, is_being_deleted = self.topics.get, self.is_being_deleted
-        for number in range(begin, len(targets)):
-            target = targets[number]
+        for number in range(begin, len(runs)):
+            target = runs[number].target
             topic = target.topic
             config = find(topic)
             if config is not target.opened_as or config is None or is_being_deleted(topic):
@@ -66,29 +66,23 @@ class SendIntake:
                 if config is None or config.acks or config.flush:
                     return number
                 target.opened_as = config
-        return len(targets)
+        return len(runs)
 
     def put_sends(
-        self,
-        view: memoryview,
-        sends: SendColumns,
-        begin: int,
-        end: int,
-        put: ManyPut,
-        *,
-        level: Durability,
+        self, sends: ReadSends, begin: int, end: int, put: ManyPut, *, size: int, level: Durability
     ) -> int:
-        """As `put`, of sends *begin* to *end* that were read together; return the first not taken.
+        """As `put`, of runs *begin* to *end*, all of *size* bytes; return the first not taken.
 
         Raises:
-            LedgerError, InvalidMessageError: as `AppendQueue.put_chunk`.
+            LedgerError, InvalidMessageError: as `AppendQueue.put_sends`.
         """
         queue = self.queue
         committed = queue.commit_durability
         taken = queue.put_sends(
-            view, sends, begin, end, put, level=None if level == committed else level
+            sends, begin, end, put, size=size, level=None if level == committed else level
         )
-        self.message_count += sum(map(len, sends.sizes[begin:taken]))
+        for run in sends.runs[begin:taken]:
+            self.message_count += run.record_count
         return taken
 
     def put(

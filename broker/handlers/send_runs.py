@@ -183,7 +183,7 @@ class SendRuns:
             queue_ids = queue_ids[order]
             changes = (queue_ids[1:] != queue_ids[:-1]).nonzero()[0] + 1
             if run.count < RUN_MIN * (len(changes) + 1):
-                return self._take_spread(session, run, one_by_one)
+                return False  # hardly two of it to the same
             bounds[1:1] = changes.tolist()
         try:
             level = self._intake.policy.level_of(header.topic, header.acks, header.flush)
@@ -203,13 +203,6 @@ class SendRuns:
                 for command in sends.commands(begin, end):
                     one_by_one(session, command)
         return True
-
-    def _take_spread(self, session: Session, run: FrameRun, one_by_one: Handler) -> bool:
-        """Handle a run that goes to many queues, hardly two of it to the same."""
-        found, _ = self.finder.find(run.data[: run.end], run.begin, frame_size_max=run.end)
-        if found is None or found.end != run.end:
-            return False
-        return take_send_frames(self._intake, session, found, one_by_one)
 
     def _check_run(self, run: FrameRun, header: SendRecordsRequest) -> IntArray | None:
         """Return the sizes of the records of each request, a row each; None where they are odd.

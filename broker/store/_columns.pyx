@@ -24,7 +24,7 @@ from cpython.memoryview cimport PyMemoryView_FromMemory
 from libc.stdint cimport (
     INT32_MAX, INT32_MIN, INT64_MAX, UINT64_MAX, int32_t, int64_t, uint8_t, uint32_t, uint64_t,
 )
-from libc.string cimport memcmp, memcpy
+from libc.string cimport memcmp, memcpy, memset
 
 import numpy as np
 
@@ -121,7 +121,7 @@ cdef enum:
 
     CRC_CALLED_FROM = 384  # bytes of a body whose CRC `dledger.checksum` has sooner
 
-LAYOUT = 4  # as in `broker.store.compiled`, which takes no other
+LAYOUT = 5  # as in `broker.store.compiled`, which takes no other
 
 cdef object _crc32 = crc32
 cdef object _frombuffer = np.frombuffer
@@ -208,31 +208,6 @@ def is_sound_chunk(
             return False
         at += size
     return at == records.size
-
-
-def are_sound_records(
-    buffer, starts, sizes, queue_ids, uint32_t magic, bytes topic_field, int64_t body_size_max,
-    int64_t properties_size_max,
-):
-    cdef _Held records = _Held(buffer)
-    cdef _Held start_of = _Held(starts), size_of = _Held(sizes), queue_of = _Held(queue_ids)
-    cdef Wanted wanted = Wanted(
-        magic, topic_field, len(topic_field), body_size_max, properties_size_max
-    )
-    cdef int64_t nth, start, count = start_of.size // 8
-    if not start_of.size == size_of.size == queue_of.size == 8 * count:
-        raise ValueError("no columns of int64 and of one length")
-    for nth in range(count):
-        start = (<const int64_t*>start_of.data)[nth]
-        if not 0 <= start <= records.size or not _is_sound(
-            records.data + start,
-            records.size - start,
-            (<const int64_t*>size_of.data)[nth],
-            (<const int64_t*>queue_of.data)[nth],
-            &wanted,
-        ):
-            return False
-    return True
 
 
 # -- stamping -------------------------------------------------------------------------------------

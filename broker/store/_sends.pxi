@@ -1,9 +1,10 @@
-# -- reading sends --------------------------------------------------------------------------------
+# -- sends ----------------------------------------------------------------------------------------
 #
 # A part of `_columns.pyx`.  Frames of SEND_BATCH_MESSAGE as our own clients write them: their
-# headers (`dledger.remoting.header_codec`, `broker.protocol.send_headers.SendRecordsRequest`) are
-# read without a command being made of each, and their records checked.  The first frame that is odd in
-# any way ends it; it is then read and answered by itself.
+# headers (`dledger.remoting.header_codec`, `broker.protocol.send_headers.SendRecordsRequest`) are read
+# without a command being made of each, and their records checked.  The first frame that is odd in
+# any way ends it; it is then read and answered by itself.  Those of one producer to one queue are
+# put together, so that all that Python does is done for each queue, and not for each send.
 
 cdef enum:
     PREFIX_SIZE = 8
@@ -14,6 +15,9 @@ cdef enum:
     SEND_HEADER_SIZE_MAX = 4096
     SEND_SIZE_MAX = 8192  # bytes of the records; a larger send is a batch already
     FIELDS_ALL = 0x7F
+    SENDS_MAX = 1024  # read at a time: what is kept of them meanwhile lies on the stack
+    PLACES = 256  # as 8 bits have
+    ACK_SIZE = 28
 
 cdef struct Send:
     uint64_t opaque
@@ -24,6 +28,23 @@ cdef struct Send:
     int64_t topic_size
     const uint8_t* sizes
     int64_t record_count
+
+
+cdef struct Row:  # of a send, as in `broker.store.send_columns`
+    int64_t begin  # of its records in what was received
+    uint32_t size
+    uint32_t record_count
+    uint32_t opaque
+    uint32_t number  # of the send among all
+
+
+cdef struct SendRun:  # sends of one producer to one queue, whose numbers follow one another
+    Send first
+    uint64_t next_sequence  # 0: there is none
+    int64_t at  # where the records of the first begin
+    int64_t send_count
+    int64_t record_count
+    int64_t size
 
 
 cdef struct Reading:
@@ -168,9 +189,63 @@ cdef bint _read_send(const uint8_t* header, int64_t size, Send* send) noexcept:
     return found == FIELDS_ALL and 0 < send.topic_size <= TOPIC_SIZE_MAX
 
 
+cdef bint _follows(const SendRun* run, const Send* send) noexcept:
+    """Whether *send* goes where the last of *run* went, and is the next."""
+    return (
+        run.first.queue_id == send.queue_id
+        and run.first.producer_id == send.producer_id
+        and run.first.topic_size == send.topic_size
+        and memcmp(run.first.topic, send.topic, send.topic_size) == 0
+        and (send.producer_id == 0 or (run.next_sequence == send.sequence and send.sequence != 0))
+    )
+
+
+cdef tuple _in_order(
+    const Row* rows, const int* run_of, int count, const SendRun* runs, int run_count, run_type,
+    dict targets, make_target,
+):
+    """The runs, and the rows of all, those of one run behind those of the one before."""
+    cdef bytes ordered = PyBytes_FromStringAndSize(NULL, count * sizeof(Row)), key
+    cdef Row* row = <Row*>PyBytes_AS_STRING(ordered)
+    cdef char* key_at
+    cdef int places[SENDS_MAX]
+    cdef int nth, begin = 0
+    cdef const SendRun* run
+    cdef const Send* send
+    cdef list found = []
+    for nth in range(run_count):
+        run = &runs[nth]
+        send = &run.first
+        key = PyBytes_FromStringAndSize(NULL, 12 + send.topic_size)
+        key_at = PyBytes_AS_STRING(key)
+        memcpy(key_at, &send.producer_id, 8)
+        put32(<uint8_t*>key_at + 8, send.queue_id)
+        memcpy(key_at + 12, send.topic, send.topic_size)
+        target = targets.get(key)
+        if target is None:
+            target = make_target(
+                key, send.producer_id, send.topic[:send.topic_size].decode("ascii"), send.queue_id
+            )
+        found.append(
+            _new_tuple(
+                run_type,
+                (
+                    target, send.sequence, run.record_count, run.size, run.at, begin,
+                    begin + run.send_count,
+                ),
+            )
+        )
+        places[nth] = begin
+        begin += run.send_count
+    for nth in range(count):
+        row[places[run_of[nth]]] = rows[nth]
+        places[run_of[nth]] += 1
+    return found, ordered
+
+
 def read_sends(
     bytes data, int64_t at, int64_t frame_size_max, int64_t body_size_max,
-    int64_t properties_size_max, dict targets, make_target,
+    int64_t properties_size_max, run_type, dict targets, make_target,
 ):
     cdef const uint8_t* start = data
     cdef const uint8_t* frame
@@ -178,13 +253,19 @@ def read_sends(
     cdef uint8_t topic[TOPIC_SIZE_MAX + 1]
     cdef Wanted wanted = Wanted(MAGIC_V1, &topic[0], 0, body_size_max, properties_size_max)
     cdef Send send
+    cdef Row rows[SENDS_MAX]
+    cdef SendRun runs[SENDS_MAX]
+    cdef int run_of[SENDS_MAX]
+    # Which run was the last of those that fall to one place.  One that others have driven out is
+    # begun anew, behind it: so those of one queue are in their order in any case.
+    cdef int latest[PLACES]
+    cdef int place, count = 0, run_count = 0
+    cdef SendRun* run
     cdef bint is_sound
-    cdef list opaques = [], found = [], sequences = [], begins = [], ends = [], columns = []
-    cdef bytes key
-    cdef char* key_at
     if at < 0:
         raise ValueError("it begins before the data")
-    while end - at >= PREFIX_SIZE:
+    memset(latest, 0, sizeof(latest))
+    while count < SENDS_MAX and end - at >= PREFIX_SIZE:
         frame = start + at
         length = get32(frame)
         header_size = get32(frame + 4) & 0xFFFFFF
@@ -213,25 +294,67 @@ def read_sends(
             record_at += size
         if not is_sound or record_at != stop:
             break
-        key = PyBytes_FromStringAndSize(NULL, 12 + send.topic_size)
-        key_at = PyBytes_AS_STRING(key)
-        memcpy(key_at, &send.producer_id, 8)
-        put32(<uint8_t*>key_at + 8, send.queue_id)
-        memcpy(key_at + 12, send.topic, send.topic_size)
-        target = targets.get(key)
-        if target is None:
-            target = make_target(
-                key, send.producer_id, send.topic[:send.topic_size].decode("ascii"), send.queue_id
-            )
-        opaques.append(send.opaque)
-        found.append(target)
-        sequences.append(send.sequence)
-        begins.append(body_at)
-        ends.append(stop)
-        columns.append(
-            (stop - body_at,)
-            if send.record_count == 1
-            else tuple([get32(send.sizes + 4 * nth) for nth in range(send.record_count)])
-        )
+        # The end of the topic, or with it its name and length, which stand in front of it.
+        place = (
+            (get64(send.topic + send.topic_size - 8) + 31 * send.producer_id + send.queue_id)
+            * <uint64_t>0x9E3779B97F4A7C15
+        ) >> 56
+        run = &runs[latest[place]]
+        if not latest[place] < run_count or not _follows(run, &send):
+            latest[place] = run_count
+            run = &runs[run_count]
+            run[0] = SendRun(send, 0, body_at, 0, 0, 0)
+            run_count += 1
+        run_of[count] = latest[place]
+        rows[count] = Row(body_at, stop - body_at, send.record_count, send.opaque, count)
+        run.next_sequence = send.sequence + send.record_count
+        if run.next_sequence < send.sequence:
+            run.next_sequence = 0  # beyond 64 bits nothing follows
+        run.send_count += 1
+        run.record_count += send.record_count
+        run.size += stop - body_at
+        count += 1
         at = stop
-    return (opaques, found, sequences, begins, ends, columns), at
+    return _in_order(rows, run_of, count, runs, run_count, run_type, targets, make_target), at
+
+
+cdef const Row* _rows_of(bytes rows, int64_t begin, int64_t end) except NULL:
+    if not 0 <= begin <= end <= <int64_t>(len(rows) // sizeof(Row)):
+        raise ValueError("no rows of sends")
+    return <const Row*>PyBytes_AS_STRING(rows) + begin
+
+
+def records_of(bytes data, bytes rows, int64_t begin, int64_t end):
+    cdef const Row* row = _rows_of(rows, begin, end)
+    cdef int64_t nth, size = 0
+    cdef bytes records
+    cdef char* at
+    for nth in range(end - begin):
+        if not 0 <= row[nth].begin <= <int64_t>len(data) - row[nth].size:
+            raise ValueError("a send lies outside of the data")
+        size += row[nth].size
+    records = PyBytes_FromStringAndSize(NULL, size)
+    at = PyBytes_AS_STRING(records)
+    for nth in range(end - begin):
+        memcpy(at, PyBytes_AS_STRING(data) + row[nth].begin, row[nth].size)
+        at += row[nth].size
+    return records
+
+
+def acks_of(bytes rows, int64_t begin, int64_t end, receipt):
+    cdef const Row* row = _rows_of(rows, begin, end)
+    cdef uint32_t queue_id = receipt[0]
+    cdef uint64_t queue_offset = receipt[1], position = receipt[2]
+    cdef bytes acks = PyBytes_FromStringAndSize(NULL, ACK_SIZE * (end - begin))
+    cdef uint8_t* ack = <uint8_t*>PyBytes_AS_STRING(acks)
+    cdef int64_t nth
+    for nth in range(end - begin):
+        put32(ack, row[nth].opaque)
+        put32(ack + 4, 0)
+        put32(ack + 8, queue_id)
+        put64(ack + 12, queue_offset)
+        put64(ack + 20, position)
+        queue_offset += row[nth].record_count
+        position += row[nth].size
+        ack += ACK_SIZE
+    return acks

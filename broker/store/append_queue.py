@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from broker.store.append_state import Dispatched
     from broker.store.chunk import Chunk
-    from broker.store.send_columns import SendColumns
+    from broker.store.send_columns import ReadSends
     from dledger.clock import Clock
     from dledger.durability import Durability
     from dledger.server import LedgerServer
@@ -223,31 +223,39 @@ class AppendQueue:
 
     def put_sends(
         self,
-        view: memoryview,
-        sends: SendColumns,
+        sends: ReadSends,
         begin: int,
         end: int,
         put: ManyPut,
         *,
+        size: int,
         level: Durability | None = None,
     ) -> int:
-        """As `put_chunk`, of sends *begin* to *end* that were read together from *view*.
+        """As `put_chunk`, of runs *begin* to *end* that were read together.
+
+        Args:
+            sends: all of them.
+            begin: the first run.
+            end: behind the last.
+            put: hears of those that are taken.
+            size: bytes of all their records, for which there must be room.
+            level: of durability; None stands for that of the commit.
 
         Returns:
-            The first that was not taken, as it is not NEW or finds no room: `put_chunk` says more.
+            The first that was not taken, as it is not NEW or this group is full: `put_chunk` says
+            the one, another call takes it into the next group.
 
         Raises:
             NotLeaderError, LedgerBusyError, LedgerFullError, InvalidMessageError: as `put_chunk`.
         """
-        size = sends.ends[begin] - sends.begins[begin]
-        waiting = self._check_room(size)
+        self._check_room(size, is_many=True)
         if self._ledger.write_refusal is not None:
             raise self._ledger.write_refusal
+        first_size = sends.runs[begin].size
         group = self._groups[-1] if self._groups else None
-        if not isinstance(group, RecordProposal) or not group.group.has_room(size):
-            group = self._begin_record_group(size)
-        size_max = self._pending_size_max - 64 - (waiting - group.body_size)
-        taken = group.group.add_sends(view, sends, begin, end, size_max=size_max)
+        if not isinstance(group, RecordProposal) or not group.group.has_room(first_size):
+            group = self._begin_record_group(first_size)
+        taken = group.group.add_sends(sends, begin, end)
         if taken > begin:
             group.add(put, level)
             if not self._groups or self._groups[-1] is not group:
@@ -281,8 +289,8 @@ class AppendQueue:
             self._groups.append(group)
         return group.add(packed, done)
 
-    def _check_room(self, size: int) -> int:
-        """Return how many bytes wait, if so many more may."""
+    def _check_room(self, size: int, *, is_many: bool = False) -> None:
+        """Refuse *size* bytes where no more may wait."""
         ledger = self._ledger
         if not self.is_open:
             raise NotLeaderError(
@@ -293,12 +301,12 @@ class AppendQueue:
         waiting = ledger.core.pending_size
         for group in self._groups:
             waiting += group.body_size
-        if waiting and waiting + size + 64 > self._pending_size_max:
+        # One that is alone may be as large as an entry; many can be taken in part.
+        if (waiting or is_many) and waiting + size + 64 > self._pending_size_max:
             raise LedgerBusyError(
                 f"{waiting} bytes wait to be committed on node {ledger.config.node_id}, the limit "
                 f"is pending_size_max = {self._pending_size_max}; send again later"
             )
-        return waiting
 
     def _begin_record_group(self, size: int) -> RecordProposal:
         assert self._state is not None

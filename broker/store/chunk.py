@@ -204,18 +204,7 @@ def check_records(
     Raises:
         CorruptRecordError, InvalidMessageError: as `check_chunk`.
     """
-    expected = _expected_topic(topic)
-    if compiled.loops is not None and compiled.loops.are_sound_records(
-        buffer,
-        starts,
-        sizes,
-        queue_ids,
-        *expected,
-        limits.body_size_max,
-        limits.properties_size_max,
-    ):
-        return
-    _check_columns(memoryview(buffer), starts, sizes, expected, queue_ids, limits)
+    _check_columns(memoryview(buffer), starts, sizes, _expected_topic(topic), queue_ids, limits)
 
 
 def _check_columns(

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from broker.store.append_state import AppendState
     from broker.store.columns import IntArray
     from broker.store.producers import ProducerKey
-    from broker.store.send_columns import SendColumns
+    from broker.store.send_columns import ReadSends
     from dledger.clock import Clock
 
 
@@ -105,7 +105,7 @@ class RecordGroup:
         self._lone: tuple[Chunk, int, int] | None = None
         self._buckets: dict[ProducerKey, _Bucket] = {}
         # Each chunk's bucket, and records and bytes of the bucket before it; of sends that were
-        # taken together a list of these.
+        # taken together a list of these, for each run one.
         self._chunks: list[_Place | list[_Place]] = []
         self.body_size = 0  # bytes of the body as it will be encoded
         self._record_count = 0
@@ -164,32 +164,28 @@ class RecordGroup:
         self._put_in_bucket(chunk, producer_id, first_sequence)
         return verdict
 
-    def add_sends(
-        self, view: memoryview, sends: SendColumns, begin: int, end: int, *, size_max: int
-    ) -> int:
-        """Take sends *begin* to *end* as one chunk, up to the first that is not NEW or has no room.
+    def add_sends(self, sends: ReadSends, begin: int, end: int) -> int:
+        """Take runs *begin* to *end* as one chunk, up to the first that is not NEW or has no room.
 
         Args:
-            view: over the received bytes, which must not change until `encode`.
-            sends: what was read of them, all sound.
-            begin: the first.
+            sends: what was read together; the received bytes must not change until `encode`.
+            begin: the first run.
             end: behind the last.
-            size_max: bytes of the body with which the group takes no more.
 
         Returns:
             The first that is not taken; *begin* where none is.
         """
         assert self._receipts is None, "the group is appended already"
         self._move_lone()
-        size_max = min(size_max, self._body_size_max - MARK_SIZE)
+        size_max = self._body_size_max - MARK_SIZE
         reserved, reserve, buckets = self._state.reserved, self._state.reserve, self._buckets
         places: list[_Place] = []
         body_size, record_count, nth = self.body_size, self._record_count, begin
-        _, targets, sequences, begins, ends, columns = sends
+        runs, records = sends.runs, sends.records
         while nth < end:
-            key, first_sequence, sizes = targets[nth].key, sequences[nth], columns[nth]
-            at, behind = begins[nth], ends[nth]
-            size, count = behind - at, len(sizes)
+            run = runs[nth]
+            target, first_sequence, count, size, _, _, _ = run
+            key = target.key
             if body_size + size > size_max:
                 break
             if key[0]:
@@ -197,7 +193,8 @@ class RecordGroup:
                     reserved[key] = first_sequence + count - 1
                 elif reserve(*key, first_sequence, count).state is not SequenceState.NEW:
                     break
-            chunk = Chunk(key[1], key[2], view[at:behind], sizes, count)
+            # The compiled loop that stamps what others of its kind have read asks for no sizes.
+            chunk = Chunk(key[1], key[2], records(run), (), count)
             bucket = buckets.get(key)
             if bucket is None:
                 bucket = buckets[key] = _Bucket(key, chunk, first_sequence)

@@ -16,15 +16,13 @@ if TYPE_CHECKING:
 
     from broker.message.batch import ProducerMark
     from broker.message.codec import Buffer
-    from broker.store.columns import IntArray
+    from broker.store.commit_log import Receipt
     from broker.store.runs import RecordRun
-    from broker.store.send_columns import Target
-
-    Columns = tuple[list[int], list[Target], list[int], list[int], list[int], list[tuple[int, ...]]]
+    from broker.store.send_columns import SendRun, Target
 
 PURE_PYTHON = "DLEDGER_PURE_PYTHON"
 _MODULE = "broker.store._columns"
-LAYOUT = 4  # counted on with every change of what the loops take, refuse or return; in both files
+LAYOUT = 5  # counted on with every change of what the loops take, refuse or return; in both files
 
 
 class Loops(Protocol):
@@ -41,20 +39,6 @@ class Loops(Protocol):
         properties_size_max: int,
     ) -> bool:
         """Whether `broker.store.chunk.check_chunk` finds nothing wrong."""
-        ...
-
-    def are_sound_records(
-        self,
-        buffer: Buffer,
-        starts: IntArray,
-        sizes: IntArray,
-        queue_ids: IntArray,
-        magic: int,
-        topic_field: bytes,
-        body_size_max: int,
-        properties_size_max: int,
-    ) -> bool:
-        """Whether `broker.store.chunk.check_records` finds nothing wrong."""
         ...
 
     def stamp_runs(
@@ -110,14 +94,23 @@ class Loops(Protocol):
         frame_size_max: int,
         body_size_max: int,
         properties_size_max: int,
+        run_type: type[SendRun],
         targets: dict[bytes, Target],
         make_target: Callable[[bytes, int, str, int], Target],
-    ) -> tuple[Columns, int]:
-        """Return the sends in whole frames from *at* on as `SendColumns`, and where they end.
+    ) -> tuple[tuple[list[SendRun], bytes], int]:
+        """Return the sends in whole frames from *at* on, their rows, and where they end.
 
         The first frame that is no send as our own clients write it ends them, and the first whose
         records are not sound.  *targets* are those seen before, by what they are packed to.
         """
+        ...
+
+    def records_of(self, data: bytes, rows: bytes, begin: int, end: int) -> bytes:
+        """Return the records of the sends that *rows* number *begin* to *end* tell of."""
+        ...
+
+    def acks_of(self, rows: bytes, begin: int, end: int, receipt: Receipt) -> bytes:
+        """Return the acks of these sends, whose records lie back to back where *receipt* says."""
         ...
 
 

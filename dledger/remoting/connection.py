@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 _PREFIX = struct.Struct(">II")
 _LENGTH = struct.Struct(">I")
 _MSGPACK = SerializeType.MSGPACK.value
-RUN_MIN = 64  # frames; for fewer nobody looks for a run
+LOOK_MIN = 8  # frames; for fewer nobody looks whether they can be read together
 
 
 class FindRun(Protocol):
@@ -256,7 +256,7 @@ class Connection:
             if body_at > stop or mark & 0xFFFFFF > header_size_max:
                 raise self._refuse_header_length(length, mark)
             if mark >> 24 == _MSGPACK:
-                if runs_from <= position and end - position >= RUN_MIN * (4 + length):
+                if runs_from <= position and end - position >= LOOK_MIN * (4 + length):
                     assert find_run is not None
                     assert pieces is not None
                     run, runs_from = find_run(data, position, frame_size_max=size_max)

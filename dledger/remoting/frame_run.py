@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 import numpy as np
 
 from dledger.remoting.command import INT32_MAX, Command, SerializeType
-from dledger.remoting.connection import RUN_MIN
+from dledger.remoting.connection import LOOK_MIN
 from dledger.remoting.frame import PREFIX_SIZE
 from dledger.remoting.header_codec import MSGPACK_ARRAY, MSGPACK_ERRORS, decode_msgpack
 
@@ -33,13 +33,14 @@ _MSGPACK = SerializeType.MSGPACK.value
 _OPAQUE_PLACE: Final = 2  # in the header's array
 _EXT_FIELDS_PLACE: Final = 6
 
+RUN_MIN = 64  # frames; fewer cost no less as columns
+
 # First bytes of MessagePack's values, by the names of its specification.
 _FIXMAP, _FIXARRAY, _FIXSTR, _NIL = 0x80, 0x90, 0xA0, 0xC0
 _CONSTANT_SIZES = {0xC0: 1, 0xC2: 1, 0xC3: 1, 0xCA: 5, 0xCB: 9, 0xD0: 2, 0xD1: 3, 0xD2: 5, 0xD3: 9}
 _UNSIGNED_SIZES = {0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8}
 _LENGTHS = {0xC4: 1, 0xC5: 2, 0xD9: 1, 0xDA: 2}  # bin 8, bin 16, str 8, str 16
 _BINARY = (0xC4, 0xC5)
-_LOOKS_FOR_OTHERS = 31  # receives, behind one in which there was no run, and others were
 
 
 class _Span(NamedTuple):
@@ -227,31 +228,21 @@ class RunFinder:
             find_others: finds requests that can be read together though no run begins with them.
         """
         self._find_others = find_others
-        self._looks_left = 0  # for others only
         self._header = b""  # of which `_shape` is known
         self._shape: _Shape | None = None
 
     def find(self, data: bytes, at: int, *, frame_size_max: int) -> tuple[FrameGroup | None, int]:
         """Return what can be read together from *at* on; see `find_run`."""
-        find_others = self._find_others
-        if find_others is None:
-            return self.find_run(data, at, frame_size_max=frame_size_max)
-        # Looking for a run in vain costs more than all the rest, and who sends to many queues goes
-        # on with it: there is one look in so many then.
-        if self._looks_left:
-            self._looks_left -= 1
-            others, others_end = find_others(data, at, frame_size_max=frame_size_max)
+        others_end = at
+        if self._find_others is not None:
+            others, others_end = self._find_others(data, at, frame_size_max=frame_size_max)
             if others is not None:
                 return others, others_end
-            self._looks_left = 0
+        length, _ = _PREFIX.unpack_from(data, at)
+        if len(data) - at < RUN_MIN * (4 + length):
+            return None, max(others_end, at + LOOK_MIN * (4 + length))
         found, seen_to = self.find_run(data, at, frame_size_max=frame_size_max)
-        if found is None:
-            others, others_end = find_others(data, at, frame_size_max=frame_size_max)
-            seen_to = max(seen_to, others_end)
-            if others is not None:
-                self._looks_left = _LOOKS_FOR_OTHERS
-                return others, others_end
-        return found, seen_to
+        return found, max(seen_to, others_end)
 
     def find_run(self, data: bytes, at: int, *, frame_size_max: int) -> tuple[FrameRun | None, int]:
         """Return the run that begins at *at*, and from where on to look for the next one.

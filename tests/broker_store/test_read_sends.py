@@ -10,10 +10,12 @@ from hypothesis import given, settings
 from broker.message.batch import encode_sizes
 from broker.message.codec import encode_record
 from broker.message.limits import MessageLimits
+from broker.protocol.bodies import decode_acks
 from broker.protocol.send_headers import SendRecordsRequest
 from broker.store import compiled
 from broker.store.chunk import check_chunk
-from broker.store.send_columns import TARGETS_MAX, SendColumns, Target, Targets
+from broker.store.commit_log import Receipt
+from broker.store.send_columns import TARGETS_MAX, ReadSends, SendRun, Target, Targets
 from dledger.remoting.command import FLAG_GROUPED, Command
 from dledger.remoting.connection import Connection
 from dledger.remoting.frame import encode_frame
@@ -60,41 +62,72 @@ def frame(
     return b"".join(encode_frame(command))
 
 
-def read(data: bytes, at: int = 0, *, frame_size_max: int = FRAME_SIZE_MAX) -> tuple[int, int]:
-    """Read sends; check them against commands; return how many there are and where they end."""
+def read_sends(
+    data: bytes, at: int = 0, *, frame_size_max: int = FRAME_SIZE_MAX
+) -> tuple[ReadSends, int]:
     targets = Targets()
     assert compiled.loops is not None
-    columns, end = compiled.loops.read_sends(
+    (runs, rows), end = compiled.loops.read_sends(
         data,
         at,
         frame_size_max,
         LIMITS.body_size_max,
         LIMITS.properties_size_max,
+        SendRun,
         targets.by_bytes,
         targets.make,
     )
-    sends = SendColumns(*columns)
+    return ReadSends(data, runs, rows), end
+
+
+def read(data: bytes, at: int = 0, *, frame_size_max: int = FRAME_SIZE_MAX) -> tuple[int, int]:
+    """Read sends; check them against commands; return how many there are and where they end."""
+    sends, end = read_sends(data, at, frame_size_max=frame_size_max)
     connection = Connection(frame_size_max=frame_size_max)
     connection.receive_data(data[at:end])
     commands = connection.commands()
-    assert {len(column) for column in sends} == {len(commands)}
-    for command, row in zip(commands, zip(*sends, strict=True), strict=True):
-        opaque, target, sequence, begin, behind, sizes = row
-        header = SendRecordsRequest.decode(command.ext_fields)
-        assert (command.code, command.flag, command.opaque) == (320, FLAG_GROUPED, opaque)
-        assert target.key == (header.producer_id, header.topic, header.queue_id)
-        assert target.topic == header.topic
-        assert header.sequence == sequence
-        assert (header.acks, header.flush) == ("", "")
-        assert data[begin:behind] == command.body
-        chunk = check_chunk(
-            data[begin:behind],
-            header.sizes,
-            topic=header.topic,
-            queue_id=header.queue_id,
-            limits=LIMITS,
-        )
-        assert tuple(chunk.sizes) == sizes
+    assert sends.count == len(commands)
+    numbers: list[int] = []
+    for run in sends.runs:
+        next_sequence = run.first_sequence
+        rows = list(sends.rows_of(run))
+        assert run.record_count == sum(row.record_count for row in rows)
+        assert run.size == sum(row.size for row in rows)
+        assert run.at == rows[0].begin
+        records = sends.records(run).tobytes()
+        assert records == b"".join(data[row.begin : row.begin + row.size] for row in rows)
+        receipt = Receipt(5, 1 << 33, 1 << 34)
+        acks = decode_acks(compiled.loops.acks_of(sends.rows, run.begin, run.end, receipt))
+        for row, ack in zip(rows, acks, strict=True):
+            command = commands[row.number]
+            header = SendRecordsRequest.decode(command.ext_fields)
+            assert (command.code, command.flag, command.opaque) == (320, FLAG_GROUPED, row.opaque)
+            assert run.target.key == (header.producer_id, header.topic, header.queue_id)
+            assert run.target.topic == header.topic
+            assert header.sequence == next_sequence or not header.producer_id
+            assert (header.acks, header.flush) == ("", "")
+            assert data[row.begin : row.begin + row.size] == command.body
+            chunk = check_chunk(
+                command.body,
+                header.sizes,
+                topic=header.topic,
+                queue_id=header.queue_id,
+                limits=LIMITS,
+            )
+            assert (chunk.record_count, len(chunk.body)) == (row.record_count, row.size)
+            assert ack[:5] == (row.opaque, 0, *receipt)
+            next_sequence += row.record_count
+            receipt = Receipt(
+                5, receipt.queue_offset + row.record_count, receipt.position + row.size
+            )
+        numbers += [row.number for row in rows]
+    # All of them, those of one target in the order they came.
+    assert sorted(numbers) == list(range(len(commands)))
+    latest: dict[Target, int] = {}
+    for run in sends.runs:
+        for row in sends.rows_of(run):
+            assert latest.get(run.target, -1) < row.number
+            latest[run.target] = row.number
     return len(commands), end
 
 
@@ -199,6 +232,75 @@ def test_whatever_comes_is_read_as_commands_are():
 
     run()
     assert {0, 1, 2, 4} <= set(counts)
+
+
+def shares(data: bytes) -> list[tuple[int, int, int]]:
+    """Return queue, first number and sends of each run."""
+    read(data)
+    runs = read_sends(data)[0].runs
+    return [(run.target.key[2], run.first_sequence, run.end - run.begin) for run in runs]
+
+
+def test_sends_to_a_queue_are_one_run_as_long_as_their_numbers_follow():
+    def sends(*places: tuple[int, int], **named: int) -> bytes:
+        return b"".join(frame(queue_id=queue, sequence=number, **named) for queue, number in places)
+
+    last = (1 << 64) - 1
+    assert shares(sends((0, 3), (1, 8), (0, 4), (1, 9), (0, 5))) == [(0, 3, 3), (1, 8, 2)]
+    assert shares(sends((0, 3), (1, 8), (0, 5), (0, 6))) == [(0, 3, 1), (1, 8, 1), (0, 5, 2)]
+    assert shares(sends((0, 3), (0, 3), (0, 2))) == [(0, 3, 1), (0, 3, 1), (0, 2, 1)]
+    assert shares(sends((0, 3), (0, 5), count=2)) == [(0, 3, 2)]
+    assert shares(sends((0, 3), (0, 4), count=2)) == [(0, 3, 1), (0, 4, 1)]
+    assert shares(sends((0, 3), (0, 3), (0, 1), producerId=0)) == [(0, 3, 3)]
+    # Behind the last number of 64 bits comes none.
+    assert shares(sends((0, last - 1), (0, last), (0, 0))) == [(0, last - 1, 2), (0, 0, 1)]
+    assert shares(sends((0, last), (0, 1), count=2)) == [(0, last, 1), (0, 1, 1)]
+
+
+def test_sends_of_other_producers_or_topics_are_other_runs():
+    data = b"".join(
+        frame(topic, producerId=producer_id, sequence=sequence)
+        for sequence in (3, 4)
+        for topic in ("t", "ut", "tt")
+        for producer_id in (7, 7 + 256)
+    )
+
+    assert sorted(shares(data)) == [(0, 3, 2)] * 6
+
+
+def test_runs_that_fall_to_one_place_are_begun_anew_and_stay_in_order():
+    """There are fewer places than queues here."""
+    data = b"".join(
+        frame(queue_id=queue_id, sequence=sequence)
+        for sequence in range(3)
+        for queue_id in range(300)
+    )
+
+    found = shares(data)
+    assert 300 < len(found) < 900
+    assert sum(count for _, _, count in found) == 900
+
+
+def test_no_more_are_read_at_a_time_than_there_is_room_for():
+    one = frame()
+
+    assert read(one * 3000) == (1024, 1024 * len(one))
+    assert read(b"".join(frame(queue_id=n) for n in range(1025)))[0] == 1024
+
+
+def test_rows_that_are_none_are_refused():
+    data = frame() * 3
+    sends, _ = read_sends(data)
+    assert compiled.loops is not None
+
+    for begin, end in ((0, 4), (-1, 2), (2, 1)):
+        with pytest.raises(ValueError, match="rows"):
+            compiled.loops.records_of(data, sends.rows, begin, end)
+        with pytest.raises(ValueError, match="rows"):
+            compiled.loops.acks_of(sends.rows, begin, end, Receipt(0, 0, 0))
+    with pytest.raises(ValueError, match="outside"):
+        compiled.loops.records_of(data[:-1], sends.rows, 0, 3)
+    assert compiled.loops.records_of(data, sends.rows, 1, 1) == b""
 
 
 def test_what_is_known_of_targets_has_a_bound():

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from broker.store import compiled
 from tests.fakes.brokers import Brokers
 
 
@@ -35,3 +36,11 @@ async def caller(brokers):
     """Return a connection to it."""
     async with brokers.caller(brokers["n1"]) as caller:
         yield caller
+
+
+@pytest.fixture(params=["compiled", "in Python"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Go both ways, where there are two."""
+    if request.param == "in Python":
+        monkeypatch.setattr(compiled, "loops", None)
+    return "in Python" if compiled.loops is None else "compiled"

@@ -12,6 +12,8 @@ import pytest
 from broker.protocol.response_code import ResponseCode
 from tests.handlers.send_bench import Broker, send
 
+pytestmark = pytest.mark.usefixtures("way")
+
 
 @pytest.mark.parametrize("seed", range(60))
 def test_any_frames_that_are_alike_come_out_as_singly(seed: int) -> None:

@@ -9,15 +9,11 @@ from typing import Any
 import pytest
 
 from broker.metadata.topics import TopicConfig
-from broker.protocol.request_code import RequestCode
 from broker.protocol.response_code import ResponseCode
-from broker.store import compiled
 from dledger.config import StoreConfig
 from dledger.durability import Copies, Durability
 from dledger.errors import LedgerFullError
 from dledger.remoting.command import FLAG_GROUPED, FLAG_ONEWAY, Command
-from dledger.remoting.frame import encode_frame
-from dledger.remoting.frame_run import FrameRun, RunFinder
 from tests.handlers.send_bench import Broker, send
 
 
@@ -80,14 +76,6 @@ def test_frames_to_many_queues_become_the_log_and_the_answers_they_become_singly
     assert together.acks == singly.acks
     assert together.sends.message_count == singly.sends.message_count
     assert together.session.inflight_size == singly.session.inflight_size == 0
-
-
-@pytest.fixture(params=["compiled", "in Python"])
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Go both ways, where there are two."""
-    if request.param == "in Python":
-        monkeypatch.setattr(compiled, "loops", None)
-    return "in Python" if compiled.loops is None else "compiled"
 
 
 def test_frames_to_many_queues_are_one_put_and_one_frame_of_acks(way: str) -> None:
@@ -206,54 +194,6 @@ def test_a_full_broker_takes_of_frames_to_many_queues_what_fits() -> None:
     assert together.acks == singly.acks
     assert {ack.code for ack in together.acks} == {0, ResponseCode.SYSTEM_BUSY}
     assert together.ledger.bodies == singly.ledger.bodies
-
-
-class Others:
-    """Takes what there is for others, as often as it is told to; counts who asks."""
-
-    code = RequestCode.SEND_BATCH_MESSAGE.value
-
-    def __init__(self, found_count: int) -> None:
-        self.asked = 0
-        self.end = 0
-        self._found_count = found_count
-
-    def find(self, data: bytes, at: int, *, frame_size_max: int) -> tuple[Others | None, int]:
-        self.asked += 1
-        self.end = len(data)
-        return (self, self.end) if self.asked <= self._found_count else (None, at)
-
-    def commands(self) -> list[Command]:
-        return []
-
-
-def frames_of(commands: list[Command]) -> bytes:
-    return b"".join(b"".join(encode_frame(each)) for each in commands)
-
-
-def test_who_sends_to_many_queues_is_looked_at_for_a_run_now_and_then() -> None:
-    """And in the very next receive when there is none of its kind any more."""
-    alike = frames_of([send(70_000 + n, n) for n in range(80)])
-    mixed = frames_of([send(n, 0, topic="tu"[n % 2]) for n in range(80)])
-    others = Others(found_count=1000)
-    finder = RunFinder(others.find)
-
-    def find(data: bytes) -> object:
-        return finder.find(data, 0, frame_size_max=1 << 20)[0]
-
-    assert isinstance(find(alike), FrameRun)
-    assert others.asked == 0
-    assert find(mixed) is others
-    found = [find(alike) for _ in range(32)]
-    assert found[:-1] == [others] * 31
-    assert isinstance(found[-1], FrameRun)
-
-    others = Others(found_count=1)
-    finder = RunFinder(others.find)
-    assert find(mixed) is others
-    assert isinstance(find(alike), FrameRun)
-    assert isinstance(find(alike), FrameRun)
-    assert others.asked == 2
 
 
 class CountedTopics(dict[str, TopicConfig]):

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from dledger.remoting.command import FLAG_GROUPED, Command, SerializeType
-from dledger.remoting.connection import RUN_MIN, Connection
+from dledger.remoting.connection import Connection
 from dledger.remoting.errors import RemoteProtocolError
 from dledger.remoting.frame import encode_frame
-from dledger.remoting.frame_run import FrameRun, RunFinder
+from dledger.remoting.frame_run import RUN_MIN, FrameRun, RunFinder
 
 
 def wire(commands: list[Command]) -> list[bytes]:
