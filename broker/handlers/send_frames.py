@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from broker.errors import BrokerError
 from broker.handlers.registry import begin_many, end_many
 from broker.handlers.send_answers import SendRequest
+from broker.protocol.bodies import ACK_SIZE
 from broker.protocol.request_code import RequestCode
 from broker.store import compiled
 from broker.store.commit_log import Receipt
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from dledger.remoting.server import Session
 
 _CODE = int(RequestCode.SEND_BATCH_MESSAGE)
-COUNT_MIN = 8  # sends; for fewer the ordinary way costs less
+COUNT_MIN = 4  # sends; for fewer the ordinary way costs less
 
 
 class SendFrames:
@@ -122,14 +123,9 @@ class _SomeSends:
             self._tell_each(receipts, reached)
             return
         assert compiled.loops is not None, "nothing else reads them"
-        acks_of, rows = compiled.loops.acks_of, self._frames.sends.rows
-        count = 0
-        acks = []
-        for run, receipt in zip(self._runs, receipts, strict=True):
-            count += run.end - run.begin
-            acks.append(acks_of(rows, run.begin, run.end, receipt))
-        end_many(session, _CODE, self._begun, count=count)
-        self._answers.add_acks(session, b"".join(acks), reached)
+        acks = compiled.loops.acks_of(self._frames.sends.rows, self._runs, receipts)
+        end_many(session, _CODE, self._begun, count=len(acks) // ACK_SIZE)
+        self._answers.add_acks(session, acks, reached)
 
     def _tell_each(self, receipts: list[Receipt], reached: Durability) -> None:
         """Answer each send by itself: it has to hear why it did not get what it asked for."""

@@ -341,20 +341,26 @@ def records_of(bytes data, bytes rows, int64_t begin, int64_t end):
     return records
 
 
-def acks_of(bytes rows, int64_t begin, int64_t end, receipt):
-    cdef const Row* row = _rows_of(rows, begin, end)
-    cdef uint32_t queue_id = receipt[0]
-    cdef uint64_t queue_offset = receipt[1], position = receipt[2]
-    cdef bytes acks = PyBytes_FromStringAndSize(NULL, ACK_SIZE * (end - begin))
+def acks_of(bytes rows, list runs, list receipts):
+    cdef bytes acks = PyBytes_FromStringAndSize(NULL, ACK_SIZE * (len(rows) // sizeof(Row)))
     cdef uint8_t* ack = <uint8_t*>PyBytes_AS_STRING(acks)
-    cdef int64_t nth
-    for nth in range(end - begin):
-        put32(ack, row[nth].opaque)
-        put32(ack + 4, 0)
-        put32(ack + 8, queue_id)
-        put64(ack + 12, queue_offset)
-        put64(ack + 20, position)
-        queue_offset += row[nth].record_count
-        position += row[nth].size
-        ack += ACK_SIZE
-    return acks
+    cdef const uint8_t* end = ack + len(acks)
+    cdef const Row* row
+    cdef int64_t nth, count
+    cdef uint32_t queue_id
+    cdef uint64_t queue_offset, position
+    for run, (queue_id, queue_offset, position) in zip(runs, receipts, strict=True):
+        row = _rows_of(rows, run[5], run[6])
+        count = run[6] - run[5]
+        if (end - ack) // ACK_SIZE < count:
+            raise ValueError("no runs of these sends")
+        for nth in range(count):
+            put32(ack, row[nth].opaque)
+            put32(ack + 4, 0)
+            put32(ack + 8, queue_id)
+            put64(ack + 12, queue_offset)
+            put64(ack + 20, position)
+            queue_offset += row[nth].record_count
+            position += row[nth].size
+            ack += ACK_SIZE
+    return acks[:len(acks) - (end - ack)]

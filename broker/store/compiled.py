@@ -109,8 +109,8 @@ class Loops(Protocol):
         """Return the records of the sends that *rows* number *begin* to *end* tell of."""
         ...
 
-    def acks_of(self, rows: bytes, begin: int, end: int, receipt: Receipt) -> bytes:
-        """Return the acks of these sends, whose records lie back to back where *receipt* says."""
+    def acks_of(self, rows: bytes, runs: list[SendRun], receipts: list[Receipt]) -> bytes:
+        """Return the acks of the sends of some runs, each of which lies where its receipt says."""
         ...
 
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 _PREFIX = struct.Struct(">II")
 _LENGTH = struct.Struct(">I")
 _MSGPACK = SerializeType.MSGPACK.value
-LOOK_MIN = 8  # frames; for fewer nobody looks whether they can be read together
+LOOK_MIN = 4  # frames; for fewer nobody looks whether they can be read together
 
 
 class FindRun(Protocol):

@@ -97,7 +97,7 @@ def read(data: bytes, at: int = 0, *, frame_size_max: int = FRAME_SIZE_MAX) -> t
         records = sends.records(run).tobytes()
         assert records == b"".join(data[row.begin : row.begin + row.size] for row in rows)
         receipt = Receipt(5, 1 << 33, 1 << 34)
-        acks = decode_acks(compiled.loops.acks_of(sends.rows, run.begin, run.end, receipt))
+        acks = decode_acks(compiled.loops.acks_of(sends.rows, [run], [receipt]))
         for row, ack in zip(rows, acks, strict=True):
             command = commands[row.number]
             header = SendRecordsRequest.decode(command.ext_fields)
@@ -121,6 +121,9 @@ def read(data: bytes, at: int = 0, *, frame_size_max: int = FRAME_SIZE_MAX) -> t
                 5, receipt.queue_offset + row.record_count, receipt.position + row.size
             )
         numbers += [row.number for row in rows]
+    receipts = [Receipt(run.target.key[2], run.begin, run.at) for run in sends.runs]
+    acks = decode_acks(compiled.loops.acks_of(sends.rows, sends.runs, receipts))
+    assert [ack.opaque for ack in acks] == [commands[nth].opaque for nth in numbers]
     # All of them, those of one target in the order they came.
     assert sorted(numbers) == list(range(len(commands)))
     latest: dict[Target, int] = {}
@@ -296,8 +299,13 @@ def test_rows_that_are_none_are_refused():
     for begin, end in ((0, 4), (-1, 2), (2, 1)):
         with pytest.raises(ValueError, match="rows"):
             compiled.loops.records_of(data, sends.rows, begin, end)
+        run = sends.runs[0]._replace(begin=begin, end=end)
         with pytest.raises(ValueError, match="rows"):
-            compiled.loops.acks_of(sends.rows, begin, end, Receipt(0, 0, 0))
+            compiled.loops.acks_of(sends.rows, [run], [Receipt(0, 0, 0)])
+    with pytest.raises(ValueError, match="runs"):
+        compiled.loops.acks_of(sends.rows, sends.runs * 2, [Receipt(0, 0, 0)] * 6)
+    with pytest.raises(ValueError, match="zip"):
+        compiled.loops.acks_of(sends.rows, sends.runs, [])
     with pytest.raises(ValueError, match="outside"):
         compiled.loops.records_of(data[:-1], sends.rows, 0, 3)
     assert compiled.loops.records_of(data, sends.rows, 1, 1) == b""
