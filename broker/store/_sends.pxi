@@ -1,10 +1,10 @@
 # -- sends ----------------------------------------------------------------------------------------
 #
 # A part of `_columns.pyx`.  Frames of SEND_BATCH_MESSAGE as our own clients write them: their
-# headers (`dledger.remoting.header_codec`, `broker.protocol.send_headers.SendRecordsRequest`) are read
-# without a command being made of each, and their records checked.  The first frame that is odd in
-# any way ends it; it is then read and answered by itself.  Those of one producer to one queue are
-# put together, so that all that Python does is done for each queue, and not for each send.
+# headers (`dledger.remoting.header_codec`, `broker.protocol.send_headers.SendRecordsRequest`) are
+# read without a command being made of each, and their records checked.  The first frame that is odd
+# in any way ends it; it is then read and answered by itself.  Those of one producer to one queue
+# are put together, so that what Python does is done for each queue, and not for each send.
 
 cdef enum:
     PREFIX_SIZE = 8
