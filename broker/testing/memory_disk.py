@@ -15,6 +15,7 @@ import posixpath
 from typing import TYPE_CHECKING
 
 from broker.testing.memory_names import MemoryNames
+from broker.testing.memory_region import MemoryRegion
 from dledger.errors import FolderInUseError, LedgerFullError, StorageFailedError
 from dledger.store.disk_usage import DiskUsage
 
@@ -52,15 +53,13 @@ class _Inode:
         return after
 
 
-class FakeRegion:
+class FakeRegion(MemoryRegion):
     """See `dledger.store.disk.MappedRegion`."""
 
     def __init__(self, disk: FakeDisk, path: str, inode: _Inode) -> None:
-        self.path = path
-        self.size = len(inode.cache)
+        super().__init__(path, len(inode.cache))
         self._disk = disk
         self._inode = inode
-        self._is_closed = False
 
     def write(self, offset: int, parts: Sequence[Buffer], *, through_map: bool) -> None:
         assert not self._is_closed
@@ -83,28 +82,8 @@ class FakeRegion:
             return
         self._disk.sync_inode(self.path, self._inode)
 
-    def read_ahead(self, is_wanted: bool, start: int = 0) -> None:
-        pass
-
-    def settled(self) -> None:
-        pass
-
-    def begin_sync(self) -> int | None:
-        return None  # there is no descriptor
-
-    def end_sync(self, error: OSError | None) -> None:
-        raise AssertionError("no sync was begun")
-
-    def close(self) -> bool:
-        if self._is_closed:
-            return False
-        self._is_closed = True
-        try:
-            self._inode.cache.append(0)
-            self._inode.cache.pop()
-        except BufferError:
-            return False
-        return True
+    def _content(self) -> bytearray:
+        return self._inode.cache
 
 
 class FakeFile:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from broker.testing.memory_region import MemoryRegion
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -16,16 +18,13 @@ class ProcessGoneError(BaseException):
     """The process died inside a call of its disk; nobody but the simulator may catch this."""
 
 
-class SimRegion:
+class SimRegion(MemoryRegion):
     """See `dledger.store.disk.MappedRegion`."""
 
     def __init__(self, mount: SimMount, path: str, file: SimFile) -> None:
-        self.path = path
-        self.size = file.size
+        super().__init__(path, file.size)
         self._mount = mount
         self._file = file
-        self._is_closed = False
-        self._views_were_made = False
 
     def write(self, offset: int, parts: Sequence[Buffer], *, through_map: bool) -> None:
         """See `MappedRegion.write`."""
@@ -51,31 +50,8 @@ class SimRegion:
         if not self._is_closed:
             self._mount.sync_file(self.path, self._file)
 
-    def read_ahead(self, is_wanted: bool, start: int = 0) -> None:
-        """See `MappedRegion.read_ahead`."""
-
-    def settled(self) -> None:
-        """See `MappedRegion.settled`."""
-
-    def begin_sync(self) -> int | None:
-        """See `MappedRegion.begin_sync`."""
-        return None  # there is no descriptor
-
-    def end_sync(self, error: OSError | None) -> None:
-        """See `MappedRegion.end_sync`."""
-        raise AssertionError("no sync was begun")
-
-    def close(self) -> bool:
-        """See `MappedRegion.close`."""
-        if self._is_closed:
-            return False
-        self._is_closed = True
-        try:
-            self._file.cache.append(0)  # refused while anybody views it
-            self._file.cache.pop()
-        except BufferError:
-            return False
-        return True
+    def _content(self) -> bytearray:
+        return self._file.cache
 
 
 class SimOpenFile:
