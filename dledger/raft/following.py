@@ -31,6 +31,7 @@ class Following:
         self._verified_index = 0  # up to here this log is that leader's
         self._answer_id = 0
         self._answer_due = False
+        self._told_commit_index = 0  # by the last append message
         # The leader wants to know more than what is promised; see `dledger.raft.levels`.
         self._tells_more = False
         self.waiting_for_room = False  # entries were turned away: no segment to put them in
@@ -43,6 +44,7 @@ class Following:
         if self._term != engine.term:
             self._enter_term()
         self._answer_id = message["id"]
+        self._told_commit_index = message["commit_index"]
         raw = memoryview(message["entries"])
         previous, previous_term = message["prev_index"], message["prev_term"]
         last_index, base_index, end_index = message["last_index"], store.base.index, store.end_index
@@ -72,7 +74,7 @@ class Following:
             )
         if last_index >= base_index and last_index > self._verified_index:
             self._verified_index = last_index
-        commit_index = message["commit_index"]
+        commit_index = self._told_commit_index
         if commit_index > engine.commit_index:
             verified_index = self._verified_index
             engine.commit_to(commit_index if commit_index < verified_index else verified_index)
@@ -156,13 +158,18 @@ class Following:
     def _append(self, raw: memoryview, last_index: int) -> bool:
         """Append *raw*, which goes on where the log ends; return whether there was room for it."""
         store = self._engine.store
-        if not store.fits(raw.nbytes, entry_count=last_index - store.end_index):
+        count = last_index - store.end_index
+        if not store.fits(raw.nbytes, entry_count=count):
             # Say that we are alive and no more; the window keeps the leader from going on, and it
             # is asked again when there is room (`resume`).
             self.waiting_for_room = True
             self._say_alive()
             return False
-        store.append_raw(raw)
+        coming_size = 0
+        if self._told_commit_index > last_index and count > 0:
+            # The rest of what is committed, if its entries are as large as these.
+            coming_size = (self._told_commit_index - last_index) * raw.nbytes // count
+        store.append_raw(raw, coming_size=coming_size)
         return True
 
     def _refuse(self, next_index: int) -> None:

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 # The next segment is prepared when less than this is left in the last one (or less than half of
 # it): twice the largest frame a peer or client may send.
 _ROOM_AHEAD = 32 * 1024 * 1024
+# Who has so much still to copy is far behind: twice what a leader has on its way to a follower.
+_FAR_BEHIND = 32 * 1024 * 1024
 RECENT_MAX = 4  # entries of which it is kept where they lie
 
 
@@ -49,10 +51,12 @@ class LedgerWriter(LedgerReader):
         self._through_map = config.write_mode is WriteMode.MMAP or (
             config.write_mode is WriteMode.AUTO and self._counts_unsynced
         )
+        self._copies_beside_map = config.write_mode is not WriteMode.MMAP  # see `append_raw`
         self._segment_size = config.segment_size
         self._appended_count = 0
         self._appended_size = 0
         self._spares_wanted = 1  # segments to have ready: two where an entry fills one
+        self._coming_end = 0  # about up to here there are entries to be copied
         super().__init__(found.log, found.index, base=found.checkpoint.base, end=found.end)
 
     def _move_end(self, end: LogPoint) -> None:
@@ -103,14 +107,20 @@ class LedgerWriter(LedgerReader):
             body_size=body_size,
         )
         ref = EntryRef(index, term, position, size, kind)
-        self._write_run([header, *body], [ref])
+        self._write_run([header, *body], [ref], through_map=self._through_map)
         self._move_end(LogPoint(index, term, position + size, chain_crc))
         return ref
 
-    def append_raw(self, raw: memoryview) -> list[EntryRef]:
+    def append_raw(self, raw: memoryview, *, coming_size: int = 0) -> list[EntryRef]:
         """Append whole entries back to back, as `raw_range` of the leader gave them.
 
         Nothing is written unless every entry is whole and follows the one before.
+
+        Args:
+            raw: the entries.
+            coming_size: bytes, about, of committed entries behind them.  Where that is much this
+                is a copy that nobody waits for, in large pieces.  These are cheaper beside the map,
+                and as cheap into blocks that were never written: they need no zeros ahead.
 
         Raises:
             CorruptEntryError: names the index and the first field that is wrong.
@@ -118,6 +128,10 @@ class LedgerWriter(LedgerReader):
             StorageFailedError: the write failed; stop the process.
         """
         refs, end = check_entries(raw, after=self.end, segment_size=self._segment_size)
+        through_map = self._through_map
+        if self._copies_beside_map:
+            self._coming_end = end.position + coming_size
+            through_map = through_map and coming_size < _FAR_BEHIND
         rest = refs
         while rest and rest[0].position + len(raw) != end.position:
             # A segment ends among them.
@@ -125,11 +139,11 @@ class LedgerWriter(LedgerReader):
             while rest[count].position == rest[0].position + size:
                 size += rest[count].size
                 count += 1
-            self._write_run((raw[:size],), rest[:count])
+            self._write_run((raw[:size],), rest[:count], through_map=through_map)
             self._move_end(point_behind(decode_header(raw, size - rest[count - 1].size)))
             raw, rest = raw[size:], rest[count:]
         if rest:
-            self._write_run((raw,), rest)
+            self._write_run((raw,), rest, through_map=through_map)
             self._move_end(end)
         return refs
 
@@ -188,19 +202,23 @@ class LedgerWriter(LedgerReader):
         Raises:
             LedgerFullError: no room; names path, bytes wanted and bytes free. Call again later.
         """
-        self._log.prepare_spare()
+        # Whether all of it will be filled by what is to be copied, if that is as much as it seems.
+        is_for_copies = self._coming_end >= self._log.last.end + self._segment_size
+        self._log.prepare_spare(is_for_copies=is_for_copies)
         self._index.prepare_spare()
 
     # -- inside -----------------------------------------------------------------------------------
 
-    def _write_run(self, parts: Sequence[Buffer], refs: Sequence[EntryRef]) -> None:
+    def _write_run(
+        self, parts: Sequence[Buffer], refs: Sequence[EntryRef], *, through_map: bool
+    ) -> None:
         """Write entries that lie back to back in one segment, then their index units."""
         first, last = refs[0], refs[-1]
         self._index.reserve(last.index)
         file = self._log.last
         if first.position >= file.end:
             file = self._roll(file)
-        file.write(first.position, parts, through_map=self._through_map)
+        file.write(first.position, parts, through_map=through_map)
         self._index.write(refs)
         recent = self._recent
         if first is not last:

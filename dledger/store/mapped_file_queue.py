@@ -162,18 +162,23 @@ class MappedFileQueue:
         full.filled()
         return added
 
-    def prepare_spare(self) -> None:
+    def prepare_spare(self, *, is_for_copies: bool = False) -> None:
         """See to it that a spare is ready; blocking, any thread.
+
+        Args:
+            is_for_copies: all of it will be filled in large pieces that nobody waits for.  Zeros
+                are for small ones, and would be written in vain.
 
         Raises:
             LedgerFullError: the disk has no room for one.
         """
+        zeroes = self._zeroes and not is_for_copies
         with self._allocating:
             if self._spares:
                 return
-            spare = self._allocate(zero_size=_ZERO_SIZE_NOW)
+            spare = self._allocate(zero_size=_ZERO_SIZE_NOW if zeroes else 0)
             region = None
-            if self._zeroes and self.file_size > _ZERO_SIZE_NOW:
+            if zeroes and self.file_size > _ZERO_SIZE_NOW:
                 # A descriptor of its own: a failure of the disk is told to each of them once, and
                 # one that a sync here is told of may concern what the log has written meanwhile.
                 region = self._disk.open_region(spare.path, writable=True)

@@ -81,6 +81,23 @@ def test_little_is_written_at_once(queue, monkeypatch):
     assert set(sizes) == {KIB // 4}
 
 
+def test_a_spare_for_copies_is_not_zeroed(queue, monkeypatch):
+    counts, sizes = [], []
+    at_each_piece(queue, monkeypatch, counts.append)
+    allocate = queue._disk.allocate
+
+    def allocating(path, size, *, zero_size):
+        sizes.append(zero_size)
+        return allocate(path, size, zero_size=zero_size)
+
+    monkeypatch.setattr(queue._disk, "allocate", allocating)
+
+    queue.prepare_spare(is_for_copies=True)
+
+    assert (counts, sizes) == ([], [0])
+    assert queue.spare_count == 1
+
+
 def test_a_spare_is_there_before_it_is_zeroed(queue, monkeypatch):
     ready = []
     at_each_piece(queue, monkeypatch, lambda _: ready.append(queue.spare_count))
