@@ -117,11 +117,11 @@ cdef enum:
     HOST_SIZE = 8
     HEADER_SIZE = 48  # of an entry (`dledger.entry`)
     COLUMN_MIN = 32  # records from which on Python wants arrays
-    TOPICS_CACHED_MAX = 16384
+    LANE_HEAD_SIZE = 12
 
     CRC_CALLED_FROM = 384  # bytes of a body whose CRC `dledger.checksum` has sooner
 
-LAYOUT = 5  # as in `broker.store.compiled`, which takes no other
+LAYOUT = 6  # as in `broker.store.compiled`, which takes no other
 
 cdef object _crc32 = crc32
 cdef object _frombuffer = np.frombuffer
@@ -345,37 +345,32 @@ cdef int64_t _tags_code(const uint8_t* properties, int64_t size, tags_code) exce
     return <int32_t>code
 
 
-cdef object _topic_of(const Record* record, dict topics):
-    """The topic's name, of all records one object; None where it is no UTF-8."""
-    name = PyBytes_FromStringAndSize(
-        <const char*>record.topic + record.length_size, record.topic_size - record.length_size
-    )
-    topic = topics.get(name)
-    if topic is None:
-        try:
-            topic = name.decode()
-        except UnicodeDecodeError:
-            return None
-        if len(topics) >= TOPICS_CACHED_MAX:
-            topics.clear()
-        topics[name] = topic
-    return topic
+cdef object _lane_of(const Record* record, uint64_t producer_id, dict lanes, make_lane):
+    """The lane of a run, of all its runs one object; None where its topic is no UTF-8."""
+    cdef int64_t size = record.topic_size - record.length_size
+    cdef bytes packed = PyBytes_FromStringAndSize(NULL, LANE_HEAD_SIZE + size)
+    cdef char* at = PyBytes_AS_STRING(packed)
+    memcpy(at, &producer_id, 8)
+    put32(<uint8_t*>at + 8, record.queue_id)
+    memcpy(at + LANE_HEAD_SIZE, record.topic + record.length_size, size)
+    lane = lanes.get(packed)
+    return make_lane(packed) if lane is None else lane
 
 
-def read_runs(body, int64_t body_position, run_type, mark_type, dict topics, tags_code):
+def read_runs(body, int64_t body_position, run_type, mark_type, dict lanes, make_lane, tags_code):
     cdef _Held held = _Held(body)
     cdef int64_t properties_size
     if body_position < 0 or body_position > INT64_MAX - held.size:
         return None
     return _read_runs(
-        held.data, 0, held.size, body_position, &properties_size, run_type, mark_type, topics,
-        tags_code,
+        held.data, 0, held.size, body_position, &properties_size, run_type, mark_type, lanes,
+        make_lane, tags_code,
     )
 
 
 def read_entries(
     raw, int64_t position, int64_t index, int64_t last_index, int64_t properties_size_max,
-    run_type, mark_type, dict topics, tags_code,
+    run_type, mark_type, dict lanes, make_lane, tags_code,
 ):
     cdef _Held held = _Held(raw)
     cdef const uint8_t* header = held.data
@@ -398,7 +393,7 @@ def read_entries(
             break
         found = _read_runs(
             held.data, at + HEADER_SIZE, at + size, position, &properties_size, run_type, mark_type,
-            topics, tags_code,
+            lanes, make_lane, tags_code,
         )
         properties_size_max -= properties_size
         if found is None or (at and properties_size_max < 0):
@@ -414,28 +409,31 @@ def read_entries(
 
 cdef list _read_runs(
     const uint8_t* data, int64_t at, int64_t end, int64_t body_position,
-    int64_t* properties_size_of_all, run_type, mark_type, dict topics, tags_code,
+    int64_t* properties_size_of_all, run_type, mark_type, dict lanes, make_lane, tags_code,
 ):
     cdef Record first, record
     cdef int64_t first_at, count, nth, size_max, properties_size, properties_sum
     cdef int64_t* begin_of
     cdef int64_t* end_of
     cdef uint8_t* unit
+    cdef uint64_t producer_id
     cdef list found = []
     properties_size_of_all[0] = 0
     while at < end:
         if end - at < MARK_SIZE:
             return None
         mark = None
+        producer_id = 0
         count = 0
         if get32(data + at + 4) == MARK_MAGIC:
             count = <int32_t>get32(data + at + 24)
             # What could not fit is not made room for.
             if get32(data + at) != MARK_SIZE or count < 1 or count > (end - at) // RECORD_SIZE_MIN:
                 return None
+            producer_id = get64(data + at + 8)
             mark = _new_tuple(
                 mark_type,
-                (get64(data + at + 8), get64(data + at + 16), count, <int32_t>get32(data + at + 28)),
+                (producer_id, get64(data + at + 16), count, <int32_t>get32(data + at + 28)),
             )
             at += MARK_SIZE
         if not _parse(data, at, end, body_position, &first):
@@ -446,8 +444,8 @@ cdef list _read_runs(
                 return None
         elif first.queue_id != <int32_t>get32(data + at - MARK_SIZE + 28):
             return None
-        topic = _topic_of(&first, topics)
-        if topic is None or first.queue_offset > INT64_MAX - count:
+        lane = _lane_of(&first, producer_id, lanes, make_lane)
+        if lane is None or first.queue_offset > INT64_MAX - count:
             return None
         units = PyBytes_FromStringAndSize(NULL, UNIT_SIZE * count)
         begins = PyBytes_FromStringAndSize(NULL, 8 * count)
@@ -486,9 +484,9 @@ cdef list _read_runs(
             _new_tuple(
                 run_type,
                 (
-                    topic, first.queue_id, count, first.queue_offset, body_position + first_at,
+                    lane.topic, first.queue_id, count, first.queue_offset, body_position + first_at,
                     first.store_timestamp, units, mark, at - first_at, size_max,
-                    begins, ends,
+                    begins, ends, lane,
                 ),
             )
         )

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from broker.message.batch import ProducerMark
     from broker.message.codec import Buffer
     from broker.store.commit_log import Receipt
-    from broker.store.runs import RecordRun
+    from broker.store.runs import Lane, RecordRun
     from broker.store.send_columns import SendRun, Target
 
 PURE_PYTHON = "DLEDGER_PURE_PYTHON"
 _MODULE = "broker.store._columns"
-LAYOUT = 5  # counted on with every change of what the loops take, refuse or return; in both files
+LAYOUT = 6  # counted on with every change of what the loops take, refuse or return; in both files
 
 
 class Loops(Protocol):
@@ -62,13 +62,14 @@ class Loops(Protocol):
         body_position: int,
         run_type: type[RecordRun],
         mark_type: type[ProducerMark],
-        topics: dict[bytes, str],
+        lanes: dict[bytes, Lane],
+        make_lane: Callable[[bytes], Lane | None],
         tags_code: Callable[[bytes], int],
     ) -> list[RecordRun] | None:
         """Return what `broker.store.runs.RunReader.runs` does; None where anything is wrong.
 
-        *topics* are those seen before, by their bytes; *tags_code* is asked for the code of
-        properties whose tag is more than ASCII.
+        *lanes* are those seen before, by what they are packed to; *tags_code* is asked for the code
+        of properties whose tag is more than ASCII.
         """
         ...
 
@@ -81,7 +82,8 @@ class Loops(Protocol):
         properties_size_max: int,
         run_type: type[RecordRun],
         mark_type: type[ProducerMark],
-        topics: dict[bytes, str],
+        lanes: dict[bytes, Lane],
+        make_lane: Callable[[bytes], Lane | None],
         tags_code: Callable[[bytes], int],
     ) -> tuple[list[RecordRun], list[int], tuple[int, int, int, int]] | None:
         """Return what `broker.store.entry_batch.read_entries` does, the end as plain numbers."""

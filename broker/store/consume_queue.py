@@ -48,6 +48,22 @@ class DroppedUnits(NamedTuple):
 class ConsumeQueue:
     """The units of one queue from *min_offset* to *max_offset*."""
 
+    # There may be thousands, each looked at in turn.
+    __slots__ = (
+        "_captured",
+        "_dropped_below",
+        "_files",
+        "_first_position",
+        "_min_offset",
+        "_tail",
+        "_tail_begin",
+        "_written",
+        "has_grown",
+        "is_retired",
+        "key",
+        "max_offset",
+    )
+
     def __init__(
         self, files: QueueFiles, key: QueueKey, *, min_offset: int = 0, max_offset: int = 0
     ) -> None:
@@ -61,7 +77,9 @@ class ConsumeQueue:
         """
         assert 0 <= min_offset <= max_offset
         self._files = files
-        self._key = key
+        self.key = key
+        self.has_grown = False  # since a job was last given its units; the table's
+        self.is_retired = False  # another has its place
         self._min_offset = min_offset
         self.max_offset = max_offset  # the queue offset the next message gets
         self._tail = bytearray()
@@ -134,7 +152,7 @@ class ConsumeQueue:
             self._look_up(self._dropped_below)
         if queue_offset < self._min_offset:
             raise OffsetTooSmallError(
-                f"queue {self._key[1]} of topic {self._key[0]} begins at offset "
+                f"queue {self.key[1]} of topic {self.key[0]} begins at offset "
                 f"{self._min_offset}; {queue_offset} was removed",
                 min_offset=self._min_offset,
             )
@@ -143,14 +161,14 @@ class ConsumeQueue:
             return self._from_tail(queue_offset, end)
         in_files = min(end, self._tail_begin)
         units: bytes | memoryview = self._files.read(
-            self._key, queue_offset, unit_count=in_files - queue_offset
+            self.key, queue_offset, unit_count=in_files - queue_offset
         )
         reached = queue_offset + len(units) // UNIT_SIZE
         if reached == end:
             return units
         parts = [units]
         while reached < in_files:
-            units = self._files.read(self._key, reached, unit_count=in_files - reached)
+            units = self._files.read(self.key, reached, unit_count=in_files - reached)
             parts.append(units)
             reached += len(units) // UNIT_SIZE
         parts.append(self._from_tail(reached, end))
@@ -180,7 +198,7 @@ class ConsumeQueue:
                 if high == began:
                     return None
         low = self._min_offset
-        return DroppedUnits(self, self._key, position, began, low, high, high_position)
+        return DroppedUnits(self, self.key, position, began, low, high, high_position)
 
     def settle(self, dropped: DroppedUnits, offset: int, first_position: int) -> None:
         """Begin at *offset*, the record of which lies at *first_position*, now that it is found."""
@@ -200,6 +218,12 @@ class ConsumeQueue:
         if queue_offset > self._min_offset:
             self._min_offset = queue_offset
             self._first_position = UNKNOWN
+
+    def retire(self) -> None:
+        """Make room for another: nobody may add to this one, or read it."""
+        self.is_retired = True
+        self._tail.clear()
+        self._tail_begin = self.max_offset
 
     def begin_flush(self) -> tuple[int, bytes]:
         """Return the units no job has been given yet, and the queue offset of the first."""
@@ -243,7 +267,7 @@ class ConsumeQueue:
             units: bytearray | memoryview = self._tail
             at = (queue_offset - self._tail_begin) * UNIT_SIZE
         else:
-            units, at = self._files.read(self._key, queue_offset, unit_count=1), 0
+            units, at = self._files.read(self.key, queue_offset, unit_count=1), 0
         return int(_POSITION.unpack_from(units, at)[0])
 
     def _from_tail(self, queue_offset: int, end: int) -> bytes:

@@ -64,6 +64,11 @@ class ConsumeQueues:
         """Bytes of units no job has been given yet."""
         return self._unflushed_size
 
+    @property
+    def grown_count(self) -> int:
+        """Queues with units no job has been given yet."""
+        return len(self._grown)
+
     def get(self, topic: str, queue_id: int) -> ConsumeQueue | None:
         """Return a queue; None as long as it never had a message."""
         return self._queues.get((topic, queue_id))
@@ -79,13 +84,14 @@ class ConsumeQueues:
         Raises:
             PoisonEntryError: the queue offsets of one do not continue its queue's.
         """
-        queues, grown = self._queues, self._grown
         size = 0
         for run in runs:
-            key = run.topic, run.queue_id
-            queue = queues.get(key)
-            if queue is None:
-                queue = queues[key] = ConsumeQueue(self._files, key)
+            lane = run.lane
+            queue = None if lane is None else lane.queue
+            if queue is None or queue.is_retired:
+                queue = self._find_or_begin((run.topic, run.queue_id))
+                if lane is not None:
+                    lane.queue = queue
             if run.first_queue_offset != queue.max_offset:
                 raise PoisonEntryError(
                     f"the record at position {run.first_position} has offset "
@@ -93,10 +99,18 @@ class ConsumeQueues:
                     f"{queue.max_offset} comes next"
                 )
             units = run.units
-            ends[key] = queue.append_units(units)
-            grown[key] = queue
+            ends[queue.key] = queue.append_units(units)
+            if not queue.has_grown:
+                queue.has_grown = True
+                self._grown[queue.key] = queue
             size += len(units)
         self._unflushed_size += size
+
+    def _find_or_begin(self, key: QueueKey) -> ConsumeQueue:
+        queue = self._queues.get(key)
+        if queue is None:
+            queue = self._queues[key] = ConsumeQueue(self._files, key)
+        return queue
 
     @property
     def has_deleted(self) -> bool:
@@ -114,6 +128,7 @@ class ConsumeQueues:
             self._grown.pop(key, None)
             self._floors[key] = end
             queue.trim(end)  # a job may be about to look where it begins
+            queue.retire()
             self._queues[key] = ConsumeQueue(self._files, key, min_offset=end, max_offset=end)
             self._deleted.append(key)
 
@@ -174,6 +189,8 @@ class ConsumeQueues:
         grown, self._grown = self._grown, {}
         self._unflushed_size = 0
         parts = [(key, *queue.begin_flush()) for key, queue in grown.items()]
+        for queue in grown.values():
+            queue.has_grown = False
         kept = min(TAIL_UNITS_KEPT, TAILS_SIZE_MAX // UNIT_SIZE // max(1, len(self._queues)))
         return QueueFlush(self._files, parts, list(grown.values()), kept)
 
@@ -317,6 +334,8 @@ class ConsumeQueues:
 
     def _clear(self) -> None:
         self._files.close()
+        for queue in self._queues.values():
+            queue.retire()
         self._queues.clear()
         self._grown.clear()
         self._unflushed_size = 0

@@ -42,6 +42,9 @@ if TYPE_CHECKING:
     from dledger.store.disk import Disk
 
 FLUSH_SIZE = 4 * 1024 * 1024  # bytes of units in memory before a job should write them
+# Each queue is a file to be opened: of thousands that grow alike some more units are waited for.
+FLUSH_QUEUE_SIZE = 2 * 1024  # bytes for each queue
+FLUSH_SIZE_MAX = 6 * 1024 * 1024
 # Dispatch waits for the jobs when they hold more, or leave more to the next: a second of the
 # fastest load. Each byte lies in memory twice, for readers and for the job.
 UNFLUSHED_SIZE_MAX = 24 * 1024 * 1024
@@ -164,7 +167,7 @@ class DerivedState:
     @property
     def needs_flush(self) -> bool:
         """Whether `begin_jobs` should be called soon."""
-        return bool(self._jobs) or self.queues.has_deleted or self._unflushed_size >= FLUSH_SIZE
+        return bool(self._jobs) or self.queues.has_deleted or self._is_flush_due
 
     def next_queue_offset(self, topic: str, queue_id: int) -> int:
         """Return the offset the queue's next message gets, as far as dispatch knows."""
@@ -229,7 +232,7 @@ class DerivedState:
         self._settle_deletions()
         if with_state and self._point.index != self._state_index and self._point.index > 0:
             self._add_state_job(is_boundary=False)
-        elif self._unflushed_size >= FLUSH_SIZE:
+        elif self._is_flush_due:
             self._jobs += self._begin_flushes(with_state=with_state)
         elif with_state and (unlink := self.queues.begin_unlink(with_state=True)) is not None:
             self._jobs.append(unlink)
@@ -293,6 +296,13 @@ class DerivedState:
     @property
     def _unflushed_size(self) -> int:
         return self.queues.unflushed_size + self.key_index.unflushed_size
+
+    @property
+    def _is_flush_due(self) -> bool:
+        size = self._unflushed_size
+        return size >= FLUSH_SIZE and (
+            size >= FLUSH_SIZE_MAX or size >= FLUSH_QUEUE_SIZE * self.queues.grown_count
+        )
 
     @property
     def _unwritten_size(self) -> int:

@@ -51,7 +51,7 @@ def read_entries(
     if compiled.loops is not None:
         found = compiled.loops.read_entries(
             raw, position, index, last_index, PROPERTIES_SIZE_MAX, RecordRun, ProducerMark,
-            reader.topics, reader.tags_code,
+            reader.lanes, reader.make_lane, reader.tags_code,
         )  # fmt: skip
     else:
         found = _read_each(reader, raw, position, index, last_index)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, NamedTuple
 
-from dledger.errors import LedgerFullError
+from dledger.errors import LedgerFullError, StorageFailedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -59,16 +59,12 @@ class GrowingFiles:
             )
         if self._tree is None and not self._unsynced:
             self._open_tree()
-        for path, of_path in _by_path(pieces):
-            file = self._disk.find_file(path)
-            if file is None:
+        write = self._disk.write_file
+        for path, parts in _by_path(pieces):
+            if not write(path, parts):
                 self._create(path)
-                file = self._disk.open_file(path)
-            try:
-                for piece in of_path:
-                    file.write_at(piece.offset, piece.data)
-            finally:
-                file.close()
+                if not write(path, parts):
+                    raise StorageFailedError(f"{path}: gone as soon as it was made")
             self._unsynced.add(path)
 
     def sync(self) -> None:
@@ -146,9 +142,9 @@ class GrowingFiles:
             tree.close()
 
 
-def _by_path(pieces: Sequence[Piece]) -> Iterable[tuple[str, list[Piece]]]:
+def _by_path(pieces: Sequence[Piece]) -> Iterable[tuple[str, list[tuple[int, bytes]]]]:
     """Return the pieces of each file, files in the order of their first piece."""
-    found: dict[str, list[Piece]] = {}
-    for piece in pieces:
-        found.setdefault(piece.path, []).append(piece)
+    found: dict[str, list[tuple[int, bytes]]] = {}
+    for path, offset, data in pieces:
+        found.setdefault(path, []).append((offset, data))
     return found.items()

@@ -59,6 +59,8 @@ class Run(NamedTuple):
     position: int  # of the first record in the log
 
 
+FORGOTTEN = -1  # a producer's turn
+
 _NO_RUN = Run(-1, 0, -1, -1)
 _EARLIER_NUMBERS_MAX = (RUNS_MAX - 1) * len(_NO_RUN)
 NEW_VERDICT = SequenceVerdict(SequenceState.NEW)
@@ -81,6 +83,7 @@ class Producer:
         "last_sequence",
         "packed",
         "seen_ms",
+        "turn",
     )
 
     def __init__(
@@ -103,6 +106,7 @@ class Producer:
         self.seen_ms = seen_ms
         self.index = index  # of the last entry with a message of this producer
         self.packed: bytes | None = None  # its row of the snapshot; None since it changed
+        self.turn = 0  # of its last message among all; `FORGOTTEN` once it is out of the table
 
     @property
     def runs(self) -> list[Run]:
@@ -185,7 +189,11 @@ class Producer:
 
 
 class ProducerTable:
-    """All producers a log prefix tells of, in the order of their last message."""
+    """All producers a log prefix tells of, in the order of their last message.
+
+    That order is asked for seldom, and each message changes it: so a producer only notes its turn,
+    and is put in its place when somebody wants to know.
+    """
 
     def __init__(
         self, *, producers_max: int = PRODUCERS_MAX, idle_max_ms: int = IDLE_MAX_MS
@@ -196,6 +204,9 @@ class ProducerTable:
         self._idle_max_ms = idle_max_ms
         self._packer = msgpack.Packer()
         self._clock_ms = 0  # latest store timestamp seen; unlike the leaders' clocks never falls
+        self._turn = 0  # of the last message
+        self._sorted_turn = 0  # up to it all are in their places
+        self._oldest: Iterator[ProducerKey] | None = None  # since then, those not dropped yet
 
     def __len__(self) -> int:
         return len(self._producers)
@@ -217,6 +228,7 @@ class ProducerTable:
 
     def __iter__(self) -> Iterator[ProducerKey]:
         """Yield all keys, the longest idle first."""
+        self._sort()
         return iter(self._producers)
 
     def check(self, key: ProducerKey, first_sequence: int, count: int) -> SequenceVerdict:
@@ -227,42 +239,72 @@ class ProducerTable:
         """Take note of a mark in entry *index* whose records were stored at *timestamp_ms*."""
         if timestamp_ms > self._clock_ms:
             self._clock_ms = timestamp_ms
-        self._record(key, *run, index)
+        producer = self._find_or_add(key)
+        self._turn = producer.turn = self._turn + 1
+        producer.record(*run, index, self._clock_ms)
 
     def record_runs(self, runs: Iterable[RecordRun], *, indexes: Iterable[int]) -> None:
         """Take note of the marks of *runs*, whose entries have *indexes*, and of their times."""
-        record = self._record
         for run, index in zip(runs, indexes, strict=False):
             if run.store_timestamp_ms > self._clock_ms:
                 self._clock_ms = run.store_timestamp_ms
             mark = run.mark
-            if mark is not None:
-                record(
-                    (mark.producer_id, run.topic, run.queue_id),
-                    mark.first_sequence,
-                    run.record_count,
-                    run.first_queue_offset,
-                    run.first_position,
-                    index,
-                )
+            if mark is None:
+                continue
+            lane = run.lane
+            producer = None if lane is None else lane.producer
+            if producer is None or producer.turn == FORGOTTEN:
+                producer = self._find_or_add((mark.producer_id, run.topic, run.queue_id))
+                if lane is not None:
+                    lane.producer = producer
+            self._turn = producer.turn = self._turn + 1
+            producer.record(
+                mark.first_sequence,
+                run.record_count,
+                run.first_queue_offset,
+                run.first_position,
+                index,
+                self._clock_ms,
+            )
 
-    def _record(
-        self,
-        key: ProducerKey,
-        first_sequence: int,
-        record_count: int,
-        first_queue_offset: int,
-        position: int,
-        index: int,
-    ) -> None:
-        producers = self._producers
-        producer = producers.pop(key, None) or Producer()
-        producer.record(
-            first_sequence, record_count, first_queue_offset, position, index, self._clock_ms
-        )
-        producers[key] = producer  # at the end: most recently used
-        if len(producers) > self._producers_max:
-            del producers[next(iter(producers))]
+    def _find_or_add(self, key: ProducerKey) -> Producer:
+        """Return the producer *key*, whose turn it is."""
+        producer = self._producers.get(key)
+        if producer is None:
+            if len(self._producers) >= self._producers_max:
+                self._forget(self._find_oldest())
+            producer = self._producers[key] = Producer()
+        return producer
+
+    def _find_oldest(self) -> ProducerKey:
+        """Return the producer whose last message lies furthest back."""
+        while True:
+            if self._oldest is None:
+                self._sort()
+                self._oldest = iter(list(self._producers))
+            for key in self._oldest:
+                producer = self._producers.get(key)
+                # Nothing came from it since all were in their places, and what is in front is gone.
+                if producer is not None and producer.turn <= self._sorted_turn:
+                    return key
+            self._oldest = None
+
+    def _forget(self, key: ProducerKey) -> None:
+        self._producers.pop(key).turn = FORGOTTEN
+
+    def _sort(self) -> None:
+        """Put those in their places from whom something came since this was done last."""
+        before = self._sorted_turn
+        if before == self._turn:
+            return
+        items = self._producers.items()
+        producers = {key: producer for key, producer in items if producer.turn <= before}
+        moved = [item for item in items if item[1].turn > before]
+        moved.sort(key=lambda item: item[1].turn)
+        producers.update(moved)
+        self._producers = producers
+        self._sorted_turn = self._turn
+        self._oldest = None
 
     def observe_time(self, timestamp_ms: int) -> None:
         """Take note of a store timestamp of records without a mark."""
@@ -271,6 +313,7 @@ class ProducerTable:
 
     def expire(self) -> int:
         """Forget producers idle too long; only at the first entry of a segment. Return how many."""
+        self._sort()
         horizon = self._clock_ms - self._idle_max_ms
         expired = []
         for key, producer in self._producers.items():
@@ -278,7 +321,7 @@ class ProducerTable:
                 break  # in order of last use, and that never goes back in time
             expired.append(key)
         for key in expired:
-            del self._producers[key]
+            self._forget(key)
         return len(expired)
 
     def snapshot(self) -> bytes:
@@ -287,6 +330,7 @@ class ProducerTable:
         A row is kept packed until its producer sends again: with 100,000 producers, few of them
         busy, this takes 20 ms where packing all of them took 150 ms, on the event loop.
         """
+        self._sort()
         pack = self._packer.pack
         parts = [
             self._packer.pack_array_header(2),
@@ -327,7 +371,11 @@ class ProducerTable:
                 index=index,
             )
         self._clock_ms = int(clock_ms)
-        self._producers = producers
+        for known in self._producers.values():
+            known.turn = FORGOTTEN
+        self._producers = producers  # in their places
+        self._turn = self._sorted_turn = 0
+        self._oldest = None
 
 
 def check_sequence(producer: Producer | None, first_sequence: int, count: int) -> SequenceVerdict:

@@ -10,6 +10,7 @@ used go first.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 import struct
@@ -35,6 +36,7 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9_-]")
 QueueKey = tuple[str, int]  # topic, queue id
 
 
+@functools.lru_cache(maxsize=1024)
 def folder_name(topic: str) -> str:
     """Return the name of the folder of *topic*: the topic itself wherever that is safe."""
     name = _UNSAFE.sub(lambda match: f"%{ord(match[0]):02X}", topic)
@@ -135,13 +137,10 @@ class QueueFiles:
         """Yield what is to be written so that *data* holds the units from *queue_offset* on."""
         at = 0
         while at < len(data):
-            begin = self.file_begin(queue_offset)
-            size = min(len(data) - at, (begin + self._units_per_file - queue_offset) * UNIT_SIZE)
-            yield Piece(
-                self.path(key, queue_offset),
-                (queue_offset - begin) * UNIT_SIZE,
-                data[at : at + size],
-            )
+            before = queue_offset % self._units_per_file  # units in the same file
+            size = min(len(data) - at, (self._units_per_file - before) * UNIT_SIZE)
+            path = self.path(key, queue_offset)
+            yield Piece(path, before * UNIT_SIZE, data[at : at + size])
             at += size
             queue_offset += size // UNIT_SIZE
 

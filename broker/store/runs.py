@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
     from broker.errors import CorruptRecordError
     from broker.store.columns import IntArray
+    from broker.store.consume_queue import ConsumeQueue
+    from broker.store.producers import Producer
 
 UNIT_SIZE = 20
 _UNIT = struct.Struct(">qiq")
@@ -41,10 +43,27 @@ _TAGS = b"TAGS"
 _TAGS_NAME = b"TAGS\x01"
 _TAGS_CACHED_MAX = 4096
 _TOPICS_CACHED_MAX = 16_384
+LANES_MAX = 65_536  # about 150 bytes each
+_LANE_HEAD_SIZE = 12
 _ONE_SIZE_MAX = 64 * 1024  # bytes; larger bodies are seldom one record
 _RECORDS_A_RUN_MIN = 4  # on average, for columns to pay
 
 assert UNIT.itemsize == _UNIT.size == UNIT_SIZE
+
+
+class Lane:
+    """One producer and queue, as the runs of a log name them; found once for each run.
+
+    Whoever keeps a table of either leaves here what it would look up in it for each run.  With
+    thousands of queues, each run one message, these lookups were most of dispatch.
+    """
+
+    __slots__ = ("producer", "queue", "topic")
+
+    def __init__(self, topic: str) -> None:
+        self.topic = topic  # of all lanes one object
+        self.queue: ConsumeQueue | None = None  # unless it is retired
+        self.producer: Producer | None = None  # unless it is forgotten
 
 
 class RecordRun(NamedTuple):
@@ -64,6 +83,7 @@ class RecordRun(NamedTuple):
     # or some entries; both may be empty where no record has any.
     properties_begins: Sequence[int] | IntArray
     properties_ends: Sequence[int] | IntArray
+    lane: Lane | None = None  # None: tables look it up
 
 
 class RunReader:
@@ -71,7 +91,8 @@ class RunReader:
 
     def __init__(self) -> None:
         self._tags_codes: dict[bytes, int] = {}
-        self.topics: dict[bytes, str] = {}
+        self._topics: dict[bytes, str] = {}
+        self.lanes: dict[bytes, Lane] = {}  # by what the compiled loops pack
 
     def runs(self, body: memoryview, body_position: int) -> Iterator[RecordRun]:
         """Yield the runs of an entry's *body* that lies at *body_position* of the log.
@@ -81,7 +102,13 @@ class RunReader:
         """
         if compiled.loops is not None:
             found = compiled.loops.read_runs(
-                body, body_position, RecordRun, ProducerMark, self.topics, self.tags_code
+                body,
+                body_position,
+                RecordRun,
+                ProducerMark,
+                self.lanes,
+                self.make_lane,
+                self.tags_code,
             )
             if found is not None:
                 return iter(found)
@@ -145,16 +172,9 @@ class RunReader:
         begin = name_at + name_size + 2
         if begin > end or _U16.unpack_from(body, begin - 2)[0] != end - begin:
             return None
-        name = bytes(body[name_at : begin - 2])
-        topic = self.topics.get(name)
+        topic = self._topic(bytes(body[name_at : begin - 2]))
         if topic is None:
-            try:
-                topic = name.decode()
-            except UnicodeDecodeError:
-                return None
-            if len(self.topics) >= _TOPICS_CACHED_MAX:
-                self.topics.clear()
-            self.topics[name] = topic
+            return None
         code = self.tags_code(bytes(body[begin:end])) if begin < end else 0
         return RecordRun(
             topic,
@@ -322,6 +342,33 @@ class RunReader:
         places = zip((ends - sizes).tolist(), ends.tolist(), strict=True)
         tags_code = self.tags_code
         return [tags_code(packed[begin:end]) for begin, end in places]
+
+    def make_lane(self, packed: bytes) -> Lane | None:
+        """Return a new lane and remember it; None where its topic is no UTF-8.
+
+        Args:
+            packed: 8 bytes for the producer, 4 for the queue, and the topic.
+        """
+        topic = self._topic(packed[_LANE_HEAD_SIZE:])
+        if topic is None:
+            return None
+        if len(self.lanes) >= LANES_MAX:
+            self.lanes.clear()
+        lane = self.lanes[packed] = Lane(topic)
+        return lane
+
+    def _topic(self, name: bytes) -> str | None:
+        """Return a topic's name, of all records one object; None where it is no UTF-8."""
+        topic = self._topics.get(name)
+        if topic is None:
+            try:
+                topic = name.decode()
+            except UnicodeDecodeError:
+                return None
+            if len(self._topics) >= _TOPICS_CACHED_MAX:
+                self._topics.clear()
+            self._topics[name] = topic
+        return topic
 
     def tags_code(self, properties: bytes) -> int:
         """Return the hash of the tag in *properties*; 0 without one."""

@@ -21,7 +21,7 @@ from dledger.store.disk_usage import DiskUsage
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from dledger.entry import Buffer
 
@@ -264,8 +264,13 @@ class FakeDisk:
     def open_file(self, path: str, *, through_map: bool = False) -> FakeFile:
         return FakeFile(self, path, self._names.find(path, "open"))
 
-    def find_file(self, path: str) -> FakeFile | None:
-        return self.open_file(path) if path in self._names.files else None
+    def write_file(self, path: str, parts: Iterable[tuple[int, bytes]]) -> bool:
+        if path not in self._names.files:
+            return False
+        file = self.open_file(path)
+        for offset, data in parts:
+            file.write_at(offset, data)
+        return True
 
     def read_file(self, path: str) -> bytes:
         return bytes(self._names.find(path, "read").cache)

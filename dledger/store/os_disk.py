@@ -14,10 +14,12 @@ from dledger.store import os_calls, tree_sync
 from dledger.store.disk import TEMPORARY_SUFFIX
 from dledger.store.disk_usage import DiskUsage
 from dledger.store.os_calls import failing, sync_all, sync_data
-from dledger.store.os_files import OsFile, OsMappedFile, OsRegion
+from dledger.store.os_files import OsFile, OsMappedFile, OsRegion, check_written
 from dledger.store.zeros import ZERO_PIECE, ZEROS, ZEROS_SIZE
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from dledger.store.disk import DiskFile, FileTree, FolderLock, MappedRegion
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -104,13 +106,19 @@ class OsDisk:
             fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         return OsMappedFile(path, fd) if through_map else OsFile(path, fd)
 
-    def find_file(self, path: str) -> DiskFile | None:
-        """See `Disk.find_file`."""
-        with failing(path, "open"):
+    def write_file(self, path: str, parts: Iterable[tuple[int, bytes]]) -> bool:
+        """See `Disk.write_file`."""
+        with failing(path, "write"):
             try:
-                return OsFile(path, os.open(path, os.O_RDWR | os.O_CLOEXEC))
+                fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
             except FileNotFoundError:
-                return None
+                return False
+            try:
+                for offset, data in parts:
+                    check_written(path, os.pwrite(fd, data, offset), data)
+            finally:
+                os.close(fd)
+        return True
 
     def read_file(self, path: str) -> bytes:
         """See `Disk.read_file`."""

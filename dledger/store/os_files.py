@@ -173,11 +173,7 @@ class OsFile:
     def write_at(self, offset: int, data: bytes) -> None:
         """See `DiskFile.write_at`."""
         with failing(self.path, "write"):
-            written = os.pwrite(self._fd, data, offset)
-        if written != len(data):
-            raise StorageFailedError(
-                f"{self.path}: wrote {written} of {len(data)} bytes; check the disk, then restart"
-            )
+            check_written(self.path, os.pwrite(self._fd, data, offset), data)
 
     def sync(self) -> None:
         """See `DiskFile.sync`."""
@@ -189,6 +185,14 @@ class OsFile:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def check_written(path: str, written: int, data: bytes) -> None:
+    """Raise unless all of *data* was *written*."""
+    if written != len(data):
+        raise StorageFailedError(
+            f"{path}: wrote {written} of {len(data)} bytes; check the disk, then restart"
+        )
 
 
 class OsMappedFile(OsFile):

@@ -71,5 +71,5 @@ def _plain(runs: Iterable[RecordRun]) -> list[RecordRun]:
         # Where no record has properties nobody needs to know where they are.
         if begins == ends:
             begins = ends = []
-        found.append(run._replace(properties_begins=begins, properties_ends=ends))
+        found.append(run._replace(properties_begins=begins, properties_ends=ends, lane=None))
     return found

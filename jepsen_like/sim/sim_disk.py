@@ -21,7 +21,7 @@ from jepsen_like.sim.sim_open import ProcessGoneError, SimLock, SimOpenFile, Sim
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from jepsen_like.sim.trace import Trace
 
@@ -220,9 +220,14 @@ class SimMount:
         """See `Disk.open_file`."""
         return SimOpenFile(self, path, self.disk.names.find(path, "open"))
 
-    def find_file(self, path: str) -> SimOpenFile | None:
-        """See `Disk.find_file`."""
-        return self.open_file(path) if path in self.disk.files else None
+    def write_file(self, path: str, parts: Iterable[tuple[int, bytes]]) -> bool:
+        """See `Disk.write_file`."""
+        if path not in self.disk.files:
+            return False
+        file = self.open_file(path)
+        for offset, data in parts:
+            file.write_at(offset, data)
+        return True
 
     def read_file(self, path: str) -> bytes:
         """See `Disk.read_file`."""

@@ -19,11 +19,19 @@ from hypothesis import strategies as st
 
 from broker.errors import CorruptRecordError, InvalidMessageError
 from broker.message import codec
-from broker.message.batch import MARK_MAGIC, ProducerMark, encode_mark, encode_sizes
+from broker.message.batch import (
+    MARK_MAGIC,
+    MARK_SIZE,
+    ProducerMark,
+    encode_mark,
+    encode_sizes,
+    pack_mark,
+)
 from broker.message.codec import encode_record
 from broker.store import compiled
 from broker.store.append_state import AppendState
 from broker.store.chunk import check_records
+from broker.store.runs import Lane, RunReader
 from dledger.entry import HEADER_SIZE, EntryKind, encode_header
 from jepsen_like.fuzz.records import entry_body
 from jepsen_like.fuzz.ways import both_ways, read_chunk, read_entries, read_runs
@@ -305,8 +313,11 @@ def test_both_ways_refuse_the_same_numbers_in_an_entry(seed):
         position = chance.choice([HEADER_SIZE] * 4 + [0, (1 << 63) - 1, (1 << 63) - 100])
 
         found = outcome(lambda: read_runs(bytes(body), position))  # noqa: B023
-        left = compiled.loops.read_runs(body, position, tuple, tuple, {}, lambda _: 0) is None
-        assert isinstance(found, str) == left
+        reader = RunReader()
+        left = compiled.loops.read_runs(
+            body, position, tuple, tuple, reader.lanes, reader.make_lane, lambda _: 0
+        )
+        assert isinstance(found, str) == (left is None)
 
 
 def log_seeds() -> list[bytes]:
@@ -362,13 +373,39 @@ def test_both_ways_read_the_same_entries_together():
 @pytest.mark.parametrize("topic", [b"t", b"u" * 200])
 def test_a_topic_is_one_object_however_often_it_is_read(topic):
     """What looks it up need not reckon its hash again, and compares it with `is`."""
-    topics: dict[bytes, str] = {}
-    record = encode_record(topic=topic, queue_id=0, body=b"", position=0)
-
-    first, second = (
-        compiled.loops.read_runs(record, 0, tuple, tuple, topics, lambda _: 0)[0][0]
-        for _ in range(2)
+    reader = RunReader()
+    first, again, beside = (
+        next(reader.runs(memoryview(encode_record(topic=topic, queue_id=queue_id, body=b"")), 0))
+        for queue_id in (0, 0, 1)
     )
 
-    assert first is second is topics[topic]
-    assert first == topic.decode()
+    assert first.topic is again.topic is beside.topic
+    assert first.topic == topic.decode()
+
+
+@needs_loops
+def test_a_lane_is_one_object_for_a_producer_and_a_queue(monkeypatch):
+    """Tables leave there what they know of both: another's would be a mix-up."""
+
+    def read(topic: bytes, queue_id: int, producer_id: int) -> Lane:
+        body = encode_record(topic=topic, queue_id=queue_id, body=b"", position=MARK_SIZE)
+        if producer_id:
+            body = pack_mark(producer_id, 0, 1, queue_id) + body
+        (run,) = reader.runs(memoryview(body), 0 if producer_id else MARK_SIZE)
+        assert run.lane.topic == topic.decode()
+        return run.lane
+
+    reader = RunReader()
+    named = [
+        (topic, queue_id, producer_id)
+        for topic in (b"t", b"tt", b"u" * 200)
+        for queue_id in (0, 1, 1 << 30)
+        for producer_id in (0, 1, 256, 1 << 63)
+    ]
+    lanes = [read(*name) for name in named]
+    assert len(set(map(id, lanes))) == len(named)
+    assert all(read(*name) is lane for name, lane in zip(named, lanes, strict=True))
+
+    monkeypatch.setattr("broker.store.runs.LANES_MAX", len(named))
+    read(b"one more", 0, 0)
+    assert len(reader.lanes) == 1

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import random
 import tracemalloc
 
 import msgpack
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from broker.message.batch import ProducerMark
 from broker.store.producers import (
     IDLE_MAX_MS,
     RUNS_MAX,
@@ -17,6 +20,7 @@ from broker.store.producers import (
     Run,
     SequenceState,
 )
+from broker.store.runs import Lane, RecordRun
 
 KEY = (1, "orders", 0)
 
@@ -96,6 +100,41 @@ def test_the_longest_idle_goes_when_there_are_too_many():
     record(table, 0, 1, key=(4, "t", 0))
 
     assert [producer_id for producer_id, _, _ in table] == [3, 1, 4]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_who_is_the_longest_idle_is_the_same_however_seldom_it_is_asked_for(seed):
+    """Producers only note their turn; and a lane may hold one that is forgotten since."""
+    chance = random.Random(seed)
+    table = ProducerTable(producers_max=5, idle_max_ms=100)
+    lanes = {number: Lane("t") for number in range(1, 9)}
+    model: dict[int, tuple[int, int]] = {}  # the last time and sequence, the longest idle first
+    now = seen = 0
+    for offset in range(300):
+        number, step = chance.randrange(1, 9), chance.random()
+        now += chance.choice([0, 1, 30])
+        if step < 0.9:
+            mark = ProducerMark(number, offset, 1, 0)
+            lane = chance.choice([None, lanes[number]])
+            run = RecordRun("t", 0, 1, offset, 0, now, b"", mark, 1, 1, (), (), lane)
+            table.record_runs([run], indexes=[offset])
+            model.pop(number, None)
+            seen = now
+            model[number] = now, offset
+            if len(model) > 5:
+                del model[next(iter(model))]
+        elif step < 0.93:
+            table.expire()
+            model = {key: value for key, value in model.items() if value[0] >= seen - 100}
+        elif step < 0.95:
+            table.restore(msgpack.unpackb(table.snapshot()))
+        elif step < 0.97:
+            assert [key[0] for key in table] == list(model)
+        for known, (_, sequence) in model.items():
+            assert table.get((known, "t", 0)).last_sequence == sequence
+        assert len(table) == len(model)
+    rows = msgpack.unpackb(table.snapshot())[1]
+    assert [(row[0], row[4], row[3]) for row in rows] == [(n, *seen) for n, seen in model.items()]
 
 
 def test_idle_producers_expire_by_the_time_in_the_log():

@@ -10,7 +10,7 @@ import pytest
 
 from broker.store.consume_queues import ConsumeQueues
 from broker.store.queue_files import QueueFiles
-from broker.store.runs import RecordRun
+from broker.store.runs import Lane, RecordRun
 from dledger.store.os_disk import OsDisk
 
 
@@ -31,12 +31,12 @@ def files(tmp_path):
     files.close()
 
 
-def put(queues, queue_id, positions):
+def put(queues, queue_id, positions, lane=None):
     """Add a message to a queue for each of *positions*."""
     first = queues.next_queue_offset("t", queue_id)
     units = b"".join(struct.pack(">qiq", position, 91, 0) for position in positions)
     run = RecordRun(
-        "t", queue_id, len(positions), first, positions[0], 0, units, None, 1, 1, (), ()
+        "t", queue_id, len(positions), first, positions[0], 0, units, None, 1, 1, (), (), lane
     )
     queues.put_runs([run], {})
 
@@ -104,6 +104,7 @@ def test_queues_begin_where_a_list_of_all_says_whatever_comes_between(files, see
     chance = random.Random(seed)
     queues = ConsumeQueues(files)
     all_of = {queue_id: [] for queue_id in range(4)}
+    lanes = {queue_id: Lane("t") for queue_id in all_of}  # outlive their queues' deletion
     floors = dict.fromkeys(all_of, 0)
     position = base = 0
     steps = []  # of jobs, in order: one at a time, and each finishes on the loop
@@ -150,7 +151,7 @@ def test_queues_begin_where_a_list_of_all_says_whatever_comes_between(files, see
         if action < 4:
             positions = [position + 100 * n for n in range(chance.randrange(1, 15))]
             position = positions[-1] + 100
-            put(queues, queue_id, positions)
+            put(queues, queue_id, positions, lanes[queue_id])
             all_of[queue_id] += positions
         elif action == 4:
             drop()
