@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING
 from dledger.errors import StorageFailedError
 from dledger.store import os_calls
 from dledger.store.os_calls import failing, sync_data, write_parts
+from dledger.store.zeros import ZEROS_SIZE
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from dledger.entry import Buffer
 
 _PARTS_MAX = 512  # buffers of one pwritev; Linux allows 1024 (IOV_MAX)
+_WRITE_SIZE_MAX = ZEROS_SIZE  # bytes of it, and for the same reason
 
 
 class OsRegion:
@@ -52,10 +54,14 @@ class OsRegion:
                 self._map[offset:end] = part
                 offset = end
             return
-        assert offset + sum(map(len, parts)) <= self.size
+        size = sum(map(len, parts))
+        assert offset + size <= self.size
         with failing(self.path, "write"):
-            for start in range(0, len(parts), _PARTS_MAX):
-                offset = self._write_some(offset, parts[start : start + _PARTS_MAX])
+            if size <= _WRITE_SIZE_MAX and len(parts) <= _PARTS_MAX:
+                self._write_some(offset, parts)
+                return
+            for piece in _cut(parts, offset):
+                offset = self._write_some(offset, piece)
 
     def view(self, offset: int, size: int) -> memoryview:
         """See `MappedRegion.view`."""
@@ -215,3 +221,19 @@ class OsMappedFile(OsFile):
             self._map.close()
             self._map = None
         super().close()
+
+
+def _cut(parts: Sequence[Buffer], offset: int) -> Iterator[list[Buffer]]:
+    """Cut *parts*, for a file from *offset* on, where the file's blocks of memory end."""
+    piece: list[Buffer] = []
+    room = _WRITE_SIZE_MAX - offset % _WRITE_SIZE_MAX
+    for part in parts:
+        rest = memoryview(part)
+        while rest:
+            piece.append(rest[:room])
+            rest, room = rest[room:], room - len(piece[-1])
+            if not room or len(piece) == _PARTS_MAX:
+                yield piece
+                piece, room = [], room or _WRITE_SIZE_MAX
+    if piece:
+        yield piece

@@ -14,6 +14,7 @@ from dledger.errors import FolderInUseError, LedgerFullError, StorageFailedError
 from dledger.store.data_folder import DataFolder
 from dledger.store.mapped_file_queue import MappedFileQueue
 from dledger.store.os_disk import OsDisk
+from dledger.store.zeros import ZEROS_SIZE
 from tests.store.model import CONFIG, SEGMENT, append, check_agreement, dump, fill, open_store
 
 
@@ -63,6 +64,27 @@ def test_many_parts_go_out_in_one_write(disk, path):
     region.write(17, parts, through_map=False)
     assert bytes(region.view(17, 6000)) == b"".join(parts)
     region.close()
+
+
+def test_little_is_written_by_one_call(disk, path, monkeypatch):
+    """For large writes Linux takes memory that was free for long: see `dledger.store.zeros`."""
+    calls, pwritev = [], os.pwritev
+
+    def counting(fd, parts, offset):
+        calls.append((offset, sum(map(len, parts))))
+        return pwritev(fd, parts, offset)
+
+    monkeypatch.setattr(os, "pwritev", counting)
+    region = disk.allocate(path, 1 << 20, zero_size=0)
+    parts = [os.urandom(size) for size in (1, 70_000, 300_000, 3, *[7] * 600, 131_072, 5)]
+    written = b"".join(parts)
+
+    region.write(777, parts, through_map=False)
+
+    assert bytes(region.view(777, len(written))) == written
+    assert sum(size for _, size in calls) == len(written)
+    assert max(size for _, size in calls) <= ZEROS_SIZE
+    assert all(offset % ZEROS_SIZE == 0 for offset, size in calls if size == ZEROS_SIZE)
 
 
 def test_a_write_cut_short_by_the_system_is_finished(disk, path, monkeypatch):
