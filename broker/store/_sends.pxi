@@ -80,9 +80,8 @@ cdef bint _number(Reading* header, uint64_t value_max, uint64_t* value) noexcept
     return value[0] <= value_max
 
 
-cdef bint _ascii(Reading* header, const uint8_t** text, int64_t* size) noexcept:
-    """Whether a text of at most 255 ASCII characters follows; it is read then."""
-    cdef int64_t nth
+cdef bint _text(Reading* header, const uint8_t** text, int64_t* size) noexcept:
+    """Whether a text of at most 255 bytes follows; it is read then."""
     if header.at >= header.end:
         return False
     if 0xA0 <= header.at[0] <= 0xBF:
@@ -96,10 +95,18 @@ cdef bint _ascii(Reading* header, const uint8_t** text, int64_t* size) noexcept:
     if header.end - header.at < size[0]:
         return False
     text[0] = header.at
-    for nth in range(size[0]):
-        if header.at[nth] >= 0x80:
-            return False
     header.at += size[0]
+    return True
+
+
+cdef bint _ascii(Reading* header, const uint8_t** text, int64_t* size) noexcept:
+    """Whether it is one of ASCII characters."""
+    cdef int64_t nth
+    if not _text(header, text, size):
+        return False
+    for nth in range(size[0]):
+        if text[0][nth] >= 0x80:
+            return False
     return True
 
 
@@ -151,7 +158,7 @@ cdef bint _read_send(const uint8_t* header, int64_t size, Send* send) noexcept:
         return False
     left.at += 2
     while left.at < left.end:
-        if not _ascii(&left, &name, &name_size):
+        if not _text(&left, &name, &name_size):
             return False
         if _is_named(name, name_size, b"producerGroup", 13):
             field = 1

@@ -173,6 +173,53 @@ def test_what_was_read_for_others_in_vain_is_not_read_again() -> None:
     assert 1 < len(looked_at) <= 30
 
 
+class Others:
+    """What is read together though no run begins with it."""
+
+    code = 310
+
+    def __init__(self, data: bytes, begin: int, end: int) -> None:
+        self.end = end
+        self._part = data[begin:end]
+
+    def commands(self) -> list[Command]:
+        connection = Connection()
+        connection.receive_data(self._part)
+        return connection.commands()
+
+
+@pytest.mark.parametrize("count", [3, 4, 63, 64, 200])
+def test_others_are_asked_for_from_four_frames_on_and_first(count: int) -> None:
+    """For so few nobody looks for a run, and where others are found neither."""
+
+    def find_others(data: bytes, at: int, *, frame_size_max: int) -> tuple[Others, int]:
+        return Others(data, at, len(data)), len(data)
+
+    commands = [send(n) for n in range(count)]
+    connection = Connection(find_run=RunFinder(find_others).find)
+    connection.receive_data(b"".join(wire(commands)))
+    (piece,) = connection.pieces()
+
+    assert isinstance(piece, list) == (count < 4)
+    assert (piece if isinstance(piece, list) else piece.commands()) == commands
+
+
+def test_few_frames_of_which_others_want_none_are_looked_at_now_and_then() -> None:
+    looked_at = []
+    commands = [send(n) for n in range(63)]
+    frames = wire(commands)
+
+    def find_others(data: bytes, at: int, *, frame_size_max: int) -> tuple[None, int]:
+        looked_at.append(at // len(frames[0]))
+        return None, at
+
+    connection = Connection(find_run=RunFinder(find_others).find)
+    connection.receive_data(b"".join(frames))
+
+    assert connection.pieces() == [commands]
+    assert looked_at == list(range(0, 60, 4))
+
+
 def test_other_headers_go_one_by_one() -> None:
     commands = [
         Command(11, opaque=n, ext_fields={"a": str(n % 10)}, serialization=kind)
