@@ -152,22 +152,22 @@ def take_send_frames(
 ) -> bool:
     """Append sends that were read together, those that cannot be in their turn *one_by_one*.
 
-    Return False, with nothing done, where not even the first run can be: its topic is not there, or
-    says itself when sends are acknowledged, and so it is with the others, mostly; or there is no
-    room for all.  Handled singly they leave turns to other connections.
+    Return False, with nothing done, where not even the first run can be, as its topic is not there,
+    and so it is with the others, mostly; or where there is no room for all.  Handled singly they
+    leave turns to other connections.
     """
     sends = frames.sends
     runs = sends.runs
-    level = intake.policy.default
     left = 0  # bytes that are not handled yet
     for run in runs:
         left += run.size
-    nth, opened = 0, intake.opened_up_to(runs, 0)
+    nth = 0
+    opened, level = intake.opened_up_to(runs, 0)
     if not opened:
         return False
     while nth < len(runs):
         if opened <= nth:  # looked at once: nothing that is handled here changes a topic at once
-            opened = intake.opened_up_to(runs, nth)
+            opened, level = intake.opened_up_to(runs, nth)
         if opened > nth and not session.closed:
             some = _SomeSends(intake.answers, session, frames, level)
             try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from broker.errors import HeaderError
 from broker.protocol.headers import PERM_WRITE
 from broker.store.producers import SequenceState
 
@@ -50,12 +51,14 @@ class SendIntake:
             return config
         return None
 
-    def opened_up_to(self, runs: list[SendRun], begin: int) -> int:
-        """Return the first of *runs* from *begin* on whose queue is not open to sends.
+    def opened_up_to(self, runs: list[SendRun], begin: int) -> tuple[int, Durability]:
+        """Return how far from *begin* on the queues of *runs* are open to sends of one level.
 
-        Or whose topic asks for another level of durability than this broker's own.
+        That is the first whose queue is not, or whose topic asks for another level of durability
+        than the one before; and the level, where there are any.
         """
         find, is_being_deleted = self.topics.get, self.is_being_deleted
+        level: Durability | None = None
         for number in range(begin, len(runs)):
             target = runs[number].target
             topic = target.topic
@@ -63,10 +66,18 @@ class SendIntake:
             if config is not target.opened_as or config is None or is_being_deleted(topic):
                 _, _, queue_id = target.key
                 config = self.open_topic(topic, queue_id)
-                if config is None or config.acks or config.flush:
-                    return number
-                target.opened_as = config
-        return len(runs)
+                try:
+                    asked_for = None if config is None else self.policy.level_in(config, "", "")
+                except HeaderError:
+                    asked_for = None  # each will be told that there is no such level
+                if asked_for is None:
+                    return number, level or self.policy.default
+                target.opened_as, target.level = config, asked_for
+            if level is not target.level:
+                if level is not None and level != target.level:
+                    return number, level
+                level = target.level
+        return len(runs), level or self.policy.default
 
     def put_sends(
         self, sends: ReadSends, begin: int, end: int, put: ManyPut, *, size: int, level: Durability

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from broker.store.producers import ProducerKey
+    from dledger.durability import Durability
 
 TARGETS_MAX = 65_536  # about 400 bytes each
 
@@ -27,13 +28,14 @@ _ROW = struct.Struct("=qIIII")
 class Target:
     """One producer and queue, as sends name them."""
 
-    __slots__ = ("key", "opened_as", "topic")
+    __slots__ = ("key", "level", "opened_as", "topic")
 
     def __init__(self, key: ProducerKey) -> None:
         self.key = key
         self.topic = key[1]
         # The configuration of the topic by which the queue was found to be open to sends.
         self.opened_as: object = None
+        self.level: Durability | None = None  # that it asks for
 
 
 class Targets:

@@ -240,10 +240,43 @@ def test_sends_that_fit_into_no_entry_are_refused_each_by_itself() -> None:
     assert {ack.code for ack in broker.acks} == {ResponseCode.MESSAGE_ILLEGAL}
 
 
-def test_frames_to_topics_with_a_level_of_their_own_leave_turns_to_others() -> None:
-    """A whole receive of them was handled one by one, and in one piece."""
+@pytest.mark.usefixtures("way")
+def test_sends_hear_when_the_level_of_their_own_topic_is_reached() -> None:
+    """A whole receive of them was handled one by one once, and in one piece."""
+    everywhere = Durability(Copies.ALL, synced=True)
     broker = Broker()
     broker.topics["t"] = replace(broker.topics["t"], acks="all")
-    commands = [send(n, 0, topic="t", queue_id=n % 60, producer_id=1 + n) for n in range(400)]
+    commands = [send(n, n // 8, topic="tu"[n % 2], queue_id=n // 2 % 4) for n in range(80)]
 
-    assert broker.receive_frames(commands) == 0
+    broker.receive_frames(commands)
+    (proposal,) = broker.ledger.proposals
+    broker.ledger.commit()
+
+    assert [ack.opaque for ack in broker.acks] == list(range(1, 80, 2))
+    broker.session.replies.clear()
+    proposal._level_reached(everywhere)(everywhere)
+    assert [(ack.opaque, ack.code) for ack in broker.acks] == [(n, 0) for n in range(0, 80, 2)]
+    assert broker.session.inflight_size == 0
+
+
+@pytest.mark.usefixtures("way")
+def test_a_topic_that_asks_for_another_level_is_heeded_from_the_next_send_on() -> None:
+    broker = Broker()
+    for number, acks in enumerate(("", "all", "")):
+        broker.session.replies.clear()
+        broker.topics["t"] = replace(broker.topics["t"], acks=acks)
+        broker.receive_frames([send(n, number, queue_id=n % 60) for n in range(60)])
+        broker.ledger.commit()
+        assert len(broker.acks) == (0 if acks else 60)
+
+
+@pytest.mark.usefixtures("way")
+def test_a_topic_whose_level_there_is_not_has_each_send_refused() -> None:
+    broker = Broker()
+    broker.topics["t"] = replace(broker.topics["t"])
+    object.__setattr__(broker.topics["t"], "acks", "some")
+    broker.receive_frames([send(n, 0, queue_id=n % 60) for n in range(60)])
+    broker.ledger.commit()
+
+    assert {ack.code for ack in broker.acks} == {ResponseCode.SYSTEM_ERROR}
+    assert len(broker.acks) == 60
