@@ -267,6 +267,7 @@ def read_sends(
     # begun anew, behind it: so those of one queue are in their order in any case.
     cdef int latest[PLACES]
     cdef int place, count = 0, run_count = 0
+    cdef uint64_t topic_end
     cdef SendRun* run
     cdef bint is_sound
     if at < 0:
@@ -301,10 +302,13 @@ def read_sends(
             record_at += size
         if not is_sound or record_at != stop:
             break
-        # The end of the topic, or with it its name and length, which stand in front of it.
+        # Of the topic its end.  What stands in front of a short one is read with it (its name and
+        # length, at least) and does not count: the same may be written in several ways.
+        topic_end = get64(send.topic + send.topic_size - 8)
+        if send.topic_size < 8:
+            topic_end &= (<uint64_t>1 << (8 * send.topic_size)) - 1
         place = (
-            (get64(send.topic + send.topic_size - 8) + 31 * send.producer_id + send.queue_id)
-            * <uint64_t>0x9E3779B97F4A7C15
+            (topic_end + 31 * send.producer_id + send.queue_id) * <uint64_t>0x9E3779B97F4A7C15
         ) >> 56
         run = &runs[latest[place]]
         if not latest[place] < run_count or not _follows(run, &send):

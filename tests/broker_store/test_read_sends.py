@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import struct
 
 import pytest
 from hypothesis import given, settings
@@ -282,6 +283,23 @@ def test_runs_that_fall_to_one_place_are_begun_anew_and_stay_in_order():
     found = shares(data)
     assert 300 < len(found) < 900
     assert sum(count for _, _, count in found) == 900
+
+
+def test_sends_to_a_short_topic_that_is_written_in_several_ways_stay_in_order():
+    """Only numbers keep those of a producer in order, and one without any was overtaken."""
+
+    def written_as(topic: bytes, queue_id: int) -> bytes:
+        usual = frame(queue_id=queue_id, producerId=0, sequence=0)
+        length, mark = struct.unpack_from(">II", usual)
+        more = len(topic) - len(b"\xa5topic\xa1t")
+        return struct.pack(">II", length + more, mark + more) + usual[8:].replace(
+            b"\xa5topic\xa1t", topic, 1
+        )
+
+    ways = (b"\xa5topic\xa1t", b"\xd9\x05topic\xa1t", b"\xa5topic\xd9\x01t")
+    for queue_id in range(20):
+        data = frame(queue_id=99) + b"".join(written_as(way, queue_id) for way in (*ways, *ways))
+        assert shares(data) == [(99, 3, 1), (queue_id, 0, 6)]
 
 
 def test_no_more_are_read_at_a_time_than_there_is_room_for():
