@@ -92,11 +92,9 @@ class SyncRing:
             words = _WORDS.unpack_from(params, 0)
             if not words[5] & _SINGLE_MMAP:
                 raise OSError(errno.ENOSYS, "io_uring without IORING_FEAT_SINGLE_MMAP")
-            _, self._tail_at, _, _, _, _, array_at, _ = _PLACES.unpack_from(
-                params, _PLACES_OF_REQUESTS
-            )
+            _, tail_at, _, _, _, _, array_at, _ = _PLACES.unpack_from(params, _PLACES_OF_REQUESTS)
             places = _PLACES.unpack_from(params, _PLACES_OF_COMPLETIONS)
-            self._head_at, self._done_at, _, self._count, _, self._completions_at, _, _ = places
+            head_at, done_at, _, self._count, _, self._completions_at, _, _ = places
             size = max(
                 array_at + words[0] * _NUMBER.size,
                 self._completions_at + self._count * _COMPLETION.size,
@@ -107,7 +105,13 @@ class SyncRing:
         except BaseException:
             os.close(self.fd)
             raise
-        self._begun_count = self._ended_count = 0
+        # What is shared with the kernel, word by word.
+        self._words = memoryview(self._queues).cast("I")
+        self._tail_word = tail_at // _NUMBER.size
+        self._head_word = head_at // _NUMBER.size
+        self._done_word = done_at // _NUMBER.size
+        self._asked_fd = -1  # whom the request speaks of: mostly the same file again and again
+        self._begun_count = self._ended_count = 0  # modulo 2**32, as the kernel counts
         number, fd = ctypes.c_long(_ENTER), ctypes.c_int(self.fd)
         nothing = (None, ctypes.c_size_t(0))
         self._submit = (number, fd, ctypes.c_uint(1), ctypes.c_uint(0), ctypes.c_uint(0), *nothing)
@@ -121,11 +125,12 @@ class SyncRing:
         The last one has ended; the kernel holds the file from here on.
         """
         assert self._begun_count == self._ended_count, "one at a time"
-        _REQUEST.pack_into(self._requests, 0, _FSYNC, 0, 0, fd, 0, 0, 0, _DATA_ONLY, 0)
-        tail = self._begun_count + 1
-        _NUMBER.pack_into(self._queues, self._tail_at, tail & 0xFFFF_FFFF)
+        if fd != self._asked_fd:
+            _REQUEST.pack_into(self._requests, 0, _FSYNC, 0, 0, fd, 0, 0, 0, _DATA_ONLY, 0)
+            self._asked_fd = fd
+        tail = self._words[self._tail_word] = (self._begun_count + 1) & 0xFFFF_FFFF
         if self._call_with_lock(*self._submit) != 1:
-            _NUMBER.pack_into(self._queues, self._tail_at, self._begun_count & 0xFFFF_FFFF)
+            self._words[self._tail_word] = self._begun_count
             return False
         self._begun_count = tail
         return True
@@ -137,13 +142,12 @@ class SyncRing:
             OSError: it has, and it failed.
             SyncNotBegunError: it has not been begun and will not be.
         """
-        head = self._ended_count & 0xFFFF_FFFF
-        if _NUMBER.unpack_from(self._queues, self._done_at)[0] == head:
+        head = self._ended_count
+        if self._words[self._done_word] == head:
             return False
         place = self._completions_at + head % self._count * _COMPLETION.size
         result = _COMPLETION.unpack_from(self._queues, place)[1]
-        self._ended_count += 1
-        _NUMBER.pack_into(self._queues, self._head_at, self._ended_count & 0xFFFF_FFFF)
+        self._ended_count = self._words[self._head_word] = (head + 1) & 0xFFFF_FFFF
         if -result in _NOT_BEGUN:
             raise SyncNotBegunError
         if result < 0:
@@ -160,6 +164,7 @@ class SyncRing:
     def close(self) -> None:
         """Let go of it; a sync under way goes on, and nobody hears of its end."""
         if self.fd >= 0:
+            self._words.release()
             self._queues.close()
             self._requests.close()
             os.close(self.fd)

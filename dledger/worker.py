@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import queue
 import threading
-from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Protocol
 
 import trio
@@ -43,30 +42,31 @@ class Worker(Protocol):
         ...
 
 
-class DataSync(ABC):
+class DataSync:
     """A job that may be one sync of one file: the kernel can then be asked for it without a thread.
 
-    `dledger.sync_ring` does so; any other worker calls it as it would any job.
+    `dledger.sync_ring` does so; any other worker calls it as it would any job.  No abstract class:
+    to ask whether something is one of those takes calls, and is asked for each message.
     """
 
-    @abstractmethod
     def __call__(self) -> None:
         """Do all of it; blocking."""
+        raise AssertionError("a subclass syncs")
 
-    @abstractmethod
     def begin(self) -> int | None:
         """Return the descriptor whose data is to be synced; None: there is more to do, call it.
 
         `end` or `take_back` follows once that has been done.
         """
+        raise AssertionError("a subclass begins")
 
-    @abstractmethod
     def end(self, error: OSError | None) -> None:
         """Hear how the sync went; raises what a call of the job would have."""
+        raise AssertionError("a subclass ends")
 
-    @abstractmethod
     def take_back(self) -> None:
         """Hear that the sync did not even begin: the job is called in its place."""
+        raise AssertionError("a subclass takes back")
 
 
 class ThreadWorker:

@@ -76,6 +76,14 @@ def failing(path: str, verb: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StorageFailedError(
-            f"{path}: {verb}: {error.strerror or error}; check the disk, then restart the node"
-        ) from error
+        raise failure(path, verb, error) from error
+
+
+def failure(path: str, verb: str, error: OSError) -> StorageFailedError:
+    """Return our error for the system's, with the path and what was tried.
+
+    Where every microsecond counts: `failing` takes five calls when nothing fails.
+    """
+    return StorageFailedError(
+        f"{path}: {verb}: {error.strerror or error}; check the disk, then restart the node"
+    )

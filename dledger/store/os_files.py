@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from dledger.errors import StorageFailedError
 from dledger.store import os_calls
-from dledger.store.os_calls import failing, sync_data, write_parts
+from dledger.store.os_calls import failing, failure, sync_data, write_parts
 from dledger.store.zeros import ZEROS_SIZE
 
 if TYPE_CHECKING:
@@ -56,12 +56,15 @@ class OsRegion:
             return
         size = sum(map(len, parts))
         assert offset + size <= self.size
-        with failing(self.path, "write"):
+        # Both members that an entry waits for write it here, and nothing else goes on meanwhile.
+        try:
             if size <= _WRITE_SIZE_MAX and len(parts) <= _PARTS_MAX:
-                self._write_some(offset, parts)
+                self._write_some(offset, parts, size=size)
                 return
             for piece in _cut(parts, offset):
-                offset = self._write_some(offset, piece)
+                offset = self._write_some(offset, piece, size=sum(map(len, piece)))
+        except OSError as error:
+            raise failure(self.path, "write", error) from error
 
     def view(self, offset: int, size: int) -> memoryview:
         """See `MappedRegion.view`."""
@@ -145,9 +148,8 @@ class OsRegion:
         if fd >= 0:
             os.close(fd)
 
-    def _write_some(self, offset: int, parts: Sequence[Buffer]) -> int:
-        """Write up to 512 *parts* and return the offset behind them."""
-        size = sum(map(len, parts))
+    def _write_some(self, offset: int, parts: Sequence[Buffer], *, size: int) -> int:
+        """Write up to 512 *parts*, together *size* bytes; return the offset behind them."""
         written = write_parts(self._fd, parts, offset)
         if written == size:
             return offset + size
