@@ -328,6 +328,7 @@ class LedgerCore:
             if self._transfer is not None:
                 self._go_on_with_transfer()
         elif self._level_waits.count:
+            self.store.write_out()  # it may be this member's own copy that is waited for
             self._level_waits.finish(self._clock.now(), committed_index=engine.applied_index)
 
     def next_deadline(self) -> float:

@@ -305,6 +305,7 @@ class LedgerServer:
                 core.step()
                 if core.engine.transport.outbox:
                     self._send_outbox()
+                self.store.write_out()
                 self.syncs.start_due(core.engine.ticked_at)
                 self.notices.publish()
                 if not self._pump_again:

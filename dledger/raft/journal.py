@@ -102,6 +102,7 @@ class LedgerJournal:
             term=term,
             body=body,
             body_size=command.body_size,
+            may_wait=True,
         )
         command.on_appended(idx, term)
 

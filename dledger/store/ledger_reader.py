@@ -148,7 +148,7 @@ class LedgerReader:
         """
         if first_index == self.end_index and (last := self._recent.get(first_index)) is not None:
             # Mostly: what was appended just now, whose place nobody had to read.
-            return self._log.last.view(last.position, last.size), first_index
+            return self._log.last.newest(last.position, last.size), first_index
         first = self.locate(first_index)
         self._view(first_index, first.position, first.size)
         segment = self._log.find(first.position)

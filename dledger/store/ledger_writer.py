@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 _ROOM_AHEAD = 32 * 1024 * 1024
 # Who has so much still to copy is far behind: twice what a leader has on its way to a follower.
 _FAR_BEHIND = 32 * 1024 * 1024
+# An entry of up to so many bytes may be on its way to followers before it is written here.
+_LATER_SIZE_MAX = 8 * 1024
 RECENT_MAX = 4  # entries of which it is kept where they lie
 
 
@@ -74,7 +76,14 @@ class LedgerWriter(LedgerReader):
         )
 
     def append(
-        self, *, kind: int, channel: int, term: int, body: Sequence[Buffer], body_size: int
+        self,
+        *,
+        kind: int,
+        channel: int,
+        term: int,
+        body: Sequence[Buffer],
+        body_size: int,
+        may_wait: bool = False,
     ) -> EntryRef:
         """Append one entry as leader and return where it lies; it is not durable yet.
 
@@ -86,6 +95,8 @@ class LedgerWriter(LedgerReader):
             term: the leader's; never below `end_term`.
             body: parts that follow one another, each a flat buffer of bytes.
             body_size: bytes of all parts together; at most ``segment_size - 56``.
+            may_wait: with SYNC_FLUSH a small one is written by `write_out`, or as soon as it is
+                read, or synced. Followers can be sent it before: they have more to do for it.
 
         Raises:
             LedgerFullError: nothing was appended: the disk has no room for another segment.
@@ -107,9 +118,26 @@ class LedgerWriter(LedgerReader):
             body_size=body_size,
         )
         ref = EntryRef(index, term, position, size, kind)
-        self._write_run([header, *body], [ref], through_map=self._through_map)
+        if (
+            may_wait
+            and size <= _LATER_SIZE_MAX
+            and not self._counts_unsynced
+            and not self._through_map
+        ):
+            part = b"".join((header, *body))
+            self._write_run((part,), (ref,), through_map=False, later=True)
+        else:
+            self._write_run([header, *body], [ref], through_map=self._through_map)
         self._move_end(LogPoint(index, term, position + size, chain_crc))
         return ref
+
+    def write_out(self) -> None:
+        """Write what `append` has left to be written; nobody may be told of it before.
+
+        Raises:
+            StorageFailedError: the write failed; stop the process.
+        """
+        self._log.last.write_out()
 
     def append_raw(self, raw: memoryview, *, coming_size: int = 0) -> list[EntryRef]:
         """Append whole entries back to back, as `raw_range` of the leader gave them.
@@ -210,15 +238,27 @@ class LedgerWriter(LedgerReader):
     # -- inside -----------------------------------------------------------------------------------
 
     def _write_run(
-        self, parts: Sequence[Buffer], refs: Sequence[EntryRef], *, through_map: bool
+        self,
+        parts: Sequence[Buffer],
+        refs: Sequence[EntryRef],
+        *,
+        through_map: bool,
+        later: bool = False,
     ) -> None:
-        """Write entries that lie back to back in one segment, then their index units."""
+        """Write entries that lie back to back in one segment, then their index units.
+
+        With *later* what is one part; its unit may be there before it, as it may be after a crash.
+        """
         first, last = refs[0], refs[-1]
         self._index.reserve(last.index)
         file = self._log.last
         if first.position >= file.end:
             file = self._roll(file)
-        file.write(first.position, parts, through_map=through_map)
+        if later:
+            (entry,) = parts
+            file.write_later(first.position, entry)
+        else:
+            file.write(first.position, parts, through_map=through_map)
         self._index.write(refs)
         recent = self._recent
         if first is not last:

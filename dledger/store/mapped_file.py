@@ -33,19 +33,50 @@ class MappedFile:
         self._sync_has_failed = False
         self._is_filling = False  # what is not written yet is not read ahead
         self._is_filled = False
+        self._unwritten: tuple[int, Buffer] | None = None  # position, and what is to be there
 
     @property
     def bytes(self) -> memoryview:
         """All of the file, read-only; not to be kept by a caller, slices of it may be."""
-        if self._bytes is None:
-            self._bytes = self._open().view(0, self.size)
-        return self._bytes
+        if self._unwritten is not None:
+            self.write_out()
+        return self._all()
 
     def view(self, position: int, size: int) -> memoryview:
         """Return *size* bytes at *position*, read-only, over the map."""
         start = position - self.position
         assert 0 <= start <= start + size <= self.size
-        return (self._bytes or self.bytes)[start : start + size]
+        # What lies in front of it is read by other threads, too, which may not write it.
+        if (unwritten := self._unwritten) is not None and position + size > unwritten[0]:
+            self.write_out()
+        return (self._bytes or self._all())[start : start + size]
+
+    def newest(self, position: int, size: int) -> memoryview:
+        """As `view`, but of what was given to `write_later` it is no reason to write it."""
+        unwritten = self._unwritten
+        if unwritten is not None and unwritten[0] == position and len(unwritten[1]) == size:
+            return memoryview(unwritten[1])
+        return self.view(position, size)
+
+    def write_later(self, position: int, data: Buffer) -> None:
+        """Take *data* to be written at *position* with the next `write_out`.
+
+        Or before, as soon as anybody reads the file, or writes to it again: only `newest` can tell.
+        """
+        if self._unwritten is not None:
+            self.write_out()
+        self.is_dirty = True
+        self._unwritten = position, data
+
+    def write_out(self) -> None:
+        """Write what `write_later` was given, if that is still to be done; on the event loop.
+
+        Raises:
+            StorageFailedError: as `write`.
+        """
+        unwritten, self._unwritten = self._unwritten, None
+        if unwritten is not None:
+            self.write(unwritten[0], (unwritten[1],), through_map=False)
 
     def write(self, position: int, parts: Sequence[Buffer], *, through_map: bool) -> None:
         """Write *parts* one after another at *position*.
@@ -53,6 +84,8 @@ class MappedFile:
         Raises:
             StorageFailedError: the write failed, perhaps in part; stop the process.
         """
+        if self._unwritten is not None:
+            self.write_out()
         self.is_dirty = True
         region = self._region or self._open()
         if not (self._is_filling or self._is_filled):
@@ -130,10 +163,17 @@ class MappedFile:
 
     def close(self) -> bool:
         """Let go of the file; whether no view is alive, so that it may be written to again."""
+        if self._unwritten is not None:
+            self.write_out()
         if self._bytes is not None:
             self._bytes.release()
             self._bytes = None
         return self._region is None or self._region.close()
+
+    def _all(self) -> memoryview:
+        if self._bytes is None:
+            self._bytes = self._open().view(0, self.size)
+        return self._bytes
 
     def _open(self) -> MappedRegion:
         if self._region is None:

@@ -270,9 +270,10 @@ class MappedFileQueue:
     # -- sync -------------------------------------------------------------------------------------
 
     def take_dirty(self) -> list[MappedFile]:
-        """Return the files written to since the last call."""
+        """Return the files written to since the last call, with all that was to be written."""
         dirty = [file for file in self._files if file.is_dirty]
         for file in dirty:
+            file.write_out()
             file.is_dirty = False
         return dirty
 
@@ -310,6 +311,7 @@ class MappedFileQueue:
     def sync_from(self, position: int) -> None:
         """Make the files that hold *position* or more durable, and all names; blocking."""
         for file in self.files_from(position):
+            file.write_out()
             file.is_dirty = False
             file.sync()
         self._is_folder_dirty = False
