@@ -93,6 +93,17 @@ def test_the_copy_of_the_leader_is_told_at_once_and_its_disk_after_its_sync():
     assert heard([on_disk]) == ["leader/sync"]
 
 
+def test_the_copy_of_the_leader_is_in_the_systems_memory_when_it_is_told():
+    """The process may be killed a moment later; a small entry is sent before it is written."""
+    core = leader()
+    (waiter,) = propose(core, "leader/async")
+    end = core.store.locate(core.store.end_index).end
+
+    assert heard([waiter]) == ["leader/async"]
+    content = core.disk.files()["/data/commitlog/00000000000000000000"]
+    assert any(content[end - 8 : end])
+
+
 def test_a_majority_in_memory_is_told_before_the_commit_where_disks_are_synced():
     core = leader()
     core.take()

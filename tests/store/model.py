@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from dledger.config import FlushDiskType, StoreConfig, WriteMode
-from dledger.entry import EntryKind, LogPoint, encode_header
+from dledger.entry import HEADER_SIZE, EntryKind, LogPoint, decode_header, encode_header
 from dledger.store.ledger_store import LedgerStore
 
 if TYPE_CHECKING:
@@ -26,13 +26,14 @@ def open_store(disk, config=CONFIG, folder=FOLDER):
     return LedgerStore.open(disk, config, folder)
 
 
-def append(store, body=b"body", *, term=None, kind=EntryKind.NORMAL, channel=0):
+def append(store, body=b"body", *, term=None, kind=EntryKind.NORMAL, channel=0, may_wait=False):
     return store.append(
         kind=kind,
         channel=channel,
         term=store.end_term if term is None else term,
         body=[body] if body else [],
         body_size=len(body),
+        may_wait=may_wait,
     )
 
 
@@ -102,14 +103,15 @@ class History:
 
     def note(self, store):
         index = store.end_index
-        entry = store.view(index)
+        raw, _ = store.raw_range(index, size_max=1)  # it need not be written for that
+        entry = decode_header(raw)
         self.entries[index] = (
             entry.term,
             entry.position,
             entry.chain_crc,
             entry.kind,
             entry.channel,
-            bytes(entry.body),
+            bytes(raw[HEADER_SIZE:]),
         )
         assert (index, entry.chain_crc) in self.chains
 
@@ -154,7 +156,8 @@ class Life:
             size = chance.choice((0, 1, 7, 60, 300, 900, SEGMENT - 56))
             body, channel = chance.randbytes(size), chance.randrange(2)
             history.announce(store, body, term=self.term, channel=channel)
-            append(store, body, term=self.term, channel=channel)
+            may_wait = chance.random() < 0.5
+            append(store, body, term=self.term, channel=channel, may_wait=may_wait)
             history.note(store)
         elif what < 0.60:
             if self.ticket is None:

@@ -102,6 +102,42 @@ def test_a_follower_holds_the_very_bytes_of_its_leader(disk, store):
                 assert leader_files[path] == content
 
 
+@pytest.mark.parametrize(
+    "then",
+    [
+        lambda store: store.write_out(),
+        lambda store: store.view(2),
+        lambda store: store.bytes_at(100, store.end_position - 100),
+        lambda store: append(store, b"next", may_wait=True),
+        lambda store: append(store, bytes(SEGMENT - 56)),  # to the next segment
+        lambda store: store.begin_sync(),
+        lambda store: store.close(),
+    ],
+    ids=["write_out", "read", "bytes", "append", "roll", "sync", "close"],
+)
+def test_an_entry_that_may_wait_is_sent_before_it_is_written(disk, store, then):
+    path = f"{FOLDER}/commitlog/00000000000000000000"
+    append(store, b"first")
+    append(store, b"second", may_wait=True)
+    raw, last = store.raw_range(2, size_max=1)
+    store.raw_range(1, size_max=1)  # what lies in front of it may be read by anybody
+    ref = store.locate(2)
+
+    assert (raw.nbytes, last, bytes(raw[-6:])) == (ref.size, 2, b"second")
+    assert not any(disk.files()[path][ref.position : ref.end])
+    then(store)
+    assert disk.files()[path][ref.position : ref.end] == bytes(raw)
+
+
+@pytest.mark.parametrize("config", [ASYNC, MAPPED], ids=["async", "mapped"])
+def test_no_entry_waits_to_be_written_where_memory_is_all_that_is_promised(config):
+    store = open_store(disk := FakeDisk(), config)
+    ref = append(store, b"first", may_wait=True)
+
+    content = disk.files()[f"{FOLDER}/commitlog/00000000000000000000"]
+    assert content[: ref.end] == bytes(store.raw_range(1, size_max=1)[0])
+
+
 def test_raw_entries_may_span_segments_in_one_append(store):
     fill(store, 40, 300, term=1)
     raw = b"".join(bytes(store.raw_range(i, size_max=1)[0]) for i in range(1, 41))
