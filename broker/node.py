@@ -20,9 +20,9 @@ from dledger.errors import LedgerError
 from dledger.remoting.readiness import after_reads
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Sequence
 
-    from broker.store.queue_files import QueueKey
+    from broker.store.consume_queue import ConsumeQueue
     from dledger.core import Role
     from dledger.remoting.server import Session
 
@@ -83,9 +83,10 @@ class Node(Wiring):
             session.flush_soon()  # refused at once: no pass over its requests ends here
         self._end_of_pass()
 
-    def _arrived(self, ends: Mapping[QueueKey, int]) -> None:
-        self.pulls.hold.notify_arrivals(ends)
-        self.schedule.arrived(ends)
+    def _arrived(self, queues: Sequence[ConsumeQueue]) -> None:
+        if self.pulls.hold.held:
+            self.pulls.hold.notify_arrivals({queue.key: queue.max_offset for queue in queues})
+        self.schedule.arrived(queues)
 
     def _applied(self, index: int, results: list[Any]) -> None:
         self.commands.applied(index, results)

@@ -131,9 +131,8 @@ class PullHold:
 
     def notify_arrivals(self, ends: Mapping[QueueKey, int]) -> None:
         """Answer the pulls that wait for what is before the *ends* of these queues now."""
-        if self._by_queue:
-            for key, end_offset in ends.items():
-                self.notify_arrival(key, end_offset)
+        for key, end_offset in ends.items():
+            self.notify_arrival(key, end_offset)
 
     def notify_arrival(self, key: QueueKey, end_offset: int) -> None:
         """Answer the pulls of *key* that wait for an offset below *end_offset*."""

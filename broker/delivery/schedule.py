@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from broker.metadata.topics import Topics
     from broker.store.append_queue import AppendQueue
     from broker.store.commit_log import Receipt
+    from broker.store.consume_queue import ConsumeQueue
     from broker.store.proposals import Put
-    from broker.store.queue_files import QueueKey
     from broker.store.reader import Reader
     from dledger.clock import Clock
     from dledger.durability import Durability
@@ -187,10 +187,10 @@ class Schedule:
         if self._topics.get(SCHEDULE_TOPIC) is not None:
             self._wake.set()
 
-    def arrived(self, queues: Iterable[QueueKey]) -> None:
+    def arrived(self, queues: Iterable[ConsumeQueue]) -> None:
         """Look again when something new waits in one of *queues*."""
-        for topic, _ in queues:
-            if topic == SCHEDULE_TOPIC:
+        for queue in queues:
+            if queue.key[0] == SCHEDULE_TOPIC:
                 self._wake.set()
                 return
 

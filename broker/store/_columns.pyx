@@ -415,6 +415,7 @@ cdef list _read_runs(
     cdef int64_t first_at, count, nth, size_max, properties_size, properties_sum
     cdef int64_t* begin_of
     cdef int64_t* end_of
+    cdef int64_t one_begin, one_end
     cdef uint8_t* unit
     cdef uint64_t producer_id
     cdef list found = []
@@ -448,11 +449,13 @@ cdef list _read_runs(
         if lane is None or first.queue_offset > INT64_MAX - count:
             return None
         units = PyBytes_FromStringAndSize(NULL, UNIT_SIZE * count)
-        begins = PyBytes_FromStringAndSize(NULL, 8 * count)
-        ends = PyBytes_FromStringAndSize(NULL, 8 * count)
         unit = <uint8_t*>PyBytes_AS_STRING(units)
-        begin_of = <int64_t*>PyBytes_AS_STRING(begins)
-        end_of = <int64_t*>PyBytes_AS_STRING(ends)
+        begin_of, end_of = &one_begin, &one_end
+        if count > 1:
+            begins = PyBytes_FromStringAndSize(NULL, 8 * count)
+            ends = PyBytes_FromStringAndSize(NULL, 8 * count)
+            begin_of = <int64_t*>PyBytes_AS_STRING(begins)
+            end_of = <int64_t*>PyBytes_AS_STRING(ends)
         first_at = at
         properties_sum = size_max = 0
         for nth in range(count):

@@ -120,15 +120,19 @@ class ConsumeQueue:
         """Add one unit: the record at *position* of the log, *size* bytes long."""
         self.append_units(_UNIT.pack(position, size, tags_code))
 
-    def append_units(self, units: bytes) -> int:
-        """Add whole units, laid flat; return the new end of the queue."""
+    def append_units(self, units: bytes) -> None:
+        """Add whole units, laid flat."""
         count, odd = divmod(len(units), UNIT_SIZE)
         assert not odd
-        if self._min_offset == self.max_offset and count:
+        if count:
+            self.append_run(units, count)
+
+    def append_run(self, units: bytes, count: int) -> None:
+        """Add *count* units, at least one."""
+        if self._min_offset == self.max_offset:
             (self._first_position,) = _POSITION.unpack_from(units)
         self._tail += units
-        self.max_offset = end = self.max_offset + count
-        return end
+        self.max_offset += count
 
     def units_from(self, queue_offset: int, *, unit_count_max: int) -> bytes | memoryview:
         """Return up to *unit_count_max* whole units, the first at *queue_offset*.

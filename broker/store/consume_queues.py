@@ -78,13 +78,13 @@ class ConsumeQueues:
         queue = self._queues.get((topic, queue_id))
         return 0 if queue is None else queue.max_offset
 
-    def put_runs(self, runs: Iterable[RecordRun], ends: dict[QueueKey, int]) -> None:
-        """Add the units of some runs, and put the ends of their queues into *ends*.
+    def put_runs(self, runs: Iterable[RecordRun], arrived: list[ConsumeQueue]) -> None:
+        """Add the units of some runs, and the queue of each to *arrived*.
 
         Raises:
             PoisonEntryError: the queue offsets of one do not continue its queue's.
         """
-        size = 0
+        count = 0
         for run in runs:
             lane = run.lane
             queue = None if lane is None else lane.queue
@@ -98,13 +98,14 @@ class ConsumeQueues:
                     f"{run.first_queue_offset} in queue {run.queue_id} of topic {run.topic}, where "
                     f"{queue.max_offset} comes next"
                 )
-            units = run.units
-            ends[queue.key] = queue.append_units(units)
+            record_count = run.record_count
+            queue.append_run(run.units, record_count)
+            arrived.append(queue)
             if not queue.has_grown:
                 queue.has_grown = True
                 self._grown[queue.key] = queue
-            size += len(units)
-        self._unflushed_size += size
+            count += record_count
+        self._unflushed_size += count * UNIT_SIZE
 
     def _find_or_begin(self, key: QueueKey) -> ConsumeQueue:
         queue = self._queues.get(key)

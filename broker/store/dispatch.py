@@ -20,12 +20,12 @@ from dledger.entry import HEADER_SIZE, EntryKind
 from dledger.errors import PoisonEntryError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
+    from broker.store.consume_queue import ConsumeQueue
     from broker.store.consume_queues import ConsumeQueues
     from broker.store.log_view import LogView
     from broker.store.producers import ProducerTable
-    from broker.store.queue_files import QueueKey
     from broker.store.runs import RecordRun
     from dledger.entry import Entry, LogPoint
 
@@ -89,8 +89,8 @@ class MetadataMachine(Protocol):
 class ArrivalListener(Protocol):
     """Hears of new messages, once for each batch."""
 
-    def __call__(self, ends: Mapping[QueueKey, int]) -> None:
-        """Messages before the ends of these queues, which are new, can be read now."""
+    def __call__(self, queues: Sequence[ConsumeQueue]) -> None:
+        """These queues have new messages, which can be read now; one may be named repeatedly."""
         ...
 
 
@@ -128,7 +128,7 @@ class Dispatch:
         self._segment_size = segment_size
         self._dispatchers = dispatchers
         self._reader = RunReader()
-        self._arrived: dict[QueueKey, int] = {}
+        self._arrived: list[ConsumeQueue] = []
         self._deleted: list[str] = []
 
     def begins_segment(self, entry: Entry) -> bool:
@@ -204,9 +204,9 @@ class Dispatch:
             dispatcher.dispatch_runs(batch.runs, raw)
         return batch.end
 
-    def take_arrived(self) -> dict[QueueKey, int]:
-        """Return the ends of the queues that grew since the last call."""
-        arrived, self._arrived = self._arrived, {}
+    def take_arrived(self) -> list[ConsumeQueue]:
+        """Return the queues that grew since the last call, once for each run."""
+        arrived, self._arrived = self._arrived, []
         return arrived
 
     def take_deleted(self) -> list[str]:

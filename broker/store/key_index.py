@@ -101,7 +101,8 @@ class KeyIndex:
         """Take in the keys of *runs*; see `Dispatcher`."""
         for run in runs:
             begins = run.properties_begins
-            if len(begins) > 1 or (len(begins) == 1 and begins[0] < run.properties_ends[0]):
+            count = len(begins)
+            if count and (count > 1 or begins[0] < run.properties_ends[0]):
                 self._dispatch_run(run, body)
 
     def _dispatch_run(self, run: RecordRun, body: memoryview) -> None:

@@ -6,9 +6,9 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Sequence
 
-    from broker.store.queue_files import QueueKey
+    from broker.store.consume_queue import ConsumeQueue
     from dledger.core import Role
     from dledger.remoting.server import Session
 
@@ -35,7 +35,7 @@ class Hooks(ABC):
     def _dispatched(self) -> None: ...
 
     @abstractmethod
-    def _arrived(self, ends: Mapping[QueueKey, int]) -> None: ...
+    def _arrived(self, queues: Sequence[ConsumeQueue]) -> None: ...
 
     @abstractmethod
     def _applied(self, index: int, results: list[Any]) -> None: ...

@@ -101,7 +101,7 @@ def test_thousands_of_queues_that_grow_alike_keep_little_in_memory(tmp_path):
     count = 2 * TAILS_SIZE_MAX // (20 * TAIL_UNITS_KEPT)
     of_each = units(0, TAIL_UNITS_KEPT)
     first = RecordRun("t", 0, TAIL_UNITS_KEPT, 0, 0, 0, of_each, None, 1, 1, (), ())
-    queues.put_runs([first._replace(queue_id=nth) for nth in range(count)], {})
+    queues.put_runs([first._replace(queue_id=nth) for nth in range(count)], [])
     flush_job = queues.begin_flush()
     flush_job.run()
     flush_job.finish()

@@ -38,7 +38,7 @@ def put(queues, queue_id, positions, lane=None):
     run = RecordRun(
         "t", queue_id, len(positions), first, positions[0], 0, units, None, 1, 1, (), (), lane
     )
-    queues.put_runs([run], {})
+    queues.put_runs([run], [])
 
 
 def flush(queues, *, kept_count):
