@@ -8,7 +8,7 @@ request.  This is the only place where errors become response codes.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import groupby
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -320,6 +320,12 @@ def begin_many(session: Session) -> float | None:
     """Return the time, for `end_many`, at which requests came together; None: nobody wants it."""
     known = open_requests_of(session)
     return None if known is None else known.now()
+
+
+def begin_each(session: Session, commands: Iterable[Command], begun: float | None) -> None:
+    """Take note that *commands*, for which `begin_many` was asked, are answered each by itself."""
+    if begun is not None and (known := open_requests_of(session)) is not None:
+        known.begin_each(commands, begun)
 
 
 def end_many(session: Session, code: int, begun: float | None, *, count: int) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from broker.handlers.registry import begin_many, end_many
+from broker.handlers.registry import begin_each, begin_many, end_many
 from broker.handlers.send_answers import SendRequest
 from broker.protocol.bodies import ACK, ACK_SIZE
 from broker.protocol.request_code import RequestCode
@@ -116,7 +116,9 @@ class RunRequest:
         """Answer each send by itself: it has to hear why it did not get what it asked for."""
         queue_id, queue_offset, position = receipt
         counts = self._record_counts or [1] * len(self._opaques)
-        for command, count, size in zip(self._commands(), counts, self._sizes, strict=True):
+        commands = self._commands()
+        begin_each(self._session, commands, self._begun)
+        for command, count, size in zip(commands, counts, self._sizes, strict=True):
             request = SendRequest(
                 self._answers, self._session, command, None, self._topic, self._level
             )
@@ -156,7 +158,9 @@ class RunRequest:
     def failed(self, error: LedgerError) -> None:
         """See `Put`."""
         self.release()
-        for command in self._commands():
+        commands = self._commands()
+        begin_each(self._session, commands, self._begun)
+        for command in commands:
             self._answers.refuse(self._session, command, error)
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from broker.errors import BrokerError
-from broker.handlers.registry import begin_many, end_many
+from broker.handlers.registry import begin_each, begin_many, end_many
 from broker.handlers.send_answers import SendRequest
 from broker.protocol.bodies import ACK_SIZE
 from broker.protocol.request_code import RequestCode
@@ -130,6 +130,7 @@ class _SomeSends:
     def _tell_each(self, receipts: list[Receipt], reached: Durability) -> None:
         """Answer each send by itself: it has to hear why it did not get what it asked for."""
         commands, sends = self._frames.commands(), self._frames.sends
+        begin_each(self._session, self._frames.commands_of(self._runs), self._begun)
         for run, (queue_id, queue_offset, position) in zip(self._runs, receipts, strict=True):
             for row in sends.rows_of(run):
                 request = SendRequest(
@@ -143,7 +144,9 @@ class _SomeSends:
     def failed(self, error: LedgerError) -> None:
         """See `ManyPut`."""
         self._session.release(self._charged)
-        for command in self._frames.commands_of(self._runs):
+        commands = self._frames.commands_of(self._runs)
+        begin_each(self._session, commands, self._begun)
+        for command in commands:
             self._answers.refuse(self._session, command, error)
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from broker.errors import BrokerError
-from broker.handlers.registry import begin_many, end_many
+from broker.handlers.registry import begin_each, begin_many, end_many
 from broker.handlers.send_answers import SendRequest
 from broker.protocol.bodies import ACK
 from broker.protocol.request_code import RequestCode
@@ -78,6 +78,7 @@ class _MixedSend:
         # It has to hear why it did not get what it asked for.
         receive.count -= 1
         receive.one_is_through()
+        begin_each(session, (command,), receive.begun)
         request = SendRequest(receive.answers, session, command, None, self._topic, level)
         request.succeeded(receipt, reached)
 
@@ -87,6 +88,7 @@ class _MixedSend:
         receive.session.release(len(self._command.body))
         receive.count -= 1
         receive.one_is_through()
+        begin_each(receive.session, (self._command,), receive.begun)
         receive.answers.refuse(receive.session, self._command, error)
 
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from broker.metadata.topics import TopicConfig
+from broker.metrics.rpc import OpenRequests
 from broker.protocol.response_code import ResponseCode
 from dledger.config import StoreConfig
 from dledger.durability import Copies, Durability
 from dledger.errors import LedgerFullError
 from dledger.remoting.command import FLAG_GROUPED, FLAG_ONEWAY, Command
-from tests.handlers.send_bench import Broker, send
+from tests.handlers.send_bench import Broker, Clock, send
 
 
 def spread_frames(seed: int) -> list[Command]:
@@ -280,3 +282,37 @@ def test_a_topic_whose_level_there_is_not_has_each_send_refused() -> None:
 
     assert {ack.code for ack in broker.acks} == {ResponseCode.SYSTEM_ERROR}
     assert len(broker.acks) == 60
+
+
+class Latency:
+    """Counts what was answered how."""
+
+    clock = Clock()
+
+    def __init__(self) -> None:
+        self.counts: Counter[int] = Counter()
+
+    def observe(self, _: int, response_code: int, *, times: int = 1, **__: object) -> None:
+        self.counts[response_code] += times
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("queue_count", [1, 64])
+@pytest.mark.parametrize("frames", [True, False])
+def test_sends_that_came_together_and_failed_are_timed_as_well(
+    queue_count: int, frames: bool
+) -> None:
+    """Only those that had succeeded were."""
+    broker, latency = Broker(), Latency()
+    broker.session.context = OpenRequests("n1", latency)  # type: ignore[attr-defined, arg-type]
+    commands = [send(n, n // queue_count, queue_id=n % queue_count) for n in range(80)]
+    if frames:
+        broker.receive_frames(commands)
+    else:
+        broker.receive(commands)
+
+    broker.ledger.lose()
+    broker.answers.send()
+
+    assert len(broker.acks) == 80
+    assert latency.counts == {ResponseCode.OUTCOME_UNKNOWN: 80}
