@@ -368,6 +368,8 @@ class LedgerServer:
 
     def on_log_synced(self) -> None:
         """See `SyncHooks`."""
+        if self._failure is not None:
+            return  # what is appended may not be there: nothing may be synced, and called so
         self._hurry()
         if self.core.leads_quietly or self._put_off():
             # What came meanwhile is next; for the leader, its followers have not answered yet.

@@ -69,6 +69,10 @@ class FakeWorker:
         for item in self._items:
             item.run()
 
+    def tell(self) -> None:
+        """Tell of the job that has run, before `_run` comes to it."""
+        self._items[0].done(self._items[0].failure)
+
     def close(self) -> None:
         self.drain()
         self.is_closed = True

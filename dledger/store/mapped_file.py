@@ -74,9 +74,10 @@ class MappedFile:
         Raises:
             StorageFailedError: as `write`.
         """
-        unwritten, self._unwritten = self._unwritten, None
-        if unwritten is not None:
-            self.write(unwritten[0], (unwritten[1],), through_map=False)
+        if (unwritten := self._unwritten) is not None:
+            self._write(unwritten[0], (unwritten[1],), through_map=False)
+            # Only now: after a failure no sync may speak for it, and nobody read what is not there.
+            self._unwritten = None
 
     def write(self, position: int, parts: Sequence[Buffer], *, through_map: bool) -> None:
         """Write *parts* one after another at *position*.
@@ -86,6 +87,9 @@ class MappedFile:
         """
         if self._unwritten is not None:
             self.write_out()
+        self._write(position, parts, through_map=through_map)
+
+    def _write(self, position: int, parts: Sequence[Buffer], *, through_map: bool) -> None:
         self.is_dirty = True
         region = self._region or self._open()
         if not (self._is_filling or self._is_filled):
@@ -162,9 +166,11 @@ class MappedFile:
             self._region.path = path
 
     def close(self) -> bool:
-        """Let go of the file; whether no view is alive, so that it may be written to again."""
-        if self._unwritten is not None:
-            self.write_out()
+        """Let go of the file; whether no view is alive, so that it may be written to again.
+
+        What is still to be written never will be: nobody has been told of it.
+        """
+        self._unwritten = None
         if self._bytes is not None:
             self._bytes.release()
             self._bytes = None

@@ -135,6 +135,27 @@ async def test_a_failed_write_or_sync_ends_the_node_with_a_last_word(autojump_cl
     await ledgers.leader()
 
 
+async def test_no_sync_is_begun_by_a_node_that_has_failed(autojump_clock, ledgers):
+    """One was running then: the next would speak for an entry that could not be written."""
+    await ledgers.put()
+    leader = await ledgers.leader()
+    worker = leader.workers["sync"]
+    worker.stall()
+    leader.running.propose(Wish(b"its sync is running"))
+    begun = worker.job_count
+    leader.disk.failing["commitlog"] = "write"
+    with pytest.raises(StorageFailedError):
+        leader.running.propose(Wish(b"x"))
+
+    leader.disk.failing.clear()
+    worker.drain()
+    worker.tell()
+
+    is_syncing = leader.running.syncs.ticket is not None
+    assert isinstance(await leader.ended(), StorageFailedError)
+    assert (is_syncing, worker.job_count) == (False, begun)
+
+
 async def test_a_failed_vote_ends_the_node(autojump_clock, ledgers):
     await ledgers.put()
     leader = await ledgers.leader()

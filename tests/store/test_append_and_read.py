@@ -111,9 +111,8 @@ def test_a_follower_holds_the_very_bytes_of_its_leader(disk, store):
         lambda store: append(store, b"next", may_wait=True),
         lambda store: append(store, bytes(SEGMENT - 56)),  # to the next segment
         lambda store: store.begin_sync(),
-        lambda store: store.close(),
     ],
-    ids=["write_out", "read", "bytes", "append", "roll", "sync", "close"],
+    ids=["write_out", "read", "bytes", "append", "roll", "sync"],
 )
 def test_an_entry_that_may_wait_is_sent_before_it_is_written(disk, store, then):
     path = f"{FOLDER}/commitlog/00000000000000000000"
@@ -127,6 +126,38 @@ def test_an_entry_that_may_wait_is_sent_before_it_is_written(disk, store, then):
     assert not any(disk.files()[path][ref.position : ref.end])
     then(store)
     assert disk.files()[path][ref.position : ref.end] == bytes(raw)
+
+
+@pytest.mark.parametrize(
+    "then",
+    [
+        lambda store: store.write_out(),
+        lambda store: store.view(2),
+        lambda store: append(store, b"next", may_wait=True),
+        lambda store: store.sync(),
+    ],
+    ids=["write_out", "read", "append", "sync"],
+)
+def test_an_entry_that_could_not_be_written_later_is_never_passed_over(disk, store, then):
+    """It has its place in the log: a sync without it would call it durable, and it is not there."""
+    append(store, b"first")
+    store.sync()
+    append(store, b"second", may_wait=True)
+    disk.failing["/commitlog/"] = "write"
+
+    with pytest.raises(StorageFailedError, match="commitlog"):
+        store.write_out()
+    with pytest.raises(StorageFailedError, match="commitlog"):
+        then(store)
+    assert store.synced_index == 1
+    store.close()
+    assert open_store(disk_after_a_restart(disk)).end_index == 1
+
+
+def disk_after_a_restart(disk):
+    disk.failing.clear()
+    disk.process_crash()
+    return disk
 
 
 @pytest.mark.parametrize("config", [ASYNC, MAPPED], ids=["async", "mapped"])
