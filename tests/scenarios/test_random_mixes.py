@@ -219,7 +219,7 @@ def test_a_random_mix_with_async_flush_loses_nothing_while_the_machines_run(seed
         ("commits_what_is_not_verified", 3),
         ("no_joining", 35),
         ("votes_are_not_held", 172),
-        ("promises_what_is_not_synced", 109),
+        ("promises_what_is_not_synced", 55),
     ],
 )
 def test_the_mixes_have_teeth(mutant, seed):
