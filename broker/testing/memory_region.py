@@ -14,6 +14,9 @@ class MemoryRegion:
     def read_ahead(self, is_wanted: bool, start: int = 0) -> None:
         """See `MappedRegion.read_ahead`."""
 
+    def leave_cache(self) -> None:
+        pass
+
     def settled(self) -> None:
         """See `MappedRegion.settled`."""
 

@@ -83,6 +83,13 @@ class MappedRegion(Protocol):
         """Hear that its bytes are durable and final: no write comes, and no sync from beside."""
         ...
 
+    def leave_cache(self) -> None:
+        """Hear that its bytes are durable, and that nobody is likely to read them soon; blocking.
+
+        They need not stay in memory.  Does nothing on a region closed meanwhile.
+        """
+        ...
+
     def close(self) -> bool:
         """Let go of the file; whether no view of it is alive, so that the file may be reused."""
         ...

@@ -205,14 +205,21 @@ class Housekeeping:
         self._hooks.on_segment_prepared(failure)
 
     def _keep_house(self) -> None:
-        checkpoint = self._store.begin_checkpoint(self._hooks.committed_index)
+        store = self._store
+        checkpoint = store.begin_checkpoint(self._hooks.committed_index)
+        # What is durable with this checkpoint, and has been read.
+        copied = store.take_copied(
+            min(store.checkpoint_commit_index, self._state_keeper.applied_index())
+        )
         measured: list[DiskUsage] = []
         self._is_busy = True
 
         def work() -> None:
             if checkpoint is not None:
                 checkpoint.run()
-            measured.append(self._store.measure_disk())
+            for file in copied:
+                file.leave_cache()
+            measured.append(store.measure_disk())
 
         def done(failure: BaseException | None) -> None:
             self._is_busy = False

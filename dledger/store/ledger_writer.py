@@ -6,6 +6,7 @@ an index file stand ready before they are needed, and `has_room` says whether th
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING
 
 from dledger.config import FlushDiskType, WriteMode
@@ -59,6 +60,7 @@ class LedgerWriter(LedgerReader):
         self._appended_size = 0
         self._spares_wanted = 1  # segments to have ready: two where an entry fills one
         self._coming_end = 0  # about up to here there are entries to be copied
+        self._copied: deque[MappedFile] = deque()  # full of copies, and in the cache as yet
         super().__init__(found.log, found.index, base=found.checkpoint.base, end=found.end)
 
     def _move_end(self, end: LogPoint) -> None:
@@ -125,9 +127,9 @@ class LedgerWriter(LedgerReader):
             and not self._through_map
         ):
             part = b"".join((header, *body))
-            self._write_run((part,), (ref,), through_map=False, later=True)
+            self._write_run((part,), (ref,), is_copy=False, later=True)
         else:
-            self._write_run([header, *body], [ref], through_map=self._through_map)
+            self._write_run([header, *body], [ref], is_copy=False)
         self._move_end(LogPoint(index, term, position + size, chain_crc))
         return ref
 
@@ -156,10 +158,10 @@ class LedgerWriter(LedgerReader):
             StorageFailedError: the write failed; stop the process.
         """
         refs, end = check_entries(raw, after=self.end, segment_size=self._segment_size)
-        through_map = self._through_map
+        is_copy = False
         if self._copies_beside_map:
             self._coming_end = end.position + coming_size
-            through_map = through_map and coming_size < _FAR_BEHIND
+            is_copy = coming_size >= _FAR_BEHIND
         rest = refs
         while rest and rest[0].position + len(raw) != end.position:
             # A segment ends among them.
@@ -167,11 +169,11 @@ class LedgerWriter(LedgerReader):
             while rest[count].position == rest[0].position + size:
                 size += rest[count].size
                 count += 1
-            self._write_run((raw[:size],), rest[:count], through_map=through_map)
+            self._write_run((raw[:size],), rest[:count], is_copy=is_copy)
             self._move_end(point_behind(decode_header(raw, size - rest[count - 1].size)))
             raw, rest = raw[size:], rest[count:]
         if rest:
-            self._write_run((raw,), rest, through_map=through_map)
+            self._write_run((raw,), rest, is_copy=is_copy)
             self._move_end(end)
         return refs
 
@@ -235,6 +237,19 @@ class LedgerWriter(LedgerReader):
         self._log.prepare_spare(is_for_copies=is_for_copies)
         self._index.prepare_spare()
 
+    def take_copied(self, index: int) -> list[MappedFile]:
+        """Return the segments that are full of copies, and of entries up to *index*, each once.
+
+        They may leave the cache: whoever wants what is so old seldom comes to this very member.
+        """
+        taken: list[MappedFile] = []
+        copied = self._copied
+        if copied and index > self.base.index:
+            end = self.locate(index).end
+            while copied and copied[0].end <= end:
+                taken.append(copied.popleft())
+        return taken
+
     # -- inside -----------------------------------------------------------------------------------
 
     def _write_run(
@@ -242,7 +257,7 @@ class LedgerWriter(LedgerReader):
         parts: Sequence[Buffer],
         refs: Sequence[EntryRef],
         *,
-        through_map: bool,
+        is_copy: bool,
         later: bool = False,
     ) -> None:
         """Write entries that lie back to back in one segment, then their index units.
@@ -254,11 +269,12 @@ class LedgerWriter(LedgerReader):
         file = self._log.last
         if first.position >= file.end:
             file = self._roll(file)
+        file.holds_new |= not is_copy
         if later:
             (entry,) = parts
             file.write_later(first.position, entry)
         else:
-            file.write(first.position, parts, through_map=through_map)
+            file.write(first.position, parts, through_map=self._through_map and not is_copy)
         self._index.write(refs)
         recent = self._recent
         if first is not last:
@@ -273,6 +289,8 @@ class LedgerWriter(LedgerReader):
         file = self._log.roll()
         filler = encode_filler(full.end - self.end.position)
         full.write(self.end.position, [filler], through_map=self._through_map)
+        if not full.holds_new:
+            self._copied.append(full)
         return file
 
 

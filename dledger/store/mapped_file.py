@@ -27,6 +27,7 @@ class MappedFile:
         self.size = size
         self.end = position + size  # the position behind the last byte
         self.is_dirty = False  # written since the last sync began
+        self.holds_new = False  # not only copies of what others have long had
         self._disk = disk
         self._region = region
         self._bytes: memoryview | None = None
@@ -133,6 +134,11 @@ class MappedFile:
         if self._region is not None:
             self._region.settled()
 
+    def leave_cache(self) -> None:
+        """Hear that nobody is likely to read of it soon: see `MappedRegion.leave_cache`."""
+        if self._region is not None:
+            self._region.leave_cache()
+
     def begin_sync(self) -> int | None:
         """Return the descriptor for a sync beside this process, which `end_sync` ends.
 
@@ -161,7 +167,7 @@ class MappedFile:
         self.path = path
         self.position = position
         self.end = position + self.size
-        self._is_filled = False
+        self._is_filled = self.holds_new = False
         if self._region is not None:
             self._region.path = path
 

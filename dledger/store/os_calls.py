@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 FDATASYNC_SEES_MAP = sys.platform == "linux"
 CAN_ADVISE = hasattr(mmap, "MADV_RANDOM")
+# Elsewhere the advice may throw away what was written, or there is none.
+CAN_LEAVE_CACHE = sys.platform == "linux"
 _HAS_PWRITEV = hasattr(os, "pwritev")
 _HAS_FDATASYNC = hasattr(os, "fdatasync")  # not macOS
 _FULL_SYNC: int | None = getattr(fcntl, "F_FULLFSYNC", None)  # macOS: fsync skips the drive's cache

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from dledger.entry import Buffer
 
 _PARTS_MAX = 512  # buffers of one pwritev; Linux allows 1024 (IOV_MAX)
+_LEAVE_SIZE = 16 * 1024 * 1024  # bytes of a file that leave the cache at a time
 _WRITE_SIZE_MAX = ZEROS_SIZE  # bytes of it, and for the same reason
 
 
@@ -117,6 +118,20 @@ class OsRegion:
         """See `MappedRegion.settled`. A node keeps thousands of such files open."""
         with self._lock:
             self._close_beside()
+
+    def leave_cache(self) -> None:
+        """See `MappedRegion.leave_cache`."""
+        if not os_calls.CAN_LEAVE_CACHE:
+            return
+        for start in range(0, self.size, _LEAVE_SIZE):
+            size = min(_LEAVE_SIZE, self.size - start)
+            with self._lock:
+                if self._is_closed:
+                    return
+                with contextlib.suppress(OSError):  # a hint
+                    # What is mapped stays; views see the same bytes, from the disk.
+                    self._map.madvise(mmap.MADV_DONTNEED, start, size)
+                    os.posix_fadvise(self._fd, start, size, os.POSIX_FADV_DONTNEED)
 
     def _sync_ended(self) -> None:
         with self._lock:

@@ -104,6 +104,17 @@ def test_a_follower_in_step_writes_as_it_is_told_to():
     assert all(follower.disk.through_map)
 
 
+def test_only_segments_full_of_copies_leave_the_cache():
+    """And only once what is in them has been taken in: it would be read from the disk."""
+    log = Log(*[1] * (4 * A_SEGMENT), size=BODY, store=STORE)
+    follower = follower_with(log, upto=3 * A_SEGMENT + 1, commit=2 * A_SEGMENT + 6)
+    store = follower.store
+
+    assert store.take_copied(A_SEGMENT) == [], "the last that was read lies in it"
+    assert [file.position for file in store.take_copied(store.end_index)] == [0, SEGMENT]
+    assert store.take_copied(store.end_index) == [], "each once"
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_what_was_written_so_is_there_after_a_power_loss_and_can_be_cut(seed):
     log = Log(*[1] * (4 * A_SEGMENT), size=BODY, store=STORE)

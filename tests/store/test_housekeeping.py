@@ -310,3 +310,31 @@ def test_a_state_goes_only_when_the_base_behind_it_is_durable():
     assert keeper.bases_found == []
     worker.do_all()
     assert keeper.bases_found == [store.base.index]
+
+
+def test_copies_leave_the_cache_once_a_checkpoint_has_made_them_durable():
+    house, events = House(), []
+    begin = house.store.begin_checkpoint
+
+    class Copied:
+        def leave_cache(self):
+            events.append("left")
+
+    def take_copied(index):
+        events.append(index)
+        return [Copied()]
+
+    def begin_checkpoint(commit_index):
+        ticket = begin(commit_index)
+        run = ticket.run
+        ticket.run = lambda: (run(), events.append("durable"))
+        return ticket
+
+    house.store.take_copied = take_copied
+    house.store.begin_checkpoint = begin_checkpoint
+    house.keeper.applied_index = lambda: 42
+
+    house.housekeeping.start_due()
+    house.worker.do_all()
+
+    assert events[:3] == [42, "durable", "left"]

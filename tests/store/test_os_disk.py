@@ -66,6 +66,24 @@ def test_many_parts_go_out_in_one_write(disk, path):
     region.close()
 
 
+def test_what_leaves_the_cache_is_read_from_the_disk(disk, path):
+    region = disk.allocate(path, 1 << 20, zero_size=0)
+    written = os.urandom(1 << 20)
+    region.write(0, [written], through_map=False)
+    region.write(5, [b"stored"], through_map=True)
+    held = region.view(0, 1 << 20)
+    assert held[5:11] == b"stored"
+
+    region.leave_cache()  # not synced yet: nothing is lost
+    region.sync()
+    region.leave_cache()
+
+    assert held == written[:5] + b"stored" + written[11:]
+    held.release()
+    region.close()
+    region.leave_cache()
+
+
 def test_little_is_written_by_one_call(disk, path, monkeypatch):
     """For large writes Linux takes memory that was free for long: see `dledger.store.zeros`."""
     calls, pwritev = [], os.pwritev
