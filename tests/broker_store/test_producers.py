@@ -14,13 +14,14 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from broker.message.batch import ProducerMark
 from broker.store.producers import (
     IDLE_MAX_MS,
+    PRODUCERS_MAX,
     RUNS_MAX,
     Producer,
     ProducerTable,
     Run,
     SequenceState,
 )
-from broker.store.runs import Lane, RecordRun
+from broker.store.runs import Lane, RecordRun, RunReader
 
 KEY = (1, "orders", 0)
 
@@ -135,6 +136,14 @@ def test_who_is_the_longest_idle_is_the_same_however_seldom_it_is_asked_for(seed
         assert len(table) == len(model)
     rows = msgpack.unpackb(table.snapshot())[1]
     assert [(row[0], row[4], row[3]) for row in rows] == [(n, *seen) for n, seen in model.items()]
+
+
+def test_lanes_are_kept_of_as_many_producers_as_are_remembered():
+    """Or each of their messages in turn finds all lanes forgotten, and makes its own anew."""
+    reader = RunReader()
+    for number in range(PRODUCERS_MAX):
+        reader.make_lane(number.to_bytes(8, "little") + bytes(4) + b"t")
+    assert len(reader.lanes) == PRODUCERS_MAX
 
 
 def test_idle_producers_expire_by_the_time_in_the_log():
