@@ -188,7 +188,8 @@ class Registry:
         self._what = what
         self._handlers: dict[int, Handler] = {}
         self._run_handlers: dict[int, RunHandler] = {}
-        self._frame_run_handlers: dict[int, FrameRunHandler] = {}
+        # By code, what takes frames that were read together.
+        self.frame_run_handlers: dict[int, FrameRunHandler] = {}
         self._leader_only: set[int] = set()
         self._is_serving = is_serving
         self._forward = forward
@@ -211,7 +212,7 @@ class Registry:
             if (run_code := getattr(method, _HANDLES_RUNS, None)) is not None:
                 self._run_handlers[int(run_code)] = getattr(family, name)
             if (run_code := getattr(method, _HANDLES_FRAME_RUNS, None)) is not None:
-                self._frame_run_handlers[int(run_code)] = getattr(family, name)
+                self.frame_run_handlers[int(run_code)] = getattr(family, name)
             for code, on_leader in getattr(method, _HANDLES, []):
                 assert code not in self._handlers, f"two handlers for {code!r}"
                 self._handlers[int(code)] = getattr(family, name)
@@ -247,7 +248,7 @@ class Registry:
 
     def on_run(self, session: Session, run: FrameGroup, *, ends_pass: bool) -> bool:
         """Handle requests that are alike all at once; return False, with nothing done, if not."""
-        handler = self._frame_run_handlers.get(run.code)
+        handler = self.frame_run_handlers.get(run.code)
         if handler is None or not self._is_serving():
             return False
         if not handler(session, run, self.dispatch):

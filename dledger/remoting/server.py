@@ -307,6 +307,8 @@ class RemotingServer:
                     while pieces:
                         if many := self._serve_first(session, pieces, turns):
                             await turns.serve(many)
+                        if self._must_wait(session, pieces, turns):
+                            await session.wait_for_room()
                     self._serve_now(session, connection, turns, pieces)
                     if not pieces:
                         break
@@ -345,6 +347,8 @@ class RemotingServer:
                 if many := self._serve_first(session, left, turns):
                     left.appendleft(many)
                     break
+                if self._must_wait(session, left, turns):
+                    break
         session.flush()
         size = connection.partial_size
         if size or self._partials.total:
@@ -378,15 +382,28 @@ class RemotingServer:
         else:
             commands = piece.commands()
         if len(commands) > turns.count_max:
-            if turns.has_open_pass:
-                # Before anybody waits: what was handled is answered behind the end of its pass, and
-                # these may be waiting for the room it takes, or never have their turn.
-                turns.has_open_pass = False
-                self._handler.on_commands(session, [], ends_pass=True)
+            self._end_pass(session, turns)
             return commands
         self._handler.on_commands(session, commands, ends_pass=ends_pass)
         turns.has_open_pass = not ends_pass
         return []
+
+    def _must_wait(
+        self, session: Session, left: deque[list[Command] | FrameGroup], turns: Turns
+    ) -> bool:
+        """Whether *left*, which came with what was handled, has to wait for the room it takes."""
+        if not left or not session.must_wait_for_room:
+            return False
+        self._end_pass(session, turns)
+        session.flush()
+        return True
+
+    def _end_pass(self, session: Session, turns: Turns) -> None:
+        # Before anybody waits: what was handled is answered behind the end of its pass, and others
+        # may be waiting for the room it takes, or never have their turn.
+        if turns.has_open_pass:
+            turns.has_open_pass = False
+            self._handler.on_commands(session, [], ends_pass=True)
 
     async def _refuse(
         self, session: Session, stream: ByteStream, error: RemoteProtocolError

@@ -210,3 +210,31 @@ async def test_a_run_in_front_of_too_many_requests_is_a_pass_that_ends(
 
     assert handler.told[:2] == [("run", 100, False), ("commands", 0, True)]
     assert sum(count for kind, count, _ in handler.told[1:]) == (many if answers else 0)
+
+
+@pytest.mark.parametrize("answers", [True, False])
+async def test_what_came_with_a_run_waits_for_the_room_that_the_run_takes(
+    network, nursery, autojump_clock, answers
+):
+    """A receive is many pieces, and a connection over its limit is not served one more of them."""
+    network.receive_size_max = 1 << 20
+    handler = ChargingPassHandler(answers=answers)
+    server = RemotingServer(
+        network,
+        host="127.0.0.1",
+        port=10912,
+        handler=handler,
+        on_run=handler.on_run,
+        flow=Flow(connection_size_max=99),
+    )
+    await nursery.start(server.serve)
+    stream = await network.connect("127.0.0.1", 10912)
+    run = [frame(10, opaque=1000 + n, ext_fields={"n": n}, body=b"b") for n in range(100)]
+    other = frame(10, opaque=1, serialization=SerializeType.JSON)
+
+    stream.send_now([b"".join([*run, other, *run, other])])
+    await trio.testing.wait_all_tasks_blocked()
+
+    first = [("run", 100, False), ("commands", 0, True)]
+    rest = [("commands", 1, False), *first, ("commands", 1, True)]
+    assert handler.told == (first + rest if answers else first)
