@@ -95,6 +95,7 @@ def test_what_was_not_built_is_done_in_python_and_said(monkeypatch):
         raise ImportError(f"No module named {name!r}")
 
     monkeypatch.setattr(importlib, "import_module", missing)
+    monkeypatch.delenv(compiled.PURE_PYTHON, raising=False)
 
     loops, told = compiled._choose()
 
