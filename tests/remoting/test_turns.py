@@ -182,6 +182,16 @@ class ChargingPassHandler(PassHandler):
         return super().on_run(session, run, ends_pass=ends_pass)
 
 
+async def connected_to(handler, network, nursery, *, flow):
+    """Return a connection to a server that takes runs, and much by one receive."""
+    network.receive_size_max = 1 << 20
+    server = RemotingServer(
+        network, host="127.0.0.1", port=10912, handler=handler, on_run=handler.on_run, flow=flow
+    )
+    await nursery.start(server.serve)
+    return await network.connect("127.0.0.1", 10912)
+
+
 @pytest.mark.parametrize("answers", [True, False])
 async def test_a_run_in_front_of_too_many_requests_is_a_pass_that_ends(
     network, nursery, autojump_clock, answers
@@ -190,18 +200,8 @@ async def test_a_run_in_front_of_too_many_requests_is_a_pass_that_ends(
 
     And if the connection ends meanwhile, nobody sees to what was taken.
     """
-    network.receive_size_max = 1 << 20
     handler = ChargingPassHandler(answers=answers)
-    server = RemotingServer(
-        network,
-        host="127.0.0.1",
-        port=10912,
-        handler=handler,
-        on_run=handler.on_run,
-        flow=Flow(size_max=1),
-    )
-    await nursery.start(server.serve)
-    stream = await network.connect("127.0.0.1", 10912)
+    stream = await connected_to(handler, network, nursery, flow=Flow(size_max=1))
     many = PASS_COUNT_FIRST + 1
     run = [frame(10, opaque=1000 + n, ext_fields={"n": n}, body=b"b") for n in range(100)]
     others = [frame(10, opaque=n, serialization=SerializeType.JSON) for n in range(many)]
@@ -217,18 +217,8 @@ async def test_what_came_with_a_run_waits_for_the_room_that_the_run_takes(
     network, nursery, autojump_clock, answers
 ):
     """A receive is many pieces, and a connection over its limit is not served one more of them."""
-    network.receive_size_max = 1 << 20
     handler = ChargingPassHandler(answers=answers)
-    server = RemotingServer(
-        network,
-        host="127.0.0.1",
-        port=10912,
-        handler=handler,
-        on_run=handler.on_run,
-        flow=Flow(connection_size_max=99),
-    )
-    await nursery.start(server.serve)
-    stream = await network.connect("127.0.0.1", 10912)
+    stream = await connected_to(handler, network, nursery, flow=Flow(connection_size_max=99))
     run = [frame(10, opaque=1000 + n, ext_fields={"n": n}, body=b"b") for n in range(100)]
     other = frame(10, opaque=1, serialization=SerializeType.JSON)
 
