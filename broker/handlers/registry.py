@@ -326,7 +326,8 @@ def begin_many(session: Session) -> float | None:
 def begin_each(session: Session, commands: Iterable[Command], begun: float | None) -> None:
     """Take note that *commands*, for which `begin_many` was asked, are answered each by itself."""
     if begun is not None and (known := open_requests_of(session)) is not None:
-        known.begin_each(commands, begun)
+        for command in commands:
+            known.begin(command, at=begun)
 
 
 def end_many(session: Session, code: int, begun: float | None, *, count: int) -> None:

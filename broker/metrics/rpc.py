@@ -13,7 +13,7 @@ from dledger.measures import Histogram
 from dledger.remoting.command import FLAG_ONEWAY
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
     from broker.metrics.families import Family
     from dledger.clock import Clock
@@ -93,22 +93,20 @@ class OpenRequests:
         self._begun: dict[int, float] = {}  # by opaque
         self._held: set[int] = set()
 
-    def begin(self, request: Command) -> None:
-        """Take note that *request* has arrived; one that waited and comes again has its time."""
+    def begin(self, request: Command, *, at: float | None = None) -> None:
+        """Take note that *request* has arrived; one that waited and comes again has its time.
+
+        Args:
+            request: that is answered by itself.
+            at: when it was, as `now` said; None: just now.
+        """
         latency, begun = self._latency, self._begun
         if latency is not None and len(begun) < BEGUN_MAX and not request.flag & FLAG_ONEWAY:
-            begun.setdefault(request.opaque, latency.clock.now())
+            begun.setdefault(request.opaque, latency.clock.now() if at is None else at)
 
     def now(self) -> float | None:
-        """Return the time, for `end_many`; None when nobody wants to know."""
+        """Return the time, for `begin` and `end_many`; None when nobody wants to know."""
         return None if self._latency is None else self._latency.clock.now()
-
-    def begin_each(self, requests: Iterable[Command], begun: float) -> None:
-        """Take note that *requests* came together at *begun*, and each is answered by itself."""
-        if self._latency is not None:
-            for request in requests:
-                if len(self._begun) < BEGUN_MAX and not request.flag & FLAG_ONEWAY:
-                    self._begun.setdefault(request.opaque, begun)
 
     def end_many(self, request_code: int, begun: float, *, count: int) -> None:
         """Take note that *count* requests that came together have succeeded together."""
