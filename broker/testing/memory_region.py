@@ -15,7 +15,7 @@ class MemoryRegion:
         """See `MappedRegion.read_ahead`."""
 
     def leave_cache(self) -> None:
-        pass
+        """See `MappedRegion.leave_cache`."""
 
     def settled(self) -> None:
         """See `MappedRegion.settled`."""

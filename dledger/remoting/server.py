@@ -308,6 +308,7 @@ class RemotingServer:
                         if many := self._serve_first(session, pieces, turns):
                             await turns.serve(many)
                         if self._must_wait(session, pieces, turns):
+                            session.flush()
                             await session.wait_for_room()
                     self._serve_now(session, connection, turns, pieces)
                     if not pieces:
@@ -395,7 +396,6 @@ class RemotingServer:
         if not left or not session.must_wait_for_room:
             return False
         self._end_pass(session, turns)
-        session.flush()
         return True
 
     def _end_pass(self, session: Session, turns: Turns) -> None:
