@@ -127,6 +127,8 @@ async def _topics(folder: Path, points: Sequence[int]) -> AsyncIterator[tuple[in
             costs = await _base_costs(probe, names)
             leader, follower = await probe.cost_of_sends(names)
             costs[SPREAD_LEADER.name], costs[SPREAD_FOLLOWER.name] = leader, follower
+            leader, follower = await probe.cost_of_sends(names, batch_count=256, in_flight=8)
+            costs[BATCHES_LEADER.name], costs[BATCHES_FOLLOWER.name] = leader, follower
             costs[SPREAD_RSS.name] = await probe.rss_mib()
             costs[START.name], costs[START_CPU.name] = await probe.restart(names[0])
             yield point, costs
@@ -134,6 +136,8 @@ async def _topics(folder: Path, points: Sequence[int]) -> AsyncIterator[tuple[in
 
 SPREAD_LEADER = Column(name="spread: leader us")
 SPREAD_FOLLOWER = Column(name="spread: follower us")
+BATCHES_LEADER = Column(name="spread by 256: leader us")
+BATCHES_FOLLOWER = Column(name="spread by 256: follower us")
 SPREAD_RSS = Column(name="RSS after MiB", floor=20.0)
 
 
@@ -258,9 +262,19 @@ AXES = (
     Axis(
         name="topics",
         what="topics of 8 queues",
-        note="One group; sends go to one of its topics, then (*spread*) to all queues of all.",
+        note="One group; sends go to one of its topics, then (*spread*) to all queues of all, "
+        "one by one and in batches of 256.",
         points=(1, 10, 100, 1000),
-        columns=(*_BASE, SPREAD_LEADER, SPREAD_FOLLOWER, SPREAD_RSS, START, START_CPU),
+        columns=(
+            *_BASE,
+            SPREAD_LEADER,
+            SPREAD_FOLLOWER,
+            BATCHES_LEADER,
+            BATCHES_FOLLOWER,
+            SPREAD_RSS,
+            START,
+            START_CPU,
+        ),
         measure=_topics,
     ),
     Axis(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import random
 from dataclasses import dataclass, replace
 from statistics import median
@@ -123,21 +124,29 @@ class Probe:
         *,
         queue_count: int = 8,
         body_size: int = 100,
+        batch_count: int = 1,
         in_flight: int = 1000,
     ) -> tuple[float, float]:
-        """Return leader's and one follower's processor us a message, medians of some rounds."""
+        """Return leader's and one follower's processor us a message, medians of some rounds.
+
+        Sends go to all queues of *topics* in turn, *in_flight* of *batch_count* messages each.
+        """
         leaders, followers = [], []
-        await self.send(
-            topics, queue_count=queue_count, body_size=body_size, in_flight=in_flight, seconds=0.3
+        send = functools.partial(
+            self.send,
+            topics,
+            queue_count=queue_count,
+            body_size=body_size,
+            batch_count=batch_count,
+            in_flight=in_flight,
         )
+        await send(seconds=0.3)
         for _ in range(ROUNDS):
             # A segment's zeros fall into some windows and not into others, and cost a node as much
             # as all else where the host has to find the memory.
             with warm_memory(taken_at_most(body_size, LOAD_SECONDS)):
                 before = self.group.cpu_seconds_by_node()
-                measured = await self.send(
-                    topics, queue_count=queue_count, body_size=body_size, in_flight=in_flight
-                )
+                measured = await send()
             await self.group.wait_until_equal()
             spent = await self.group.cpu_seconds_since(before)
             leader, *others = (1e6 * seconds / measured.written_count for seconds in spent)
