@@ -72,6 +72,19 @@ def test_nothing_speaks_of_one_machine(name):
     assert not re.search(r"/(?:home|root|work|Users|tmp/w)/", text_of(name))
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_every_row_of_a_table_has_as_many_cells_as_its_head(name):
+    odd, width = [], 0
+    for line in without_blocks(name).splitlines():
+        # A bar inside of a cell is written with a backslash.
+        cells = len(re.findall(r"(?<!\\)\|", line)) - 1 if line.startswith("|") else 0
+        if cells and width and cells != width:
+            odd.append(line)
+        width = width if cells and width else cells
+
+    assert odd == []
+
+
 def test_the_house_in_the_architecture_is_the_one_there_is():
     block = re.search(r"## The house.*?```text\n(.*?)```", text_of("docs/architecture.md"), re.S)[1]
     missing, folder = [], ""
