@@ -140,6 +140,8 @@ class BenchGroup:
     def compare_logs(self) -> tuple[int, int]:
         """Compare the logs of the stopped nodes byte for byte; return entries and bytes.
 
+        That of a group of one is read to its end, each entry's CRCs checked.
+
         A leader that stops hands over, and the next one may have begun its term with an entry that
         not all of them had any more.
 
@@ -148,6 +150,14 @@ class BenchGroup:
         """
         first, *others = (node.folder for node in self._group.nodes)
         stored = StoredLog.open(first)
+        if not others:
+            for _ in stored.walk():
+                pass
+            if stored.end.index < self._equal_index:
+                raise LoadError(
+                    f"the log of {first.name} ends at entry {stored.end.index}, and entry "
+                    f"{self._equal_index} was committed"
+                )
         results = compare(stored, [(other.name, StoredLog.open(other)) for other in others])
         for result in results:
             if result.difference or result.identical_index < self._equal_index:
