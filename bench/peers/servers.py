@@ -90,10 +90,19 @@ class Servers:
         until = time.perf_counter() + seconds
         while not is_ready():
             if any(process.poll() is not None for process in self._processes):
-                raise LoadError(f"{what}: a server has ended; its log is in {self.folder}")
+                raise LoadError(f"{what}: a server has ended; {self._last_words()}")
             if time.perf_counter() > until:
-                raise LoadError(f"{what} not after {seconds:g} s; logs are in {self.folder}")
+                raise LoadError(f"{what} not after {seconds:g} s; {self._last_words()}")
             time.sleep(_LOOK_SECONDS)
+
+    def _last_words(self) -> str:
+        """Return what each server printed last: their files go with them."""
+        told = {
+            path.stem: path.read_text("utf-8", errors="replace").strip()
+            for path in sorted(self.folder.glob("*.log"))
+        }
+        words = (f"{name}: {text.splitlines()[-1]}" for name, text in told.items() if text)
+        return "last words: " + ("; ".join(words) or "none")
 
     def cpu_seconds(self) -> float:
         """Return the processor time that all of them have spent."""
