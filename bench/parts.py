@@ -63,7 +63,11 @@ class Sizes:
 
 
 QUICK = Sizes(
-    kills=2, stops=1, transfers=2, restart_messages=(100_000,), steady_seconds=steady.SLICE_SECONDS
+    kills=2,
+    stops=1,
+    transfers=2,
+    restart_messages=(100_000,),
+    steady_seconds=3 * steady.SLICE_SECONDS,
 )
 
 
