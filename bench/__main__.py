@@ -6,7 +6,6 @@ import dataclasses
 import random
 import shutil
 import sys
-import tempfile
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -17,10 +16,11 @@ import trio
 from bench.failover import Unsettled
 from bench.measured import GroupReport, LoadError
 from bench.parts import PARTS, QUICK, PartReport, Sizes, choose_parts, memory_figure
-from bench.plan import Plan, choose, of_other_sizes, quick
+from bench.plan import BODY_SIZE_MAX, Plan, choose, of_other_sizes, quick
 from bench.plot import can_plot, plot
 from bench.report import json_of, markdown_of, print_figures, print_loads, write_json
 from bench.run import run_group
+from bench.scratch import check_writable, scratch_folder
 from broker.cli.output import first_leaf
 from broker.errors import BrokerError
 from dledger.config import FlushDiskType
@@ -40,7 +40,13 @@ _T = TypeVar("_T")
     "--quick", "is_quick", is_flag=True, help="One or two minutes: a look, no measurement."
 )
 @click.option("--only", metavar="NAMES", help="Loads whose names begin with one of these words.")
-@click.option("--body", "bodies", type=int, multiple=True, help="Size of bodies, in bytes.")
+@click.option(
+    "--body",
+    "bodies",
+    type=click.IntRange(1, BODY_SIZE_MAX),
+    multiple=True,
+    help="Size of bodies, in bytes.",
+)
 @click.option(
     "--nodes",
     type=click.Choice(["1", "3", "5"]),
@@ -109,7 +115,6 @@ def main(
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
         json_path = json_path or out / "figures.json"
         markdown_path = markdown_path or out / "figures.md"
         plot_path = plot_path or (out / "figures.png" if can_plot() else None)
@@ -117,21 +122,21 @@ def main(
             _say("no picture: matplotlib is not installed; pip install --group report")
     elif plot_path is not None and not can_plot():
         raise click.UsageError("--plot needs matplotlib; pip install --group report")
+    check_writable(json_path, markdown_path, plot_path)
     if profile_folder is not None:
-        profile_folder.mkdir(parents=True, exist_ok=True)
+        check_writable(profile_folder / "any")
     plans = [plan] if is_partial else [plan, *of_other_sizes(plan)]
     seconds_least = sum(each.seconds_least for each in plans)
     _say(f"{seconds_least:.0f} s of load, and the time to start, check and compare")
-    folder = Path(tempfile.mkdtemp(prefix="dledger-bench-", dir=data))
-    reports = [report for each in plans for report in _run_loads(each, folder)]
-    print_loads(reports)
-    part_reports = _run_parts(chosen_parts, sizes, folder)
+    with scratch_folder("dledger-bench-", where=data) as folder:
+        reports = [report for each in plans for report in _run_loads(each, folder)]
+        print_loads(reports)
+        part_reports = _run_parts(chosen_parts, sizes, folder)
     figures = [figure for part in part_reports for figure in part.figures]
     if (memory := memory_figure(reports)) is not None:
         figures.append(memory)
     print_figures(figures)
-    folder.rmdir()
-    content = json_of(reports, part_reports, plan)
+    content = json_of(reports, part_reports, figures, plan)
     if json_path is not None:
         write_json(json_path, content)
     if markdown_path is not None:
@@ -149,7 +154,8 @@ def _run_loads(plan: Plan, folder: Path) -> list[GroupReport]:
             if not plan.loads_for(body_size):
                 continue
             nodes = plan.node_count
-            _say(f"{nodes} nodes, {flush.value}, bodies of {body_size:,} bytes")
+            said = f"{nodes} node{'s' if nodes > 1 else ''}"
+            _say(f"{said}, {flush.value}, bodies of {body_size:,} bytes")
             home = folder / f"{nodes}-{flush.value.lower()}-{body_size}"
             run = partial(
                 run_group,
@@ -160,7 +166,7 @@ def _run_loads(plan: Plan, folder: Path) -> list[GroupReport]:
                 chance=random.Random(body_size),
                 say=_say,
             )
-            reports.append(_or_exit(partial(trio.run, run), home))
+            reports.append(_or_exit(partial(trio.run, run)))
     return reports
 
 
@@ -169,19 +175,19 @@ def _run_parts(names: list[str], sizes: Sizes, folder: Path) -> list[PartReport]
     for name in names:
         _say(f"{name}:")
         home = folder / name
-        reports += _or_exit(partial(PARTS[name], home, sizes), home)
+        reports += _or_exit(partial(PARTS[name], home, sizes))
         shutil.rmtree(home, ignore_errors=True)
     return reports
 
 
-def _or_exit(run: Callable[[], _T], home: Path) -> _T:
+def _or_exit(run: Callable[[], _T]) -> _T:
     try:
         return run()
     except (*_EXPECTED, BaseExceptionGroup) as error:
         cause = first_leaf(error)
         if not isinstance(cause, _EXPECTED):
             raise
-        _say(f"stopped: {cause}; data and logs of the nodes are kept in {home}")
+        _say(f"stopped: {cause}")
         sys.exit(1)
 
 

@@ -14,7 +14,6 @@ import contextvars
 import random
 import socket
 import sys
-import tempfile
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
@@ -25,6 +24,7 @@ import trio
 import broker
 from bench.frames import FrameRing
 from bench.raw_load import acknowledged_opaques
+from bench.scratch import scratch_folder
 from broker.cli.local_group import GroupPlan, LocalGroup, find_base_port
 from broker.message.model import HostAddress
 from broker.node import Node
@@ -315,10 +315,10 @@ def _lines(counter: CallCounter, leader: str, message_count: int, *, top: int) -
 def main(flush: str, message_count: int, top: int) -> None:
     """Count the function calls of one message, nothing else being under way."""
     mode = FlushDiskType.SYNC_FLUSH if flush == "sync" else FlushDiskType.ASYNC_FLUSH
-    with tempfile.TemporaryDirectory(prefix="bench-calls-") as folder:
+    with scratch_folder("bench-calls-") as folder:
 
         async def run() -> tuple[CallCounter, str]:
-            return await count_calls(Path(folder), flush=mode, message_count=message_count)
+            return await count_calls(folder, flush=mode, message_count=message_count)
 
         counter, leader = trio.run(run, clock=StoppableClock())
     for line in _lines(counter, leader, message_count, top=top):

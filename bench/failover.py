@@ -16,12 +16,11 @@ acknowledged must be there, once.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import random
-import shutil
 import signal
 import sys
-import tempfile
 from collections import Counter
 from pathlib import Path
 from statistics import median
@@ -30,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 import broker
+from bench.scratch import scratch_folder
 from broker.cli.ask import ask_group
 from broker.cli.local_group import GroupPlan, LocalGroup, find_base_port
 from broker.cli.node_reader import read_topic
@@ -253,24 +253,33 @@ def measure(
 
 def main(arguments: list[str] | None = None) -> int:
     """Measure, print, and return the exit code: 1 when anything was lost, doubled or refused."""
-    parser = argparse.ArgumentParser(description="time from a leader's death to the next ack")
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--signal", choices=("KILL", "STOP"), default="KILL")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.failover",
+        description="time from a leader's death to the next acknowledgement",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--kills", type=int, default=20, help="leaders that die")
+    parser.add_argument(
+        "--signal", choices=("KILL", "STOP"), default="KILL", help="what they are sent"
+    )
     parser.add_argument("--transfer", action="store_true", help="hand the lead over instead")
-    parser.add_argument("--flush", choices=("sync", "async"), default="sync")
+    parser.add_argument(
+        "--flush", choices=("sync", "async"), default="sync", help="what an ack stands on"
+    )
     parser.add_argument("--keep", type=Path, help="use this folder, and leave it behind")
     parser.add_argument("--json", type=Path, help="write the figures there")
     options = parser.parse_args(arguments)
-    folder = options.keep or Path(tempfile.mkdtemp(prefix="dledger-failover-"))
     number = None if options.transfer else signal.Signals[f"SIG{options.signal}"]
     flush = FlushDiskType(f"{options.flush.upper()}_FLUSH")
     what = "the lead handed over" if number is None else f"{number.name} to the leader"
     print(f"{what}, {options.kills} times, {options.flush} flush")
-    try:
-        result = measure(folder, number, flush=flush, kills=options.kills)
-    except Unsettled as error:
-        print(f"stopped: {error}; see {folder}", file=sys.stderr)
-        return 1
+    kept = contextlib.nullcontext(options.keep) if options.keep else None
+    with kept or scratch_folder("dledger-failover-") as folder:
+        try:
+            result = measure(folder, number, flush=flush, kills=options.kills)
+        except Unsettled as error:
+            print(f"stopped: {error}", file=sys.stderr)
+            sys.exit(1)
     figures = f"p50 {result['p50_ms']} ms, max {result['max_ms']} ms"
     if number is None:
         print(f"slowest request {figures}; {result['before_ms']} ms just before at most")
@@ -281,8 +290,6 @@ def main(arguments: list[str] | None = None) -> int:
         print(failure)
     if options.json:
         options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    if not options.keep:
-        shutil.rmtree(folder, ignore_errors=True)
     return 1 if result["failed_sends"] else 0
 
 

@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import asyncio  # noqa: TID251 - one of the things compared
 import statistics
-import tempfile
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
 import trio
 
 import broker
 import broker.sync
 from bench.group import BenchGroup
+from bench.scratch import scratch_folder
 from dledger.config import MIB, FlushDiskType
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 SECONDS = 2.0
 ROUNDS = 3
@@ -160,10 +161,11 @@ async def _start(folder: Path) -> BenchGroup:
     return group
 
 
+@click.command()
 def main() -> None:
-    """Measure and print."""
-    with tempfile.TemporaryDirectory(prefix="dledger-bench-") as folder:
-        group = trio.run(_start, Path(folder))
+    """Measure the client under trio, under asyncio and without a loop, on one node: a minute."""
+    with scratch_folder("dledger-bench-") as folder:
+        group = trio.run(_start, folder)
         try:
             rates: dict[str, list[float]] = {name: [] for name in LOADS}
             for _ in range(ROUNDS):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import random
 import sys
-import tempfile
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,6 +20,7 @@ import trio
 import broker
 from bench.frames import FrameRing
 from bench.group import BenchGroup
+from bench.scratch import scratch_folder
 from broker.cli.local_group import GroupPlan
 from broker.config import BrokerConfig
 from broker.errors import BrokerError
@@ -279,8 +279,8 @@ def main(seconds: float, data: Path | None) -> None:
     if not Path("/proc/self/status").exists():
         print("skipped: the memory of another process is read from /proc, which is not there")
         sys.exit(0)
-    with tempfile.TemporaryDirectory(prefix="dledger-flood-", dir=data) as folder:
-        trio.run(lambda: flood(Path(folder), seconds=seconds))
+    with scratch_folder("dledger-flood-", where=data) as folder:
+        trio.run(lambda: flood(folder, seconds=seconds))
 
 
 if __name__ == "__main__":

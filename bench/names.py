@@ -14,7 +14,6 @@ import json
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 import zlib
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from bench.machine import machine_line, machine_of
 from bench.measured import LoadError
 from bench.peers.servers import anonymous_rss, free_ports
 from bench.report import markdown_table
+from bench.scratch import check_writable, scratch_folder
 from broker.cli.processes import ending_with_us
 from broker.config import RouteMode
 from broker.nameserver.registrations import BROKERS_MAX
@@ -248,10 +248,11 @@ def main(
     json_path: Path | None,
 ) -> None:
     """Measure what a name server's work costs, and reckon how many groups one can serve."""
+    check_writable(markdown_path, json_path)
     rows = []
-    with tempfile.TemporaryDirectory(prefix="dledger-names-") as folder:
+    with scratch_folder("dledger-names-") as folder:
         for count in counts or (10, 100, 1000):
-            home = Path(folder) / str(count)
+            home = folder / str(count)
             try:
                 found = measure(home, group_count=groups, topic_count=count, route_count=routes)
             except LoadError as error:

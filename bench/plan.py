@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 QUEUE_COUNT = 4
 MANY_QUEUES = 64
+BODY_SIZE_MAX = 4 * MIB  # what nodes take, by default
 BIG_BODY = 16 * KIB  # from here on a body is big, and loads are few
 _FRAME_SIZE_MAX = 2 * MIB  # of a batch
 _UNDER_WAY_MAX = 16 * MIB  # bytes of one connection that nodes have unanswered

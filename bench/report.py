@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Table
-
 from bench.machine import machine_line, machine_of
+from bench.tables import print_table
 from bench.warm import gives_memory_back
 
 if TYPE_CHECKING:
@@ -32,6 +29,7 @@ LOAD_HEADS = (
     "RSS MiB",
     "",
 )
+FIGURE_HEADS = ("what", "figure", "goal")
 _LEGEND = (
     "us: processor time a message, of each node, the leader first, and of the process that makes "
     "the load; RSS: of the largest node afterwards, mapped files not counted"
@@ -59,36 +57,26 @@ def title_of(report: GroupReport) -> str:
 
 def proof_of(report: GroupReport) -> str:
     """Return what was proved of a group after its loads."""
-    return (
-        f"{report.message_count:,} messages acknowledged and there; logs of "
-        f"{report.entry_count:,} entries, {report.log_size / 1e6:,.0f} MB, identical on all nodes"
+    size = f"{report.entry_count:,} entries, {report.log_size / 1e6:,.0f} MB"
+    logs = f"logs of {size}, identical on all nodes"
+    return f"{report.message_count:,} messages acknowledged and there; " + (
+        logs if report.node_count > 1 else f"a log of {size}, every entry whole"
     )
 
 
 def print_loads(reports: Sequence[GroupReport]) -> None:
     """Print one table a group."""
-    console = _console()
     for report in reports:
-        table = Table(title=title_of(report))
-        for head in LOAD_HEADS:
-            table.add_column(
-                head, justify="left" if head in ("load", "") else "right", no_wrap=True
-            )
-        for line in report.lines:
-            table.add_row(*load_cells(line))
-        console.print(table)
-        console.print(f"{_LEGEND}\n{proof_of(report)}")
+        rows = [load_cells(line) for line in report.lines]
+        print_table(title_of(report), LOAD_HEADS, rows, left=("load", ""))
+        print(f"{_LEGEND}\n{proof_of(report)}")
 
 
 def print_figures(figures: Sequence[Figure]) -> None:
     """Print what is no load."""
-    table = Table(title="failures, starts, minutes")
-    for head in ("what", "figure", "goal"):
-        table.add_column(head)
-    for figure in figures:
-        table.add_row(figure.what, figure.text, figure.verdict)
     if figures:
-        _console().print(table)
+        rows = [(figure.what, figure.text, figure.verdict) for figure in figures]
+        print_table("failures, starts, minutes", FIGURE_HEADS, rows, left=FIGURE_HEADS)
 
 
 def markdown_of(
@@ -106,7 +94,7 @@ def markdown_of(
         text += ["", proof_of(report) + ".", ""]
     if figures:
         text += markdown_table(
-            ("what", "figure", "goal"),
+            FIGURE_HEADS,
             ([figure.what, figure.text, figure.verdict] for figure in figures),
         )
         text.append("")
@@ -120,7 +108,10 @@ def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[
 
 
 def json_of(
-    reports: Sequence[GroupReport], parts: Sequence[PartReport], plan: Plan
+    reports: Sequence[GroupReport],
+    parts: Sequence[PartReport],
+    figures: Sequence[Figure],
+    plan: Plan,
 ) -> dict[str, Any]:
     """Return all figures, with what they were measured on."""
     return {
@@ -129,14 +120,10 @@ def json_of(
         "seconds": plan.seconds,
         "groups": [asdict(report) for report in reports],
         "parts": {part.name: part.raw for part in parts},
-        "figures": [asdict(figure) for part in parts for figure in part.figures],
+        "figures": [asdict(figure) for figure in figures],
     }
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write figures for machines."""
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-
-
-def _console() -> Console:
-    return Console(width=None if sys.stdout.isatty() else 150)

@@ -20,7 +20,6 @@ import shutil
 import signal
 import statistics
 import sys
-import tempfile
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -33,6 +32,7 @@ from bench import raw_load
 from bench.frames import FrameRing
 from bench.group import BenchGroup
 from bench.measured import LoadError
+from bench.scratch import check_writable, scratch_folder
 from bench.warm import taken_at_most, warm_memory
 from broker.cli.ask import ask_group, ask_node
 from broker.cli.output import first_leaf
@@ -278,20 +278,20 @@ def main(
     messages: int, body: int, flush: str, segment: int, data: Path | None, json_path: Path | None
 ) -> None:
     """Measure how long a group needs to start and to fill a member again."""
-    folder = Path(tempfile.mkdtemp(prefix="dledger-restart-", dir=data))
+    check_writable(json_path)
     kind = FlushDiskType(f"{flush.upper()}_FLUSH")
-    try:
-        found = measure(
-            folder,
-            flush=kind,
-            body_size=body,
-            message_count=messages,
-            segment_size=segment * MIB,
-        )
-    except LoadError as error:
-        print(f"stopped: {error}; data and logs of the nodes are kept in {folder}", file=sys.stderr)
-        sys.exit(1)
-    shutil.rmtree(folder)
+    with scratch_folder("dledger-restart-", where=data) as folder:
+        try:
+            found = measure(
+                folder,
+                flush=kind,
+                body_size=body,
+                message_count=messages,
+                segment_size=segment * MIB,
+            )
+        except LoadError as error:
+            print(f"stopped: {error}", file=sys.stderr)
+            sys.exit(1)
     print(f"{found['messages']:,} messages of {body} bytes, {flush} flush")
     for what, seconds in found["seconds"].items():
         print(f"  {seconds:8.2f} s  {what}")

@@ -83,8 +83,8 @@ class GroupRun:
                 result = await self._measure(load)
                 rounds[load].append(result)
                 self._say(
-                    f"round {number + 1} {load.name}: {result.measured.rate:,.0f}/s, "
-                    f"p50 {result.measured.p50:.2f} ms, p99 {result.measured.p99:.2f} ms"
+                    f"round {number + 1} {load.name}: {result.measured.rate:,.0f}/s"
+                    f"{_latency_text(result.measured)}"
                 )
         await self._check_ends()
         return rounds
@@ -282,7 +282,12 @@ async def run_group(
         with trio.CancelScope(shield=True):
             await group.stop()
     entry_count, log_size = await trio.to_thread.run_sync(group.compare_logs)
-    say(f"logs of {entry_count:,} entries in {log_size:,} bytes are identical on all nodes")
+    size = f"{entry_count:,} entries in {log_size:,} bytes"
+    say(
+        f"logs of {size} are identical on all nodes"
+        if plan.node_count > 1
+        else f"a log of {size}, every entry whole"
+    )
     shutil.rmtree(folder)
     return GroupReport(
         node_count=plan.node_count,
@@ -297,6 +302,13 @@ async def run_group(
         entry_count=entry_count,
         log_size=log_size,
     )
+
+
+def _latency_text(measured: Measured) -> str:
+    """Return what a load's answers took, with a comma in front; nothing where none are timed."""
+    if not measured.p50:
+        return ""
+    return f", p50 {measured.p50:.2f} ms, p99 {measured.p99:.2f} ms"
 
 
 @contextlib.contextmanager

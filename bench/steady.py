@@ -10,7 +10,6 @@ import json
 import random
 import shutil
 import sys
-import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -27,6 +26,7 @@ from bench.frames import FrameRing
 from bench.group import BenchGroup
 from bench.measured import LoadError
 from bench.plan import LOADS, QUEUE_COUNT, Kind
+from bench.scratch import check_writable, scratch_folder
 from broker.cli.local_group import GroupPlan
 from broker.cli.output import first_leaf
 from dledger.config import GIB, MIB, FlushDiskType
@@ -177,14 +177,15 @@ def main(
     name: str, seconds: float, body: int, flush: str, data: Path | None, json_path: Path | None
 ) -> None:
     """Send for two minutes and see whether the last third is as fast as the first."""
-    folder = Path(tempfile.mkdtemp(prefix="dledger-steady-", dir=data))
+    check_writable(json_path)
     load = next(load for load in LOADS if load.name == name)
     kind = FlushDiskType(f"{flush.upper()}_FLUSH")
-    try:
-        found = measure(folder, load, flush=kind, body_size=body, seconds=seconds)
-    except LoadError as error:
-        print(f"stopped: {error}; data and logs of the nodes are kept in {folder}", file=sys.stderr)
-        sys.exit(1)
+    with scratch_folder("dledger-steady-", where=data) as folder:
+        try:
+            found = measure(folder, load, flush=kind, body_size=body, seconds=seconds)
+        except LoadError as error:
+            print(f"stopped: {error}", file=sys.stderr)
+            sys.exit(1)
     print(
         f"{name}: {found['rate_first']:,.0f}/s in the first third, {found['rate_last']:,.0f}/s in "
         f"the last: {found['rate_ratio']:.2f}x, {found['percent_a_minute']:+.1f} % a minute; "

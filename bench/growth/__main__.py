@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 import trio
-from rich.console import Console
-from rich.table import Table
 
 from bench.growth.axes import AXES, Axis, choose_axes
 from bench.machine import machine_line, machine_of
 from bench.measured import LoadError
+from bench.scratch import check_writable, scratch_folder
+from bench.tables import print_table
 from broker.cli.output import first_leaf
 from broker.errors import BrokerError
 
@@ -50,6 +49,7 @@ def main(
         raise click.UsageError(str(error)) from None
     if wanted and len(axes) != 1:
         raise click.UsageError("--points goes with one name in --only")
+    check_writable(json_path, markdown_path)
     tables = []
     for axis in axes:
         chosen = wanted or [point for point in axis.points if most is None or point <= most]
@@ -71,27 +71,22 @@ def main(
 
 def _run(axis: Axis, points: list[int], data: Path | None) -> GrowthTable | None:
     """Measure one axis; None, and the reason told, where that fails: the others go on."""
-    folder = Path(tempfile.mkdtemp(prefix="dledger-growth-", dir=data))
     try:
-        return trio.run(axis.run, folder / axis.name, points, _say)
+        with scratch_folder("dledger-growth-", where=data) as folder:
+            return trio.run(axis.run, folder / axis.name, points, _say)
     except (LoadError, BrokerError, BaseExceptionGroup) as error:
         cause = first_leaf(error)
         if not isinstance(cause, (LoadError, BrokerError)):
             raise
         _say(f"{axis.name} is left out: {cause}")
         return None
-    finally:
-        folder.rmdir()
 
 
 def _print(table: GrowthTable) -> None:
     head, *rows = table.cells()
-    shown = Table(title=f"by {table.axis}", caption=table.note)
-    for name in head:
-        shown.add_column(name, justify="right")
-    for row in rows:
-        shown.add_row(*(cell.replace("**", "") for cell in row))
-    Console(width=None if sys.stdout.isatty() else 150).print(shown)
+    plain = [[cell.replace("**", "") for cell in row] for row in rows]
+    print_table(f"by {table.axis}", head, plain)
+    print(table.note)
 
 
 def _say(text: str) -> None:

@@ -5,13 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from bench.machine import machine_line, machine_of
 from bench.measured import LoadError
@@ -24,6 +21,8 @@ from bench.peers.rabbit import RabbitMq
 from bench.peers.redis import Redis
 from bench.peers.servers import MissingProgramError
 from bench.report import markdown_table
+from bench.scratch import check_writable, scratch_folder
+from bench.tables import print_table
 from bench.warm import gives_memory_back, taken_at_most, warm_memory
 
 if TYPE_CHECKING:
@@ -76,6 +75,7 @@ def main(
     names = [name.strip() for name in only.split(",")] if only else list(_PEERS)
     if unknown := [name for name in names if name not in _PEERS]:
         raise click.UsageError(f"no peer is called {unknown[0]}; there are {', '.join(_PEERS)}")
+    check_writable(json_path, markdown_path)
     outcomes: Outcomes = {}
     has_failed = False
     sizes = bodies or (SMALL, LARGE)
@@ -112,18 +112,12 @@ def main(
 
 
 def _measure(name: str, body: int, seconds: float, *, is_warm: bool) -> Outcome:
-    folder = Path(tempfile.mkdtemp(prefix="bench-peers-"))
-    try:
+    with scratch_folder("bench-peers-") as folder:
         peer = _PEERS[name](folder / name, body_size=body)
         try:
-            outcome = _ask(
-                peer, seconds / _SHORT if body > SMALL else seconds, body, is_warm=is_warm
-            )
+            return _ask(peer, seconds / _SHORT if body > SMALL else seconds, body, is_warm=is_warm)
         finally:
             peer.close()
-    finally:
-        folder.rmdir()
-    return outcome
 
 
 def _ask(peer: Peer | Ours, seconds: float, body: int, *, is_warm: bool) -> Outcome:
@@ -229,24 +223,20 @@ def _rows(medians: dict[tuple[str, int], Outcome], body: int) -> list[list[str]]
 
 
 def _print(medians: dict[tuple[str, int], Outcome], body: int) -> None:
-    table = Table(title=f"three replicas, bodies of {body:,} bytes; medians")
     rows = _rows(medians, body)
     used = [at for at in range(len(_COLUMNS)) if any(row[at] for row in rows)]
-    for at in used:
-        table.add_column(_COLUMNS[at], justify="left" if at < 2 else "right")
-    for row in rows:
-        table.add_row(*(row[at] for at in used))
-    _console().print(table)
+    print_table(
+        f"three replicas, bodies of {body:,} bytes; medians",
+        [_COLUMNS[at] for at in used],
+        [[row[at] for at in used] for row in rows],
+        left=_COLUMNS[:2],
+    )
 
 
 def _print_goals(found: Sequence[Standing]) -> None:
-    table = Table(title="beside the goals")
-    for head in HEADS:
-        table.add_column(head, justify="left" if head in ("flush", "what", "") else "right")
-    for standing in found:
-        table.add_row(*standing.cells())
     if found:
-        _console().print(table)
+        rows = [standing.cells() for standing in found]
+        print_table("beside the goals", HEADS, rows, left=("flush", "what", ""))
     if len(found) < len(GOALS):
         _say(f"{len(GOALS) - len(found)} of {len(GOALS)} goals were not measured on both sides")
 
@@ -309,10 +299,6 @@ def _write(
         ],
     }
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-
-
-def _console() -> Console:
-    return Console(width=None if sys.stdout.isatty() else 190)
 
 
 def _say(text: str) -> None:

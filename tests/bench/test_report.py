@@ -69,7 +69,7 @@ def test_markdown_says_where_memory_was_made_ready(monkeypatch, does):
 
 
 def test_the_picture_shows_what_was_measured_and_what_was_not(tmp_path):
-    content = json_of([report(), report("ASYNC_FLUSH")], [], Plan())
+    content = json_of([report(), report("ASYNC_FLUSH")], [], [], Plan())
     content["parts"] = {"transfers": {"times_ms": [30.0, 40.0]}}
     write_json(tmp_path / "figures.json", content)
     plot(json.loads((tmp_path / "figures.json").read_text()), tmp_path / "figures.png")
