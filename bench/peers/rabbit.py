@@ -88,6 +88,8 @@ class RabbitMq(ForeignPeer):
                     "RABBITMQ_MNESIA_BASE": str(home / "mnesia"),
                     "RABBITMQ_LOG_BASE": str(home / "log"),
                     "RABBITMQ_DIST_PORT": str(ports[3 + number]),
+                    # The script becomes the server, and not its parent, which would die alone.
+                    "RUNNING_UNDER_SYSTEMD": "1",
                 }
                 self.servers.start(f"q{number}", [program], environment=environment)
             self.servers.wait_until(
