@@ -114,3 +114,5 @@ class ThreadWorker:
                 self._token.run_sync_soon(done, failure)
             except trio.RunFinishedError:
                 return
+            # The next may be long in coming, and a job holds what it wrote: megabytes of units.
+            del item, job, done, failure
