@@ -8,6 +8,7 @@ whose numbers follow one another are a *run*: it is checked, appended and acknow
 from __future__ import annotations
 
 import struct
+import sys
 from typing import TYPE_CHECKING, NamedTuple
 
 from broker.store import compiled
@@ -48,7 +49,8 @@ class Targets:
         """Return a new target and remember it."""
         if len(self.by_bytes) >= TARGETS_MAX:
             self.by_bytes.clear()
-        target = self.by_bytes[packed] = Target((producer_id, topic, queue_id))
+        # Of all targets one object.
+        target = self.by_bytes[packed] = Target((producer_id, sys.intern(topic), queue_id))
         return target
 
 

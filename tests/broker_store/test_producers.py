@@ -83,6 +83,25 @@ def test_the_runs_of_a_queue_that_many_write_to_take_little_memory():
     assert held < 50 * RUNS_MAX
 
 
+def test_rows_of_the_busy_are_not_kept_packed():
+    """Of 64 runs each is up to a kilobyte, and would be packed anew for the next state."""
+    table = ProducerTable()
+    for number in range(RUNS_MAX):
+        record(table, number, 1, offset=4 * number)
+        table.snapshot()
+        assert not table.get(KEY).packed
+
+    first = table.snapshot()  # idle since the one before
+    assert table.get(KEY).packed in first
+    assert len(table.get(KEY).packed) > RUNS_MAX
+    assert table.snapshot() == first
+    record(table, RUNS_MAX, 1, offset=4 * RUNS_MAX)
+    changed = table.snapshot()
+    restored = ProducerTable()
+    restored.restore(msgpack.unpackb(changed))
+    assert restored.snapshot() == changed != first
+
+
 def test_any_sequence_of_64_bits_can_be_remembered():
     table = ProducerTable()
     highest = (1 << 64) - 2

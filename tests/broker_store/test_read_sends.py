@@ -329,6 +329,16 @@ def test_rows_that_are_none_are_refused():
     assert compiled.loops.records_of(data, sends.rows, 1, 1) == b""
 
 
+def test_targets_share_the_name_of_their_topic():
+    targets = Targets()
+    first, second = (
+        targets.make(b"%d" % number, 1, b"orders of today".decode(), number) for number in range(2)
+    )
+
+    assert first.topic is second.topic
+    assert first.key[1] is second.key[1] is first.topic
+
+
 def test_what_is_known_of_targets_has_a_bound():
     targets = Targets()
     for number in range(TARGETS_MAX + 1):
