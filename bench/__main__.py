@@ -61,7 +61,12 @@ _T = TypeVar("_T")
     metavar="NAMES",
     help=f"What else: {', '.join(PARTS)}, all or none. [all; none with --only, --quick or --nodes]",
 )
-@click.option("--ten-million", is_flag=True, help="Starts with 10 million messages as well.")
+@click.option(
+    "--no-ten-million",
+    "is_without_ten_million",
+    is_flag=True,
+    help="No starts with 10 million messages: some minutes, and 8 GB of disk, less.",
+)
 @click.option("--out", type=_PATH, help="Write figures.json, figures.md and figures.png there.")
 @click.option("--json", "json_path", type=_PATH, help="Write figures there.")
 @click.option("--markdown", "markdown_path", type=_PATH, help="Write tables there.")
@@ -83,7 +88,7 @@ def main(
     seconds: float | None,
     cold_memory: bool,
     parts: str | None,
-    ten_million: bool,
+    is_without_ten_million: bool,
     out: Path | None,
     json_path: Path | None,
     markdown_path: Path | None,
@@ -94,8 +99,8 @@ def main(
     """Measure a group of real nodes on this machine, and prove what it acknowledged."""
     plan = quick() if is_quick else Plan()
     sizes = QUICK if is_quick else Sizes()
-    if ten_million:
-        sizes = dataclasses.replace(sizes, restart_messages=(1_000_000, 10_000_000))
+    if is_without_ten_million:
+        sizes = dataclasses.replace(sizes, restart_messages=sizes.restart_messages[:1])
     is_partial = bool(only or is_quick or nodes)
     if parts is None and is_partial:
         parts = "none"
@@ -128,27 +133,45 @@ def main(
     plans = [plan] if is_partial else [plan, *of_other_sizes(plan)]
     seconds_least = sum(each.seconds_least for each in plans)
     _say(f"{seconds_least:.0f} s of load, and the time to start, check and compare")
-    with scratch_folder("dledger-bench-", where=data) as folder:
-        reports = [report for each in plans for report in _run_loads(each, folder)]
-        print_loads(reports)
-        part_reports = _run_parts(chosen_parts, sizes, folder)
+    reports: list[GroupReport] = []
+    part_reports: list[PartReport] = []
+    stopped = ""
+    try:
+        with scratch_folder("dledger-bench-", where=data) as folder:
+            try:
+                for each in plans:
+                    _run_loads(each, folder, reports)
+            finally:
+                print_loads(reports)
+            _run_parts(chosen_parts, sizes, folder, part_reports)
+    except _StoppedError as error:
+        # What was measured before is worth having: it may have taken an hour.
+        stopped = str(error)
+        _say(f"stopped: {stopped}")
     figures = [figure for part in part_reports for figure in part.figures]
     if (memory := memory_figure(reports)) is not None:
         figures.append(memory)
     print_figures(figures)
-    content = json_of(reports, part_reports, figures, plan)
+    content = json_of(reports, part_reports, figures, plan, stopped=stopped)
     if json_path is not None:
         write_json(json_path, content)
     if markdown_path is not None:
         command = "python -m bench" + "".join(f" {word}" for word in sys.argv[1:])
-        markdown_path.write_text(markdown_of(reports, figures, plan, command), encoding="utf-8")
-    if plot_path is not None:
+        text = markdown_of(reports, figures, plan, command, stopped=stopped)
+        markdown_path.write_text(text, encoding="utf-8")
+    if plot_path is not None and (reports or part_reports):
         plot(content, plot_path)
         _say(f"drawn: {plot_path}")
+    if stopped:
+        sys.exit(1)
 
 
-def _run_loads(plan: Plan, folder: Path) -> list[GroupReport]:
-    reports: list[GroupReport] = []
+class _StoppedError(Exception):
+    """A group or a part came to no end; says why."""
+
+
+def _run_loads(plan: Plan, folder: Path, reports: list[GroupReport]) -> None:
+    """Add what each group comes to."""
     for body_size in plan.body_sizes:
         for flush in plan.flush_types:
             if not plan.loads_for(body_size):
@@ -166,29 +189,26 @@ def _run_loads(plan: Plan, folder: Path) -> list[GroupReport]:
                 chance=random.Random(body_size),
                 say=_say,
             )
-            reports.append(_or_exit(partial(trio.run, run)))
-    return reports
+            reports.append(_or_stop(partial(trio.run, run)))
 
 
-def _run_parts(names: list[str], sizes: Sizes, folder: Path) -> list[PartReport]:
-    reports: list[PartReport] = []
+def _run_parts(names: list[str], sizes: Sizes, folder: Path, reports: list[PartReport]) -> None:
+    """Add what each part comes to."""
     for name in names:
         _say(f"{name}:")
         home = folder / name
-        reports += _or_exit(partial(PARTS[name], home, sizes))
+        reports += _or_stop(partial(PARTS[name], home, sizes))
         shutil.rmtree(home, ignore_errors=True)
-    return reports
 
 
-def _or_exit(run: Callable[[], _T]) -> _T:
+def _or_stop(run: Callable[[], _T]) -> _T:
     try:
         return run()
     except (*_EXPECTED, BaseExceptionGroup) as error:
         cause = first_leaf(error)
         if not isinstance(cause, _EXPECTED):
             raise
-        _say(f"stopped: {cause}")
-        sys.exit(1)
+        raise _StoppedError(str(cause)) from error
 
 
 def _say(text: str) -> None:

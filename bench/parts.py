@@ -58,7 +58,7 @@ class Sizes:
     kills: int = 10
     stops: int = 5
     transfers: int = 10
-    restart_messages: tuple[int, ...] = (1_000_000,)
+    restart_messages: tuple[int, ...] = (1_000_000, 10_000_000)
     steady_seconds: float = 120.0
 
 

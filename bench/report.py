@@ -80,14 +80,29 @@ def print_figures(figures: Sequence[Figure]) -> None:
 
 
 def markdown_of(
-    reports: Sequence[GroupReport], figures: Sequence[Figure], plan: Plan, command: str
+    reports: Sequence[GroupReport],
+    figures: Sequence[Figure],
+    plan: Plan,
+    command: str,
+    *,
+    stopped: str = "",
 ) -> str:
-    """Return all tables as markdown, with the command and the machine."""
+    """Return all tables as markdown, with the command and the machine.
+
+    Args:
+        reports: of all groups.
+        figures: what is no load.
+        plan: what the loads were.
+        command: that repeats them.
+        stopped: why that is not all; empty where it is.
+    """
     memory = ", memory at hand" if plan.is_warm and gives_memory_back() else ""
     text = [
         f"`{command}`, medians of {plan.round_count} rounds{memory}. {machine_line()}.",
         "",
     ]
+    if stopped:
+        text += [f"**Stopped before the end: {stopped}**", ""]
     for report in reports:
         text += [f"{title_of(report)}:", ""]
         text += markdown_table(LOAD_HEADS, map(load_cells, report.lines))
@@ -112,10 +127,13 @@ def json_of(
     parts: Sequence[PartReport],
     figures: Sequence[Figure],
     plan: Plan,
+    *,
+    stopped: str = "",
 ) -> dict[str, Any]:
-    """Return all figures, with what they were measured on."""
+    """Return all figures, with what they were measured on, and why they are not all, if so."""
     return {
         "machine": machine_of(),
+        "stopped": stopped,
         "rounds": plan.round_count,
         "seconds": plan.seconds,
         "groups": [asdict(report) for report in reports],

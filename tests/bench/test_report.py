@@ -10,11 +10,13 @@ import xml.dom.minidom
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from bench.__main__ import main
 from bench.cold import drop_cached, read_from_disk
 from bench.flame import draw_flames, read_stacks
-from bench.measured import GroupReport, Line, Measured, Round
-from bench.parts import PARTS, Figure, choose_parts, memory_figure
+from bench.measured import GroupReport, Line, LoadError, Measured, Round
+from bench.parts import PARTS, Figure, PartReport, choose_parts, memory_figure
 from bench.plan import Plan
 from bench.plot import plot
 from bench.report import json_of, markdown_of, write_json
@@ -74,6 +76,31 @@ def test_the_picture_shows_what_was_measured_and_what_was_not(tmp_path):
     write_json(tmp_path / "figures.json", content)
     plot(json.loads((tmp_path / "figures.json").read_text()), tmp_path / "figures.png")
     assert (tmp_path / "figures.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_run_that_stops_late_keeps_what_it_has_measured(tmp_path, monkeypatch):
+    def measured(_folder, _sizes):
+        figure = Figure(what="kill -9", text="80 ms")
+        return [PartReport(name="kills", figures=(figure,), raw={"times_ms": [80.0]})]
+
+    def lost(_folder, _sizes):
+        raise LoadError("a message is missing")
+
+    monkeypatch.setitem(PARTS, "kills", measured)
+    monkeypatch.setitem(PARTS, "transfers", lost)
+    out = tmp_path / "out"
+
+    asked = ["--only", "none", "--parts", "kills,transfers", "--out", str(out)]
+    result = CliRunner().invoke(main, asked)
+
+    assert result.exit_code == 1
+    assert "stopped: a message is missing" in result.stderr
+    content = json.loads((out / "figures.json").read_text())
+    assert content["stopped"] == "a message is missing"
+    assert content["parts"] == {"kills": {"times_ms": [80.0]}}
+    text = (out / "figures.md").read_text()
+    assert "**Stopped before the end: a message is missing**" in text
+    assert "| kill -9 | 80 ms |" in text
 
 
 def test_memory_is_the_most_of_all_loads_beside_its_goal():
