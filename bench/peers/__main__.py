@@ -37,6 +37,7 @@ _PEERS: dict[str, type[Peer] | type[Ours]] = {
     "redis": Redis,
     "rabbitmq": RabbitMq,
 }
+_DURABILITY = {name: peer.durability for name, peer in _PEERS.items()}
 _MANY = 1000
 _SHORT = 3  # with large bodies only batches are compared: a third of the time will do
 
@@ -235,8 +236,8 @@ def _print(medians: dict[tuple[str, int], Outcome], body: int) -> None:
 
 def _print_goals(found: Sequence[Standing]) -> None:
     if found:
-        rows = [standing.cells() for standing in found]
-        print_table("beside the goals", HEADS, rows, left=("flush", "what", ""))
+        rows = [standing.cells(_DURABILITY) for standing in found]
+        print_table("beside the goals", HEADS, rows, left=("flush", "what", *HEADS[-2:]))
     if len(found) < len(GOALS):
         _say(f"{len(GOALS) - len(found)} of {len(GOALS)} goals were not measured on both sides")
 
@@ -261,7 +262,7 @@ def _markdown(
         text.append("")
     if found:
         text += ["Beside the goals:", ""]
-        text += markdown_table(HEADS, (standing.cells() for standing in found))
+        text += markdown_table(HEADS, (standing.cells(_DURABILITY) for standing in found))
     return "\n".join(text) + "\n"
 
 

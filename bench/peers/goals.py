@@ -58,8 +58,8 @@ class Standing:
         off = self.ratio / self.goal.factor
         return f"NOT MET: {off:.1f}x the goal" if self.goal.is_most else f"NOT MET: {off:.0%} of it"
 
-    def cells(self) -> list[str]:
-        """Return a line of the table."""
+    def cells(self, durability_of: Mapping[str, str]) -> list[str]:
+        """Return a line of the table; *durability_of* each peer: what its acks stand on."""
         goal = self.goal
         digits = 2 if goal.is_most else 0
         return [
@@ -70,10 +70,11 @@ class Standing:
             f"{self.ratio:.2f}x",
             f"at {'most' if goal.is_most else 'least'} {goal.factor:g}x",
             self.verdict,
+            f"{durability_of[goal.ours]}; {durability_of[goal.peer]}",
         ]
 
 
-HEADS = ("flush", "what", "ours", "theirs", "ratio", "goal", "")
+HEADS = ("flush", "what", "ours", "theirs", "ratio", "goal", "", "acks stand on: ours; theirs")
 
 
 def _goals(

@@ -55,7 +55,7 @@ def test_what_a_goal_has_reached_stands_in_the_tables(row):
 
 def test_goals_beside_peers_are_met_where_their_rows_are():
     rows = block("peers").split("Beside the goals:")[1]
-    ratios = re.findall(r"\| ([\d.]+x) \| at (?:most|least) ([\d.]+)x \| (.+) \|", rows)
+    ratios = re.findall(r"\| ([\d.]+x) \| at (?:most|least) ([\d.]+)x \| ([^|]+) \|", rows)
     beside = [row for row in GOALS if row[4] == "`make bench-peers`"]
     named = [figure for row in beside for figure in figures_of(row[2])]
 
