@@ -208,10 +208,12 @@ class Case:
     def same(self, found: list[str], expected: Iterable[str]) -> None:
         """Expect all of *expected* and nothing else: once each, or again after a leader died."""
         wanted = sorted(set(expected))
+        missing, strange = set(wanted) - set(found), set(found) - set(wanted)
+        assert not missing and not strange, f"{self._name}: lost {missing}, never sent {strange}"
         if self.is_calm:
-            assert sorted(found) == wanted, self._name
+            twice = {body for body in wanted if found.count(body) > 1}
+            assert not twice, f"{self._name}: came more than once: {twice}"
             return
-        assert sorted(set(found)) == wanted, self._name
         self.facts["twice"] = str(len(found) - len(wanted))
 
     def tell_sends(self, producer: Client) -> None:
