@@ -208,8 +208,9 @@ class Case:
     def same(self, found: list[str], expected: Iterable[str]) -> None:
         """Expect all of *expected* and nothing else: once each, or again after a leader died."""
         wanted = sorted(set(expected))
-        missing, strange = set(wanted) - set(found), set(found) - set(wanted)
-        assert not missing and not strange, f"{self._name}: lost {missing}, never sent {strange}"
+        lost, strange = set(wanted) - set(found), set(found) - set(wanted)
+        assert not lost, f"{self._name}: acknowledged, and lost: {lost}"
+        assert not strange, f"{self._name}: came, and was not sent: {strange}"
         if self.is_calm:
             twice = {body for body in wanted if found.count(body) > 1}
             assert not twice, f"{self._name}: came more than once: {twice}"
