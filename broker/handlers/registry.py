@@ -49,7 +49,7 @@ Handler = Callable[["Session", Command], None]
 _Method = TypeVar("_Method", bound=Callable[..., object])
 
 RunHandler = Callable[["Session", list[Command], Handler], None]
-FrameRunHandler = Callable[["Session", Any, Handler], bool]
+FrameRunHandler = Callable[["Session", Any, Handler], list[Command]]
 
 # On a forwarded request: it comes from a RocketMQ client at this address.
 STOCK_CLIENT_HOST = "stockClientHost"
@@ -112,9 +112,9 @@ def handles_runs(code: RequestCode) -> Callable[[_Method], _Method]:
 
 
 def handles_frame_runs(code: RequestCode) -> Callable[[_Method], _Method]:
-    """As `handles_runs`, for requests that are alike; returns False with nothing done if it cannot.
+    """As `handles_runs`, for requests that are alike; returns those that are left, in their order.
 
-    What it takes it handles to the end: those that go one by one after all included.
+    Many that go one by one are left to the server, which gives others turns between them.
     """
 
     def mark(method: _Method) -> _Method:
@@ -246,16 +246,15 @@ class Registry:
         if ends_pass:
             self._end_of_pass()
 
-    def on_run(self, session: Session, run: FrameGroup, *, ends_pass: bool) -> bool:
-        """Handle requests that are alike all at once; return False, with nothing done, if not."""
+    def on_run(self, session: Session, run: FrameGroup, *, ends_pass: bool) -> list[Command]:
+        """Handle requests that are alike all at once; return those that are to go one by one."""
         handler = self.frame_run_handlers.get(run.code)
         if handler is None or not self._is_serving():
-            return False
-        if not handler(session, run, self.dispatch):
-            return False
-        if ends_pass:
+            return run.commands()
+        left = handler(session, run, self.dispatch)
+        if ends_pass and not left:
             self._end_of_pass()
-        return True
+        return left
 
     def _dispatch_run(self, session: Session, code: int, commands: list[Command]) -> None:
         handler = self._run_handlers.get(code)

@@ -157,8 +157,8 @@ class SendHandlers:
     @handles_frame_runs(RequestCode.SEND_BATCH_MESSAGE)
     def send_frame_run(
         self, session: Session, run: FrameRun | SendFrames, one_by_one: Handler
-    ) -> bool:
-        """Take many batches whose frames are alike; False: with nothing done."""
+    ) -> list[Command]:
+        """Take many batches whose frames are alike; return those that are to go one by one."""
         return self._runs.take_frames(session, run, one_by_one)
 
     def find_frames(

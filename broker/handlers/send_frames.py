@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 _CODE = int(RequestCode.SEND_BATCH_MESSAGE)
 COUNT_MIN = 4  # sends; for fewer the ordinary way costs less
+# Of so many sends one may be handled by itself amid the others: so they take twice as long at most.
+SINGLES_SHARE = 16
 
 
 class SendFrames:
@@ -152,41 +154,40 @@ class _SomeSends:
 
 def take_send_frames(
     intake: SendIntake, session: Session, frames: SendFrames, one_by_one: Handler
-) -> bool:
-    """Append sends that were read together, those that cannot be in their turn *one_by_one*.
+) -> list[Command]:
+    """Append sends that were read together; return those that are left, in their order.
 
-    Return False, with nothing done, where not even the first run can be, as its topic is not there,
-    and so it is with the others, mostly; or where there is no room for all.  Handled singly they
-    leave turns to other connections.
+    A few that cannot be appended so are handled *one_by_one* amid the others, in their turn.  Where
+    they are many, the first of them and all behind it are left: it is for the server to give others
+    a turn between them.
     """
     sends = frames.sends
     runs = sends.runs
-    left = 0  # bytes that are not handled yet
+    size = 0  # bytes that are not handled yet
     for run in runs:
-        left += run.size
-    nth = 0
-    opened, level = intake.opened_up_to(runs, 0)
-    if not opened:
-        return False
-    while nth < len(runs):
+        size += run.size
+    singles_left = sends.count // SINGLES_SHARE
+    nth = opened = 0
+    level = intake.policy.default
+    while nth < len(runs) and not session.closed:
         if opened <= nth:  # looked at once: nothing that is handled here changes a topic at once
             opened, level = intake.opened_up_to(runs, nth)
-        if opened > nth and not session.closed:
+        if opened > nth:
             some = _SomeSends(intake.answers, session, frames, level)
             try:
-                taken = intake.put_sends(sends, nth, opened, some, size=left, level=level)
+                taken = intake.put_sends(sends, nth, opened, some, size=size, level=level)
             except (BrokerError, LedgerError):
-                if not nth:
-                    return False
                 break  # by itself each will show what is wrong
             if taken > nth:
-                left -= some.charge(runs[nth:taken])
+                size -= some.charge(runs[nth:taken])
                 nth = taken
                 continue
-        for command in frames.commands_of(runs[nth : nth + 1]):
+        run = runs[nth]
+        singles_left -= run.end - run.begin
+        if singles_left < 0:
+            break
+        for command in frames.commands_of((run,)):
             one_by_one(session, command)
-        left -= runs[nth].size
+        size -= run.size
         nth += 1
-    for command in frames.commands_of(runs[nth:]) if nth < len(runs) else ():
-        one_by_one(session, command)
-    return True
+    return frames.commands_of(runs[nth:]) if nth < len(runs) else []

@@ -163,18 +163,18 @@ class SendRuns:
 
     def take_frames(
         self, session: Session, run: FrameRun | SendFrames, one_by_one: Handler
-    ) -> bool:
-        """Handle a run of SEND_BATCH_MESSAGE; return False, with nothing done, if it cannot be."""
+    ) -> list[Command]:
+        """Handle a run of SEND_BATCH_MESSAGE; return those that have to go one by one."""
         if isinstance(run, SendFrames):
             return take_send_frames(self._intake, session, run, one_by_one)
         if _key_of(run.first) is None or not run.columns.keys() <= _COLUMNS:
-            return False
+            return run.commands()
         if int(run.body_sizes.max()) > BODY_SIZE_MAX:
-            return False
+            return run.commands()
         try:
             header = SendRecordsRequest.decode(run.first.ext_fields)
         except BrokerError:
-            return False  # one by one it will be told
+            return run.commands()  # one by one it will be told
         queue_ids = run.columns.get("queueId")
         order: IntArray | None = None
         bounds = [0, run.count]  # where the sends of a queue begin, once they are in order
@@ -183,26 +183,26 @@ class SendRuns:
             queue_ids = queue_ids[order]
             changes = (queue_ids[1:] != queue_ids[:-1]).nonzero()[0] + 1
             if run.count < RUN_MIN * (len(changes) + 1):
-                return False  # hardly two of it to the same
+                return run.commands()  # hardly two of it to the same
             bounds[1:1] = changes.tolist()
         try:
             level = self._intake.policy.level_of(header.topic, header.acks, header.flush)
             sizes = self._check_run(run, header)
         except BrokerError:
-            return False
+            return run.commands()
         if sizes is None:
-            return False
+            return run.commands()
         # What is the same for all, and what is taken out of columns, once, and not for each queue.
         sends = OrderedSends(run, order, sizes)
+        left: list[Command] = []  # all of a queue, or none: so they keep their order
         for begin, end in pairwise(bounds):
             try:
                 taken = self._put_frames(session, sends, begin, end, header, level)
             except (BrokerError, LedgerError):
                 taken = False
             if not taken:
-                for command in sends.commands(begin, end):
-                    one_by_one(session, command)
-        return True
+                left += sends.commands(begin, end)
+        return left
 
     def _check_run(self, run: FrameRun, header: SendRecordsRequest) -> IntArray | None:
         """Return the sizes of the records of each request, a row each; None where they are odd.

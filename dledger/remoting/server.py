@@ -58,8 +58,11 @@ logger = logging.getLogger("dledger.remoting")
 class OnRun(Protocol):
     """Takes requests that are alike; see `RemotingServer`."""
 
-    def __call__(self, session: Session, run: FrameGroup, *, ends_pass: bool) -> bool:
-        """Return whether it did; *ends_pass* as for `SessionHandler.on_commands`."""
+    def __call__(self, session: Session, run: FrameGroup, *, ends_pass: bool) -> list[Command]:
+        """Return those that are left to be handled one by one, in their order.
+
+        *ends_pass* as for `SessionHandler.on_commands`; where any are left, it does not.
+        """
         ...
 
 
@@ -83,8 +86,8 @@ class RemotingServer:
         frame_size_max: bytes of the largest frame taken.
         find_others: finds requests that its handler can read together though they are not alike;
             `on_run` is given them as well.
-        on_run: takes requests that are alike all at once, and says whether it did; one that did
-            not has done nothing, and they go to *handler* one by one.  None: all do.
+        on_run: takes requests that are alike all at once; those that it leaves, which may be all,
+            go to *handler* one by one, in their turns.  None: all do.
         partial_size_max: bytes of frames that have begun to arrive, over all connections; beyond it
             the connection is closed whose frame began first.  Each may keep a whole frame, and ten
             thousand of them would have more than any machine.
@@ -273,6 +276,7 @@ class RemotingServer:
         def take(data: bytes) -> bool:
             """Serve what a receive brought; return whether something has to be waited for."""
             nonlocal at_end
+            turns.count = 0
             if not data:
                 at_end = True
                 return True
@@ -377,14 +381,16 @@ class RemotingServer:
             commands = []  # what was handled before may wait for the end
         elif isinstance(piece, list):
             commands = piece
-        elif self._on_run is not None and self._on_run(session, piece, ends_pass=ends_pass):
-            turns.has_open_pass = not ends_pass
-            return []
         else:
-            commands = piece.commands()
-        if len(commands) > turns.count_max:
+            assert self._on_run is not None, "nobody else looks for them"
+            if rest := self._on_run(session, piece, ends_pass=ends_pass):
+                left.appendleft(rest)
+            turns.has_open_pass = bool(left)
+            return []
+        if turns.count + len(commands) > turns.count_max:
             self._end_pass(session, turns)
             return commands
+        turns.count += len(commands)
         self._handler.on_commands(session, commands, ends_pass=ends_pass)
         turns.has_open_pass = not ends_pass
         return []

@@ -31,6 +31,7 @@ class Turns:
         self, handler: SessionHandler, session: Session, outbox: Outbox, pending_size_max: int
     ) -> None:
         self.count_max = PASS_COUNT_FIRST
+        self.count = 0  # handled by themselves since others had a turn
         self.is_busy = False  # with requests that were read and not handled yet
         self.has_open_pass = False  # something was handled, and the handler not told of the end
         self._handler = handler
@@ -42,9 +43,12 @@ class Turns:
         """Hand *commands* to the handler, as many at a time as the last ones were quick."""
         self.is_busy = True
         try:
+            if self.count:
+                await trio.lowlevel.checkpoint()
             await self._serve(commands)
         finally:
             self.is_busy = False
+        self.count = 0
 
     async def _serve(self, commands: list[Command]) -> None:
         outbox = self._outbox

@@ -34,7 +34,7 @@ def watch_flow(name: str, node: Node, promises: Promises) -> None:
         on_commands(session, commands, ends_pass=ends_pass)
 
     def watch_run(handler: FrameRunHandler) -> FrameRunHandler:
-        def watched_run(session: Session, run: FrameGroup, one_by_one: Handler) -> bool:
+        def watched_run(session: Session, run: FrameGroup, one_by_one: Handler) -> list[Command]:
             look(session, "a run")
             return handler(session, run, one_by_one)
 

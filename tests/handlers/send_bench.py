@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from types import SimpleNamespace
 from typing import Any
 
@@ -145,7 +146,11 @@ class Broker:
     """The handlers of sends over a queue of their own."""
 
     def __init__(
-        self, *, pending_size_max: int = 1 << 26, store: StoreConfig | None = None
+        self,
+        *,
+        pending_size_max: int = 1 << 26,
+        store: StoreConfig | None = None,
+        limits: MessageLimits | None = None,
     ) -> None:
         self.ledger = Ledger(pending_size_max, store or StoreConfig())
         self.forwarder = Forwarder()
@@ -177,7 +182,7 @@ class Broker:
                 default=COMMITTED,
             ),
             clock=Clock(),
-            limits=MessageLimits(),
+            limits=limits or MessageLimits(),
             host=HostAddress(bytes(4), 1),
             held_count_max=10,
             held_size_max=1_000_000,
@@ -207,19 +212,20 @@ class Broker:
         self.registry.on_commands(self.session, commands)  # type: ignore[arg-type]
 
     def receive_frames(self, commands: list[Command]) -> int:
-        """Take what the server makes of the frames; return how many of them were runs."""
+        """Take what the server makes of the frames; return how many runs were taken whole."""
         connection = Connection(find_run=RunFinder(self.sends.find_frames).find)
         connection.receive_data(b"".join(b"".join(encode_frame(each)) for each in commands))
         run_count = 0
-        pieces = connection.pieces()
-        for piece in pieces:
-            is_last = piece is pieces[-1]
-            if not isinstance(piece, list):
-                if self.registry.on_run(self.session, piece, ends_pass=is_last):  # type: ignore[arg-type]
-                    run_count += 1
-                    continue
-                piece = piece.commands()
-            self.registry.on_commands(self.session, piece, ends_pass=is_last)  # type: ignore[arg-type]
+        pieces = deque(connection.pieces())
+        while pieces:
+            piece = pieces.popleft()
+            is_last = not pieces
+            if isinstance(piece, list):
+                self.registry.on_commands(self.session, piece, ends_pass=is_last)  # type: ignore[arg-type]
+            elif left := self.registry.on_run(self.session, piece, ends_pass=is_last):  # type: ignore[arg-type]
+                pieces.appendleft(left)
+            else:
+                run_count += 1
         return run_count
 
     def receive_one_by_one(self, commands: list[Command]) -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import random
 import sys
 import tracemalloc
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from broker.protocol.response_code import ResponseCode
 from tests.handlers.send_bench import Broker, send
+
+if TYPE_CHECKING:
+    from dledger.remoting.command import Command
 
 pytestmark = pytest.mark.usefixtures("way")
 
@@ -84,7 +87,7 @@ def calls_to_take_in(queue_count: int) -> int:
 
     original = broker.registry.on_run
 
-    def on_run(*args: Any, **named: Any) -> bool:
+    def on_run(*args: Any, **named: Any) -> list[Command]:
         sys.setprofile(counted)
         try:
             return original(*args, **named)

@@ -114,9 +114,10 @@ async def test_between_two_turns_answers_are_waited_for(server, network, handler
 class PassHandler:
     """Notes how many requests came at a time, and whether the pass ended with them."""
 
-    def __init__(self, *, closes: bool = False) -> None:
+    def __init__(self, *, closes: bool = False, leaves: bool = False) -> None:
         self.told: list[tuple[str, int, bool]] = []
         self.closes = closes
+        self.leaves = leaves
 
     def on_opened(self, session):
         pass
@@ -131,7 +132,7 @@ class PassHandler:
 
     def on_run(self, session, run, *, ends_pass):
         self.told.append(("run", run.count, ends_pass))
-        return True
+        return run.commands()[1:] if self.leaves else []
 
 
 @pytest.mark.parametrize("closes", [False, True])
@@ -228,3 +229,25 @@ async def test_what_came_with_a_run_waits_for_the_room_that_the_run_takes(
     first = [("run", 100, False), ("commands", 0, True)]
     rest = [("commands", 1, False), *first, ("commands", 1, True)]
     assert handler.told == (first + rest if answers else first)
+
+
+@pytest.mark.parametrize("leaves", [True, False])
+async def test_many_pieces_of_one_receive_leave_others_their_turns(
+    network, nursery, autojump_clock, leaves
+):
+    """Each is small enough to be handled at once, but for those before it."""
+    handler = PassHandler(leaves=leaves)
+    network.capacity = 1 << 20
+    stream = await connected_to(handler, network, nursery, flow=Flow())
+    run = [frame(10, opaque=1000 + n, ext_fields={"n": n}, body=b"b") for n in range(100)]
+    single = [frame(10, opaque=n, serialization=SerializeType.JSON) for n in range(60)]
+
+    assert not stream.send_now([b"".join(12 * (run + single))])
+    await trio.testing.wait_all_tasks_blocked()
+
+    in_passes = [0]  # handled by themselves; others have a turn behind each pass
+    for kind, count, ends_pass in handler.told:
+        in_passes[-1] += count if kind == "commands" else 0
+        in_passes += [0] * ends_pass
+    assert max(in_passes) <= PASS_COUNT_MAX
+    assert sum(in_passes) == 12 * (60 + 99 * leaves)
