@@ -18,7 +18,14 @@ from bench.measured import GroupReport, LoadError
 from bench.parts import PARTS, QUICK, PartReport, Sizes, choose_parts, memory_figure
 from bench.plan import BODY_SIZE_MAX, Plan, choose, of_other_sizes, quick
 from bench.plot import can_plot, plot
-from bench.report import json_of, markdown_of, print_figures, print_loads, write_json
+from bench.report import (
+    json_of,
+    markdown_of,
+    print_figures,
+    print_loads,
+    title_of,
+    write_json,
+)
 from bench.run import run_group
 from bench.scratch import check_writable, scratch_folder
 from broker.cli.output import first_leaf
@@ -177,8 +184,7 @@ def _run_loads(plan: Plan, folder: Path, reports: list[GroupReport]) -> None:
             if not plan.loads_for(body_size):
                 continue
             nodes = plan.node_count
-            said = f"{nodes} node{'s' if nodes > 1 else ''}"
-            _say(f"{said}, {flush.value}, bodies of {body_size:,} bytes")
+            _say(title_of(nodes, flush.value, body_size))
             home = folder / f"{nodes}-{flush.value.lower()}-{body_size}"
             run = partial(
                 run_group,

@@ -49,10 +49,14 @@ def load_cells(line: Line) -> list[str]:
     ]
 
 
-def title_of(report: GroupReport) -> str:
-    """Return what group it was, and what was sent to it."""
-    nodes = f"{report.node_count} node{'s' if report.node_count > 1 else ''}"
-    return f"{nodes}, {report.flush}, bodies of {report.body_size:,} bytes"
+def title_of(node_count: int, flush: str, body_size: int) -> str:
+    """Return what group it is, and what is sent to it."""
+    nodes = f"{node_count} node{'s' if node_count > 1 else ''}"
+    return f"{nodes}, {flush}, bodies of {body_size:,} bytes"
+
+
+def _title_of(report: GroupReport) -> str:
+    return title_of(report.node_count, report.flush, report.body_size)
 
 
 def proof_of(report: GroupReport) -> str:
@@ -68,7 +72,7 @@ def print_loads(reports: Sequence[GroupReport]) -> None:
     """Print one table a group."""
     for report in reports:
         rows = [load_cells(line) for line in report.lines]
-        print_table(title_of(report), LOAD_HEADS, rows, left=("load", ""))
+        print_table(_title_of(report), LOAD_HEADS, rows, left=("load", ""))
         print(f"{_LEGEND}\n{proof_of(report)}")
 
 
@@ -104,7 +108,7 @@ def markdown_of(
     if stopped:
         text += [f"**Stopped before the end: {stopped}**", ""]
     for report in reports:
-        text += [f"{title_of(report)}:", ""]
+        text += [f"{_title_of(report)}:", ""]
         text += markdown_table(LOAD_HEADS, map(load_cells, report.lines))
         text += ["", proof_of(report) + ".", ""]
     if figures:
