@@ -10,8 +10,9 @@ A unit is 20 bytes, big-endian, as RocketMQ lays it out (docs/en/Design_Store.md
     size       int32   length of the record in bytes
     tags_code  int64   hash of the tag; 0 when the message has none
 
-New units gather in memory; a job beside the event loop writes them to the queue's file.  The latest
-stay in memory, which is where consumers that keep up read them.
+New units gather in memory, in the *tail*; a job beside the event loop is handed the tail as it is,
+to write it to the queue's file.  The latest stay in memory, which is where consumers that keep up
+read them.
 """
 
 from __future__ import annotations
@@ -50,10 +51,11 @@ class ConsumeQueue:
 
     # There may be thousands, each looked at in turn.
     __slots__ = (
-        "_captured",
         "_dropped_below",
         "_files",
         "_first_position",
+        "_handed",
+        "_handed_begin",
         "_min_offset",
         "_tail",
         "_tail_begin",
@@ -82,10 +84,13 @@ class ConsumeQueue:
         self.is_retired = False  # another has its place
         self._min_offset = min_offset
         self.max_offset = max_offset  # the queue offset the next message gets
-        self._tail = bytearray()
-        self._tail_begin = max_offset  # queue offset of the tail's first unit
-        self._captured = max_offset  # up to here a job writes or wrote the units
-        self._written = max_offset  # up to here the files hold them
+        # Units that jobs have been given, and the latest of those that are written: never changed,
+        # as a job reads them beside the event loop.
+        self._handed: bytes | bytearray = b""
+        self._handed_begin = max_offset  # queue offset of the first unit in memory
+        self._tail = bytearray()  # behind them, no job has been given them yet
+        self._tail_begin = max_offset
+        self._written = max_offset  # up to here the files hold the units
         # Of the record of the first unit, or one behind it that the log does not hold any more.
         self._first_position = UNKNOWN
         self._dropped_below: int | None = None  # units before it may be there, to be forgotten
@@ -114,7 +119,7 @@ class ConsumeQueue:
     @property
     def uncaptured_size(self) -> int:
         """Bytes of units no job has been given yet."""
-        return (self.max_offset - self._captured) * UNIT_SIZE
+        return (self.max_offset - self._tail_begin) * UNIT_SIZE
 
     def append(self, position: int, size: int, tags_code: int) -> None:
         """Add one unit: the record at *position* of the log, *size* bytes long."""
@@ -161,9 +166,9 @@ class ConsumeQueue:
                 min_offset=self._min_offset,
             )
         end = min(queue_offset + unit_count_max, self.max_offset)
-        if queue_offset >= self._tail_begin:
-            return self._from_tail(queue_offset, end)
-        in_files = min(end, self._tail_begin)
+        if queue_offset >= self._handed_begin:
+            return self._from_memory(queue_offset, end)
+        in_files = min(end, self._handed_begin)
         units: bytes | memoryview = self._files.read(
             self.key, queue_offset, unit_count=in_files - queue_offset
         )
@@ -175,7 +180,7 @@ class ConsumeQueue:
             units = self._files.read(self.key, reached, unit_count=in_files - reached)
             parts.append(units)
             reached += len(units) // UNIT_SIZE
-        parts.append(self._from_tail(reached, end))
+        parts.append(self._from_memory(reached, end))
         return b"".join(parts)
 
     def position_at(self, queue_offset: int) -> int:
@@ -193,8 +198,8 @@ class ConsumeQueue:
             return None
         self._dropped_below = position
         high, high_position = end, UNKNOWN
-        if self._tail_begin < end:
-            high = max(self._tail_begin, began)
+        if self._handed_begin < end:
+            high = max(self._handed_begin, began)
             high_position = self._position_of(high)
             if high == began or high_position < position:
                 self._look_up(position)
@@ -226,30 +231,43 @@ class ConsumeQueue:
     def retire(self) -> None:
         """Make room for another: nobody may add to this one, or read it."""
         self.is_retired = True
-        self._tail.clear()
-        self._tail_begin = self.max_offset
+        self._handed, self._tail = b"", bytearray()
+        self._handed_begin = self._tail_begin = self.max_offset
 
-    def begin_flush(self) -> tuple[int, bytes]:
-        """Return the units no job has been given yet, and the queue offset of the first."""
-        first = self._captured
-        self._captured = self.max_offset
-        return first, bytes(self._tail[(first - self._tail_begin) * UNIT_SIZE :])
+    def begin_flush(
+        self, *, kept_count: int = TAIL_UNITS_KEPT
+    ) -> tuple[int, bytearray | memoryview]:
+        """Return the units no job has been given yet, and the queue offset of the first.
+
+        They are not copied, and do not change any more.  Of what is written already as many stay in
+        memory as make *kept_count* with them.
+        """
+        first, units = self._tail_begin, self._tail
+        self._tail, self._tail_begin = bytearray(), self.max_offset
+        kept = max(self._handed_begin, min(self._written, self.max_offset - kept_count))
+        if kept >= first:
+            self._handed, self._handed_begin = units, first
+            return first, units
+        # A few, or several jobs wait: what is read in one piece is kept in one piece.
+        self._handed = self._handed[(kept - self._handed_begin) * UNIT_SIZE :] + units
+        self._handed_begin = kept
+        return first, memoryview(self._handed)[(first - kept) * UNIT_SIZE :]
 
     def finish_flush(self, written_offset: int, *, kept_count: int = TAIL_UNITS_KEPT) -> None:
         """Take note that the files hold all units before *written_offset*.
 
         *kept_count* of the last units stay in memory nevertheless.
         """
-        assert self._written <= written_offset <= self._captured
+        assert self._written <= written_offset <= self._tail_begin
         self._written = written_offset
         kept = min(written_offset, self.max_offset - kept_count)
-        if kept > self._tail_begin:
-            del self._tail[: (kept - self._tail_begin) * UNIT_SIZE]
-            self._tail_begin = kept
+        if kept > self._handed_begin:
+            self._handed = bytes(self._handed[(kept - self._handed_begin) * UNIT_SIZE :])
+            self._handed_begin = kept
 
     def _look_up(self, position: int) -> None:
         low, high, found = self._min_offset, self.max_offset, UNKNOWN
-        begin = max(low, self._tail_begin)
+        begin = max(low, self._handed_begin)
         if begin < high:
             # Memory first: it tells of most queues that nothing has to be read for them.
             in_tail = self._position_of(begin)
@@ -267,13 +285,23 @@ class ConsumeQueue:
         self._min_offset, self._first_position, self._dropped_below = low, found, None
 
     def _position_of(self, queue_offset: int) -> int:
+        units: bytes | bytearray | memoryview
         if queue_offset >= self._tail_begin:
-            units: bytearray | memoryview = self._tail
-            at = (queue_offset - self._tail_begin) * UNIT_SIZE
+            units, at = self._tail, (queue_offset - self._tail_begin) * UNIT_SIZE
+        elif queue_offset >= self._handed_begin:
+            units, at = self._handed, (queue_offset - self._handed_begin) * UNIT_SIZE
         else:
             units, at = self._files.read(self.key, queue_offset, unit_count=1), 0
         return int(_POSITION.unpack_from(units, at)[0])
 
-    def _from_tail(self, queue_offset: int, end: int) -> bytes:
-        begin = (queue_offset - self._tail_begin) * UNIT_SIZE
-        return bytes(self._tail[begin : (end - self._tail_begin) * UNIT_SIZE])
+    def _from_memory(self, queue_offset: int, end: int) -> bytes:
+        handed_begin, tail_begin = self._handed_begin, self._tail_begin
+        tail = memoryview(self._tail)[
+            max(queue_offset - tail_begin, 0) * UNIT_SIZE : max(end - tail_begin, 0) * UNIT_SIZE
+        ]
+        if queue_offset >= tail_begin:
+            return bytes(tail)
+        handed = memoryview(self._handed)[
+            (queue_offset - handed_begin) * UNIT_SIZE : (end - handed_begin) * UNIT_SIZE
+        ]
+        return b"".join((handed, tail))

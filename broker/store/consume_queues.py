@@ -64,11 +64,6 @@ class ConsumeQueues:
         """Bytes of units no job has been given yet."""
         return self._unflushed_size
 
-    @property
-    def grown_count(self) -> int:
-        """Queues with units no job has been given yet."""
-        return len(self._grown)
-
     def get(self, topic: str, queue_id: int) -> ConsumeQueue | None:
         """Return a queue; None as long as it never had a message."""
         return self._queues.get((topic, queue_id))
@@ -189,10 +184,10 @@ class ConsumeQueues:
         """Return the job that brings every unit so far to the files; jobs run in order."""
         grown, self._grown = self._grown, {}
         self._unflushed_size = 0
-        parts = [(key, *queue.begin_flush()) for key, queue in grown.items()]
+        kept = min(TAIL_UNITS_KEPT, TAILS_SIZE_MAX // UNIT_SIZE // max(1, len(self._queues)))
+        parts = [(key, *queue.begin_flush(kept_count=kept)) for key, queue in grown.items()]
         for queue in grown.values():
             queue.has_grown = False
-        kept = min(TAIL_UNITS_KEPT, TAILS_SIZE_MAX // UNIT_SIZE // max(1, len(self._queues)))
         return QueueFlush(self._files, parts, list(grown.values()), kept)
 
     def drop_below_position(self, position: int) -> list[DroppedUnits]:
@@ -326,7 +321,8 @@ class ConsumeQueues:
                 self._begin_at(key, next_offset)
                 continue
             # A blank unit before the first stands for those that were: `load` finds the file.
-            self._files.write([*self._files.pieces(key, next_offset - 1, bytes(UNIT_SIZE))])
+            blank = bytes(UNIT_SIZE)
+            self._files.write(self._files.pieces(key, next_offset - 1, blank), size=UNIT_SIZE)
             self._begin_at(key, next_offset)
 
     def close(self) -> None:

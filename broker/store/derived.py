@@ -42,11 +42,8 @@ if TYPE_CHECKING:
     from dledger.store.disk import Disk
 
 FLUSH_SIZE = 4 * 1024 * 1024  # bytes of units in memory before a job should write them
-# Each queue is a file to be opened: of thousands that grow alike some more units are waited for.
-FLUSH_QUEUE_SIZE = 2 * 1024  # bytes for each queue
-FLUSH_SIZE_MAX = 6 * 1024 * 1024
 # Dispatch waits for the jobs when they hold more, or leave more to the next: a second of the
-# fastest load. Each byte lies in memory twice, for readers and for the job.
+# fastest load.
 UNFLUSHED_SIZE_MAX = 24 * 1024 * 1024
 DELETION_STATES_SIZE_MAX = 4 * 1024 * 1024  # the same of states that know of deletions
 
@@ -299,10 +296,7 @@ class DerivedState:
 
     @property
     def _is_flush_due(self) -> bool:
-        size = self._unflushed_size
-        return size >= FLUSH_SIZE and (
-            size >= FLUSH_SIZE_MAX or size >= FLUSH_QUEUE_SIZE * self.queues.grown_count
-        )
+        return self._unflushed_size >= FLUSH_SIZE
 
     @property
     def _unwritten_size(self) -> int:

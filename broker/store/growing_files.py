@@ -7,17 +7,22 @@ whoever reads such a file trusts it no further than a state says that was writte
 from __future__ import annotations
 
 import threading
+from itertools import groupby
+from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from dledger.errors import LedgerFullError, StorageFailedError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
+    from dledger.entry import Buffer
     from dledger.store.disk import Disk, FileTree
 
 SYNCED_EACH_MAX = 64  # files; for more their whole file system is synced, where that can be had
 FREE_SIZE_MIN = 1024 * 1024  # bytes left alone, so that a write never finds the disk full halfway
+
+_PATH = attrgetter("path")
 
 
 class Piece(NamedTuple):
@@ -25,7 +30,7 @@ class Piece(NamedTuple):
 
     path: str
     offset: int
-    data: bytes
+    data: Buffer
 
 
 class GrowingFiles:
@@ -40,16 +45,19 @@ class GrowingFiles:
         self._is_closed = False
         self._lock = threading.Lock()  # of the last two: `close` may come while a job runs
 
-    def write(self, pieces: Sequence[Piece]) -> None:
+    def write(self, pieces: Iterable[Piece], *, size: int) -> None:
         """Write *pieces*; blocking. They are durable only after `sync`.
+
+        Args:
+            pieces: those of one file one behind the other, as each run of them opens it.
+            size: bytes of all of them.
 
         Raises:
             LedgerFullError: there is no room; nothing was written, the same may be tried again.
             StorageFailedError: the disk failed.
         """
-        if not pieces:
+        if not size:
             return
-        size = sum(len(piece.data) for piece in pieces)
         self._disk.make_folder(self._folder)
         free = self._disk.free_bytes(self._folder)
         if free < size + FREE_SIZE_MIN:
@@ -60,7 +68,8 @@ class GrowingFiles:
         if self._tree is None and not self._unsynced:
             self._open_tree()
         write = self._disk.write_file
-        for path, parts in _by_path(pieces):
+        for path, group in groupby(pieces, _PATH):
+            parts = [(piece.offset, piece.data) for piece in group]
             if not write(path, parts):
                 self._create(path)
                 if not write(path, parts):
@@ -140,11 +149,3 @@ class GrowingFiles:
             tree, self._tree = self._tree, None
         if tree is not None:
             tree.close()
-
-
-def _by_path(pieces: Sequence[Piece]) -> Iterable[tuple[str, list[tuple[int, bytes]]]]:
-    """Return the pieces of each file, files in the order of their first piece."""
-    found: dict[str, list[tuple[int, bytes]]] = {}
-    for path, offset, data in pieces:
-        found.setdefault(path, []).append((offset, data))
-    return found.items()

@@ -277,7 +277,8 @@ class IndexFlush:
 
     def run(self) -> None:
         """Write; blocking, beside the event loop. Raises as `GrowingFiles.write`."""
-        self._index.files.write(self._pieces)
+        pieces = self._pieces
+        self._index.files.write(pieces, size=sum(len(piece.data) for piece in pieces))
 
     def finish(self) -> None:
         """Take note on the event loop that `run` is done."""

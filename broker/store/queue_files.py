@@ -21,7 +21,7 @@ from broker.store.runs import UNIT_SIZE
 from dledger.errors import CorruptStoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator
 
     from dledger.store.disk import Disk, MappedRegion
 
@@ -133,20 +133,22 @@ class QueueFiles:
                 file.close()
         return low, found
 
-    def pieces(self, key: QueueKey, queue_offset: int, data: bytes) -> Iterator[Piece]:
-        """Yield what is to be written so that *data* holds the units from *queue_offset* on."""
+    def pieces(
+        self, key: QueueKey, queue_offset: int, units: bytes | bytearray | memoryview
+    ) -> Iterator[Piece]:
+        """Yield what is to be written so that *units*, none copied, are those from there on."""
         at = 0
-        while at < len(data):
+        while at < len(units):
             before = queue_offset % self._units_per_file  # units in the same file
-            size = min(len(data) - at, (self._units_per_file - before) * UNIT_SIZE)
-            path = self.path(key, queue_offset)
-            yield Piece(path, before * UNIT_SIZE, data[at : at + size])
+            size = min(len(units) - at, (self._units_per_file - before) * UNIT_SIZE)
+            part = units if size == len(units) else memoryview(units)[at : at + size]
+            yield Piece(self.path(key, queue_offset), before * UNIT_SIZE, part)
             at += size
             queue_offset += size // UNIT_SIZE
 
-    def write(self, pieces: Sequence[Piece]) -> None:
-        """Write *pieces*; blocking. Raises as `GrowingFiles.write`."""
-        self._growing.write(pieces)
+    def write(self, pieces: Iterable[Piece], *, size: int) -> None:
+        """Write *pieces*; blocking. Takes and raises what `GrowingFiles.write` does."""
+        self._growing.write(pieces, size=size)
 
     def sync(self) -> None:
         """Make everything written durable; blocking."""

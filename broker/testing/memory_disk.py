@@ -100,7 +100,7 @@ class FakeFile:
     def read_at(self, offset: int, size: int) -> bytes:
         return bytes(self._inode.cache[offset : offset + size])
 
-    def write_at(self, offset: int, data: bytes) -> None:
+    def write_at(self, offset: int, data: Buffer) -> None:
         self._disk.step(f"write {self.path}")
         self._disk.fail(self.path, "write")
         # Within a sector: whole or not at all.
@@ -264,7 +264,7 @@ class FakeDisk:
     def open_file(self, path: str, *, through_map: bool = False) -> FakeFile:
         return FakeFile(self, path, self._names.find(path, "open"))
 
-    def write_file(self, path: str, parts: Iterable[tuple[int, bytes]]) -> bool:
+    def write_file(self, path: str, parts: Iterable[tuple[int, Buffer]]) -> bool:
         if path not in self._names.files:
             return False
         file = self.open_file(path)
@@ -329,7 +329,7 @@ class FakeDisk:
 class GrowingFile(FakeFile):
     """May be written at and beyond its end; a crash may cut any write short."""
 
-    def write_at(self, offset: int, data: bytes) -> None:
+    def write_at(self, offset: int, data: Buffer) -> None:
         self._disk.step(f"write {self.path}")
         self._disk.fail(self.path, "write")
         allowed = self._disk.spend(len(data))

@@ -202,7 +202,7 @@ class Disk(Protocol):
         """
         ...
 
-    def write_file(self, path: str, parts: Iterable[tuple[int, bytes]]) -> bool:
+    def write_file(self, path: str, parts: Iterable[tuple[int, Buffer]]) -> bool:
         """Write *parts*, offset and bytes each, to the file *path*; False where there is none.
 
         As `open_file` and `write_at` do, in half the time: thousands are written one after another.

@@ -20,6 +20,7 @@ from dledger.store.zeros import ZERO_PIECE, ZEROS, ZEROS_SIZE
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from dledger.entry import Buffer
     from dledger.store.disk import DiskFile, FileTree, FolderLock, MappedRegion
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -106,7 +107,7 @@ class OsDisk:
             fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         return OsMappedFile(path, fd) if through_map else OsFile(path, fd)
 
-    def write_file(self, path: str, parts: Iterable[tuple[int, bytes]]) -> bool:
+    def write_file(self, path: str, parts: Iterable[tuple[int, Buffer]]) -> bool:
         """See `Disk.write_file`."""
         with failing(path, "write"):
             try:

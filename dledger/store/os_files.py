@@ -210,7 +210,7 @@ class OsFile:
             self._fd = -1
 
 
-def check_written(path: str, written: int, data: bytes) -> None:
+def check_written(path: str, written: int, data: Buffer) -> None:
     """Raise unless all of *data* was *written*."""
     if written != len(data):
         raise StorageFailedError(

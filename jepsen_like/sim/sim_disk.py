@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Callable, Iterable
 
+    from dledger.entry import Buffer
     from jepsen_like.sim.trace import Trace
 
 
@@ -220,7 +221,7 @@ class SimMount:
         """See `Disk.open_file`."""
         return SimOpenFile(self, path, self.disk.names.find(path, "open"))
 
-    def write_file(self, path: str, parts: Iterable[tuple[int, bytes]]) -> bool:
+    def write_file(self, path: str, parts: Iterable[tuple[int, Buffer]]) -> bool:
         """See `Disk.write_file`."""
         if path not in self.disk.files:
             return False

@@ -71,7 +71,7 @@ class SimOpenFile:
         end = min(offset + size, self._file.size)
         return self._file.read(offset, end - offset) if offset < end else b""
 
-    def write_at(self, offset: int, data: bytes) -> None:
+    def write_at(self, offset: int, data: Buffer) -> None:
         """See `DiskFile.write_at`."""
         if self._mount.step(f"write {self.path}"):
             self._file.write(offset, bytes(data))

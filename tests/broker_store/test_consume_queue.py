@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import struct
+import tracemalloc
 
 import pytest
 
@@ -32,9 +33,17 @@ def files(tmp_path):
     files.close()
 
 
+def write(files, first, data):
+    files.write(files.pieces(KEY, first, data), size=len(data))
+
+
+def in_memory(queue):
+    return len(queue._handed) + len(queue._tail)
+
+
 def flush(files, queue):
     end = queue.max_offset
-    files.write([*files.pieces(KEY, *queue.begin_flush())])
+    write(files, *queue.begin_flush())
     files.sync()
     queue.finish_flush(end)
 
@@ -90,7 +99,7 @@ def test_what_is_written_leaves_the_memory_but_for_the_latest(files):
     flush(files, queue)
 
     assert queue.unwritten_size == 0
-    assert len(queue._tail) == TAIL_UNITS_KEPT * 20
+    assert in_memory(queue) == TAIL_UNITS_KEPT * 20
     assert queue.units_from(0, unit_count_max=5000) == units(0, 5000)
 
 
@@ -106,7 +115,7 @@ def test_thousands_of_queues_that_grow_alike_keep_little_in_memory(tmp_path):
     flush_job.run()
     flush_job.finish()
 
-    kept = [len(queues.get("t", nth)._tail) for nth in range(count)]
+    kept = [in_memory(queues.get("t", nth)) for nth in range(count)]
     assert sum(kept) <= TAILS_SIZE_MAX
     assert min(kept) > 0
     found = queues.get("t", 7).units_from(0, unit_count_max=TAIL_UNITS_KEPT)
@@ -117,21 +126,66 @@ def test_thousands_of_queues_that_grow_alike_keep_little_in_memory(tmp_path):
 def test_units_stay_readable_while_a_job_writes_them(files):
     queue = ConsumeQueue(files, KEY)
     queue.append_units(units(0, 30))
-    pieces = [*files.pieces(KEY, *queue.begin_flush())]
+    handed = queue.begin_flush()
     queue.append_units(units(30, 50))
 
     assert queue.units_from(20, unit_count_max=99) == units(20, 50)
-    files.write(pieces)
+    write(files, *handed)
     assert queue.units_from(20, unit_count_max=99) == units(20, 50)
     queue.finish_flush(30)
     flush(files, queue)
     assert files.read(KEY, 0, unit_count=50) == units(0, 50)
 
 
+def test_units_lie_in_memory_once_while_a_job_writes_them(tmp_path):
+    """Copied twice for the job, once of them for good, 24 MiB of units were 48."""
+    files = QueueFiles(OsDisk(), str(tmp_path / "once"))
+    queue = ConsumeQueue(files, KEY)
+    queue.append_units(units(0, 50_000))
+    tracemalloc.start()
+    try:
+        first, handed = queue.begin_flush()
+        write(files, first, handed)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert most < 100_000 < len(handed)
+    assert files.read(KEY, 0, unit_count=50_000) == handed
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_jobs_that_wait_for_one_another_write_what_each_was_given(files, seed):
+    chance = random.Random(seed)
+    queue = ConsumeQueue(files, KEY)
+    jobs, count, written = [], 0, 0
+    for _ in range(200):
+        what = chance.random()
+        if what < 0.4:
+            more = chance.choice([1, 7, 90, 300])
+            queue.append_units(units(count, count + more))
+            count += more
+        elif what < 0.6:
+            jobs.append((*queue.begin_flush(kept_count=chance.choice([0, 5, 200])), count))
+            assert queue.uncaptured_size == 0
+        elif jobs:
+            first, handed, written = jobs.pop(0)
+            assert bytes(handed) == units(first, written)
+            write(files, first, handed)
+            queue.finish_flush(written, kept_count=chance.choice([0, 5, 200]))
+        begin = chance.randrange(count + 1)
+
+        found = queue.units_from(begin, unit_count_max=250)
+
+        assert found == units(begin, min(begin + 250, count))
+        assert queue.unwritten_size == (count - written) * 20
+        assert in_memory(queue) <= queue.unwritten_size + 200 * 20
+
+
 def test_units_that_came_during_a_write_stay_in_memory_until_they_are_written(files):
     queue = ConsumeQueue(files, KEY)
     queue.append_units(units(0, 10))
-    files.write([*files.pieces(KEY, *queue.begin_flush())])
+    write(files, *queue.begin_flush())
     queue.append_units(units(10, 10 + 3 * TAIL_UNITS_KEPT))
     queue.finish_flush(10)
 
@@ -139,9 +193,9 @@ def test_units_that_came_during_a_write_stay_in_memory_until_they_are_written(fi
 
 
 def test_a_file_that_has_grown_is_mapped_anew(files):
-    files.write([*files.pieces(KEY, 0, units(0, 10))])
+    write(files, 0, units(0, 10))
     first = files.read(KEY, 0, unit_count=10)
-    files.write([*files.pieces(KEY, 10, units(10, 60))])
+    write(files, 10, units(10, 60))
 
     assert files.read(KEY, 5, unit_count=50) == units(5, 55)
     assert first == units(0, 10)

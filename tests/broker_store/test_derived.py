@@ -59,7 +59,6 @@ def test_dispatch_stops_at_its_budget_and_goes_on(node, log):
 def test_dispatch_waits_for_the_files_when_too_much_is_in_memory(node, log, monkeypatch):
     monkeypatch.setattr("broker.store.derived.UNFLUSHED_SIZE_MAX", 200)
     monkeypatch.setattr("broker.store.derived.FLUSH_SIZE", 200)
-    monkeypatch.setattr("broker.store.derived.FLUSH_SIZE_MAX", 200)
     rounds = 0
     while node.derived.dispatched_index < log.end_index:
         before = node.derived.dispatched_index
@@ -76,7 +75,6 @@ def test_dispatch_waits_for_files_that_are_slower_than_the_log(node, log, monkey
     """What a job holds that has not run counts: a state at each segment's end held 300 MB more."""
     monkeypatch.setattr("broker.store.derived.UNFLUSHED_SIZE_MAX", 200)
     monkeypatch.setattr("broker.store.derived.FLUSH_SIZE", 40)
-    monkeypatch.setattr("broker.store.derived.FLUSH_SIZE_MAX", 40)
     handed_out = []
     for _ in range(1000):
         node.derived.dispatch_up_to(log.end_index)
@@ -90,23 +88,6 @@ def test_dispatch_waits_for_files_that_are_slower_than_the_log(node, log, monkey
     node.derived.dispatch_up_to(log.end_index)
 
     assert node.derived.dispatched_index > stopped_at
-
-
-def test_units_of_many_queues_gather_for_longer(node, log, monkeypatch):
-    """Each queue is a file: two units each, of 8,000, cost as much as all else of dispatch."""
-    monkeypatch.setattr("broker.store.derived.FLUSH_SIZE", 40)
-    monkeypatch.setattr("broker.store.derived.FLUSH_QUEUE_SIZE", 200)
-    sizes = []
-    while node.derived.dispatched_index < log.end_index:
-        node.derived.dispatch_up_to(log.end_index, size_max=1)
-        size, queues = node.derived.queues.unflushed_size, node.derived.queues.grown_count
-        if node.derived.needs_flush:
-            sizes.append(size // queues if queues else 0)
-            node.run_jobs()
-        else:
-            assert size < 200 * queues or size < 40
-
-    assert max(sizes) >= 200
 
 
 def test_arrivals_are_told_once_for_each_batch(node):

@@ -215,7 +215,7 @@ def test_units_that_lead_nowhere_are_told_with_what_to_do(world, position):
         world.put(*[bytes(1000)] * 10)
     world.dispatch()
     queue = world.derived.queues.get("orders", 0)
-    struct.pack_into(">q", queue._tail, 20, position)
+    struct.pack_into(">q", queue._handed, 20, position)
 
     with pytest.raises(CorruptStoreError, match=r"queue 0 is damaged at offset 0 .*consumequeue"):
         world.pull(0, count_max=3)
@@ -229,7 +229,7 @@ def test_units_of_no_size_are_no_messages(world, size):
     world.dispatch()
     queue = world.derived.queues.get("orders", 0)
     for unit in range(3):
-        struct.pack_into(">i", queue._tail, 20 * unit + 8, size)
+        struct.pack_into(">i", queue._handed, 20 * unit + 8, size)
 
     with pytest.raises(CorruptStoreError, match="is damaged at offset 0"):
         world.pull(0, count_max=3)
