@@ -20,8 +20,10 @@ help: ## this list
 demo: $(VENV)/.installed ## three nodes, real data, a leader killed in mid-stream, a verdict
 	@$(BIN)/python examples/demo.py
 
+# Groups of real nodes have the processors to themselves; all else is shared out among them.
 test: $(VENV)/.test ## the whole test-suite
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto -m "not process"
+	$(BIN)/python -m pytest -q -m process
 
 interop: $(VENV)/.test ## RocketMQ's own clients against a real group; INTEROP=all also what takes minutes
 	INTEROP=$(or $(INTEROP),1) $(BIN)/python -m pytest -q tests/interop

@@ -14,6 +14,8 @@ from dledger.remoting.command import Command, SerializeType
 from dledger.remoting.tcp import TcpNetwork
 from tests.process.kit import NameServerProcess, ProcessGroup, eventually, free_ports, http_json
 
+pytestmark = [pytest.mark.process, pytest.mark.slow]
+
 
 async def ask(address, code, fields=None):
     """Ask as RocketMQ's clients do."""
