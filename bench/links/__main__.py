@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 SYNC_SECONDS = 0.0005
 TASKS = 1000
+SLACK = 0.15  # of what is reckoned: paper knows no jitter
 HEADS = (
     "links, one way",
     "client",
@@ -45,7 +46,8 @@ def main(
 
     Members are so many milliseconds apart, one way; the client is beside them (0.1 ms) or as far.
     Default settings, SYNC_FLUSH, a sync of half a millisecond, bodies of 100 bytes, whole nodes in
-    virtual time: half a minute, and the same figures in every run.
+    virtual time: half a minute, and the same figures in every run.  What lies in the range is as
+    reckoned, what lies outside of it by no more than 15 % is told to be so.
     """
     rows: list[list[str]] = []
     for delay_ms in delays or (1.0, 10.0, 50.0):
@@ -116,7 +118,9 @@ def _times(expected: Range, values: Sequence[float]) -> list[str]:
 
 
 def _verdict(expected: Range, values: Sequence[float]) -> str:
-    return "as reckoned" if expected.holds(values) else "NOT AS RECKONED"
+    if expected.holds(values):
+        return "as reckoned"
+    return f"within {SLACK:.0%} of it" if expected.holds(values, slack=SLACK) else "NOT AS RECKONED"
 
 
 def _say(text: str) -> None:

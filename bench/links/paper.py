@@ -27,7 +27,7 @@ class Range:
     least: float
     most: float
 
-    def holds(self, values: Sequence[float], *, slack: float = 0.15) -> bool:
+    def holds(self, values: Sequence[float], *, slack: float = 0.0) -> bool:
         """Whether all *values* lie in it, give or take a share of its ends."""
         return all(self.least * (1 - slack) <= value <= self.most * (1 + slack) for value in values)
 

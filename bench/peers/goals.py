@@ -56,7 +56,9 @@ class Standing:
         if self.is_met:
             return "met"
         off = self.ratio / self.goal.factor
-        return f"NOT MET: {off:.1f}x the goal" if self.goal.is_most else f"NOT MET: {off:.0%} of it"
+        if self.goal.is_most:
+            return f"NOT MET: {off:.3g}x the goal"
+        return f"NOT MET: {100 * off:.3g}% of it"
 
     def cells(self, durability_of: Mapping[str, str]) -> list[str]:
         """Return a line of the table; *durability_of* each peer: what its acks stand on."""
