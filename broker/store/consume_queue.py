@@ -55,7 +55,8 @@ class ConsumeQueue:
         "_files",
         "_first_position",
         "_handed",
-        "_handed_begin",
+        "_kept",
+        "_kept_begin",
         "_min_offset",
         "_tail",
         "_tail_begin",
@@ -84,13 +85,14 @@ class ConsumeQueue:
         self.is_retired = False  # another has its place
         self._min_offset = min_offset
         self.max_offset = max_offset  # the queue offset the next message gets
-        # Units that jobs have been given, and the latest of those that are written: never changed,
-        # as a job reads them beside the event loop.
-        self._handed: bytes | bytearray = b""
-        self._handed_begin = max_offset  # queue offset of the first unit in memory
-        self._tail = bytearray()  # behind them, no job has been given them yet
-        self._tail_begin = max_offset
-        self._written = max_offset  # up to here the files hold the units
+        # What lies in memory: the latest units that are written; those that jobs have been given,
+        # a piece each, which nobody changes as a job reads them beside the event loop; the tail.
+        self._kept = b""
+        self._kept_begin = max_offset  # queue offset of the first
+        self._written = max_offset  # behind them; up to here the files hold the units
+        self._handed: tuple[bytearray, ...] = ()
+        self._tail = bytearray()
+        self._tail_begin = max_offset  # queue offset of its first
         # Of the record of the first unit, or one behind it that the log does not hold any more.
         self._first_position = UNKNOWN
         self._dropped_below: int | None = None  # units before it may be there, to be forgotten
@@ -166,9 +168,9 @@ class ConsumeQueue:
                 min_offset=self._min_offset,
             )
         end = min(queue_offset + unit_count_max, self.max_offset)
-        if queue_offset >= self._handed_begin:
+        if queue_offset >= self._kept_begin:
             return self._from_memory(queue_offset, end)
-        in_files = min(end, self._handed_begin)
+        in_files = min(end, self._kept_begin)
         units: bytes | memoryview = self._files.read(
             self.key, queue_offset, unit_count=in_files - queue_offset
         )
@@ -198,8 +200,8 @@ class ConsumeQueue:
             return None
         self._dropped_below = position
         high, high_position = end, UNKNOWN
-        if self._handed_begin < end:
-            high = max(self._handed_begin, began)
+        if self._kept_begin < end:
+            high = max(self._kept_begin, began)
             high_position = self._position_of(high)
             if high == began or high_position < position:
                 self._look_up(position)
@@ -231,43 +233,39 @@ class ConsumeQueue:
     def retire(self) -> None:
         """Make room for another: nobody may add to this one, or read it."""
         self.is_retired = True
-        self._handed, self._tail = b"", bytearray()
-        self._handed_begin = self._tail_begin = self.max_offset
+        self._kept, self._handed, self._tail = b"", (), bytearray()
+        self._kept_begin = self._written = self._tail_begin = self.max_offset
 
-    def begin_flush(
-        self, *, kept_count: int = TAIL_UNITS_KEPT
-    ) -> tuple[int, bytearray | memoryview]:
+    def begin_flush(self) -> tuple[int, bytearray]:
         """Return the units no job has been given yet, and the queue offset of the first.
 
-        They are not copied, and do not change any more.  Of what is written already as many stay in
-        memory as make *kept_count* with them.
+        They are not copied, and do not change any more.
         """
         first, units = self._tail_begin, self._tail
         self._tail, self._tail_begin = bytearray(), self.max_offset
-        kept = max(self._handed_begin, min(self._written, self.max_offset - kept_count))
-        if kept >= first:
-            self._handed, self._handed_begin = units, first
-            return first, units
-        # A few, or several jobs wait: what is read in one piece is kept in one piece.
-        self._handed = self._handed[(kept - self._handed_begin) * UNIT_SIZE :] + units
-        self._handed_begin = kept
-        return first, memoryview(self._handed)[(first - kept) * UNIT_SIZE :]
+        if units:
+            self._handed += (units,)
+        return first, units
 
     def finish_flush(self, written_offset: int, *, kept_count: int = TAIL_UNITS_KEPT) -> None:
-        """Take note that the files hold all units before *written_offset*.
+        """Take note that the files hold all units before *written_offset*, where a job ended.
 
         *kept_count* of the last units stay in memory nevertheless.
         """
-        assert self._written <= written_offset <= self._tail_begin
-        self._written = written_offset
-        kept = min(written_offset, self.max_offset - kept_count)
-        if kept > self._handed_begin:
-            self._handed = bytes(self._handed[(kept - self._handed_begin) * UNIT_SIZE :])
-            self._handed_begin = kept
+        if self.is_retired:
+            return
+        begin = max(self._kept_begin, min(written_offset, self.max_offset - kept_count))
+        kept = self._from_memory(begin, written_offset)
+        while self._written < written_offset:
+            units, *others = self._handed
+            self._handed = tuple(others)
+            self._written += len(units) // UNIT_SIZE
+        assert self._written == written_offset, "it is none of those that jobs were given"
+        self._kept, self._kept_begin = kept, begin
 
     def _look_up(self, position: int) -> None:
         low, high, found = self._min_offset, self.max_offset, UNKNOWN
-        begin = max(low, self._handed_begin)
+        begin = max(low, self._kept_begin)
         if begin < high:
             # Memory first: it tells of most queues that nothing has to be read for them.
             in_tail = self._position_of(begin)
@@ -285,23 +283,25 @@ class ConsumeQueue:
         self._min_offset, self._first_position, self._dropped_below = low, found, None
 
     def _position_of(self, queue_offset: int) -> int:
-        units: bytes | bytearray | memoryview
-        if queue_offset >= self._tail_begin:
-            units, at = self._tail, (queue_offset - self._tail_begin) * UNIT_SIZE
-        elif queue_offset >= self._handed_begin:
-            units, at = self._handed, (queue_offset - self._handed_begin) * UNIT_SIZE
+        if queue_offset >= self._kept_begin:
+            units: bytes | memoryview = self._from_memory(queue_offset, queue_offset + 1)
         else:
-            units, at = self._files.read(self.key, queue_offset, unit_count=1), 0
-        return int(_POSITION.unpack_from(units, at)[0])
+            units = self._files.read(self.key, queue_offset, unit_count=1)
+        return int(_POSITION.unpack_from(units)[0])
 
     def _from_memory(self, queue_offset: int, end: int) -> bytes:
-        handed_begin, tail_begin = self._handed_begin, self._tail_begin
-        tail = memoryview(self._tail)[
-            max(queue_offset - tail_begin, 0) * UNIT_SIZE : max(end - tail_begin, 0) * UNIT_SIZE
-        ]
-        if queue_offset >= tail_begin:
-            return bytes(tail)
-        handed = memoryview(self._handed)[
-            (queue_offset - handed_begin) * UNIT_SIZE : (end - handed_begin) * UNIT_SIZE
-        ]
-        return b"".join((handed, tail))
+        """Return the units from *queue_offset* to *end*; all must be in memory."""
+        at = self._tail_begin
+        if queue_offset >= at:
+            return bytes(
+                memoryview(self._tail)[(queue_offset - at) * UNIT_SIZE : (end - at) * UNIT_SIZE]
+            )
+        at, parts = self._kept_begin, []
+        pieces: tuple[bytes | bytearray, ...] = (self._kept, *self._handed, self._tail)
+        for units in pieces:
+            behind = at + len(units) // UNIT_SIZE
+            if queue_offset < behind and at < end:
+                begin = max(queue_offset - at, 0) * UNIT_SIZE
+                parts.append(memoryview(units)[begin : (end - at) * UNIT_SIZE])
+            at = behind
+        return b"".join(parts)

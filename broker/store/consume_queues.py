@@ -185,7 +185,7 @@ class ConsumeQueues:
         grown, self._grown = self._grown, {}
         self._unflushed_size = 0
         kept = min(TAIL_UNITS_KEPT, TAILS_SIZE_MAX // UNIT_SIZE // max(1, len(self._queues)))
-        parts = [(key, *queue.begin_flush(kept_count=kept)) for key, queue in grown.items()]
+        parts = [(key, *queue.begin_flush()) for key, queue in grown.items()]
         for queue in grown.values():
             queue.has_grown = False
         return QueueFlush(self._files, parts, list(grown.values()), kept)

@@ -20,7 +20,7 @@ class QueueFlush:
     def __init__(
         self,
         files: QueueFiles,
-        parts: list[tuple[QueueKey, int, bytearray | memoryview]],
+        parts: list[tuple[QueueKey, int, bytearray]],
         queues: list[ConsumeQueue],
         kept_count: int,
     ) -> None:

@@ -216,3 +216,10 @@ def append_group(log: MemoryLog, group: RecordGroup) -> Entry:
     position = log.position_for(group.body_size)
     (body,) = group.encode(position)
     return log.append(body)
+
+
+def damage_units(queue, at, data):
+    """Put *data* over units that are written and still in memory, *at* bytes into them."""
+    damaged = bytearray(queue._kept)
+    damaged[at : at + len(data)] = data
+    queue._kept = bytes(damaged)

@@ -18,6 +18,7 @@ from tests.broker_store.helpers import (
     MemoryLog,
     NothingDispatched,
     append_group,
+    damage_units,
     make_chunk,
     new_group,
 )
@@ -215,7 +216,7 @@ def test_units_that_lead_nowhere_are_told_with_what_to_do(world, position):
         world.put(*[bytes(1000)] * 10)
     world.dispatch()
     queue = world.derived.queues.get("orders", 0)
-    struct.pack_into(">q", queue._handed, 20, position)
+    damage_units(queue, 20, struct.pack(">q", position))
 
     with pytest.raises(CorruptStoreError, match=r"queue 0 is damaged at offset 0 .*consumequeue"):
         world.pull(0, count_max=3)
@@ -229,7 +230,7 @@ def test_units_of_no_size_are_no_messages(world, size):
     world.dispatch()
     queue = world.derived.queues.get("orders", 0)
     for unit in range(3):
-        struct.pack_into(">i", queue._handed, 20 * unit + 8, size)
+        damage_units(queue, 20 * unit + 8, struct.pack(">i", size))
 
     with pytest.raises(CorruptStoreError, match="is damaged at offset 0"):
         world.pull(0, count_max=3)

@@ -15,6 +15,7 @@ from tests.broker_store.helpers import (
     MemoryLog,
     NothingDispatched,
     append_group,
+    damage_units,
     make_chunk,
     new_group,
 )
@@ -163,7 +164,7 @@ def test_a_clock_that_fell_gives_a_place_where_the_queue_crosses_the_time(make_w
 
 def test_a_damaged_unit_is_said_to_be_one(make_world):
     world = make_world([10, 20])
-    world.derived.queues.get("orders", 0)._handed[0:8] = b"\x7f" * 8
+    damage_units(world.derived.queues.get("orders", 0), 0, b"\x7f" * 8)
 
     with pytest.raises(CorruptStoreError, match="derived/consumequeue"):
         world.find(5)
