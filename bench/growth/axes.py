@@ -65,7 +65,7 @@ class Axis:
 async def _base_costs(probe: Probe, topics: Sequence[str], *, queue_count: int = _QUEUES) -> Costs:
     """Measure what most axes have in common, sends going to the first topic."""
     leader, follower = await probe.cost_of_sends(topics[:1], queue_count=queue_count)
-    p50, one = await probe.one_in_flight(topics[0], queue_count=queue_count)
+    p50, one = await probe.one_in_flight(topics[:1], queue_count=queue_count)
     return {
         LEADER.name: leader,
         FOLLOWER.name: follower,
@@ -130,6 +130,8 @@ async def _topics(folder: Path, points: Sequence[int]) -> AsyncIterator[tuple[in
             costs = await _base_costs(probe, names)
             leader, follower = await probe.cost_of_sends(names)
             costs[SPREAD_LEADER.name], costs[SPREAD_FOLLOWER.name] = leader, follower
+            _, costs[SPREAD_ONE.name] = await probe.one_in_flight(names)
+            costs[SPREAD_RATE.name] = await probe.cost_at_rate(names, RATE)
             leader, follower = await probe.cost_of_sends(names, batch_count=256, in_flight=8)
             costs[BATCHES_LEADER.name], costs[BATCHES_FOLLOWER.name] = leader, follower
             costs[SPREAD_RSS.name] = await probe.rss_mib()
@@ -137,6 +139,10 @@ async def _topics(folder: Path, points: Sequence[int]) -> AsyncIterator[tuple[in
             yield point, costs
 
 
+RATE = 10_000  # messages a second of a group that is busy and far from its limit
+
+SPREAD_ONE = Column(name="spread, one: leader us", digits=0)
+SPREAD_RATE = Column(name=f"spread, {RATE:,}/s: leader us")
 SPREAD_LEADER = Column(name="spread: leader us")
 SPREAD_FOLLOWER = Column(name="spread: follower us")
 BATCHES_LEADER = Column(name="spread by 256: leader us")
@@ -224,7 +230,7 @@ async def _sizes(folder: Path, points: Sequence[int]) -> AsyncIterator[tuple[int
             name = f"growth-{point}"
             await probe.create_topics([name], queue_count=_QUEUES)
             leader, follower = await probe.cost_of_sends([name], body_size=point)
-            p50, one = await probe.one_in_flight(name, body_size=point)
+            p50, one = await probe.one_in_flight([name], body_size=point)
             yield (
                 point,
                 {
@@ -265,11 +271,13 @@ AXES = (
     Axis(
         name="topics",
         what="topics of 8 queues",
-        note="One group; sends go to one of its topics, then (*spread*) to all queues of all, "
-        "one by one and in batches of 256.",
+        note="One group; sends go to one of its topics, then (*spread*) to all queues of all in "
+        f"turn: one alone, {RATE:,} a second, 1,000 under way, 8 batches of 256.",
         points=(1, 10, 100, 1000),
         columns=(
             *_BASE,
+            SPREAD_ONE,
+            SPREAD_RATE,
             SPREAD_LEADER,
             SPREAD_FOLLOWER,
             BATCHES_LEADER,

@@ -16,6 +16,7 @@ import broker
 from bench import raw_load
 from bench.frames import FrameRing
 from bench.group import BenchGroup
+from bench.open_load import run_sends_at
 from bench.warm import taken_at_most, warm_memory
 from broker.cli.local_group import GroupPlan
 from dledger.config import MIB, FlushDiskType, RaftConfig
@@ -92,18 +93,13 @@ class Probe:
         seconds: float = LOAD_SECONDS,
     ) -> Measured:
         """Keep single messages, or batches, under way over one plain socket."""
-        key = (tuple(topics), queue_count, body_size, batch_count)
-        if key not in self._rings:
-            self._rings[key] = FrameRing(
-                topic=topics,
-                queue_count=queue_count,
-                body_size=body_size,
-                batch_count=batch_count,
-                producer_id=self.chance.getrandbits(63) or 1,
-                chance=self.chance,
-                frame_count_min=in_flight,
-            )
-        ring = self._rings[key]
+        ring = self._ring(
+            topics,
+            queue_count=queue_count,
+            body_size=body_size,
+            batch_count=batch_count,
+            in_flight=in_flight,
+        )
         in_flight = max(1, min(in_flight, _UNDER_WAY_MAX // ring.frame_size, ring.frame_count))
         host, port = await self.group.leader_address()
         with raw_load.connect(host, port) as connected:
@@ -117,6 +113,50 @@ class Probe:
                     warm_up_seconds=0.0,
                 )
             )
+
+    def _ring(
+        self,
+        topics: Sequence[str],
+        *,
+        queue_count: int = 8,
+        body_size: int = 100,
+        batch_count: int = 1,
+        in_flight: int = 1000,
+    ) -> FrameRing:
+        """Return the frames to all queues of *topics*; of one producer, which goes on counting."""
+        key = (tuple(topics), queue_count, body_size, batch_count)
+        if key not in self._rings:
+            self._rings[key] = FrameRing(
+                topic=topics,
+                queue_count=queue_count,
+                body_size=body_size,
+                batch_count=batch_count,
+                producer_id=self.chance.getrandbits(63) or 1,
+                chance=self.chance,
+                frame_count_min=in_flight,
+            )
+        return self._rings[key]
+
+    async def cost_at_rate(self, topics: Sequence[str], rate: float) -> float:
+        """Return the leader's processor us a message at *rate* of them a second: least of rounds.
+
+        Single messages to all queues of *topics* in turn, each at its moment whatever the answers
+        do.
+        """
+        ring, costs = self._ring(topics), []
+        host, port = await self.group.leader_address()
+        for _ in range(ROUNDS):
+            before = self.group.cpu_seconds_by_node()
+            with raw_load.connect(host, port) as connected:
+                measured = await trio.to_thread.run_sync(
+                    lambda connected=connected: run_sends_at(
+                        connected, ring, rate=rate, seconds=LOAD_SECONDS, warm_up_seconds=0.0
+                    )
+                )
+            await self.group.wait_until_equal()
+            spent = await self.group.cpu_seconds_since(before)
+            costs.append(1e6 * spent[0] / measured.written_count)
+        return min(costs)
 
     async def cost_of_sends(
         self,
@@ -155,14 +195,17 @@ class Probe:
         return median(leaders), median(followers)
 
     async def one_in_flight(
-        self, topic: str, *, queue_count: int = 8, body_size: int = 100
+        self, topics: Sequence[str], *, queue_count: int = 8, body_size: int = 100
     ) -> tuple[float, float]:
-        """Return p50 in ms and the leader's processor us of a message alone: least of rounds."""
+        """Return p50 in ms and the leader's processor us of a message alone: least of rounds.
+
+        They go to all queues of *topics* in turn.
+        """
         latencies, costs = [], []
         for _ in range(ROUNDS):
             before = self.group.cpu_seconds_by_node()
             measured = await self.send(
-                [topic], queue_count=queue_count, body_size=body_size, in_flight=1, seconds=0.7
+                topics, queue_count=queue_count, body_size=body_size, in_flight=1, seconds=0.7
             )
             spent = await self.group.cpu_seconds_since(before)
             latencies.append(measured.p50)
