@@ -90,40 +90,13 @@ class Probe:
         body_size: int = 100,
         batch_count: int = 1,
         in_flight: int = 1000,
+        rate: float | None = None,
         seconds: float = LOAD_SECONDS,
     ) -> Measured:
-        """Keep single messages, or batches, under way over one plain socket."""
-        ring = self._ring(
-            topics,
-            queue_count=queue_count,
-            body_size=body_size,
-            batch_count=batch_count,
-            in_flight=in_flight,
-        )
-        in_flight = max(1, min(in_flight, _UNDER_WAY_MAX // ring.frame_size, ring.frame_count))
-        host, port = await self.group.leader_address()
-        with raw_load.connect(host, port) as connected:
-            return await trio.to_thread.run_sync(
-                lambda: raw_load.run_sends(
-                    connected,
-                    ring,
-                    in_flight=in_flight,
-                    batch_count=batch_count,
-                    seconds=seconds,
-                    warm_up_seconds=0.0,
-                )
-            )
+        """Keep single messages, or batches, under way over one plain socket.
 
-    def _ring(
-        self,
-        topics: Sequence[str],
-        *,
-        queue_count: int = 8,
-        body_size: int = 100,
-        batch_count: int = 1,
-        in_flight: int = 1000,
-    ) -> FrameRing:
-        """Return the frames to all queues of *topics*; of one producer, which goes on counting."""
+        With *rate* single messages instead, so many a second whatever the answers do.
+        """
         key = (tuple(topics), queue_count, body_size, batch_count)
         if key not in self._rings:
             self._rings[key] = FrameRing(
@@ -135,24 +108,28 @@ class Probe:
                 chance=self.chance,
                 frame_count_min=in_flight,
             )
-        return self._rings[key]
+        ring = self._rings[key]
+        in_flight = max(1, min(in_flight, _UNDER_WAY_MAX // ring.frame_size, ring.frame_count))
+        run = (
+            functools.partial(raw_load.run_sends, in_flight=in_flight, batch_count=batch_count)
+            if rate is None
+            else functools.partial(run_sends_at, rate=rate)
+        )
+        host, port = await self.group.leader_address()
+        with raw_load.connect(host, port) as connected:
+            return await trio.to_thread.run_sync(
+                lambda: run(connected, ring, seconds=seconds, warm_up_seconds=0.0)
+            )
 
     async def cost_at_rate(self, topics: Sequence[str], rate: float) -> float:
         """Return the leader's processor us a message at *rate* of them a second: least of rounds.
 
-        Single messages to all queues of *topics* in turn, each at its moment whatever the answers
-        do.
+        They go to all queues of *topics* in turn.
         """
-        ring, costs = self._ring(topics), []
-        host, port = await self.group.leader_address()
+        costs = []
         for _ in range(ROUNDS):
             before = self.group.cpu_seconds_by_node()
-            with raw_load.connect(host, port) as connected:
-                measured = await trio.to_thread.run_sync(
-                    lambda connected=connected: run_sends_at(
-                        connected, ring, rate=rate, seconds=LOAD_SECONDS, warm_up_seconds=0.0
-                    )
-                )
+            measured = await self.send(topics, rate=rate)
             await self.group.wait_until_equal()
             spent = await self.group.cpu_seconds_since(before)
             costs.append(1e6 * spent[0] / measured.written_count)

@@ -256,11 +256,10 @@ class ConsumeQueue:
             return
         begin = max(self._kept_begin, min(written_offset, self.max_offset - kept_count))
         kept = self._from_memory(begin, written_offset)
-        while self._written < written_offset:
-            units, *others = self._handed
-            self._handed = tuple(others)
-            self._written += len(units) // UNIT_SIZE
-        assert self._written == written_offset, "it is none of those that jobs were given"
+        if written_offset > self._written:
+            written, *handed = self._handed  # jobs run in order
+            assert written_offset == self._written + len(written) // UNIT_SIZE
+            self._handed, self._written = tuple(handed), written_offset
         self._kept, self._kept_begin = kept, begin
 
     def _look_up(self, position: int) -> None:

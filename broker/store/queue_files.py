@@ -23,6 +23,7 @@ from dledger.errors import CorruptStoreError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from dledger.entry import Buffer
     from dledger.store.disk import Disk, MappedRegion
 
 UNITS_PER_FILE = 300_000
@@ -133,9 +134,7 @@ class QueueFiles:
                 file.close()
         return low, found
 
-    def pieces(
-        self, key: QueueKey, queue_offset: int, units: bytes | bytearray | memoryview
-    ) -> Iterator[Piece]:
+    def pieces(self, key: QueueKey, queue_offset: int, units: Buffer) -> Iterator[Piece]:
         """Yield what is to be written so that *units*, none copied, are those from there on."""
         at = 0
         while at < len(units):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from broker.store.runs import UNIT_SIZE
@@ -10,8 +9,6 @@ from broker.store.runs import UNIT_SIZE
 if TYPE_CHECKING:
     from broker.store.consume_queue import ConsumeQueue
     from broker.store.queue_files import QueueFiles, QueueKey
-
-_KEY = itemgetter(0)
 
 
 class QueueFlush:
@@ -43,7 +40,7 @@ class QueueFlush:
         Raises:
             StorageFailedError: stop the node.
         """
-        parts = sorted(self._parts, key=_KEY)
+        parts = sorted(self._parts)
         size = sum(len(units) for _, _, units in parts)
         # One after the other: all at once were half a kilobyte for each of thousands of queues.
         pieces = (piece for part in parts for piece in self._files.pieces(*part))
