@@ -36,6 +36,11 @@ if TYPE_CHECKING:
 # The next segment is prepared when less than this is left in the last one (or less than half of
 # it): twice the largest frame a peer or client may send.
 _ROOM_AHEAD = 32 * 1024 * 1024
+# So much of the last segment has to be filled before the next one is made, where the disk has room
+# for it, and before zeros are written to that.  From there on a mebibyte and a quarter for each
+# mebibyte appended: they end just before it is taken, and no moment belongs to zeros alone.
+_FILLED_FIRST = 1 / 8
+_ZEROS_PER_BYTE = 5 / 4
 # Who has so much still to copy is far behind: twice what a leader has on its way to a follower.
 _FAR_BEHIND = 32 * 1024 * 1024
 # An entry of up to so many bytes may be on its way to followers before it is written here.
@@ -226,15 +231,32 @@ class LedgerWriter(LedgerReader):
             self._log.spare_count < self._spares_wanted and room < ahead
         ) or self._index.needs_prepare(self.end_index)
 
+    @property
+    def may_prepare(self) -> bool:
+        """Whether `prepare_next` is of use already; there is no harm if it fails."""
+        return self._log.spare_count == 0 and self._filled_beyond(_FILLED_FIRST) > 0
+
+    @property
+    def owes_zeros(self) -> bool:
+        """Whether a worker should call `zero_more`: the next segment lags behind this one."""
+        log = self._log
+        return log.zeroed_size < min(
+            log.file_size, self._filled_beyond(_FILLED_FIRST) * _ZEROS_PER_BYTE
+        )
+
+    def zero_more(self) -> None:
+        """Write zeros to another piece of the next segment; see `MappedFileQueue.zero_more`."""
+        self._log.zero_more()
+
     def prepare_next(self) -> None:
-        """Allocate the next segment and index file ahead of their use; blocking, any thread.
+        """Allocate a segment and an index file ahead of their use; blocking, any thread.
 
         Raises:
             LedgerFullError: no room; names path, bytes wanted and bytes free. Call again later.
         """
         # Whether all of it will be filled by what is to be copied, if that is as much as it seems.
         is_for_copies = self._coming_end >= self._log.last.end + self._segment_size
-        self._log.prepare_spare(is_for_copies=is_for_copies)
+        self._log.prepare_spare(wanted=self._spares_wanted, is_for_copies=is_for_copies)
         self._index.prepare_spare()
 
     def take_copied(self, index: int) -> list[MappedFile]:
@@ -251,6 +273,10 @@ class LedgerWriter(LedgerReader):
         return taken
 
     # -- inside -----------------------------------------------------------------------------------
+
+    def _filled_beyond(self, part: float) -> float:
+        """Return how many bytes more than *part* of the last segment are filled, or below 0."""
+        return self.end.position - self._log.last.position - self._segment_size * part
 
     def _write_run(
         self,

@@ -30,13 +30,12 @@ from dledger.store.zeros import ZERO_PIECE, ZEROS, ZEROS_SIZE
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from dledger.store.disk import Disk, MappedRegion
+    from dledger.store.disk import Disk
 
 SPARES_MAX = 2
 
-# A new log file can be taken as soon as so much of it is zeroed, some 10 ms.  What is made ahead is
-# zeroed further until it is taken: where that is slow, as on a virtual machine whose host has to
-# find the memory first, appends need not wait for the whole of it.
+# A new log file can be taken as soon as so much of it is zeroed, some 10 ms.  The rest follows by
+# and by, until it is taken: appends need not wait for the whole of it.
 _ZERO_SIZE_NOW = 4 * 1024 * 1024
 
 _REWRITE_SIZE = 1024 * 1024  # bytes at a time
@@ -62,6 +61,7 @@ class MappedFileQueue:
         self._disk = disk
         self._files: list[MappedFile] = []
         self._spares: deque[MappedFile] = deque()
+        self._bare: tuple[MappedFile, int] | None = None  # a spare, and up to where it has zeros
         self._leftovers: list[MappedFile] = []
         self._is_folder_dirty = False
         self._allocating = threading.Lock()
@@ -127,6 +127,12 @@ class MappedFileQueue:
         """How many times `roll` finds a file ready."""
         return len(self._spares)
 
+    @property
+    def zeroed_size(self) -> int:
+        """Bytes of the next file that have zeros; as many as it has when it takes no more."""
+        bare = self._bare
+        return self.file_size if bare is None else bare[1]
+
     # -- find and read ----------------------------------------------------------------------------
 
     def holds(self, position: int) -> bool:
@@ -162,10 +168,13 @@ class MappedFileQueue:
         full.filled()
         return added
 
-    def prepare_spare(self, *, is_for_copies: bool = False) -> None:
-        """See to it that a spare is ready; blocking, any thread.
+    def prepare_spare(self, *, wanted: int = 1, is_for_copies: bool = False) -> None:
+        """Make a spare if there are not as many as wanted; blocking, any thread.
+
+        It may have but few zeros as yet: see `zero_more`.
 
         Args:
+            wanted: spares.
             is_for_copies: all of it will be filled in large pieces that nobody waits for.  Zeros
                 are for small ones, and would be written in vain.
 
@@ -174,44 +183,49 @@ class MappedFileQueue:
         """
         zeroes = self._zeroes and not is_for_copies
         with self._allocating:
-            if self._spares:
+            if len(self._spares) >= wanted:
                 return
             spare = self._allocate(zero_size=_ZERO_SIZE_NOW if zeroes else 0)
-            region = None
-            if zeroes and self.file_size > _ZERO_SIZE_NOW:
-                # A descriptor of its own: a failure of the disk is told to each of them once, and
-                # one that a sync here is told of may concern what the log has written meanwhile.
-                region = self._disk.open_region(spare.path, writable=True)
             with self._zeroing:
                 is_closed = self._is_closed
                 if not is_closed:
                     self._spares.append(spare)
+                    if zeroes and self.file_size > _ZERO_SIZE_NOW:
+                        self._bare = spare, _ZERO_SIZE_NOW
         if is_closed:
             spare.close()
-        if region is not None:
-            try:
-                self._fill(spare, region)
-            finally:
-                region.close()
 
-    def _fill(self, spare: MappedFile, region: MappedRegion) -> None:
-        """Write zeros to all of *spare*, or until it is taken, or nobody takes it any more."""
-        for start in range(_ZERO_SIZE_NOW, self.file_size, ZERO_PIECE):
+    def zero_more(self) -> None:
+        """Write zeros to another piece of the spare made last; blocking, any thread but one.
+
+        Raises:
+            StorageFailedError: a write or a sync failed; stop the process.
+        """
+        with self._zeroing:
+            if self._bare is None:
+                return
+            spare, start = self._bare
             end = min(start + ZERO_PIECE, self.file_size)
-            with self._zeroing:
-                if spare not in self._spares:
-                    return
-                try:
-                    for offset in range(start, end, ZEROS_SIZE):
-                        region.write(offset, [ZEROS[: end - offset]], through_map=False)
-                except StorageFailedError as error:
-                    if not _is_full(error):
-                        raise
-                    # What was allocated may not be kept for us (copy on write): the disk is no
-                    # worse for it, only slower.
-                    _log.info("%s: not written with zeros to its end: %s", spare.path, error)
-                    return
+            # A descriptor of its own: a failure of the disk is told to each of them once, and one
+            # that a sync here is told of may concern what the log has written meanwhile.
+            region = self._disk.open_region(spare.path, writable=True)
+            try:
+                self._bare = (spare, end) if end < self.file_size else None
+                for offset in range(start, end, ZEROS_SIZE):
+                    region.write(offset, [ZEROS[: end - offset]], through_map=False)
+            except StorageFailedError as error:
+                region.close()
+                self._bare = None
+                if not _is_full(error):
+                    raise
+                # What was allocated may not be kept for us (copy on write): the disk is no worse
+                # for it, only slower.
+                _log.info("%s: not written with zeros to its end: %s", spare.path, error)
+                return
+        try:
             region.sync()  # by the piece: a sync of the log never waits for all of it
+        finally:
+            region.close()
 
     # -- shrink -----------------------------------------------------------------------------------
 
@@ -253,6 +267,8 @@ class MappedFileQueue:
             LedgerFullError: nothing changed: there is no room for the file.
         """
         self.prepare_spare()
+        while self._bare is not None:
+            self.zero_more()  # to its end: nobody can tell how fast it will be filled
         files, self._files = self._files, []
         self.retire(files)
         self.retire_leftovers()
@@ -325,24 +341,32 @@ class MappedFileQueue:
         with self._zeroing:
             self._is_closed = True
             spares, self._spares = self._spares, deque()
+            self._bare = None
         for file in [*self._files, *self._leftovers, *spares]:
             file.close()
 
     # -- inside -----------------------------------------------------------------------------------
 
     def _add(self, position: int) -> MappedFile:
-        with self._zeroing:  # from here on no zeros are written to it
-            file = self._spares.popleft() if self._spares else None
+        file = self._take_spare()
         if file is None:
             with self._allocating:  # a worker may be at it: then wait for its file
-                with self._zeroing:
-                    file = self._spares.popleft() if self._spares else None
+                file = self._take_spare()
                 if file is None:
                     file = self._allocate(zero_size=_ZERO_SIZE_NOW)
         file.move(f"{self.folder}/{position:020d}", position=position)
         self._append(file)
         self._is_folder_dirty = True
         return file
+
+    def _take_spare(self) -> MappedFile | None:
+        with self._zeroing:  # from here on no zeros are written to it
+            if not self._spares:
+                return None
+            spare = self._spares.popleft()
+            if self._bare is not None and self._bare[0] is spare:
+                self._bare = None
+            return spare
 
     def _append(self, file: MappedFile) -> None:
         self._files.append(file)

@@ -180,8 +180,10 @@ class Life:
             if ticket is not None:
                 ticket.run()
         elif what < 0.90:
-            if store.needs_prepare:
+            if store.needs_prepare or store.may_prepare:
                 store.prepare_next()
+            if store.owes_zeros:
+                store.zero_more()
         elif what < 0.95:
             if history.commit_index > store.base.index:
                 store.drop_before(store.point_at(history.commit_index).position)

@@ -289,6 +289,35 @@ def test_a_worker_prepares_what_the_loop_will_need(disk, store):
     assert store.needs_prepare
 
 
+def test_room_is_made_for_an_entry_as_large_as_a_segment(store):
+    """It takes one, and leaves its no-op to another: both have to be there before it."""
+    append(store, bytes(3000))
+    store.prepare_next()
+    assert not store.has_room(SEGMENT - 56)
+
+    while store.needs_prepare:
+        count = store.stats.spare_count
+        store.prepare_next()
+        assert store.stats.spare_count > count, "called in vain, for ever"
+
+    assert store.has_room(SEGMENT - 56)
+    append(store, bytes(SEGMENT - 56))
+    append(store, b"", kind=EntryKind.NOOP)
+    assert store.stats.spare_count == 0
+
+
+def test_the_next_segment_may_be_made_early_and_gets_zeros_in_step(store):
+    assert not store.may_prepare
+    store.prepare_next()
+    while store.end_position <= SEGMENT // 8:
+        assert not store.owes_zeros
+        append(store, b"")
+    assert not store.may_prepare, "there is one"
+    assert not store.owes_zeros, "it is so small that all was zeroed at once"
+    store._log._spares.clear()
+    assert store.may_prepare
+
+
 def test_the_index_is_prepared_as_well(store):
     """128 units a file: the next file is wanted from the middle of the last one on."""
     store.prepare_next()

@@ -6,6 +6,9 @@ import dataclasses
 
 import pytest
 
+from dledger.config import FlushDiskType
+from dledger.errors import LedgerError, LedgerFullError
+from dledger.store import ledger_writer, mapped_file_queue
 from dledger.store.disk_usage import DiskUsage
 from dledger.store.housekeeping import Housekeeping
 from dledger.store.retention import NEWEST_UNKNOWN, refusal_of
@@ -39,8 +42,12 @@ class Worker:
 
     def do_one(self):
         job, done = self.jobs.pop(0)
-        job()
-        done(None)
+        failure = None
+        try:
+            job()
+        except LedgerError as error:
+            failure = error
+        done(failure)
 
     def do_all(self):
         while self.jobs:
@@ -72,6 +79,7 @@ class Keeper:
 class Hooks:
     def __init__(self, store):
         self.store = store
+        self.prepared = []
 
     @property
     def committed_index(self):
@@ -84,7 +92,7 @@ class Hooks:
         assert failure is None
 
     def on_segment_prepared(self, failure):
-        assert failure is None
+        self.prepared.append(failure)
 
 
 class House:
@@ -125,6 +133,36 @@ class House:
     def dropped(self):
         """Segments that are gone."""
         return self.store.base.position // SEGMENT
+
+
+class Growing(House):
+    """A log that goes on growing, the next segment of which has zeros to get."""
+
+    def __init__(self, monkeypatch, **settings):
+        monkeypatch.setattr(mapped_file_queue, "_ZERO_SIZE_NOW", 512)
+        monkeypatch.setattr(mapped_file_queue, "ZERO_PIECE", 256)
+        super().__init__(**settings)
+        self.store.prepare_next()
+        while self.owed < 1024:
+            fill(self.store, 1, 400, term=1)
+        self.housekeeping._is_busy = True  # nothing else is due
+
+    @property
+    def owed(self):
+        """Bytes of zeros that the next segment lags behind."""
+        store = self.store
+        filled = store.end_position % SEGMENT - SEGMENT // 8
+        return filled * 5 // 4 - store._log.zeroed_size
+
+    def zero(self, *, seconds, entry_count=0):
+        """Do one piece, which takes some time, in which some entries come."""
+        ((job, done),) = self.worker.jobs
+        self.worker.jobs.clear()
+        assert job == self.store.zero_more
+        job()
+        self.clock.seconds += seconds
+        fill(self.store, entry_count, 400, term=1)
+        done(None)
 
 
 def percent(used):
@@ -283,6 +321,65 @@ def test_a_refusal_says_by_how_much_and_what_to_do():
     assert "disk_refuse_percent = 90" in told
     assert "3.0 MiB have to go" in told
     assert "free some disk space" in told
+
+
+def test_zeros_take_a_tenth_of_the_time_while_entries_come(monkeypatch):
+    house = Growing(monkeypatch)
+    house.housekeeping.start_due()
+    house.zero(seconds=0.003, entry_count=1)
+
+    for seconds, is_due in ((0.026, False), (0.002, True)):
+        assert house.worker.jobs == []
+        house.clock.seconds += seconds
+        house.housekeeping.start_due()
+        assert bool(house.worker.jobs) is is_due
+    house.zero(seconds=3, entry_count=1)  # behind a checkpoint, say
+    house.clock.seconds += 0.51
+    house.housekeeping.start_due()
+    assert house.worker.jobs, "no such time later"
+
+
+def test_zeros_are_made_up_for_while_no_entries_come(monkeypatch):
+    house = Growing(monkeypatch)
+    house.housekeeping.start_due()
+
+    while house.owed > 0:
+        house.zero(seconds=0.003)
+
+    assert house.worker.jobs == [], "and not further"
+
+
+def test_with_async_flush_no_sync_waits_for_zeros_so_they_do_not_rest(monkeypatch):
+    house = Growing(monkeypatch, flush_disk_type=FlushDiskType.ASYNC_FLUSH)
+    house.housekeeping.start_due()
+
+    house.zero(seconds=0.003, entry_count=2)
+
+    assert house.worker.jobs
+
+
+def test_a_full_disk_is_not_told_of_while_there_is_room_in_the_segment(monkeypatch):
+    """The next segment is made early; a leader has to refuse messages only when it needs it."""
+    monkeypatch.setattr(ledger_writer, "_ROOM_AHEAD", 0)
+    house = House()
+    store = house.store
+    store._index.prepare_spare()
+    while not SEGMENT // 8 < store.end_position % SEGMENT < SEGMENT // 2:
+        fill(store, 1, 400, term=1)
+    assert (store.stats.spare_count, store.needs_prepare, store.may_prepare) == (0, False, True)
+    house.disk.capacity = 0
+
+    house.keep()
+    assert house.hooks.prepared == []
+    while not store.needs_prepare:
+        fill(store, 1, 400, term=1)
+    house.keep()
+    (failure,) = house.hooks.prepared
+    assert isinstance(failure, LedgerFullError)
+    house.disk.capacity = 1 << 30
+    house.keep()
+    assert house.hooks.prepared[1:] == [None]
+    assert store.stats.spare_count == 1
 
 
 def test_a_state_goes_only_when_the_base_behind_it_is_durable():

@@ -4,8 +4,17 @@ import random
 
 import pytest
 
+from dledger.store import mapped_file_queue
 from tests.fakes.disk import FakeDisk, SimulatedCrash
 from tests.store.model import ASYNC, CONFIG, MAPPED, Life
+
+
+@pytest.fixture(autouse=True)
+def _small_zeros(monkeypatch):
+    """As with segments of a gibibyte: the next one gets its zeros piece by piece."""
+    monkeypatch.setattr(mapped_file_queue, "_ZERO_SIZE_NOW", 512)
+    monkeypatch.setattr(mapped_file_queue, "ZERO_PIECE", 512)
+    monkeypatch.setattr(mapped_file_queue, "ZEROS_SIZE", 256)
 
 
 def live(seed: int, *, power: bool, config=CONFIG) -> Life:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import threading
 
 import pytest
 
@@ -28,13 +29,19 @@ def queue(monkeypatch):
     return queue
 
 
+def zero_all(queue):
+    """Have the next file zeroed until there is nothing left to do."""
+    while queue.zeroed_size < queue.file_size:
+        queue.zero_more()
+
+
 def at_each_piece(queue, monkeypatch, hear):
     """Call *hear* with the number of pieces written so far, each time one is synced."""
-    open_region = queue._disk.open_region
+    open_region, pieces = queue._disk.open_region, []
 
     def watched(path, *, writable):
         region = open_region(path, writable=writable)
-        sync, pieces = region.sync, []
+        sync = region.sync
 
         def syncing():
             sync()
@@ -52,9 +59,24 @@ def test_a_spare_is_zeroed_to_its_end_when_nobody_takes_it(queue, monkeypatch):
     at_each_piece(queue, monkeypatch, counts.append)
 
     queue.prepare_spare()
+    assert (counts, queue.zeroed_size) == ([], 2 * KIB), "some comes with the file"
+    queue.zero_more()
+    assert (counts, queue.zeroed_size) == ([1], 3 * KIB)
+    zero_all(queue)
+    queue.zero_more()
 
     assert counts == [1, 2, 3, 4, 5, 6], "all but the two that come with the file"
     assert queue.spare_count == 1
+
+
+def test_the_first_file_of_a_log_is_zeroed_to_its_end(queue, monkeypatch):
+    counts = []
+    at_each_piece(queue, monkeypatch, counts.append)
+
+    queue.reset(0)
+
+    assert counts == [1, 2, 3, 4, 5, 6]
+    assert queue.zeroed_size == SIZE
 
 
 def test_little_is_written_at_once(queue, monkeypatch):
@@ -76,6 +98,7 @@ def test_little_is_written_at_once(queue, monkeypatch):
     monkeypatch.setattr(queue._disk, "open_region", watched)
 
     queue.prepare_spare()
+    zero_all(queue)
 
     assert offsets == list(range(2 * KIB, SIZE, KIB // 4))
     assert set(sizes) == {KIB // 4}
@@ -94,17 +117,10 @@ def test_a_spare_for_copies_is_not_zeroed(queue, monkeypatch):
 
     queue.prepare_spare(is_for_copies=True)
 
+    queue.zero_more()
+
     assert (counts, sizes) == ([], [0])
-    assert queue.spare_count == 1
-
-
-def test_a_spare_is_there_before_it_is_zeroed(queue, monkeypatch):
-    ready = []
-    at_each_piece(queue, monkeypatch, lambda _: ready.append(queue.spare_count))
-
-    queue.prepare_spare()
-
-    assert ready == [1] * 6
+    assert (queue.spare_count, queue.zeroed_size) == (1, SIZE)
 
 
 def test_zeros_end_where_a_spare_is_taken(queue, monkeypatch):
@@ -119,6 +135,8 @@ def test_zeros_end_where_a_spare_is_taken(queue, monkeypatch):
     at_each_piece(queue, monkeypatch, take)
 
     queue.prepare_spare()
+    zero_all(queue)
+    queue.zero_more()
 
     assert counts == [1, 2]
     assert queue.spare_count == 0
@@ -140,6 +158,8 @@ def test_zeros_end_where_the_queue_is_closed(queue, monkeypatch):
     at_each_piece(queue, monkeypatch, close)
 
     queue.prepare_spare()
+    zero_all(queue)
+    queue.zero_more()
 
     assert counts == [1, 2]
     (spare,) = (name for name in queue._disk.list_folder("log") if name.startswith("spare"))
@@ -153,9 +173,31 @@ def test_nothing_is_written_to_a_spare_made_for_a_closed_queue(queue, monkeypatc
     queue.close()
 
     queue.prepare_spare()
+    queue.zero_more()
 
     assert counts == []
     assert queue.spare_count == 0
+
+
+def test_a_spare_is_not_taken_while_a_piece_of_it_is_written(queue):
+    """Nor renamed before the worker has opened it."""
+    queue.prepare_spare()
+    open_region, takers = queue._disk.open_region, []
+
+    def take():
+        queue.roll().write(SIZE, [b"x" * SIZE], through_map=True)
+
+    def opening(path, *, writable):
+        takers.append(threading.Thread(target=take))
+        takers[0].start()
+        takers[0].join(0.05)
+        return open_region(path, writable=writable)
+
+    queue._disk.open_region = opening
+    queue.zero_more()
+    takers[0].join()
+
+    assert bytes(queue.view(SIZE, SIZE)) == b"x" * SIZE
 
 
 @pytest.mark.parametrize(
@@ -179,4 +221,5 @@ def test_a_disk_that_is_full_while_a_spare_is_zeroed_leaves_it_as_it_is(
     monkeypatch.setattr(queue._disk, "open_region", full)
     with pytest.raises(StorageFailedError) if is_grave else contextlib.nullcontext():
         queue.prepare_spare()
-    assert queue.spare_count == 1
+        queue.zero_more()
+    assert (queue.spare_count, queue.zeroed_size) == (1, SIZE), "nothing is tried again"
