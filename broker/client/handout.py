@@ -13,6 +13,8 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from broker.client.records import MessageRun
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from contextlib import AbstractContextManager
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
     from broker.client.progress import QueueProgress
 
 _NO_MESSAGES: Sequence[Message] = ()
+# Made at once: enough that one of them costs little more than itself, and far fewer than there
+# have to be, 700, before the collector looks at new objects.
+_MADE_AT_ONCE = 256
 
 
 @dataclass(slots=True)
@@ -39,11 +44,12 @@ class Handout:
 
     exclusive: AbstractContextManager[object] = nullcontext()  # held while something is taken away
 
-    __slots__ = ("_gathered", "_taken", "at", "batch", "current", "end", "last")
+    __slots__ = ("_gathered", "_run", "_taken", "at", "batch", "current", "end", "last")
 
     def __init__(self) -> None:
-        self.batch: Sequence[Message] = _NO_MESSAGES
-        self.at = 0  # the next one's number in the batch
+        self._run = MessageRun.of(_NO_MESSAGES)  # what is left of the batch and not made yet
+        self.batch: Sequence[Message] = _NO_MESSAGES  # what is made of it
+        self.at = 0  # the next one's number in that
         self.end = 0  # offset behind the batch, and behind what a filter passed over there
         self.current: QueueProgress | None = None  # whose the batch is
         self.last: QueueProgress | None = None  # whose the message is that was handed out last
@@ -68,6 +74,9 @@ class Handout:
             current = self.last = self.current
             current.hand_out(message)  # type: ignore[union-attr] # there is a batch
             return message
+        if self._run:
+            self._make_some()
+            return self.next()
         self.last = None
         self.use_up()
         return None
@@ -84,6 +93,9 @@ class Handout:
         progress.hand_out(message)
         return message
 
+    def _make_some(self) -> None:
+        self.batch, self.at = self._run.take(_MADE_AT_ONCE), 0
+
     # --- filling ------------------------------------------------------------------------------
 
     def use_up(self) -> None:
@@ -99,25 +111,27 @@ class Handout:
         """Whether a message of one queue is at hand, or unless *settled* with the receiver."""
         return (
             (not settled and (progress is self.last or progress in self._taken))
-            or (progress is self.current and self.at < len(self.batch))
+            or (progress is self.current and self._is_left())
             or any(message.progress is progress for message in self._gathered)
         )
 
     def drop(self) -> None:
         """Have no batch."""
+        self._run = MessageRun.of(_NO_MESSAGES)
         self.batch, self.at, self.current = _NO_MESSAGES, 0, None
 
-    def take_up(self, progress: QueueProgress, messages: Sequence[Message], end: int) -> None:
-        """Hand out *messages* from now on; *end* is the offset behind them."""
-        assert self.at == len(self.batch)
-        self.batch, self.at, self.end, self.current = messages, 0, end, progress
+    def take_up(self, progress: QueueProgress, run: MessageRun, end: int) -> None:
+        """Hand out *run* from now on; *end* is the offset behind it."""
+        assert not self._is_left()
+        self._run = run
+        self.batch, self.at, self.end, self.current = _NO_MESSAGES, 0, end, progress
 
     def put_back(self, progress: QueueProgress) -> list[Message]:
         """Return what is at hand of one queue, and have it no more; `end` is behind it."""
         back = [message for message in self._gathered if message.progress is progress]
         self._gathered = deque(m for m in self._gathered if m.progress is not progress)
         if progress is self.current:
-            back += self.batch[self.at :]
+            back += [*self.batch[self.at :], *self._run.take_all()]
             self.drop()
         return back
 
@@ -132,6 +146,9 @@ class Handout:
         """Hand out no more of one queue; what its receiver has, it can still say is done."""
         self.put_back(progress)
 
+    def _is_left(self) -> bool:
+        return self.at < len(self.batch) or len(self._run) > 0
+
     # --- batches ------------------------------------------------------------------------------
 
     @property
@@ -141,8 +158,9 @@ class Handout:
 
     def gather(self, count_max: int) -> bool:
         """Add what is at hand to the batch being gathered; return whether that is full."""
-        wanted = count_max - len(self._gathered)
-        if wanted > 0 and self.at < len(self.batch):
+        while (wanted := count_max - len(self._gathered)) > 0 and self._is_left():
+            if self.at == len(self.batch):
+                self._make_some()
             more = self.batch[self.at : self.at + wanted]
             self.at += len(more)
             for message in more:

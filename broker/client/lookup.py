@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from broker.client.errors import CorruptAnswerError
-from broker.client.records import decode_messages
+from broker.client.records import decode_run
 from broker.errors import CorruptRecordError
 from broker.message import codec
 from broker.message.message_id import decode_offset_id
@@ -226,12 +226,12 @@ def decode_found(data: bytes) -> list[Message]:
     at = number = 0
     while at < len(data):
         stored = codec.decode_record(data, at, record=number)
-        result += decode_messages(
+        result += decode_run(
             data[at : at + stored.size],
             topic=stored.topic,
             queue_id=stored.queue_id,
             first_offset=stored.queue_offset,
-        )
+        ).take_all()
         at += stored.size
         number += 1
     return result

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from broker.client.records import MessageRun
+
 if TYPE_CHECKING:
     from broker.client.message import Message
     from broker.client.progress import QueueProgress
@@ -53,9 +55,9 @@ class Prefetch:
 
     def drop(self, reader: QueueReader) -> None:
         """Forget what was read ahead of one queue."""
-        for messages, size, _ in reader.batches:
+        for run, size, _ in reader.batches:
             self._size -= size
-            self._count -= len(messages)
+            self._count -= len(run)
         reader.batches.clear()
         self.hold(reader)
 
@@ -76,8 +78,8 @@ class Prefetch:
         """Have *messages* wait again, before all others of their queue, if that is still read."""
         if reader not in self._progresses:
             return
-        end = reader.batches[0][0][0].queue_offset if reader.batches else reader.next_offset
-        reader.batches.appendleft((messages, 0, end))
+        end = reader.batches[0][0].first_offset if reader.batches else reader.next_offset
+        reader.batches.appendleft((MessageRun.of(messages), 0, end))
         self._count += len(messages)
 
     def on_arrival(self, reader: QueueReader, count: int) -> None:
@@ -100,7 +102,7 @@ class Prefetch:
         self._arrival = trio.Event()
         await self._arrival.wait()
 
-    def take(self) -> tuple[QueueProgress, list[Message], int] | None:
+    def take(self) -> tuple[QueueProgress, MessageRun, int] | None:
         """Return a queue, messages of it, and the offset behind them; None: there are none."""
         reader = self._first_free() if self._one_by_one else None
         if reader is not None:
@@ -109,18 +111,17 @@ class Prefetch:
             return None
         else:
             reader = self._turns.popleft()
-        messages, size, end = reader.batches.popleft()
-        if self._one_by_one and len(messages) > 1:
-            rest = messages[1:]
-            messages = messages[:1]
+        run, size, end = reader.batches.popleft()
+        if self._one_by_one and len(run) > 1:
+            rest, run = run, MessageRun.of(run.take(1))
             reader.batches.appendleft((rest, size, end))
-            size, end = 0, rest[0].queue_offset
+            size, end = 0, rest.first_offset
         if reader.batches:
             self._turns.append(reader)
         self._size -= size
-        self._count -= len(messages)
+        self._count -= len(run)
         self.make_room()
-        return self._progresses[reader], messages, end
+        return self._progresses[reader], run, end
 
     def has_room(self) -> bool:
         """Whether more is to be pulled ahead."""

@@ -15,7 +15,7 @@ import trio
 
 from broker.client.errors import CorruptAnswerError
 from broker.client.handout import ConsumerStats
-from broker.client.records import decode_messages
+from broker.client.records import MessageRun, decode_run
 from broker.client.requests import RETRYABLE, error_of, failure_text
 from broker.errors import BrokerError, CorruptRecordError
 from broker.message.properties import RETRY_TOPIC
@@ -33,7 +33,6 @@ from dledger.remoting.errors import RemotingError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from broker.client.message import Message
     from broker.client.requests import Requests
     from broker.client.resets import ResetFollower
 
@@ -90,7 +89,7 @@ class QueueReader:
         self.topic = topic
         self.queue_id = queue_id
         # Messages, the bytes they came in, and the offset behind them and what was passed over.
-        self.batches: deque[tuple[list[Message], int, int]] = deque()
+        self.batches: deque[tuple[MessageRun, int, int]] = deque()
         self.next_offset = -1  # of the next message to pull
         self.error: Exception | None = None
         self.is_paused = False
@@ -234,27 +233,29 @@ class QueueReader:
     def _take(self, answer: Command) -> None:
         body = answer.body
         assert not isinstance(body, list), "received bodies are one buffer"
-        messages = decode_messages(
+        run = decode_run(
             body,
             topic=self.topic,
             queue_id=self.queue_id,
             first_offset=self.next_offset,
             tags=self._tags,
         )
-        if messages:
-            self.next_offset = messages[-1].queue_offset + 1
+        if count := len(run):
+            self.next_offset = run.last_offset + 1
             if self._is_retry:
                 # Source: RocketMQ ``DefaultMQPushConsumerImpl.resetRetryAndNamespace``
+                messages = run.take_all()
                 for message in messages:
                     message.topic = message.properties.get(RETRY_TOPIC, self.topic)
+                run = MessageRun.of(messages)
             if self._tags is not None:
                 header = PullMessageResponse.decode(answer.ext_fields)
                 self.next_offset = max(self.next_offset, header.next_begin_offset)
-            self._stats.messages += len(messages)
+            self._stats.messages += count
             self._stats.bytes += len(body)
             self._stats.pulls += 1
-            self.batches.append((messages, len(body), self.next_offset))
-            self._on_arrival(self, len(messages))
+            self.batches.append((run, len(body), self.next_offset))
+            self._on_arrival(self, count)
         elif self._tags is not None:
             self._pass_over(answer)
 

@@ -130,12 +130,12 @@ def a_seek_goes_on_with_what_is_at_hand() -> Sequence[Patch]:
 @mutant(on=PICKING)
 def tags_are_compared_by_their_hash() -> Sequence[Patch]:
     """A consumer takes all that the node has found by the hashes of tags for what it wants."""
-    stock = records.decode_messages
+    stock = records.decode_run
 
     def decode(*args: Any, tags: frozenset[bytes] | None = None, **rest: Any) -> Any:
         return stock(*args, tags=tags and tags | {b"Aa", b"BB"}, **rest)
 
-    return [(queue_reader, "decode_messages", decode)]
+    return [(queue_reader, "decode_run", decode)]
 
 
 @mutant(on=PICKING)

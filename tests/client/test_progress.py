@@ -182,7 +182,7 @@ async def test_a_message_no_consumer_has_handed_out_cannot_be_acked(group, conne
     group.put("orders", 0, numbered(1))
     async with connect() as mq, mq.consumer("b", "orders", queues=[0]) as consumer:
         await trio.sleep(1)
-        message = consumer._readings.of().queues[0].reader.batches[0][0][0]
+        message = consumer._readings.of().queues[0].reader.batches[0][0].take(1)[0]
         with pytest.raises(RuntimeError, match="not handed out by a consumer"):
             message.ack()
 

@@ -6,7 +6,7 @@ import zlib
 import pytest
 
 from broker.client.errors import CorruptBodyError
-from broker.client.records import decode_messages, encode_named_properties
+from broker.client.records import decode_run, encode_named_properties
 from broker.client.results import SendResult
 from broker.client.unique_ids import DIGIT_TEXTS, DIGITS, UniqueIds, month_start_ms
 from broker.errors import CorruptRecordError, InvalidMessageError
@@ -22,9 +22,9 @@ def record(offset, body=b"body", **options):
 
 
 def decode(data, first_offset=0, **options):
-    return decode_messages(
+    return decode_run(
         data, topic=options.get("topic", "orders"), queue_id=1, first_offset=first_offset
-    )
+    ).take_all()
 
 
 def test_every_field_is_read():
