@@ -191,9 +191,10 @@ class MessageRun:
             message._encoded_properties = properties  # noqa: SLF001
             message._properties = None  # noqa: SLF001
             result.append(message)
-        for number, message in self._rare.items():
-            if at <= number < end:
-                result[number - at] = message
+        if rare := self._rare:
+            for number in range(at, end):
+                if number in rare:
+                    result[number - at] = rare.pop(number)
         return result
 
     def take_all(self) -> list[Message]:
