@@ -34,9 +34,11 @@ if TYPE_CHECKING:
 
 SPARES_MAX = 2
 
-# A new log file can be taken as soon as so much of it is zeroed, some 10 ms.  The rest follows by
-# and by, until it is taken: appends need not wait for the whole of it.
+# A new log file can be taken as soon as so much of it is zeroed, some 10 ms, or less where files
+# are small.  The rest follows by and by until it is taken: appends need not wait for all of it.
 _ZERO_SIZE_NOW = 4 * 1024 * 1024
+_ZERO_SHARE = 64  # parts of a file at least, the first and each one that follows
+_PAGE = 4096
 
 _REWRITE_SIZE = 1024 * 1024  # bytes at a time
 
@@ -57,7 +59,7 @@ class MappedFileQueue:
     def __init__(self, disk: Disk, folder: str, file_size: int, *, zeroes: bool) -> None:
         self.folder = folder
         self.file_size = file_size
-        self._zeroes = zeroes
+        self._zero_size_now, self._zero_piece = _zero_sizes(file_size) if zeroes else (0, 0)
         self._disk = disk
         self._files: list[MappedFile] = []
         self._spares: deque[MappedFile] = deque()
@@ -181,17 +183,17 @@ class MappedFileQueue:
         Raises:
             LedgerFullError: the disk has no room for one.
         """
-        zeroes = self._zeroes and not is_for_copies
+        zero_size = 0 if is_for_copies else self._zero_size_now
         with self._allocating:
             if len(self._spares) >= wanted:
                 return
-            spare = self._allocate(zero_size=_ZERO_SIZE_NOW if zeroes else 0)
+            spare = self._allocate(zero_size)
             with self._zeroing:
                 is_closed = self._is_closed
                 if not is_closed:
                     self._spares.append(spare)
-                    if zeroes and self.file_size > _ZERO_SIZE_NOW:
-                        self._bare = spare, _ZERO_SIZE_NOW
+                    if 0 < zero_size < self.file_size:
+                        self._bare = spare, zero_size
         if is_closed:
             spare.close()
 
@@ -205,7 +207,7 @@ class MappedFileQueue:
             if self._bare is None:
                 return
             spare, start = self._bare
-            end = min(start + ZERO_PIECE, self.file_size)
+            end = min(start + self._zero_piece, self.file_size)
             # A descriptor of its own: a failure of the disk is told to each of them once, and one
             # that a sync here is told of may concern what the log has written meanwhile.
             region = self._disk.open_region(spare.path, writable=True)
@@ -353,7 +355,7 @@ class MappedFileQueue:
             with self._allocating:  # a worker may be at it: then wait for its file
                 file = self._take_spare()
                 if file is None:
-                    file = self._allocate(zero_size=_ZERO_SIZE_NOW)
+                    file = self._allocate(self._zero_size_now)
         file.move(f"{self.folder}/{position:020d}", position=position)
         self._append(file)
         self._is_folder_dirty = True
@@ -372,9 +374,8 @@ class MappedFileQueue:
         self._files.append(file)
         self.last = file
 
-    def _allocate(self, *, zero_size: int) -> MappedFile:
+    def _allocate(self, zero_size: int) -> MappedFile:
         path = self._spare_path()
-        zero_size = min(zero_size, self.file_size) if self._zeroes else 0
         region = self._disk.allocate(path, self.file_size, zero_size=zero_size)
         return MappedFile(self._disk, path, position=0, size=self.file_size, region=region)
 
@@ -399,6 +400,12 @@ class MappedFileQueue:
             self._spares.append(MappedFile(self._disk, path, position=0, size=self.file_size))
         else:
             self._disk.unlink(path)
+
+
+def _zero_sizes(file_size: int) -> tuple[int, int]:
+    """Return how many bytes of a file are zeroed at once, and by how many it goes on."""
+    part = max(file_size // _ZERO_SHARE // _PAGE * _PAGE, min(_PAGE, file_size))
+    return min(part, _ZERO_SIZE_NOW), min(part, ZERO_PIECE)
 
 
 def _is_full(error: StorageFailedError) -> bool:

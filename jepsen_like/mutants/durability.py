@@ -49,6 +49,16 @@ def journal_never_synced() -> Sequence[Patch]:
 
 
 @mutant(on=SLOW_POWER)
+def zeros_go_on_in_a_segment_that_is_filled() -> Sequence[Patch]:
+    """Who writes zeros ahead does not hear that the segment was taken meanwhile."""
+
+    def take_spare(self: Any) -> Any:
+        return self._spares.popleft() if self._spares else None
+
+    return [(MappedFileQueue, "_take_spare", take_spare)]
+
+
+@mutant(on=SLOW_POWER)
 def follower_promises_early() -> Sequence[Patch]:
     """A follower answers for what it has written and not synced yet."""
     stock = Following.on_append

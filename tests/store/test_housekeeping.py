@@ -139,8 +139,7 @@ class Growing(House):
     """A log that goes on growing, the next segment of which has zeros to get."""
 
     def __init__(self, monkeypatch, **settings):
-        monkeypatch.setattr(mapped_file_queue, "_ZERO_SIZE_NOW", 512)
-        monkeypatch.setattr(mapped_file_queue, "ZERO_PIECE", 256)
+        monkeypatch.setattr(mapped_file_queue, "_zero_sizes", lambda _: (512, 256))
         super().__init__(**settings)
         self.store.prepare_next()
         while self.owed < 1024:

@@ -12,8 +12,7 @@ from tests.store.model import ASYNC, CONFIG, MAPPED, Life
 @pytest.fixture(autouse=True)
 def _small_zeros(monkeypatch):
     """As with segments of a gibibyte: the next one gets its zeros piece by piece."""
-    monkeypatch.setattr(mapped_file_queue, "_ZERO_SIZE_NOW", 512)
-    monkeypatch.setattr(mapped_file_queue, "ZERO_PIECE", 512)
+    monkeypatch.setattr(mapped_file_queue, "_zero_sizes", lambda _: (512, 512))
     monkeypatch.setattr(mapped_file_queue, "ZEROS_SIZE", 256)
 
 

@@ -15,13 +15,13 @@ from dledger.store.zeros import ZEROS
 from tests.fakes.disk import FakeDisk
 
 KIB = 1024
+MIB = 1024 * KIB
 SIZE = 8 * KIB
 
 
 @pytest.fixture
 def queue(monkeypatch):
-    monkeypatch.setattr(mapped_file_queue, "_ZERO_SIZE_NOW", 2 * KIB)
-    monkeypatch.setattr(mapped_file_queue, "ZERO_PIECE", KIB)
+    monkeypatch.setattr(mapped_file_queue, "_zero_sizes", lambda _: (2 * KIB, KIB))
     monkeypatch.setattr(mapped_file_queue, "ZEROS_SIZE", KIB // 4)
     monkeypatch.setattr(mapped_file_queue, "ZEROS", ZEROS[: KIB // 4])
     queue = MappedFileQueue.open(FakeDisk(), "log", SIZE, start=0, zeroes=True)
@@ -67,6 +67,19 @@ def test_a_spare_is_zeroed_to_its_end_when_nobody_takes_it(queue, monkeypatch):
 
     assert counts == [1, 2, 3, 4, 5, 6], "all but the two that come with the file"
     assert queue.spare_count == 1
+
+
+@pytest.mark.parametrize(
+    ("size", "sizes"),
+    [
+        (4 * KIB, (4 * KIB, 4 * KIB)),
+        (16 * KIB, (4 * KIB, 4 * KIB)),
+        (60 * MIB, (960 * KIB, 960 * KIB)),
+        (1024 * MIB, (4 * MIB, MIB)),
+    ],
+)
+def test_small_files_get_their_zeros_in_small_pieces(size, sizes):
+    assert mapped_file_queue._zero_sizes(size) == sizes
 
 
 def test_the_first_file_of_a_log_is_zeroed_to_its_end(queue, monkeypatch):
