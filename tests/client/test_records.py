@@ -179,3 +179,32 @@ def test_a_node_reached_by_name_still_gives_a_message_id():
     assert SendResult("t", 0, 5, 1, "[::1]:9876", "U").message_id == (
         "0000000000000000000000000000000100002694" + "0000000000000001"
     )
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_any_mix_of_records_is_read_as_the_codec_reads_it(seed):
+    """Sizes that change from record to record, rare kinds among common ones, tags or none."""
+    chance = random.Random(seed)
+    tags = (None, frozenset({b"a"}), frozenset({b"a", b"c"}))[seed % 3]
+    records, wanted, offset = [], [], 0
+    for _ in range(chance.randrange(1, 60)):
+        tag = chance.choice(("a", "b", "c", None))
+        properties = {"TAGS": tag} if tag else {}
+        if chance.random() < 0.5:
+            properties["x"] = "y" * chance.randrange(300)
+        options = {"store_host": HostAddress(b"\2" * 16, 2)} if chance.random() < 0.2 else {}
+        body = chance.randbytes(chance.choice((0, 1, 100, 5000)))
+        encoded = encode_properties(properties)
+        records.append(record(offset, body, properties=encoded, **options))
+        if offset >= 3 and (tags is None or (tag or "").encode() in tags):
+            wanted.append((offset, body, properties))
+        offset += 1 if tags is None else chance.randrange(1, 4)
+
+    run = decode_run(b"".join(records), topic="orders", queue_id=1, first_offset=3, tags=tags)
+    assert len(run) == len(wanted)
+    if wanted:
+        assert (run.first_offset, run.last_offset) == (wanted[0][0], wanted[-1][0])
+    found = []
+    while run:
+        found += run.take(chance.randrange(1, 20))
+    assert [(m.queue_offset, m.body, m.properties) for m in found] == wanted
