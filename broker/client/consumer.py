@@ -237,7 +237,8 @@ class Consumer:
             reader = progress.reader
             reader.is_paused = True
             self._readings.prefetch.hold(reader)
-            back = self.handout.put_back(progress)
+            with self.handout.exclusive:
+                back = self.handout.put_back(progress)
             if back:
                 self._readings.prefetch.put_back(reader, back)
 

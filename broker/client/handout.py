@@ -94,7 +94,10 @@ class Handout:
         return message
 
     def _make_some(self) -> None:
-        self.batch, self.at = self._run.take(_MADE_AT_ONCE), 0
+        run = self._run
+        made, end = run.make(_MADE_AT_ONCE)
+        # At once: whatever a signal's handler raises, it comes before or behind.
+        self.batch, self.at, run.at = made, 0, end
 
     # --- filling ------------------------------------------------------------------------------
 

@@ -117,7 +117,6 @@ class MessageRun:
     """
 
     __slots__ = (
-        "_at",
         "_bodies",
         "_heads",
         "_offsets",
@@ -125,13 +124,14 @@ class MessageRun:
         "_queue_id",
         "_rare",
         "_topic",
+        "at",
     )
 
     def __init__(self, topic: str, queue_id: int) -> None:
         """Begin with none; `decode_run` puts them in."""
         self._topic = topic
         self._queue_id = queue_id
-        self._at = 0  # the next one's number
+        self.at = 0  # the next one's number
         # A message each:
         self._offsets: list[int] = []
         self._heads: list[bytes] = []
@@ -149,12 +149,12 @@ class MessageRun:
 
     def __len__(self) -> int:
         """Return how many are left."""
-        return len(self._offsets) - self._at
+        return len(self._offsets) - self.at
 
     @property
     def first_offset(self) -> int:
         """Queue offset of the first that is left; there must be one."""
-        return self._offsets[self._at]
+        return self._offsets[self.at]
 
     @property
     def last_offset(self) -> int:
@@ -169,10 +169,14 @@ class MessageRun:
         self._bodies.append(b"")
         self._properties.append(b"")
 
-    def take(self, count_max: int) -> list[Message]:
-        """Take so many from the front, or all that are left."""
-        at = self._at
-        end = self._at = min(at + count_max, len(self._offsets))
+    def make(self, count_max: int) -> tuple[list[Message], int]:
+        """Return so many from the front, or all that are left, and what `at` is behind them.
+
+        They are taken once `at` is set to that: an error that comes out of nowhere, as that of a
+        signal's handler, leaves the run as it was.
+        """
+        at = self.at
+        end = min(at + count_max, len(self._offsets))
         topic, queue_id = self._topic, self._queue_id
         result: list[Message] = []
         for offset, head, body, properties in zip(
@@ -194,7 +198,12 @@ class MessageRun:
         if rare := self._rare:
             for number in range(at, end):
                 if number in rare:
-                    result[number - at] = rare.pop(number)
+                    result[number - at] = rare[number]
+        return result, end
+
+    def take(self, count_max: int) -> list[Message]:
+        """Take so many from the front, or all that are left."""
+        result, self.at = self.make(count_max)
         return result
 
     def take_all(self) -> list[Message]:

@@ -162,6 +162,7 @@ class Housekeeping:
         self._hooks = hooks
         self._preparing = False
         self._prepare_not_before = 0.0
+        self._try_not_before = 0.0  # as long as there is time
         self._zeroing = False
         self._zero_not_before = 0.0
         self._is_busy = False
@@ -181,10 +182,9 @@ class Housekeeping:
     def start_due(self) -> None:
         """Start what is due and can be started now."""
         now, store = self._clock.now(), self._store
-        if (
-            (store.needs_prepare or store.may_prepare)
-            and not self._preparing
-            and now >= self._prepare_not_before
+        if not self._preparing and (
+            (store.needs_prepare and now >= self._prepare_not_before)
+            or (store.may_prepare and now >= self._try_not_before)
         ):
             self._preparing = True
             self._worker.submit(store.prepare_next, self._prepared)
@@ -216,9 +216,10 @@ class Housekeeping:
     def _prepared(self, failure: BaseException | None) -> None:
         self._preparing = False
         if isinstance(failure, LedgerFullError):
-            self._prepare_not_before = self._clock.now() + _FULL_RETRY_SECONDS
+            self._try_not_before = self._clock.now() + _FULL_RETRY_SECONDS
             if not self._store.needs_prepare:
                 return  # there is time for the disk to find room: nobody has to hear of it yet
+            self._prepare_not_before = self._try_not_before
         self._hooks.on_segment_prepared(failure)
 
     def _zero_more(self, now: float) -> None:

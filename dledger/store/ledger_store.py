@@ -192,6 +192,7 @@ class LedgerStore(LedgerWriter):
             LedgerFullError: nothing changed: no room for the files.
             StorageFailedError: the disk fails; stop the process.
         """
+        self._spares_wanted = 1  # it need not take what did not fit the old log
         self.prepare_next()
         self._watermark.write(0)
         self._checkpoint = Checkpoint(

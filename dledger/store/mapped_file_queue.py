@@ -40,6 +40,9 @@ _ZERO_SIZE_NOW = 4 * 1024 * 1024
 _ZERO_SHARE = 64  # parts of a file at least, the first and each one that follows
 _PAGE = 4096
 
+# The disk is as sound as it was: there is no room on it, or no descriptor or memory to be had.
+_SCARCE = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+
 _REWRITE_SIZE = 1024 * 1024  # bytes at a time
 
 _POSITION = re.compile(r"\d{20}\Z")
@@ -131,7 +134,7 @@ class MappedFileQueue:
 
     @property
     def zeroed_size(self) -> int:
-        """Bytes of the next file that have zeros; as many as it has when it takes no more."""
+        """Bytes of the next file that have zeros; all of them when there is nothing left to do."""
         bare = self._bare
         return self.file_size if bare is None else bare[1]
 
@@ -192,13 +195,15 @@ class MappedFileQueue:
                 is_closed = self._is_closed
                 if not is_closed:
                     self._spares.append(spare)
-                    if 0 < zero_size < self.file_size:
+                    if 0 < zero_size < self.file_size and self._bare is None:
                         self._bare = spare, zero_size
         if is_closed:
             spare.close()
 
     def zero_more(self) -> None:
-        """Write zeros to another piece of the spare made last; blocking, any thread but one.
+        """Write zeros to another piece of the spare that lacks them; blocking, any thread.
+
+        They are given up where the disk has no room for them, or the system no descriptor.
 
         Raises:
             StorageFailedError: a write or a sync failed; stop the process.
@@ -208,17 +213,19 @@ class MappedFileQueue:
                 return
             spare, start = self._bare
             end = min(start + self._zero_piece, self.file_size)
-            # A descriptor of its own: a failure of the disk is told to each of them once, and one
-            # that a sync here is told of may concern what the log has written meanwhile.
-            region = self._disk.open_region(spare.path, writable=True)
+            region = None
             try:
+                # A descriptor of its own: a failure of the disk is told to each of them once, and
+                # one that a sync here is told of may concern what the log has written meanwhile.
+                region = self._disk.open_region(spare.path, writable=True)
                 self._bare = (spare, end) if end < self.file_size else None
                 for offset in range(start, end, ZEROS_SIZE):
                     region.write(offset, [ZEROS[: end - offset]], through_map=False)
             except StorageFailedError as error:
-                region.close()
+                if region is not None:
+                    region.close()
                 self._bare = None
-                if not _is_full(error):
+                if not _is_scarcity(error):
                     raise
                 # What was allocated may not be kept for us (copy on write): the disk is no worse
                 # for it, only slower.
@@ -262,14 +269,18 @@ class MappedFileQueue:
         leftovers, self._leftovers = self._leftovers, []
         self.retire(leftovers)
 
-    def reset(self, position: int) -> None:
+    def reset(self, position: int, *, zeroes_all: bool = False) -> None:
         """Begin anew with one file, that which covers *position*; blocking.
+
+        Args:
+            position: where to begin.
+            zeroes_all: whether that file, made for it, gets all its zeros first. It takes seconds.
 
         Raises:
             LedgerFullError: nothing changed: there is no room for the file.
         """
         self.prepare_spare()
-        while self._bare is not None:
+        while zeroes_all and self._bare is not None:
             self.zero_more()  # to its end: nobody can tell how fast it will be filled
         files, self._files = self._files, []
         self.retire(files)
@@ -397,7 +408,10 @@ class MappedFileQueue:
 
     def _take_up_spare(self, path: str) -> None:
         if self._disk.file_size(path) == self.file_size and len(self._spares) < SPARES_MAX:
-            self._spares.append(MappedFile(self._disk, path, position=0, size=self.file_size))
+            spare = MappedFile(self._disk, path, position=0, size=self.file_size)
+            self._spares.append(spare)
+            if self._zero_piece and self._bare is None:
+                self._bare = spare, 0  # how far it was zeroed, nobody knows
         else:
             self._disk.unlink(path)
 
@@ -408,6 +422,6 @@ def _zero_sizes(file_size: int) -> tuple[int, int]:
     return min(part, _ZERO_SIZE_NOW), min(part, ZERO_PIECE)
 
 
-def _is_full(error: StorageFailedError) -> bool:
+def _is_scarcity(error: StorageFailedError) -> bool:
     cause = error.__cause__
-    return isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)
+    return isinstance(cause, OSError) and cause.errno in _SCARCE

@@ -96,7 +96,7 @@ def _recover(disk: Disk, config: StoreConfig, folder: str, opened: ExitStack) ->
     if not log.holds(base.position):
         if synced_index > base.index:
             raise _missing(log.path_of(base.position), base.index + 1, synced_index)
-        log.reset(base.position)
+        log.reset(base.position, zeroes_all=True)
     if not log.holds(checkpoint.synced.position):
         raise _missing(log.path_of(log.last.end), checkpoint.synced.index, checkpoint.synced.index)
 

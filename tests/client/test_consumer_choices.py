@@ -9,6 +9,7 @@ import pytest
 import trio
 
 import broker
+from broker.client.handout import Handout
 from broker.message.codec import encode_record
 from broker.message.properties import encode_properties
 from broker.protocol.request_code import RequestCode
@@ -132,6 +133,33 @@ async def test_a_paused_queue_hands_out_nothing_until_it_is_resumed(group, conne
     mine = [message for message in first + rest if message.queue_id == paused]
     assert [message.body for message in mine] == numbered(1000)
     assert group.offsets["b", "orders", 0] == group.offsets["b", "orders", 1] == 1000
+
+
+async def test_a_pause_takes_nothing_while_a_message_is_handed_out(group, connect, monkeypatch):
+    """Through `broker.sync` the receiver is another thread than the one that pauses."""
+    held, seen = [False], []
+
+    class Exclusive:
+        def __enter__(self):
+            held.append(True)
+
+        def __exit__(self, *_error):
+            held.append(False)
+
+    put_back = Handout.put_back
+
+    def putting_back(self, progress):
+        seen.append(held[-1])
+        return put_back(self, progress)
+
+    group.put("orders", 0, numbered(3))
+    async with connect() as mq, mq.consumer("b", "orders", queues=[0]) as consumer:
+        await take(consumer, 1)
+        with monkeypatch.context() as patched:
+            patched.setattr(Handout, "exclusive", Exclusive())
+            patched.setattr(Handout, "put_back", putting_back)
+            consumer.pause()
+    assert seen == [True]
 
 
 async def test_a_paused_consumer_pulls_no_further(group, connect, autojump_clock):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import itertools
 
 import pytest
 
+from broker.client import records
 from broker.client.handout import Handout
 from broker.client.message import Message
 from broker.client.records import MessageRun, decode_run
@@ -76,6 +79,26 @@ def test_each_message_is_handed_out_once_and_in_order(handout, progress):
         seen.append((message.queue_offset, message.body))
     assert seen == [(offset, b"body %d" % offset) for offset in range(COUNT)]
     assert (progress.handed_out, progress.done) == (COUNT, COUNT)
+
+
+@pytest.mark.parametrize("number", [0, 1, 200, 256, 700])
+def test_an_error_out_of_nowhere_loses_nothing(handout, monkeypatch, number):
+    """A handler of SIGALRM that raises, in the middle of making messages."""
+    made, broken = itertools.count(), []
+
+    def new():
+        if next(made) == number and not broken:
+            broken.append(number)
+            raise TimeoutError
+        return Message()
+
+    monkeypatch.setattr(records, "Message", new)
+    seen = []
+    while len(seen) < COUNT:
+        with contextlib.suppress(TimeoutError):
+            seen.append(handout.next().queue_offset)
+    assert seen == list(range(COUNT))
+    assert broken
 
 
 @pytest.mark.parametrize("count", [0, 1, 255, 256, 257, COUNT - 1, COUNT])

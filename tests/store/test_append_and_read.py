@@ -398,3 +398,17 @@ def test_segments_are_filled_with_zeros_ahead_and_index_files_are_not(config):
     store.prepare_next()
 
     assert zeroed == {"commitlog": {SEGMENT}, "index": {0}}
+
+
+def test_a_snapshot_needs_no_second_spare():
+    """A deposed leader may have wanted two, and its disk have room for none but those it has."""
+    disk = FakeDisk()
+    store = open_store(disk)
+    append(store, bytes(3000))
+    store.prepare_next()
+    assert not store.has_room(SEGMENT - 56), "two are wanted"
+    disk.capacity = 0
+
+    store.reset_to(LogPoint(9, 2, 5 * SEGMENT, 0))
+
+    assert store.end_index == 9

@@ -86,10 +86,45 @@ def test_the_first_file_of_a_log_is_zeroed_to_its_end(queue, monkeypatch):
     counts = []
     at_each_piece(queue, monkeypatch, counts.append)
 
-    queue.reset(0)
+    queue.reset(0, zeroes_all=True)
 
     assert counts == [1, 2, 3, 4, 5, 6]
     assert queue.zeroed_size == SIZE
+
+
+def test_a_log_that_begins_anew_waits_for_no_zeros(queue, monkeypatch):
+    """A state is installed on the event loop, and the next file may have few of them as yet."""
+    counts = []
+    at_each_piece(queue, monkeypatch, counts.append)
+    queue.prepare_spare()
+
+    queue.reset(SIZE)
+
+    assert counts == []
+    assert queue.zeroed_size == SIZE, "nobody writes to what was taken"
+
+
+def test_a_spare_found_at_the_start_gets_its_zeros(queue, monkeypatch):
+    """The life before was cut short, and nobody knows how far it had come."""
+    queue.prepare_spare()
+    queue.close()
+    again = MappedFileQueue.open(queue._disk, "log", SIZE, start=0, zeroes=True)
+    counts = []
+    at_each_piece(again, monkeypatch, counts.append)
+
+    assert (again.spare_count, again.zeroed_size) == (1, 0)
+    zero_all(again)
+    assert counts == [1, 2, 3, 4, 5, 6, 7, 8]
+
+
+def test_of_two_spares_the_one_that_comes_next_gets_its_zeros(queue):
+    queue.prepare_spare()
+    queue.zero_more()
+    queue.prepare_spare(wanted=2)
+
+    assert (queue.spare_count, queue.zeroed_size) == (2, 3 * KIB)
+    zero_all(queue)
+    assert bytes(queue.roll().view(SIZE, SIZE)) == bytes(SIZE)
 
 
 def test_little_is_written_at_once(queue, monkeypatch):
@@ -214,15 +249,19 @@ def test_a_spare_is_not_taken_while_a_piece_of_it_is_written(queue):
 
 
 @pytest.mark.parametrize(
-    ("number", "is_grave"), [(errno.ENOSPC, False), (errno.EDQUOT, False), (errno.EIO, True)]
+    ("number", "is_grave"),
+    [(errno.ENOSPC, False), (errno.EDQUOT, False), (errno.EMFILE, False), (errno.EIO, True)],
 )
+@pytest.mark.parametrize("opens", [True, False])
 def test_a_disk_that_is_full_while_a_spare_is_zeroed_leaves_it_as_it_is(
-    queue, monkeypatch, number, is_grave
+    queue, monkeypatch, number, is_grave, opens
 ):
     """Some file systems do not keep for us what was allocated. Any other failure is one."""
     open_region = queue._disk.open_region
 
     def full(path, *, writable):
+        if not opens:
+            raise StorageFailedError("open") from OSError(number, "")
         region = open_region(path, writable=writable)
 
         def write(offset, parts, *, through_map):
