@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from broker.client.progress import QueueProgress
 
 _NO_MESSAGES: Sequence[Message] = ()
+_NO_RUN = MessageRun.of(_NO_MESSAGES)
 # Made at once: enough that one of them costs little more than itself, and far fewer than there
 # have to be, 700, before the collector looks at new objects.
 _MADE_AT_ONCE = 256
@@ -47,7 +48,7 @@ class Handout:
     __slots__ = ("_gathered", "_run", "_taken", "at", "batch", "current", "end", "last")
 
     def __init__(self) -> None:
-        self._run = MessageRun.of(_NO_MESSAGES)  # what is left of the batch and not made yet
+        self._run = _NO_RUN  # what is left of the batch and not made yet
         self.batch: Sequence[Message] = _NO_MESSAGES  # what is made of it
         self.at = 0  # the next one's number in that
         self.end = 0  # offset behind the batch, and behind what a filter passed over there
@@ -120,7 +121,7 @@ class Handout:
 
     def drop(self) -> None:
         """Have no batch."""
-        self._run = MessageRun.of(_NO_MESSAGES)
+        self._run = _NO_RUN
         self.batch, self.at, self.current = _NO_MESSAGES, 0, None
 
     def take_up(self, progress: QueueProgress, run: MessageRun, end: int) -> None:
@@ -134,7 +135,8 @@ class Handout:
         back = [message for message in self._gathered if message.progress is progress]
         self._gathered = deque(m for m in self._gathered if m.progress is not progress)
         if progress is self.current:
-            back += [*self.batch[self.at :], *self._run.take_all()]
+            back += self.batch[self.at :]
+            back += self._run.take_all()
             self.drop()
         return back
 

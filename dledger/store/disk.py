@@ -13,6 +13,7 @@ systems keep:
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from dledger.store.disk_usage import DiskUsage
 
 TEMPORARY_SUFFIX = ".tmp"
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)  # what a disk without room, or a quota, answers
 
 
 class MappedRegion(Protocol):

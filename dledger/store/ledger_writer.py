@@ -234,15 +234,13 @@ class LedgerWriter(LedgerReader):
     @property
     def may_prepare(self) -> bool:
         """Whether `prepare_next` is of use already; there is no harm if it fails."""
-        return self._log.spare_count == 0 and self._filled_beyond(_FILLED_FIRST) > 0
+        return self._log.spare_count == 0 and self._filled_beyond_first > 0
 
     @property
     def owes_zeros(self) -> bool:
         """Whether a worker should call `zero_more`: the next segment lags behind this one."""
         log = self._log
-        return log.zeroed_size < min(
-            log.file_size, self._filled_beyond(_FILLED_FIRST) * _ZEROS_PER_BYTE
-        )
+        return log.zeroed_size < min(log.file_size, self._filled_beyond_first * _ZEROS_PER_BYTE)
 
     def zero_more(self) -> None:
         """Write zeros to another piece of the next segment; see `MappedFileQueue.zero_more`."""
@@ -274,9 +272,10 @@ class LedgerWriter(LedgerReader):
 
     # -- inside -----------------------------------------------------------------------------------
 
-    def _filled_beyond(self, part: float) -> float:
-        """Return how many bytes more than *part* of the last segment are filled, or below 0."""
-        return self.end.position - self._log.last.position - self._segment_size * part
+    @property
+    def _filled_beyond_first(self) -> float:
+        """How many bytes of the last segment are filled beyond that part, or below 0."""
+        return self.end.position - self._log.last.position - self._segment_size * _FILLED_FIRST
 
     def _write_run(
         self,

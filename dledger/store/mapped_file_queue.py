@@ -12,6 +12,7 @@ frees it.  A spare is not cleaned: whoever reads the files must know old bytes f
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import logging
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from dledger.entry import HEADER_SIZE
 from dledger.errors import CorruptStoreError, StorageFailedError
-from dledger.store.disk import TEMPORARY_SUFFIX
+from dledger.store.disk import NO_ROOM, TEMPORARY_SUFFIX
 from dledger.store.mapped_file import MappedFile
 from dledger.store.slot_file import REMEDY
 from dledger.store.zeros import ZERO_PIECE, ZEROS, ZEROS_SIZE
@@ -41,7 +42,7 @@ _ZERO_SHARE = 64  # parts of a file at least, the first and each one that follow
 _PAGE = 4096
 
 # The disk is as sound as it was: there is no room on it, or no descriptor or memory to be had.
-_SCARCE = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+_SCARCE = (*NO_ROOM, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 _REWRITE_SIZE = 1024 * 1024  # bytes at a time
 
@@ -208,33 +209,29 @@ class MappedFileQueue:
         Raises:
             StorageFailedError: a write or a sync failed; stop the process.
         """
-        with self._zeroing:
-            if self._bare is None:
-                return
-            spare, start = self._bare
-            end = min(start + self._zero_piece, self.file_size)
-            region = None
-            try:
-                # A descriptor of its own: a failure of the disk is told to each of them once, and
-                # one that a sync here is told of may concern what the log has written meanwhile.
-                region = self._disk.open_region(spare.path, writable=True)
-                self._bare = (spare, end) if end < self.file_size else None
-                for offset in range(start, end, ZEROS_SIZE):
-                    region.write(offset, [ZEROS[: end - offset]], through_map=False)
-            except StorageFailedError as error:
-                if region is not None:
-                    region.close()
-                self._bare = None
-                if not _is_scarcity(error):
-                    raise
-                # What was allocated may not be kept for us (copy on write): the disk is no worse
-                # for it, only slower.
-                _log.info("%s: not written with zeros to its end: %s", spare.path, error)
-                return
-        try:
+        with contextlib.ExitStack() as opened:
+            with self._zeroing:
+                if self._bare is None:
+                    return
+                spare, start = self._bare
+                end = min(start + self._zero_piece, self.file_size)
+                try:
+                    # A descriptor of its own: a failure of the disk is told to each of them once,
+                    # and a sync here may be told of one that concerns what the log has written.
+                    region = self._disk.open_region(spare.path, writable=True)
+                    opened.callback(region.close)
+                    self._bare = (spare, end) if end < self.file_size else None
+                    for offset in range(start, end, ZEROS_SIZE):
+                        region.write(offset, [ZEROS[: end - offset]], through_map=False)
+                except StorageFailedError as error:
+                    self._bare = None
+                    if not _is_scarcity(error):
+                        raise
+                    # What was allocated may not be kept for us (copy on write): the disk is no
+                    # worse for it, only slower.
+                    _log.info("%s: not written with zeros to its end: %s", spare.path, error)
+                    return
             region.sync()  # by the piece: a sync of the log never waits for all of it
-        finally:
-            region.close()
 
     # -- shrink -----------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from dledger import machine
 from dledger.errors import FolderInUseError, LedgerFullError, StorageFailedError
 from dledger.store import os_calls, tree_sync
-from dledger.store.disk import TEMPORARY_SUFFIX
+from dledger.store.disk import NO_ROOM, TEMPORARY_SUFFIX
 from dledger.store.disk_usage import DiskUsage
 from dledger.store.os_calls import failing, sync_all, sync_data
 from dledger.store.os_files import OsFile, OsMappedFile, OsRegion, check_written
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from dledger.entry import Buffer
     from dledger.store.disk import DiskFile, FileTree, FolderLock, MappedRegion
-
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class OsDisk:
@@ -42,7 +40,7 @@ class OsDisk:
                     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
                 os.close(fd)
             except OSError as error:
-                if error.errno in _FULL:
+                if error.errno in NO_ROOM:
                     raise self._full(path, 0, error) from error
                 raise
 
@@ -87,7 +85,7 @@ class OsDisk:
                 os.close(fd)
                 with contextlib.suppress(OSError):
                     os.unlink(temporary)
-                if error.errno in _FULL:
+                if error.errno in NO_ROOM:
                     raise self._full(path, size, error) from error
                 raise
 
@@ -139,7 +137,7 @@ class OsDisk:
             except OSError as error:
                 with contextlib.suppress(OSError):
                     os.unlink(temporary)
-                if error.errno in _FULL:
+                if error.errno in NO_ROOM:
                     raise self._full(path, len(data), error) from error
                 raise
         self.sync_folder(os.path.dirname(path))

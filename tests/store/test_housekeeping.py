@@ -79,7 +79,6 @@ class Keeper:
 class Hooks:
     def __init__(self, store):
         self.store = store
-        self.prepared = []
 
     @property
     def committed_index(self):
@@ -92,7 +91,7 @@ class Hooks:
         assert failure is None
 
     def on_segment_prepared(self, failure):
-        self.prepared.append(failure)
+        assert failure is None
 
 
 class House:
@@ -367,18 +366,20 @@ def test_a_full_disk_is_not_told_of_while_there_is_room_in_the_segment(monkeypat
         fill(store, 1, 400, term=1)
     assert (store.stats.spare_count, store.needs_prepare, store.may_prepare) == (0, False, True)
     house.disk.capacity = 0
+    told = []
+    house.hooks.on_segment_prepared = told.append
 
     house.keep()
-    assert house.hooks.prepared == []
+    assert told == []
     while not store.needs_prepare:
         fill(store, 1, 400, term=1)
     house.housekeeping.start_due()  # at once, however lately it was tried in vain
     house.worker.do_all()
-    (failure,) = house.hooks.prepared
+    (failure,) = told
     assert isinstance(failure, LedgerFullError)
     house.disk.capacity = 1 << 30
     house.keep()
-    assert house.hooks.prepared[1:] == [None]
+    assert told[1:] == [None]
     assert store.stats.spare_count == 1
 
 

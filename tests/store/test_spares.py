@@ -60,6 +60,7 @@ def test_a_spare_is_zeroed_to_its_end_when_nobody_takes_it(queue, monkeypatch):
 
     queue.prepare_spare()
     assert (counts, queue.zeroed_size) == ([], 2 * KIB), "some comes with the file"
+    assert queue.spare_count == 1, "it is there before it is zeroed"
     queue.zero_more()
     assert (counts, queue.zeroed_size) == ([1], 3 * KIB)
     zero_all(queue)
