@@ -10,6 +10,10 @@ BIN := $(VENV)/bin
 COMPILED := broker/store/_columns
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
+# Images often set this, and each of the many nodes of a test would compile all modules anew, which
+# is as much work as all else of its start.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo test check format interop cluster status kill-leader transfer-leader down bench bench-peers bench-growth fuzz sim mutants faults nemesis soak report clean
