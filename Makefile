@@ -14,6 +14,17 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # is as much work as all else of its start.
 unexport PYTHONDONTWRITEBYTECODE
 
+# An environment keeps the interpreter it was made with: who asks for another one shall not believe
+# to have got it.
+ifeq ($(origin PYTHON),command line)
+ifneq ($(wildcard $(BIN)/python),)
+WHICH := -c 'import sys; print(sys.version, sys.base_prefix)'
+ifneq ($(shell $(PYTHON) $(WHICH)),$(shell $(BIN)/python $(WHICH)))
+$(error $(VENV) was made with another Python than $(PYTHON): say VENV=.venv-other, or run `make clean` first)
+endif
+endif
+endif
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo test check format interop cluster status kill-leader transfer-leader down bench bench-peers bench-growth fuzz sim mutants faults nemesis soak report clean

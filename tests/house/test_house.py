@@ -113,7 +113,11 @@ def tracked_files():
         check=False,
     )
     if found.returncode:  # an unpacked archive: all there is
-        return [path for path in ROOT.rglob("*") if path.is_file() and ".venv" not in path.parts]
+        return [
+            path
+            for path in ROOT.rglob("*")
+            if path.is_file() and not any(part.startswith(".venv") for part in path.parts)
+        ]
     return [ROOT / name for name in found.stdout.splitlines() if (ROOT / name).is_file()]
 
 
