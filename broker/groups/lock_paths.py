@@ -37,14 +37,25 @@ class _Last(NamedTuple):
     """The last request for a lock of those that came in at one node."""
 
     arrived_at: float  # seconds, that node's
-    noted_at: float  # seconds, the leader's
+    noted_at: float  # when this leader took note of it; seconds, the leader's
+    # When it last heard of any: of one that seems to be older, too, as the clock of a machine that
+    # was started anew makes it, and its client may believe in the lock because of it.
+    heard_at: float
 
 
 class LockPaths:
     """How each lock was asked for by its holder, as far as this leader knows."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, *, lock_seconds: float) -> None:
+        """Know nothing yet.
+
+        Args:
+            clock: the leader's.
+            lock_seconds: for how long a lock holds that is not asked for again: behind that nobody
+                may believe in it, whoever asks to free it.
+        """
         self._clock = clock
+        self._late_seconds = min(LATE_SECONDS_MAX, lock_seconds)
         self._asked: dict[QueueLock, dict[str, _Last]] = {}
         self._began_at = clock.now()
 
@@ -55,7 +66,7 @@ class LockPaths:
         """
         now = self._began_at = self._clock.now()
         self._asked = {
-            lock: {node: _Last(at, now) for node, at in nodes.items()}
+            lock: {node: _Last(at, now, now) for node, at in nodes.items()}
             for lock, nodes in asked.items()
         }
 
@@ -67,8 +78,14 @@ class LockPaths:
             del nodes[node]
         before = nodes.get(arrival.node_id)
         # An older request, held up, tells nothing new; nor does a clock that began anew, at first.
-        if before is None or arrival.at >= before.arrived_at:
-            nodes[arrival.node_id] = _Last(arrival.at, now)
+        if (
+            before is None
+            or arrival.at >= before.arrived_at
+            or now - before.noted_at > self._late_seconds
+        ):
+            nodes[arrival.node_id] = _Last(arrival.at, now, now)
+        else:
+            nodes[arrival.node_id] = before._replace(heard_at=now)
         return {node: last.arrived_at for node, last in nodes.items()}
 
     def may_free(self, lock: QueueLock, arrival: Arrival) -> bool:
@@ -76,7 +93,7 @@ class LockPaths:
         now = self._clock.now()
         nodes = self._asked.get(lock)
         if not nodes:
-            return now - self._began_at > LATE_SECONDS_MAX
+            return now - self._began_at > self._late_seconds
         return all(
             arrival.at >= last.arrived_at
             if node == arrival.node_id
@@ -84,9 +101,8 @@ class LockPaths:
             for node, last in nodes.items()
         )
 
-    @staticmethod
-    def _may_be_late(last: _Last, now: float) -> bool:
-        return now - last.noted_at <= LATE_SECONDS_MAX
+    def _may_be_late(self, last: _Last, now: float) -> bool:
+        return now - last.heard_at <= self._late_seconds
 
     def forget(self, lock: QueueLock) -> None:
         """Take note that a lock is free, or somebody else's."""

@@ -83,7 +83,7 @@ class LockHandlers:
         self._members = members
         self._is_serving = is_serving
         self._forward = forward
-        self._paths = LockPaths(clock)
+        self._paths = LockPaths(clock, lock_seconds=lock_seconds)
         self._latest: dict[str, int] = {}  # by client, the session it asked by last; oldest first
         self._deadlines: dict[QueueLock, float] = {}
         self._changing: set[QueueLock] = set()  # on their way to another holder, or to none

@@ -26,7 +26,7 @@ def clock():
 
 @pytest.fixture
 def paths(clock):
-    found = LockPaths(clock)
+    found = LockPaths(clock, lock_seconds=60.0)
     clock.seconds += LATE_SECONDS_MAX + 1
     return found
 
@@ -70,9 +70,20 @@ def test_a_node_s_clock_that_began_anew_is_believed_in_the_end(paths, clock):
     assert paths.may_free(LOCK, Arrival("n1", clock.seconds - 129))
 
 
+def test_a_lock_asked_for_behind_such_a_start_is_believed_in_as_any_other(paths, clock):
+    paths.asked(LOCK, Arrival("n1", 7000.0))
+    clock.seconds += LATE_SECONDS_MAX - 1
+    paths.asked(LOCK, Arrival("n1", 10.0))
+    clock.seconds += 2
+
+    assert not paths.may_free(LOCK, Arrival("n2", 900.0)), "it may have been asked for before"
+    clock.seconds += LATE_SECONDS_MAX
+    assert paths.may_free(LOCK, Arrival("n2", 900.0))
+
+
 def test_a_new_leader_knows_what_the_log_tells(paths, clock):
     written = paths.asked(LOCK, Arrival("n1", 7.0))
-    other = LockPaths(clock)
+    other = LockPaths(clock, lock_seconds=60.0)
     other.begin({LOCK: written})
 
     assert other.may_free(LOCK, Arrival("n1", 7.5))
@@ -95,3 +106,21 @@ def test_a_new_leader_has_not_heard_what_was_asked_before_it(paths, clock):
     assert not paths.may_free(LOCK, Arrival("n1", 7.0))
     clock.seconds += LATE_SECONDS_MAX + 1
     assert paths.may_free(LOCK, Arrival("n1", 7.0))
+
+
+def test_a_short_lock_is_freed_by_another_node_once_it_would_have_run_out(clock):
+    """Until then the holder had to be silent for others to get it, however often it gave it back.
+
+    A simulated member of a group that gave back its queue, and asked for it again just before it
+    ran out, kept another from it for 40 s (seed 142779).
+    """
+    paths = LockPaths(clock, lock_seconds=6.0)
+    clock.seconds += 6.1
+    paths.asked(LOCK, Arrival("n1", 7.0))
+    clock.seconds += 5.9
+    paths.asked(LOCK, Arrival("n2", 900.0))
+    assert not paths.may_free(LOCK, Arrival("n2", 900.5))
+
+    clock.seconds += 0.2
+
+    assert paths.may_free(LOCK, Arrival("n2", 900.5))
