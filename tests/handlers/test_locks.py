@@ -255,6 +255,30 @@ async def test_a_request_to_free_a_lock_that_waited_for_long_frees_none_that_is_
     assert await lock(caller, "b", 0) == []
 
 
+async def test_a_short_lock_is_given_back_by_another_node_once_it_would_have_run_out(
+    autojump_clock, make_brokers
+):
+    """Its holder, which asks for it there again and again, would keep it for half a minute."""
+    group = make_brokers(3, broker={"queue_lock_max_ms": 6000})
+    await group.start()
+    leader = await group.leader()
+    other = next(node.name for node in group if node is not leader)
+    async with group.caller(leader) as caller:
+        await caller.create_topic("t")
+        await make_group(caller)
+        await trio.sleep(7)
+        assert await lock(caller, "a", 0) == [0]
+        for at in (3.0, 5.0, 7.0, 9.0):
+            await trio.sleep(2)
+            fields = {FORWARDED: other, ARRIVED_AT: at}
+            await caller.ok(RequestCode.LOCK_BATCH_MQ, fields, body("a", 0))
+
+        fields = {FORWARDED: other, ARRIVED_AT: 9.5}
+        await caller.ok(RequestCode.UNLOCK_BATCH_MQ, fields, body("a", 0))
+
+        assert await lock(caller, "b", 0) == [0]
+
+
 async def test_a_request_to_free_a_lock_that_waited_here_frees_no_newer_one(
     autojump_clock, caller, brokers
 ):
