@@ -53,7 +53,11 @@ def test_every_command_shown_exists_with_its_options(words):
     while isinstance(command, click.Group):
         command = command.get_command(context, next(names))
         assert command is not None
-    options = {option for parameter in command.params for option in parameter.opts}
+    options = {
+        option
+        for parameter in command.params
+        for option in (*parameter.opts, *parameter.secondary_opts)  # --follow, --no-follow
+    }
     assert {word for word in names if re.match(r"--?[a-zA-Z]", word)} <= options  # -5m is a time
 
 
