@@ -74,15 +74,11 @@ class LockPaths:
         """Take note that its holder has asked for a lock; return what is to be remembered of it."""
         now = self._clock.now()
         nodes = self._asked.setdefault(lock, {})
-        for node in [node for node, last in nodes.items() if not self._may_be_late(last, now)]:
+        for node in [node for node, last in nodes.items() if self._is_past(last.heard_at, now)]:
             del nodes[node]
         before = nodes.get(arrival.node_id)
         # An older request, held up, tells nothing new; nor does a clock that began anew, at first.
-        if (
-            before is None
-            or arrival.at >= before.arrived_at
-            or now - before.noted_at > self._late_seconds
-        ):
+        if before is None or arrival.at >= before.arrived_at or self._is_past(before.noted_at, now):
             nodes[arrival.node_id] = _Last(arrival.at, now, now)
         else:
             nodes[arrival.node_id] = before._replace(heard_at=now)
@@ -93,16 +89,17 @@ class LockPaths:
         now = self._clock.now()
         nodes = self._asked.get(lock)
         if not nodes:
-            return now - self._began_at > self._late_seconds
+            return self._is_past(self._began_at, now)
         return all(
             arrival.at >= last.arrived_at
             if node == arrival.node_id
-            else not self._may_be_late(last, now)
+            else self._is_past(last.heard_at, now)
             for node, last in nodes.items()
         )
 
-    def _may_be_late(self, last: _Last, now: float) -> bool:
-        return now - last.heard_at <= self._late_seconds
+    def _is_past(self, at: float, now: float) -> bool:
+        """Whether nobody believes any more in a lock that was last asked for at *at*."""
+        return now - at > self._late_seconds
 
     def forget(self, lock: QueueLock) -> None:
         """Take note that a lock is free, or somebody else's."""
