@@ -164,11 +164,12 @@ def _mutants(arguments: argparse.Namespace) -> int:
         limit_seconds=arguments.limit,
     )
     hunt = Hunt(options, tell=print)
-    names = [mutant.name for mutant in hunt.wanted(arguments.names)]
-    if arguments.jobs == 1 or len(names) == 1 or options.write_hints:
-        return hunt.run(names)
+    jobs = 1 if options.write_hints else arguments.jobs
+    shares = hunt.shares(arguments.names, jobs)
+    if len(shares) == 1:
+        return hunt.run(arguments.names)
     flags = [argument for argument in sys.argv[1:] if argument not in arguments.names]
-    return hunt_in_processes(flags, names, jobs=arguments.jobs)
+    return hunt_in_processes(flags, shares)
 
 
 def _add_real(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

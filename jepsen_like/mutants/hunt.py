@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from jepsen_like.mutants.grounds import Ground
 
 SEEDS_MAX = 150
+# What is reckoned with when mutants are shared out among processes.
+UNKNOWN_SECONDS = 10.0  # for a mutant without a hint
+SOUND_SECONDS = 4.0  # for the product itself on a seed, which says for all mutants caught there
 
 # What only a whole history can show: in the middle of one nothing is lost or stuck yet.
 _AT_THE_END = frozenset(
@@ -43,6 +47,7 @@ class Catch:
     kinds: tuple[str, ...]
     tried: int  # seeds
     seconds: float  # real ones, for all of them
+    last_seconds: float  # for the one that caught it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,12 +96,40 @@ class Hunt:
             wanted.sort(key=lambda mutant: self._hints.get(mutant.name, (1000, 0.0))[1])
         return wanted
 
+    def shares(self, names: Iterable[str], count: int) -> list[list[str]]:
+        """Return *names*, or all, in at most *count* lists that take about as long.
+
+        Mutants of one ground stay together: one run of the product speaks for those of one seed.
+        """
+        grounds: dict[str, list[Mutant | NemesisMutant]] = {}
+        for mutant in self.wanted(names):
+            key = mutant.name if isinstance(mutant, NemesisMutant) else mutant.ground.name
+            grounds.setdefault(key, []).append(mutant)
+        shares: list[tuple[float, list[str]]] = [(0.0, []) for _ in range(count)]
+        for seconds, there in sorted(
+            ((self._seconds(mutants), mutants) for mutants in grounds.values()),
+            key=itemgetter(0),
+            reverse=True,
+        ):
+            least = min(range(count), key=lambda number: shares[number][0])
+            before, share = shares[least]
+            share += [mutant.name for mutant in there]
+            shares[least] = before + seconds, share
+        return [share for _, share in shares if share]
+
+    def _seconds(self, mutants: Iterable[Mutant | NemesisMutant]) -> float:
+        """How long it takes to hunt some of one ground, as far as is known."""
+        hints = [self._hints.get(mutant.name, (0, UNKNOWN_SECONDS)) for mutant in mutants]
+        seeds = {seed for seed, _ in hints}
+        return sum(seconds for _, seconds in hints) + SOUND_SECONDS * len(seeds)
+
     def run(self, names: Iterable[str]) -> int:
         """Hunt the mutants *names*, or all; return 0 when each was caught, 1 if not, 2: no time."""
         wanted = self.wanted(names)
         uncaught: list[str] = []
         untried: list[str] = []
         unsound: list[str] = []
+        stale: list[str] = []
         for mutant in wanted:
             if self._is_over:
                 untried.append(mutant.name)
@@ -110,6 +143,8 @@ class Hunt:
                 (untried if self._is_over else uncaught).append(mutant.name)
                 self._tell(f"{mutant.name:42} NOT CAUGHT: {mutant.what}")
                 continue
+            if self._options.use_hints and catch.tried > 1:
+                stale.append(mutant.name)
             is_sound = self._is_sound(mutant.ground, catch.seed)
             if not is_sound:
                 unsound.append(mutant.name)
@@ -119,11 +154,16 @@ class Hunt:
                 + ("" if is_sound else f"; SO DOES THE PRODUCT on ground {mutant.ground.name}")
             )
             if self._options.write_hints and is_sound:
-                self._hints[mutant.name] = catch.seed, catch.seconds
+                self._hints[mutant.name] = catch.seed, catch.last_seconds
                 write_hints(self._hints)
         seconds = time.perf_counter() - self._begun
         caught = len(wanted) - len(uncaught) - len(untried)
         self._tell(f"{caught} of {len(wanted)} caught in {seconds:.0f} s")
+        if stale:
+            self._tell(
+                f"by another seed than that of hints.txt: {', '.join(stale)}; "
+                f"`python -m jepsen_like mutants --ci --write-hints {' '.join(stale)}` notes it"
+            )
         if uncaught or unsound:
             self._tell(f"not caught: {', '.join(uncaught + unsound)}")
             return 1
@@ -159,17 +199,20 @@ class Hunt:
         for tried, seed in enumerate(self._seeds(mutant), 1):
             if self._is_over:
                 return None
+            begun_at = time.perf_counter()
             with mutated(mutant.name):
                 anomalies = self._run(mutant, seed)
             if self._options.seed is not None:
                 for anomaly in anomalies:
                     self._tell(f"    {str(anomaly)[:300]}")
             if anomalies:
+                now = time.perf_counter()
                 return Catch(
                     seed=seed,
                     kinds=tuple(sorted({anomaly.kind for anomaly in anomalies})),
                     tried=tried,
-                    seconds=time.perf_counter() - begun,
+                    seconds=now - begun,
+                    last_seconds=now - begun_at,
                 )
         return None
 

@@ -43,14 +43,12 @@ def run_in_processes(arguments: Sequence[str], *, jobs: int) -> Tally:
     return tally
 
 
-def hunt_in_processes(arguments: Sequence[str], names: Sequence[str], *, jobs: int) -> int:
-    """Run ``python -m jepsen_like`` with *arguments* for *names* in *jobs* processes.
+def hunt_in_processes(arguments: Sequence[str], shares: Sequence[Sequence[str]]) -> int:
+    """Run ``python -m jepsen_like`` with *arguments* in a process for each of *shares* of names.
 
     Return 0 when each was caught, 1 when one was not, else 2.
     """
-    codes = _run_all(
-        [*arguments, "--jobs", "1", *names[number::jobs]] for number in range(min(jobs, len(names)))
-    )
+    codes = _run_all([*arguments, "--jobs", "1", *names] for names in shares)
     return 1 if 1 in codes else max(map(abs, codes))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from jepsen_like.checkers import KINDS, Anomaly
@@ -78,6 +80,51 @@ def test_a_hint_that_catches_no_more_is_followed_by_all_seeds(shown) -> None:
 
     assert code == 0
     assert runs == [(True, 7), (True, 1), (True, 2), (False, 2)]
+
+
+def test_a_hint_that_catches_no_more_is_told_with_what_notes_another(shown) -> None:
+    kinds, _ = shown
+    kinds[True, 2] = ["lost-write"]
+
+    _, told = hunt_one(use_hints=True)
+    _, told_without = hunt_one()
+
+    assert f"`python -m jepsen_like mutants --ci --write-hints {NAME}`" in told[-1]
+    assert not any("hints" in line for line in told_without)
+
+
+def test_a_hint_says_how_long_its_own_seed_takes(shown, monkeypatch) -> None:
+    """And not those before it, which nobody will run again."""
+    kinds, runs = shown
+    kinds[True, 2] = ["lost-write"]
+    monkeypatch.setattr(hunt, "write_hints", lambda hints: runs.append(hints[NAME]))
+    monkeypatch.setattr(hunt.time, "perf_counter", itertools.count().__next__)
+
+    hunt_one(use_hints=True, write_hints=True)
+
+    assert runs[-1] == (2, 1)
+
+
+def test_mutants_of_one_ground_stay_together_and_shares_take_about_as_long(monkeypatch) -> None:
+    monkeypatch.setattr(
+        hunt, "read_hints", lambda: {name: (1, 1.0 + len(name) % 5) for name in MUTANTS}
+    )
+    searcher = Hunt(HuntOptions(), tell=print)
+
+    shares = searcher.shares([], 3)
+
+    assert sorted(name for share in shares for name in share) == sorted(
+        mutant.name for mutant in searcher.wanted([])
+    )
+    grounds = [{MUTANTS[name].ground.name for name in share if name in MUTANTS} for share in shares]
+    assert not grounds[0] & grounds[1]
+    assert not grounds[2] & (grounds[0] | grounds[1])
+    seconds = [sum(1.0 + len(name) % 5 for name in share) for share in shares]
+    assert max(seconds) < 1.25 * min(seconds)
+
+
+def test_there_are_no_more_shares_than_grounds() -> None:
+    assert Hunt(HuntOptions(), tell=print).shares([NAME], 4) == [[NAME]]
 
 
 def test_a_mutant_that_no_seed_shows_is_an_error(shown) -> None:
