@@ -1,5 +1,6 @@
 """What holds for all tests."""
 
+import gc
 import inspect
 import signal
 
@@ -31,6 +32,12 @@ def pytest_collection_modifyitems(items):
     ]
     if wrong:
         raise pytest.UsageError("these tests have to name autojump_clock: " + ", ".join(wrong))
+
+
+def pytest_collection_finish():
+    """Have the collector pass over what thousands of tests are made of, which lives to the end."""
+    gc.collect()
+    gc.freeze()
 
 
 async def _run_here(function, *arguments, **_options):

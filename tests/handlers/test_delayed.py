@@ -18,9 +18,14 @@ WAIT_MS = 9000
 
 async def until_there(caller, count=1, *, topic="t", queue_id=0):
     """Wait until a queue has *count* messages; return them."""
+
+    async def pull(offset):
+        return await caller.pull(offset, topic=topic, queue_id=queue_id, wait_ms=WAIT_MS)
+
     with trio.fail_after(20_000):
         while True:
-            answer = await caller.pull(topic=topic, queue_id=queue_id, wait_ms=WAIT_MS)
+            await pull(count - 1)  # the node lets it wait for the last of them
+            answer = await pull(0)
             messages = decode_records(answer.body) if answer.code == ResponseCode.SUCCESS else []
             if len(messages) >= count:
                 return messages
