@@ -58,6 +58,7 @@ def naive(events: list[Event], *, has_retention: bool) -> Found:
             if other.p != send.p and other.is_before(send):
                 found.add(("realtime-order", send.k, send.answer.i))
     found |= ends(events, sends, placed)
+    found |= begins(events)
     everywhere = dict(first)
     for event in events:
         if event.f == "dump" and event.v:
@@ -68,6 +69,20 @@ def naive(events: list[Event], *, has_retention: bool) -> Found:
     found |= polls(events, everywhere, has_retention=has_retention)
     found |= groups(events, everywhere, has_retention=has_retention)
     return found
+
+
+def begins(events: list[Event]) -> Found:
+    """Where a member begins below what its group was told to be committed before."""
+    return {
+        ("came-again", queue, event.i)
+        for event in events
+        if (event.f, event.type) == ("assign", "ok") and event.g is not None
+        for queue, offset in event.v
+        for earlier in events[: event.i]
+        if (earlier.f, earlier.type, earlier.g) == ("commit", "ok", event.g)
+        for committed_queue, committed in earlier.v
+        if committed_queue == queue and committed > offset
+    }
 
 
 def places(sends, placed, shown) -> Found:
