@@ -27,6 +27,7 @@ from jepsen_like.mutants.grounds import (
     SLOW_CUTS,
     SLOW_POWER,
     STEPS,
+    TORN,
 )
 from jepsen_like.mutants.mutant import Patch, mutant
 from jepsen_like.sim.sim_disk import SimMount
@@ -216,7 +217,7 @@ def _unchecked(*args: Any, **options: Any) -> Any:
         raise
 
 
-@mutant(on=POWER)
+@mutant(on=TORN)
 def recovery_keeps_a_torn_tail() -> Sequence[Patch]:
     """A restart looks at headers only."""
     return [(recovery, "check_entry", _unchecked)]

@@ -99,6 +99,13 @@ SLOW_POWER = Ground(
     faults=("power", "isolate", "slow-disk", "stalled-disk"),
     changes={"sync_mean": 0.03, "hold_max": 2.0},
 )
+# Entries of several pages, most of them on no disk yet: after a power loss some are there.
+TORN = Ground(
+    name="torn",
+    faults=("power", "stalled-disk"),
+    changes={"sync_mean": 0.03, "hold_max": 2.0},
+    load={"body_size_max": 4000, "batch_count_max": 1},
+)
 # Bodies so large that most pages of the log are full when they fail to be synced.
 FAILED_SYNCS = Ground(
     name="failed-syncs",

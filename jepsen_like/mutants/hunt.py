@@ -143,7 +143,7 @@ class Hunt:
                 (untried if self._is_over else uncaught).append(mutant.name)
                 self._tell(f"{mutant.name:42} NOT CAUGHT: {mutant.what}")
                 continue
-            if self._options.use_hints and catch.tried > 1:
+            if self._options.use_hints and mutant.name in self._hints and catch.tried > 1:
                 stale.append(mutant.name)
             is_sound = self._is_sound(mutant.ground, catch.seed)
             if not is_sound:
@@ -159,7 +159,7 @@ class Hunt:
         seconds = time.perf_counter() - self._begun
         caught = len(wanted) - len(uncaught) - len(untried)
         self._tell(f"{caught} of {len(wanted)} caught in {seconds:.0f} s")
-        if stale:
+        if stale and not self._options.write_hints:
             self._tell(
                 f"by another seed than that of hints.txt: {', '.join(stale)}; "
                 f"`python -m jepsen_like mutants --ci --write-hints {' '.join(stale)}` notes it"

@@ -32,6 +32,9 @@ PAUSE_SECONDS = 0.5  # on average, between two questions of one client
 OPERATION_SECONDS = 8.0
 MARKERS = 2  # clients that commit for one group
 SETTINGS = "jepsen"  # namespace of what a name server is told to keep
+# Settings of one client.  What is lost shows until the setting is changed again: of one alone only
+# the last change could ever be missed.
+KEYS = 12
 OFFSET_MAX = 30  # a group is put somewhere below it: what is committed for it is told apart
 
 _REFUSED = (
@@ -46,7 +49,7 @@ _REFUSED = (
 class Administration:
     """For each topic one client that makes, alters, fills and deletes it; groups beside it.
 
-    For each setting one client that sets it and takes it away.
+    For each set of settings one client that sets them and takes them away.
     """
 
     def __init__(self, clients: WireClients, history: History) -> None:
@@ -140,8 +143,9 @@ class Administration:
 
     # -- settings -------------------------------------------------------------------------------
 
-    def _set(self, key: str) -> Callable[[Client, int, random.Random], Awaitable[bool]]:
+    def _set(self, name: str) -> Callable[[Client, int, random.Random], Awaitable[bool]]:
         async def act(client: Client, p: int, chance: random.Random) -> bool:
+            key = f"{name}.{chance.randrange(KEYS)}"
             # Settings are for the tools of RocketMQ to make.
             requests = (await client.admin._groups.only("settings")).requests  # noqa: SLF001
             asked: dict[str, object] = {

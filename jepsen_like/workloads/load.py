@@ -38,7 +38,7 @@ class Load:
     level_share: float = 0.0  # of the sends: so many ask for a level of durability by chance
     handles: bool = False  # whether W6 runs as well
     member_count: int = 0  # members of each group of W7, which does not run with none
-    setting_count: int = 0  # settings that a name server keeps, each changed by one client
+    setting_count: int = 0  # clients that have a name server keep settings, each its own
     lock_ms: int = 60_000  # for how long a queue's lock holds
     picks: bool = False  # whether W8 runs as well, and values have tags
 

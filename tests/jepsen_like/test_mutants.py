@@ -82,15 +82,20 @@ def test_a_hint_that_catches_no_more_is_followed_by_all_seeds(shown) -> None:
     assert runs == [(True, 7), (True, 1), (True, 2), (False, 2)]
 
 
-def test_a_hint_that_catches_no_more_is_told_with_what_notes_another(shown) -> None:
+def test_a_hint_that_catches_no_more_is_told_with_what_notes_another(shown, monkeypatch) -> None:
     kinds, _ = shown
     kinds[True, 2] = ["lost-write"]
 
     _, told = hunt_one(use_hints=True)
+    monkeypatch.setattr(hunt, "write_hints", lambda _: None)
+    _, told_when_noted = hunt_one(use_hints=True, write_hints=True)
     _, told_without = hunt_one()
+    monkeypatch.setattr(hunt, "read_hints", dict)
+    _, told_of_a_new_one = hunt_one(use_hints=True)
 
     assert f"`python -m jepsen_like mutants --ci --write-hints {NAME}`" in told[-1]
-    assert not any("hints" in line for line in told_without)
+    for others in (told_when_noted, told_without, told_of_a_new_one):
+        assert not any("hints" in line for line in others)
 
 
 def test_a_hint_says_how_long_its_own_seed_takes(shown, monkeypatch) -> None:
