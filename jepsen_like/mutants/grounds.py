@@ -100,10 +100,10 @@ SLOW_POWER = Ground(
     changes={"sync_mean": 0.03, "hold_max": 2.0},
 )
 # Entries of several pages, most of them on no disk yet: after a power loss some are there.
-TORN = Ground(
+TORN = replace(
+    SLOW_POWER,
     name="torn",
     faults=("power", "stalled-disk"),
-    changes={"sync_mean": 0.03, "hold_max": 2.0},
     load={"body_size_max": 4000, "batch_count_max": 1},
 )
 # Bodies so large that most pages of the log are full when they fail to be synced.

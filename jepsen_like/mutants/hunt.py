@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -105,17 +104,13 @@ class Hunt:
         for mutant in self.wanted(names):
             key = mutant.name if isinstance(mutant, NemesisMutant) else mutant.ground.name
             grounds.setdefault(key, []).append(mutant)
-        shares: list[tuple[float, list[str]]] = [(0.0, []) for _ in range(count)]
-        for seconds, there in sorted(
-            ((self._seconds(mutants), mutants) for mutants in grounds.values()),
-            key=itemgetter(0),
-            reverse=True,
-        ):
-            least = min(range(count), key=lambda number: shares[number][0])
-            before, share = shares[least]
-            share += [mutant.name for mutant in there]
-            shares[least] = before + seconds, share
-        return [share for _, share in shares if share]
+        seconds = [0.0] * count
+        shares: list[list[str]] = [[] for _ in range(count)]
+        for mutants in sorted(grounds.values(), key=self._seconds, reverse=True):
+            least = seconds.index(min(seconds))
+            seconds[least] += self._seconds(mutants)
+            shares[least] += [mutant.name for mutant in mutants]
+        return [share for share in shares if share]
 
     def _seconds(self, mutants: Iterable[Mutant | NemesisMutant]) -> float:
         """How long it takes to hunt some of one ground, as far as is known."""
