@@ -139,7 +139,8 @@ class Case:
             for number in itertools.count():
                 body = f"{prefix}{number:05}"
                 queue = number % QUEUES
-                await self._producer.send(self.topic, body.encode(), queue=queue, **kinds)
+                result = await self._producer.send(self.topic, body.encode(), queue=queue, **kinds)
+                sent.ids[body] = result.unique_id
                 sent.append(body)
                 with trio.move_on_after(INTERVAL):
                     await sent.told_to_stop.wait()
@@ -243,6 +244,7 @@ class Trickle(list[str]):
 
     def __init__(self) -> None:
         super().__init__()
+        self.ids: dict[str, str] = {}  # by body, the unique id of its message
         self.told_to_stop = trio.Event()
         self.has_stopped = trio.Event()
 
