@@ -84,7 +84,8 @@ class LockHandlers:
         self._is_serving = is_serving
         self._forward = forward
         self._paths = LockPaths(clock, lock_seconds=lock_seconds)
-        self._latest: dict[str, int] = {}  # by client, the session it asked by last; oldest first
+        # By client and group, the session it asked by last; oldest first.
+        self._latest: dict[tuple[str, str], int] = {}
         self._deadlines: dict[QueueLock, float] = {}
         self._changing: set[QueueLock] = set()  # on their way to another holder, or to none
 
@@ -207,10 +208,11 @@ class LockHandlers:
         """Whether a request comes by the connection that its client opened last.
 
         One that it has given up may be read behind it, by a node that was stopped for a while.
+        Another client, of another group, may go by the same id.
         """
-        client_id = request.client_id
-        last = self._latest.pop(client_id, 0)
-        self._latest[client_id] = max(last, session.session_id)
+        asker = request.client_id, request.group
+        last = self._latest.pop(asker, 0)
+        self._latest[asker] = max(last, session.session_id)
         while len(self._latest) > _LATEST_MAX:
             del self._latest[next(iter(self._latest))]
         return session.session_id >= last

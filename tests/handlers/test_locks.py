@@ -47,8 +47,9 @@ async def unlock(caller, *args, **kinds):
     await ask(caller, RequestCode.UNLOCK_BATCH_MQ, *args, **kinds)
 
 
-async def make_group(caller):
-    await caller.ok(RequestCode.UPDATE_AND_CREATE_SUBSCRIPTIONGROUP, {}, b'{"groupName": "g"}')
+async def make_group(caller, name="g"):
+    body = json.dumps({"groupName": name}).encode()
+    await caller.ok(RequestCode.UPDATE_AND_CREATE_SUBSCRIPTIONGROUP, {}, body)
 
 
 @pytest.fixture
@@ -365,3 +366,16 @@ async def test_what_comes_by_a_connection_that_was_given_up_is_older_than_it_see
         assert await lock(newer, "b", 0) == []
         await unlock(newer, "a", 0)
         assert await lock(newer, "b", 0) == [0]
+
+
+async def test_a_client_of_another_group_that_goes_by_the_same_id_is_another(
+    autojump_clock, caller, brokers
+):
+    """Two programs of a machine, each told the same name: what one gave back was ignored."""
+    await make_group(caller, "h")
+    async with brokers.caller(brokers["n1"]) as newer:
+        await lock(caller, "a", 0)
+        await lock(newer, "a", 0, group="h")
+        await unlock(caller, "a", 0)
+        assert await lock(caller, "b", 0) == [0]
+        assert await lock(newer, "b", 0, group="h") == []
