@@ -15,7 +15,7 @@ import trio
 
 from broker.errors import BrokerError, HeaderError
 from broker.groups.consumers import CONSUMERS_MAX, Origin, join_group, leave_group
-from broker.groups.presence import Presence
+from broker.groups.presence import Member, Presence
 from broker.handlers.forward import FORWARDED
 from broker.handlers.registry import answer, handles
 from broker.message.limits import (
@@ -44,7 +44,7 @@ from dledger.errors import LedgerBusyError, LedgerError
 from dledger.remoting.command import FLAG_ONEWAY, Command, response
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from broker.groups.consumers import Consumers
     from broker.handlers.changes import Changes, Done
@@ -62,6 +62,9 @@ if TYPE_CHECKING:
 SCAN_SECONDS = 5.0  # between two looks for clients that are silent
 # On a heartbeat that is handed to the leader: host:port of the client's connection.
 CLIENT_ADDRESS = "clientAddress"
+# On a heartbeat of a node's own making: the groups for which its client consumes by that node.
+CONSUMES_FOR = "consumesFor"
+_BETWEEN_GROUPS = ","  # no name has one
 
 
 class _Nobody:
@@ -134,7 +137,7 @@ class ClientHandlers:
         self._is_serving = is_serving
         self._create_topic = create_topic
         # Who is being taken out of which group, and whether that is committed.
-        self._leaving: dict[tuple[str, str], bool] = {}
+        self._leaving: dict[Member, bool] = {}
         self._presence = Presence(clock, silent_seconds_max=silent_seconds_max)
         self._heard = trio.Event()
         self._told_leader_id: str | None = None  # who was told last of the clients here
@@ -167,30 +170,43 @@ class ClientHandlers:
             self._forwarder.take(session, command)
             return
         node_id = self._ledger.config.node_id if is_here else str(command.ext_fields[FORWARDED])
-        if self._consumers.groups_of(heartbeat.client_id):
-            # Also when every group that is new to it is refused: it reads on for the others.
-            self._presence.heard(heartbeat.client_id, node_id)
         address = str(command.ext_fields.get(CLIENT_ADDRESS, ""))
         origin = Origin(command.language, command.version, address)
-        wanted, refusal = self._wanted(heartbeat, origin)
-        if wanted or (heartbeat.consumers and refusal is None):
-            self._presence.heard(heartbeat.client_id, node_id)
-            self._heard.set()
+        wanted, accepted, refusal = self._wanted(heartbeat, origin)
+        client_id = heartbeat.client_id
+        if heartbeat.consumers:
+            groups = {data.group for data in named}
+        else:
+            groups = self._groups_told(client_id, command.ext_fields.get(CONSUMES_FOR))
+        # Also a group that refuses what is new: its client reads on as before.
+        for group in groups | accepted:
+            member = Member(client_id, group)
+            if group in accepted or self._is_in(member):
+                self._presence.heard(member, node_id)
+                self._heard.set()
         self._changes.propose(session, command, wanted, refusal=refusal)
+
+    def _groups_told(self, client_id: str, told: object) -> set[str]:
+        """Return the groups that a node says a client is in; all, if it does not say."""
+        if isinstance(told, str) and told:
+            return set(told.split(_BETWEEN_GROUPS))
+        return set(self._consumers.groups_of(client_id))
 
     def _wanted(
         self, heartbeat: Heartbeat, origin: Origin
-    ) -> tuple[list[Any], BrokerError | LedgerError | None]:
-        """Return the changes a heartbeat makes, and what stands in the way of the rest of it."""
+    ) -> tuple[list[Any], set[str], BrokerError | LedgerError | None]:
+        """Return the changes a heartbeat makes, its groups, and what is in the way of the rest."""
         wanted: list[Any] = []
+        accepted: set[str] = set()
         new_groups: set[str] = set()
         refusal: BrokerError | LedgerError | None = None
         for data in heartbeat.consumers:
             try:
                 wanted += self._joining(heartbeat.client_id, data, origin, new_groups)
+                accepted.add(data.group)
             except (BrokerError, LedgerBusyError) as error:
                 refusal = refusal or error
-        return wanted, refusal
+        return wanted, accepted, refusal
 
     def _joining(
         self, client_id: str, data: ConsumerData, origin: Origin, new_groups: set[str]
@@ -200,7 +216,7 @@ class ClientHandlers:
             raise refusal
         wanted: list[Any] = []
         known = self._consumers.get(data.group, client_id)
-        if (client_id, data.group) in self._leaving:
+        if Member(client_id, data.group) in self._leaving:
             known = None  # it was taken for gone, and has come again before that is done
         if known is None and len(self._consumers) >= CONSUMERS_MAX:
             raise LedgerBusyError(f"{CONSUMERS_MAX} clients consume already; try again later")
@@ -235,12 +251,11 @@ class ClientHandlers:
         if not self._is_serving():
             self._forwarder.take(session, command)
             return
+        member = Member(header.client_id, header.consumer_group)
         wanted = []
         # Also of one that is not in it yet: what it joins by may be on its way.
-        if self._consumers.get(
-            header.consumer_group, header.client_id
-        ) is not None or self._presence.knows(header.client_id):
-            wanted.append(leave_group(header.client_id, header.consumer_group))
+        if self._is_in(member) or self._presence.knows(member):
+            wanted.append(leave_group(*member))
         self._changes.propose(session, command, wanted)
 
     @handles(RequestCode.GET_CONSUMER_LIST_BY_GROUP, on_leader=True)
@@ -275,30 +290,47 @@ class ClientHandlers:
     def connection_lost(self, session: Session, command: Command) -> None:
         """Hear from another node that a client's connection to it has ended."""
         header = ClientConnectionLostRequest.decode(command.ext_fields)
-        self._lost(header.client_id, header.node_id)
+        groups = self._groups_told(header.client_id, header.consumes_for)
+        self._lost(header.client_id, groups, header.node_id)
         answer(session, command, response(command, int(ResponseCode.SUCCESS)))
 
     # -- who is gone ----------------------------------------------------------------------------
 
-    def _lost(self, client_id: str, node_id: str) -> None:
+    def _lost(self, client_id: str, groups: Iterable[str], node_id: str) -> None:
         reachable = self._ledger.core.connected_peers | {self._ledger.config.node_id}
-        if self._presence.lost(client_id, node_id, reachable=reachable):
-            self._leave_all(client_id)
-            self._presence.forget(client_id)
+        members = [Member(client_id, group) for group in sorted(groups)]
+        self._leave_all(
+            [
+                member
+                for member in members
+                if self._presence.lost(member, node_id, reachable=reachable)
+            ]
+        )
 
-    def _leave_all(self, client_id: str) -> None:
-        """Take a client that is gone out of its groups; it is tried again when that is refused."""
-        try:
-            for group in self._consumers.groups_of(client_id):
-                left = client_id, group
-                self._queue.put_command(leave_group(client_id, group), partial(self._left, left))
-                self._leaving[left] = False
-        except LedgerError:
-            self._presence.stayed(client_id)
-            self._heard.set()
-            raise
+    def _leave_all(self, members: Iterable[Member]) -> None:
+        """Take clients that are gone out of their groups.
 
-    def _left(self, left: tuple[str, str], _index: int, error: LedgerError | None) -> None:
+        Raises:
+            LedgerError: one could not be; that is tried again, later.
+        """
+        refusal: LedgerError | None = None
+        for member in members:
+            try:
+                if self._is_in(member):
+                    self._queue.put_command(leave_group(*member), partial(self._left, member))
+                    self._leaving[member] = False
+                self._presence.forget(member)
+            except LedgerError as error:
+                refusal = refusal or error
+                self._presence.stayed(member)
+                self._heard.set()
+        if refusal is not None:
+            raise refusal
+
+    def _is_in(self, member: Member) -> bool:
+        return self._consumers.get(member.group, member.client_id) is not None
+
+    def _left(self, left: Member, _index: int, error: LedgerError | None) -> None:
         """Hear that it is committed that a client is in a group no more, or that it is not."""
         if error is not None:
             self._leaving.pop(left, None)
@@ -310,24 +342,27 @@ class ClientHandlers:
 
         Who was taken for gone while it joined has been forgotten, and nobody would miss it.
         """
-        members = self._consumers.of(group)
-        for client_id in members:
-            if not self._presence.knows(client_id):
-                self._presence.stayed(client_id)
+        for client_id in self._consumers.of(group):
+            member = Member(client_id, group)
+            if not self._presence.knows(member):
+                self._presence.stayed(member)
                 self._heard.set()
         for left, is_done in list(self._leaving.items()):
-            if left[1] == group and is_done:
+            if left.group == group and is_done:
                 del self._leaving[left]
 
     def began_to_serve(self) -> None:
         """Give every consumer the time to be heard by this leader."""
         self._leaving.clear()
-        client_ids = self._consumers.client_ids()
-        self._presence.begin(client_ids)
-        for client_id in self._connections.consuming():
-            self._presence.heard(client_id, self._ledger.config.node_id)
-        if client_ids:
-            self._heard.set()
+        self._presence.begin(
+            Member(client_id, group)
+            for group in self._consumers.groups()
+            for client_id in self._consumers.of(group)
+        )
+        for client_id, groups in self._connections.consuming().items():
+            for group in groups:
+                self._presence.heard(Member(client_id, group), self._ledger.config.node_id)
+        self._heard.set()
 
     def leader_changed(self) -> None:
         """Tell a new leader who is connected here.
@@ -342,10 +377,13 @@ class ClientHandlers:
         if leader_id == self._ledger.config.node_id:
             return  # see `began_to_serve`
         with contextlib.suppress(LedgerError):  # too much is under way: heartbeats tell, later
-            for client_id in self._connections.consuming():
-                # Of no group: it may just have left one, by way of another node.
+            for client_id, groups in self._connections.consuming().items():
+                # It joins none by that: it may just have left one, by way of another node.
                 body = encode_heartbeat(Heartbeat(client_id=client_id))
-                request = Command(int(RequestCode.HEART_BEAT), FLAG_ONEWAY, body=body)
+                fields = {CONSUMES_FOR: _BETWEEN_GROUPS.join(groups)}
+                request = Command(
+                    int(RequestCode.HEART_BEAT), FLAG_ONEWAY, ext_fields=fields, body=body
+                )
                 self._forwarder.take(cast("Session", _Nobody()), request)
 
     def dispatched(self) -> None:
@@ -360,17 +398,25 @@ class ClientHandlers:
     def drop_session(self, session: Session) -> None:
         """Tell the leader that a client's connection has ended."""
         client = self._connections.drop(session)
-        if client is None or self.is_stopping or not client.groups:
+        if client is None or self.is_stopping:
             return
-        if self._connections.is_connected(client.client_id):
-            return  # it has come again already
+        # Not those by which it has come again already, nor those of another client of that id.
+        groups = [
+            group
+            for group in sorted(client.groups)
+            if not self._connections.sessions_of(client.client_id, group)
+        ]
+        if not groups:
+            return
         node_id = self._ledger.config.node_id
         if self._is_serving():
             with contextlib.suppress(LedgerError):  # too much is under way: once more, later
-                self._lost(client.client_id, node_id)
+                self._lost(client.client_id, groups, node_id)
             self._queue.seal()
             return
-        header = ClientConnectionLostRequest(client_id=client.client_id, node_id=node_id)
+        header = ClientConnectionLostRequest(
+            client_id=client.client_id, node_id=node_id, consumes_for=_BETWEEN_GROUPS.join(groups)
+        )
         request = Command(
             int(RequestCode.CLIENT_CONNECTION_LOST), FLAG_ONEWAY, ext_fields=header.encode()
         )
@@ -387,9 +433,8 @@ class ClientHandlers:
             await trio.sleep(SCAN_SECONDS)
             if not self._is_serving():
                 continue
-            for client_id in self._presence.take_silent():
-                with contextlib.suppress(LedgerError):  # too much is under way: once more, later
-                    self._leave_all(client_id)
+            with contextlib.suppress(LedgerError):  # too much is under way: once more, later
+                self._leave_all(self._presence.take_silent())
             self._queue.seal()
 
 

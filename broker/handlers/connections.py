@@ -154,14 +154,13 @@ class Connections:
             self._forget(session, client)
         return client
 
-    def consuming(self) -> list[str]:
-        """Return the clients that consume, and are connected here."""
-        found = (client.client_id for client in self._clients.values() if client.groups)
-        return list(dict.fromkeys(found))
-
-    def is_connected(self, client_id: str) -> bool:
-        """Return whether a client has a connection here."""
-        return client_id in self._sessions_of
+    def consuming(self) -> dict[str, list[str]]:
+        """Return the groups of each client that consumes and is connected here, sorted."""
+        found: dict[str, set[str]] = {}
+        for client in self._clients.values():
+            if client.groups:
+                found.setdefault(client.client_id, set()).update(client.groups)
+        return {client_id: sorted(groups) for client_id, groups in found.items()}
 
     def tell_changed(self, session: Session, group: str) -> None:
         """Have a client share out the queues of a group again, if the group is one for that."""

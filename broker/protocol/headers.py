@@ -308,6 +308,8 @@ class ClientConnectionLostRequest(Header):
 
     client_id: str
     node_id: str
+    # The groups for which it consumed by that and by no other, with commas between; "": all.
+    consumes_for: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

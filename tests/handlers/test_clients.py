@@ -174,6 +174,64 @@ async def test_a_client_that_is_connected_elsewhere_stays(autojump_clock, three)
         assert await one.others() == ["c1"]
 
 
+def members(three, node, group):
+    return list(three._files[node.name].consumers.of(group))
+
+
+@pytest.mark.parametrize("which", ["the same node", "the leader", "another follower"])
+async def test_clients_of_two_groups_that_go_by_one_id_come_and_go_each_by_itself(
+    autojump_clock, three, which
+):
+    """Two programs told the same name: of one that was killed the other kept the queues locked."""
+    leader = await three.leader()
+    here, there = three.others(leader)
+    other_at = {"the same node": here, "the leader": leader, "another follower": there}[which]
+    async with three.caller(other_at) as caller:
+        other = Reader(caller, "c1", group="others")
+        async with readers(three, ("c1", here)) as (one,):
+            await one.beat()
+            await other.beat()
+            assert await one.others() == ["c1"]
+        await until("it is out", lambda: members(three, leader, "readers") == [])
+        await trio.sleep(SILENT_SECONDS_MAX / 2)
+        await other.beat()
+        await trio.sleep(SILENT_SECONDS_MAX / 2 + 10)
+
+        assert await other.others() == ["c1"]
+        assert members(three, leader, "others") == ["c1"]
+
+
+async def test_of_two_that_go_by_one_id_a_new_leader_misses_the_one_that_is_gone(
+    autojump_clock, three
+):
+    leader = await three.leader()
+    here, there = three.others(leader)
+    async with three.caller(there) as caller:
+        other = Reader(caller, "c1", group="others")
+        async with readers(three, ("c1", here)) as (one,):
+            await one.beat()
+            await other.beat()
+            await leader.kill()
+            await three.leader()
+            await trio.sleep(1)
+        await until("it is out", lambda: members(three, here, "readers") == [])
+
+        assert members(three, there, "others") == ["c1"]
+
+
+async def test_a_node_that_does_not_name_groups_tells_of_all(autojump_clock, three):
+    """One of before groups were named: it takes a client with a connection elsewhere for gone."""
+    leader = await three.leader()
+    at, _ = three.others(leader)
+    async with readers(three, ("c1", at)) as (one,):
+        await one.beat()
+        fields = {"clientId": "c1", "nodeId": at.name}
+        answer = await one.ask(RequestCode.CLIENT_CONNECTION_LOST, fields)
+
+        assert answer.code == ResponseCode.SUCCESS
+        await until("it is out", lambda: members(three, leader, "readers") == [])
+
+
 async def test_a_silent_client_is_out_after_two_minutes(autojump_clock, brokers):
     async with readers(brokers, ("c1", brokers["n1"]), ("c2", brokers["n1"])) as (one, other):
         await one.beat()
@@ -254,7 +312,7 @@ async def test_a_client_that_is_refused_is_not_kept_and_one_that_is_in_a_group_i
                 assert answer.code == ResponseCode.MESSAGE_ILLEGAL
 
         assert await one.others() == ["c1"]
-        assert list(leader.running.clients._presence._clients) == ["c1"]
+        assert list(leader.running.clients._presence._members) == [("c1", "readers")]
 
 
 @pytest.fixture
@@ -484,5 +542,5 @@ async def test_what_a_node_tells_the_leader_of_clients_may_come_back_to_it(autoj
         node.registry.dispatch(session, command)
 
         assert len(node.connections._clients) == 1
-        assert node.clients._presence._clients["c1"].nodes == {"n1"}
+        assert node.clients._presence._members["c1", "readers"].nodes == {"n1"}
         assert await one.others() == ["c1"]
