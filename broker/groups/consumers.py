@@ -85,7 +85,7 @@ class Consumers:
     def __init__(self) -> None:
         self._groups: dict[str, dict[str, ConsumerData]] = {}
         self._by_client: dict[str, set[str]] = {}  # the groups of each
-        self._origins: dict[str, Origin] = {}  # by client
+        self._origins: dict[tuple[str, str], Origin] = {}  # by group and client
         self._count = 0
         self._changed: set[str] = set()
 
@@ -105,9 +105,9 @@ class Consumers:
         """Return the groups that a client consumes for, sorted."""
         return sorted(self._by_client.get(client_id, ()))
 
-    def origin(self, client_id: str) -> Origin:
+    def origin(self, group: str, client_id: str) -> Origin:
         """Return what a consumer is, and where it came from."""
-        return self._origins.get(client_id, UNKNOWN)
+        return self._origins.get((group, client_id), UNKNOWN)
 
     def readers_of(self, topic: str) -> list[str]:
         """Return the groups that have a consumer of *topic*, sorted."""
@@ -120,10 +120,6 @@ class Consumers:
                 for item in data.subscriptions
             )
         ]
-
-    def client_ids(self) -> list[str]:
-        """Return all clients that consume, sorted."""
-        return sorted(self._by_client)
 
     def groups(self) -> list[str]:
         """Return the groups that have consumers, sorted."""
@@ -147,7 +143,7 @@ class Consumers:
     def snapshot(self) -> list[Any]:
         """Return a row for each consumer, sorted by group and client."""
         return [
-            _trimmed(_row(client_id, self._groups[group][client_id], self.origin(client_id)))
+            _trimmed(_row(client_id, self._groups[group][client_id], self.origin(group, client_id)))
             for group in self.groups()
             for client_id in sorted(self._groups[group])
         ]
@@ -159,13 +155,13 @@ class Consumers:
             ValueError, TypeError: *snapshot* is none.
         """
         groups: dict[str, dict[str, ConsumerData]] = {}
-        origins: dict[str, Origin] = {}
+        origins: dict[tuple[str, str], Origin] = {}
         rows = snapshot or []
         for row in rows:
             data = _data(_Row(*row))
             groups.setdefault(data.group, {})[row[1]] = data
             if (origin := _origin(_Row(*row).origin)) != UNKNOWN:
-                origins[row[1]] = origin
+                origins[data.group, row[1]] = origin
         self._changed |= self._groups.keys() | groups.keys()
         self._groups = groups
         self._origins = origins
@@ -187,7 +183,7 @@ class Consumers:
             )
         )
         if (origin := _origin(args.get("origin"))) != UNKNOWN:
-            self._origins[args["client"]] = origin
+            self._origins[data.group, args["client"]] = origin
         consumers = self._groups.setdefault(data.group, {})
         known = consumers.get(args["client"])
         if known == data:
@@ -209,7 +205,7 @@ class Consumers:
         groups.discard(group)
         if not groups:
             del self._by_client[client_id]
-            self._origins.pop(client_id, None)
+        self._origins.pop((group, client_id), None)
         self._count -= 1
         self._changed.add(group)
         return True

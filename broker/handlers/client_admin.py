@@ -102,11 +102,11 @@ class ClientAdminHandlers:
             for _, data in sorted(consumers.items())
             for item in data.subscriptions
         }
+        data = consumers[min(consumers)]
         found = []
         for client_id in sorted(consumers):
-            origin = self._consumers.origin(client_id)
+            origin = self._consumers.origin(data.group, client_id)
             found.append(Connection(client_id, origin.address, origin.language, origin.version))
-        data = consumers[min(consumers)]
         body = admin_bodies.encode_consumer_connections(data, subscriptions, found)
         answer(session, command, response(command, int(ResponseCode.SUCCESS), body=body))
 

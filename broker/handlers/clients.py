@@ -174,9 +174,9 @@ class ClientHandlers:
         origin = Origin(command.language, command.version, address)
         wanted, accepted, refusal = self._wanted(heartbeat, origin)
         client_id = heartbeat.client_id
-        if heartbeat.consumers:
+        if heartbeat.consumers or CLIENT_ADDRESS in command.ext_fields:
             groups = {data.group for data in named}
-        else:
+        else:  # of a node's own making
             groups = self._groups_told(client_id, command.ext_fields.get(CONSUMES_FOR))
         # Also a group that refuses what is new: its client reads on as before.
         for group in groups | accepted:
@@ -220,7 +220,8 @@ class ClientHandlers:
             known = None  # it was taken for gone, and has come again before that is done
         if known is None and len(self._consumers) >= CONSUMERS_MAX:
             raise LedgerBusyError(f"{CONSUMERS_MAX} clients consume already; try again later")
-        if known != data or not self._consumers.origin(client_id).is_same_client(origin):
+        told = self._consumers.origin(data.group, client_id)
+        if known != data or not told.is_same_client(origin):
             wanted.append(join_group(client_id, data, origin))
         config = self._groups.get(data.group)
         if config is None:

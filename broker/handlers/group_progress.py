@@ -93,7 +93,7 @@ class GroupProgress:
         """Return who consumes for *group*, sorted by client id."""
         found = []
         for client_id, data in sorted(self._consumers.of(group).items()):
-            origin = self._consumers.origin(client_id)
+            origin = self._consumers.origin(group, client_id)
             found.append(
                 GroupMember(
                     client_id=client_id,

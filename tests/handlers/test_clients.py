@@ -219,6 +219,20 @@ async def test_of_two_that_go_by_one_id_a_new_leader_misses_the_one_that_is_gone
         assert members(three, there, "others") == ["c1"]
 
 
+async def test_who_only_produces_keeps_no_consumer_of_its_id_in_a_group(autojump_clock, three):
+    leader = await three.leader()
+    at, _ = three.others(leader)
+    body = json.dumps({"clientID": "c1", "producerDataSet": [{"groupName": "senders"}]}).encode()
+    async with readers(three, ("c1", at), ("c1", at), ("c1", leader)) as (one, *producers):
+        await one.beat()
+        for _ in range(4):
+            await trio.sleep(SILENT_SECONDS_MAX / 3)
+            for producer in producers:
+                answer = await producer.ask(RequestCode.HEART_BEAT, {}, body)
+                assert answer.code == ResponseCode.SUCCESS
+        assert members(three, leader, "readers") == []
+
+
 async def test_a_node_that_does_not_name_groups_tells_of_all(autojump_clock, three):
     """One of before groups were named: it takes a client with a connection elsewhere for gone."""
     leader = await three.leader()
