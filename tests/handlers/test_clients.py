@@ -11,7 +11,7 @@ from broker.handlers.clients import SCAN_SECONDS
 from broker.protocol.request_code import ClientRequestCode, RequestCode
 from broker.protocol.response_code import ResponseCode
 from dledger.errors import LedgerBusyError
-from dledger.remoting.command import SerializeType
+from dledger.remoting.command import Command, SerializeType
 from tests.fakes.nodes import until
 
 SILENT_SECONDS_MAX = BrokerConfig().client_silent_max_ms / 1000
@@ -114,6 +114,26 @@ async def test_a_heartbeat_that_says_nothing_new_writes_nothing(autojump_clock, 
             await one.beat()
 
     assert brokers["n1"].running.ledger.core.store.end_index == end
+
+
+async def test_of_two_groups_clients_of_one_id_and_two_versions_write_nothing_either(
+    autojump_clock, brokers
+):
+    """Each heartbeat set right what the other had said."""
+    async with brokers.caller(brokers["n1"]) as caller:
+        ends = set()
+        for _ in range(5):
+            for group, version in (("readers", 401), ("others", 409)):
+                command = Command(
+                    int(RequestCode.HEART_BEAT),
+                    version=version,
+                    body=(PYTHON_HEARTBEAT % ("c1", group)).encode(),
+                )
+                answer = await caller.client.request(command, timeout_seconds=5)
+                assert answer.code == ResponseCode.SUCCESS
+            ends.add(brokers["n1"].running.ledger.core.store.end_index)
+
+    assert len(ends) == 1
 
 
 async def test_a_group_gets_its_retry_topic_with_the_first_heartbeat(autojump_clock, brokers):
