@@ -43,6 +43,8 @@ class Kind:
     # It does not keep what it cannot give back: no answer for 3 s, or its own table of connections
     # is busy.
     forgets: bool = False
+    # A message that it has to send again is compressed once more, and does not say so.
+    compresses_in_place: bool = False
     times_max: int = 1  # how often a message comes again that may do so once
 
     def __str__(self) -> str:
@@ -95,6 +97,7 @@ ALI = Kind(
         "lite": _NOT_LITE,
         "orderly": "it knows no queue locks",
     },
+    compresses_in_place=True,
 )
 JAVA = Kind("java", f"Java {installs.JAVA_VERSION}", installs.why_no_java)
 KINDS = (STOCK, RCP, ALI, JAVA)

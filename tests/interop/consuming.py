@@ -21,7 +21,7 @@ RETRY_SECONDS = 10  # where nobody says anything else
 RETRY_MS = 2000  # as the group says
 QUIET = 8  # seconds without what was refused: it would have come again
 # Java gives a queue back 20 s late when it has messages of it at hand just then, and who wants it
-# asks each 20 s.
+# asks each 20 s.  PyPI's rocketmq may forget to give one back: its lock lasts, see `LOCKS_SHORTER`.
 SHARED_SECONDS = 60.0
 ROUNDING = 0.01  # seconds: what clients and records tell is rounded
 # What the C++ core says of a message that it could not give back, unless the broker refused it.
@@ -83,7 +83,7 @@ async def orderly(case: Case) -> None:
             "its share",
             lambda client: (
                 len(client.bodies) >= ENOUGH
-                and len({event["queue"] for event in client.of("got")}) == QUEUES // 2
+                and len({event["queue"] for event in client.of("got")}) >= QUEUES // 2
             ),
             seconds=SHARED_SECONDS,
         )
@@ -95,7 +95,7 @@ async def orderly(case: Case) -> None:
         else:
             await other.stop()
             begun = trio.current_time()
-            await _until_alone(one)
+            await _until_alone(one, seconds=SHARED_SECONDS)
             case.facts["taken over after"] = f"{trio.current_time() - begun:.1f} s"
         await sent.stop()
         await case.until_consumed(sent, one, other)
@@ -120,12 +120,13 @@ async def orderly(case: Case) -> None:
     assert set(one.bodies + other.bodies) == set(sent)
 
 
-async def _until_alone(client: Client) -> None:
+async def _until_alone(client: Client, *, seconds: float = clients.SECONDS) -> None:
     """Wait until *client* has all queues: until messages from each come to it, from now on."""
     count = len(client.of("got"))
     await client.until(
         "all queues",
         lambda client: len({event["queue"] for event in client.of("got")[count:]}) == QUEUES,
+        seconds=seconds,
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any
 
-from tests.interop.case import ENOUGH, INTERVAL
+from tests.interop.case import ENOUGH, INTERVAL, ZLIB
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -103,8 +103,13 @@ async def compressed(case: Case) -> None:
         await consumer.until(
             "all", lambda client: len(set(client.bodies)) >= len(set(reading.bodies))
         )
-    assert {len(message.body.rstrip(b"x")) + 20_000 for message in reading.messages} >= {20_002}
-    assert {body.rstrip("x") for body in consumer.bodies} >= set(producer.sent)
+    spoiled = reading.twice_compressed
+    assert not spoiled or case.kind.compresses_in_place
+    if spoiled:
+        case.facts["sent again, compressed twice"] = str(len(spoiled))
+    plain = [message for message in reading.messages if not message.body.startswith(ZLIB)]
+    assert {len(message.body.rstrip(b"x")) + 20_000 for message in plain} >= {20_002}
+    assert {body.rstrip("x") for body in consumer.bodies} >= set(producer.sent) - spoiled
 
 
 async def delayed(case: Case) -> None:

@@ -9,7 +9,7 @@ import trio
 
 import broker
 from tests.interop import table
-from tests.interop.case import Case, Middle
+from tests.interop.case import Case, Middle, Pulse
 from tests.interop.consuming import CONSUMING
 from tests.interop.mixed import MIXED
 from tests.interop.producing import PRODUCING
@@ -80,6 +80,7 @@ async def side_by_side(
     circumstance = circumstance or (table.KILLED if kill_leader else table.CALM)
     pairs = list(pairs)
     middle = Middle(len(pairs)) if kill_leader else None
+    pulse = Pulse()
     failures: list[Exception] = []
     async with contextlib.AsyncExitStack() as stack:
         mq = await stack.enter_async_context(broker.connect(group.addresses))
@@ -92,6 +93,7 @@ async def side_by_side(
                 mq=mq,
                 producer=producer,
                 home=home,
+                pulse=pulse,
                 servers=servers,
                 middle=middle,
             )
@@ -112,14 +114,17 @@ async def side_by_side(
                 case.over()
             table.put(circumstance, case.scenario, case.kind.package, case.facts)
 
-        async with trio.open_nursery() as nursery:
-            for case in cases:
-                nursery.start_soon(run, case)
-            if middle is not None:
-                await middle.complete()
-                leader = await group.leader()
-                leader.kill()
-                middle.open()
+        async with trio.open_nursery() as beside:
+            beside.start_soon(pulse.beat)
+            async with trio.open_nursery() as nursery:
+                for case in cases:
+                    nursery.start_soon(run, case)
+                if middle is not None:
+                    await middle.complete()
+                    leader = await group.leader()
+                    leader.kill()
+                    middle.open()
+            beside.cancel_scope.cancel()
     if failures:
         raise ExceptionGroup("not all did as they should", failures)
     return cases
