@@ -94,6 +94,12 @@ class Presence:
         known.nodes.discard(node_id)
         return not known.nodes & reachable
 
+    def left(self, member: Member, node_id: str) -> None:
+        """Take note of a goodbye that came in at *node_id*: a connection there is none of its."""
+        known = self._members.get(member)
+        if known is not None and known.nodes is not None:
+            known.nodes.discard(node_id)
+
     def forget(self, member: Member) -> None:
         """Take note that a client is in a group no more."""
         self._members.pop(member, None)

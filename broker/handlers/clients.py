@@ -27,6 +27,7 @@ from broker.message.limits import (
 from broker.metadata.subscription_groups import create_group
 from broker.protocol.headers import (
     ClientConnectionLostRequest,
+    ClientGroupsLostRequest,
     ConsumerListRequest,
     UnregisterClientRequest,
 )
@@ -169,7 +170,7 @@ class ClientHandlers:
         if not self._is_serving():
             self._forwarder.take(session, command)
             return
-        node_id = self._ledger.config.node_id if is_here else str(command.ext_fields[FORWARDED])
+        node_id = self._came_in_at(command)
         address = str(command.ext_fields.get(CLIENT_ADDRESS, ""))
         origin = Origin(command.language, command.version, address)
         wanted, accepted, refusal = self._wanted(heartbeat, origin)
@@ -185,6 +186,10 @@ class ClientHandlers:
                 self._presence.heard(member, node_id)
                 self._heard.set()
         self._changes.propose(session, command, wanted, refusal=refusal)
+
+    def _came_in_at(self, command: Command) -> str:
+        """Return the node that the client asked."""
+        return str(command.ext_fields.get(FORWARDED, self._ledger.config.node_id))
 
     def _groups_told(self, client_id: str, told: object) -> set[str]:
         """Return the groups that a node says a client is in; all, if it does not say."""
@@ -253,6 +258,7 @@ class ClientHandlers:
             self._forwarder.take(session, command)
             return
         member = Member(header.client_id, header.consumer_group)
+        self._presence.left(member, self._came_in_at(command))
         wanted = []
         # Also of one that is not in it yet: what it joins by may be on its way.
         if self._is_in(member) or self._presence.knows(member):
@@ -293,6 +299,17 @@ class ClientHandlers:
         header = ClientConnectionLostRequest.decode(command.ext_fields)
         groups = self._groups_told(header.client_id, header.consumes_for)
         self._lost(header.client_id, groups, header.node_id)
+        answer(session, command, response(command, int(ResponseCode.SUCCESS)))
+
+    @handles(RequestCode.CLIENT_GROUPS_LOST, on_leader=True)
+    def groups_lost(self, session: Session, command: Command) -> None:
+        """Hear the same of a client by whose id another connection goes, there, for other groups.
+
+        A request of its own: a leader that knows clients by their ids alone would take that one for
+        gone, too, and does not serve this.
+        """
+        header = ClientGroupsLostRequest.decode(command.ext_fields)
+        self._lost(header.client_id, header.consumes_for.split(_BETWEEN_GROUPS), header.node_id)
         answer(session, command, response(command, int(ResponseCode.SUCCESS)))
 
     # -- who is gone ----------------------------------------------------------------------------
@@ -360,7 +377,7 @@ class ClientHandlers:
             for group in self._consumers.groups()
             for client_id in self._consumers.of(group)
         )
-        for client_id, groups in self._connections.consuming().items():
+        for client_id, groups in self._connections.consuming():
             for group in groups:
                 self._presence.heard(Member(client_id, group), self._ledger.config.node_id)
         self._heard.set()
@@ -378,7 +395,7 @@ class ClientHandlers:
         if leader_id == self._ledger.config.node_id:
             return  # see `began_to_serve`
         with contextlib.suppress(LedgerError):  # too much is under way: heartbeats tell, later
-            for client_id, groups in self._connections.consuming().items():
+            for client_id, groups in self._connections.consuming():
                 # It joins none by that: it may just have left one, by way of another node.
                 body = encode_heartbeat(Heartbeat(client_id=client_id))
                 fields = {CONSUMES_FOR: _BETWEEN_GROUPS.join(groups)}
@@ -405,7 +422,7 @@ class ClientHandlers:
         groups = [
             group
             for group in sorted(client.groups)
-            if not self._connections.sessions_of(client.client_id, group)
+            if not self._connections.is_listening(client.client_id, group)
         ]
         if not groups:
             return
@@ -415,12 +432,13 @@ class ClientHandlers:
                 self._lost(client.client_id, groups, node_id)
             self._queue.seal()
             return
-        header = ClientConnectionLostRequest(
+        is_partial = self._connections.is_known(client.client_id)
+        kind = ClientGroupsLostRequest if is_partial else ClientConnectionLostRequest
+        header = kind(
             client_id=client.client_id, node_id=node_id, consumes_for=_BETWEEN_GROUPS.join(groups)
         )
-        request = Command(
-            int(RequestCode.CLIENT_CONNECTION_LOST), FLAG_ONEWAY, ext_fields=header.encode()
-        )
+        code = RequestCode.CLIENT_GROUPS_LOST if is_partial else RequestCode.CLIENT_CONNECTION_LOST
+        request = Command(int(code), FLAG_ONEWAY, ext_fields=header.encode())
         with contextlib.suppress(LedgerError):  # the same
             self._forwarder.take(cast("Session", _Nobody()), request)
 

@@ -128,9 +128,11 @@ class Connections:
             self._sessions_of.setdefault(client_id, {})[session] = None
         client.heard_ms = self._clock.wall_ms()
         client.producer_groups.update(producer_groups)
-        for group in groups:
-            if group in client.groups:
-                continue
+        named = set(groups)
+        for group in client.groups - named:  # a client names all it is in
+            client.groups.discard(group)
+            self._forget_listener(group, session)
+        for group in sorted(named - client.groups):
             client.groups.add(group)
             self._listeners.setdefault(group, {})[session] = None
             if self._consumers.get(group, client_id) is not None:
@@ -154,13 +156,21 @@ class Connections:
             self._forget(session, client)
         return client
 
-    def consuming(self) -> dict[str, list[str]]:
-        """Return the groups of each client that consumes and is connected here, sorted."""
-        found: dict[str, set[str]] = {}
-        for client in self._clients.values():
-            if client.groups:
-                found.setdefault(client.client_id, set()).update(client.groups)
-        return {client_id: sorted(groups) for client_id, groups in found.items()}
+    def consuming(self) -> list[tuple[str, list[str]]]:
+        """Return of each connection by which a client consumes its id and the groups, sorted."""
+        clients = self._clients.values()
+        return [(client.client_id, sorted(client.groups)) for client in clients if client.groups]
+
+    def is_known(self, client_id: str) -> bool:
+        """Return whether a connection here goes by that id."""
+        return client_id in self._sessions_of
+
+    def is_listening(self, client_id: str, group: str) -> bool:
+        """Return whether a client has a connection here by which it consumes for *group*."""
+        sessions = self._sessions_of.get(client_id, {})
+        listening = self._listeners.get(group, {})
+        few, many = sorted((sessions, listening), key=len)
+        return any(session in many and not session.closed for session in few)
 
     def tell_changed(self, session: Session, group: str) -> None:
         """Have a client share out the queues of a group again, if the group is one for that."""

@@ -25,7 +25,7 @@ from dledger.remoting.command import Command, response
 
 ARRIVED_AT = "arrivedAt"  # seconds of the clock of the node that the client asked
 _BEFORE_ALL = -1.0  # when a request came in that is older than another, nobody knows by how much
-_LATEST_MAX = 4096  # clients of which is known by which connection they asked last
+_LATEST_MAX = 16_384  # clients in groups of which is known by which connection they asked last
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container

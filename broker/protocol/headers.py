@@ -304,12 +304,20 @@ class ConsumerListRequest(Header):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientConnectionLostRequest(Header):
-    """CLIENT_CONNECTION_LOST: *node_id* has lost a connection of that client."""
+    """CLIENT_CONNECTION_LOST: *node_id* has lost the last connection that goes by that id."""
 
     client_id: str
     node_id: str
-    # The groups for which it consumed by that and by no other, with commas between; "": all.
-    consumes_for: str = ""
+    consumes_for: str = ""  # the groups for which it consumed, with commas between; "": all
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientGroupsLostRequest(Header):
+    """CLIENT_GROUPS_LOST: *node_id* has another connection that goes by that id, for others."""
+
+    client_id: str
+    node_id: str
+    consumes_for: str  # as above
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -88,6 +88,7 @@ class RequestCode(enum.IntEnum):
 
     GET_GROUP_STATUS = 60001  # any member answers: who leads, how far is everyone
     CLIENT_CONNECTION_LOST = 60010  # a node tells the leader
+    CLIENT_GROUPS_LOST = 60011  # the same, where another connection goes by the client's id
     DESCRIBE_TOPIC = 60020  # any member answers: ends, times, sizes and rates
     DESCRIBE_CONSUMER_GROUP = 60021  # how far a group has come in each queue
     RESET_CONSUMER_OFFSETS = 60022  # put a group elsewhere, in all queues of a topic at once

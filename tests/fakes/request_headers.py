@@ -34,6 +34,7 @@ REQUEST_HEADERS = {
     RequestCode.GET_CONSUMER_LIST_BY_GROUP: headers.ConsumerListRequest,
     RequestCode.CONSUMER_SEND_MSG_BACK: headers.ConsumerSendBackRequest,
     RequestCode.CLIENT_CONNECTION_LOST: headers.ClientConnectionLostRequest,
+    RequestCode.CLIENT_GROUPS_LOST: headers.ClientGroupsLostRequest,
     RequestCode.DELETE_TOPIC_IN_NAMESRV: name_headers.DeleteTopicInNameServerRequest,
     RequestCode.PUT_KV_CONFIG: name_headers.PutKvConfigRequest,
     RequestCode.DELETE_KV_CONFIG: name_headers.DeleteKvConfigRequest,

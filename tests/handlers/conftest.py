@@ -32,6 +32,15 @@ async def brokers(make_brokers):
 
 
 @pytest.fixture
+async def three(make_brokers):
+    """Return a group of three that has a leader."""
+    group = make_brokers(3)
+    await group.start()
+    await group.leader()
+    return group
+
+
+@pytest.fixture
 async def caller(brokers):
     """Return a connection to it."""
     async with brokers.caller(brokers["n1"]) as caller:

@@ -1,6 +1,5 @@
 """Heartbeats, memberships, and clients told of changes, at whichever node they are."""
 
-import contextlib
 import json
 
 import pytest
@@ -8,85 +7,14 @@ import trio
 
 from broker.config import BrokerConfig
 from broker.handlers.clients import SCAN_SECONDS
-from broker.protocol.request_code import ClientRequestCode, RequestCode
+from broker.protocol.request_code import RequestCode
 from broker.protocol.response_code import ResponseCode
 from dledger.errors import LedgerBusyError
-from dledger.remoting.command import Command, SerializeType
+from dledger.remoting.command import SerializeType
 from tests.fakes.nodes import until
+from tests.handlers.readers import NODE_HEARTBEAT, PYTHON_HEARTBEAT, readers
 
 SILENT_SECONDS_MAX = BrokerConfig().client_silent_max_ms / 1000
-
-PYTHON_HEARTBEAT = (  # as PyPI's rocketmq 0.4.4 writes it
-    '{"clientID":"%s","consumerDataSet":[{"consumeFromWhere":0,"consumeType":1,"groupName":"%s",'
-    '"messageModel":1,"subscriptionDataSet":[{"subString":"*","subVersion":"1795346773505",'
-    '"topic":"t"}]}]}\n'
-)
-NODE_HEARTBEAT = (  # as npm's ali-ons 3.12.0 writes it
-    '{"clientID":"%s","consumerDataSet":[{"groupName":"%s","consumeType":"CONSUME_PASSIVELY",'
-    '"messageModel":"CLUSTERING","consumeFromWhere":"CONSUME_FROM_LAST_OFFSET",'
-    '"subscriptionDataSet":[{"topic":"t","subString":"*","classFilterMode":false,"tagsSet":[],'
-    '"codeSet":[],"subVersion":1795346821042}],"unitMode":false}],"producerDataSet":[]}'
-)
-
-
-class Reader:
-    """A client's connection to one node."""
-
-    def __init__(self, caller, client_id, group="readers"):
-        self.caller = caller
-        self.client_id = client_id
-        self.group = group
-        self.told = []
-        take = caller.client.on_push
-
-        def on_push(command):
-            if command.code == ClientRequestCode.NOTIFY_CONSUMER_IDS_CHANGED:
-                self.told.append(command)
-            else:
-                take(command)
-
-        caller.client.on_push = on_push
-
-    async def beat(self, form=PYTHON_HEARTBEAT):
-        body = (form % (self.client_id, self.group)).encode()
-        answer = await self.ask(RequestCode.HEART_BEAT, {}, body)
-        assert answer.code == ResponseCode.SUCCESS, answer.remark
-
-    async def ask(self, code, fields, body=b""):
-        return await self.caller.ask(code, fields, body, serialization=SerializeType.JSON)
-
-    async def others(self):
-        answer = await self.ask(
-            RequestCode.GET_CONSUMER_LIST_BY_GROUP, {"consumerGroup": self.group}
-        )
-        if answer.code != ResponseCode.SUCCESS:
-            return []
-        return json.loads(bytes(answer.body))["consumerIdList"]
-
-    async def leave(self):
-        answer = await self.ask(
-            RequestCode.UNREGISTER_CLIENT,
-            {"clientID": self.client_id, "consumerGroup": self.group, "producerGroup": ""},
-        )
-        assert answer.code == ResponseCode.SUCCESS
-
-
-@contextlib.asynccontextmanager
-async def readers(group, *where):
-    """Connect a client for each (client id, member)."""
-    async with contextlib.AsyncExitStack() as stack:
-        yield [
-            Reader(await stack.enter_async_context(group.caller(member)), client_id)
-            for client_id, member in where
-        ]
-
-
-@pytest.fixture
-async def three(make_brokers):
-    group = make_brokers(3)
-    await group.start()
-    await group.leader()
-    return group
 
 
 @pytest.mark.parametrize("form", [PYTHON_HEARTBEAT, NODE_HEARTBEAT], ids=["python", "node"])
@@ -114,26 +42,6 @@ async def test_a_heartbeat_that_says_nothing_new_writes_nothing(autojump_clock, 
             await one.beat()
 
     assert brokers["n1"].running.ledger.core.store.end_index == end
-
-
-async def test_of_two_groups_clients_of_one_id_and_two_versions_write_nothing_either(
-    autojump_clock, brokers
-):
-    """Each heartbeat set right what the other had said."""
-    async with brokers.caller(brokers["n1"]) as caller:
-        ends = set()
-        for _ in range(5):
-            for group, version in (("readers", 401), ("others", 409)):
-                command = Command(
-                    int(RequestCode.HEART_BEAT),
-                    version=version,
-                    body=(PYTHON_HEARTBEAT % ("c1", group)).encode(),
-                )
-                answer = await caller.client.request(command, timeout_seconds=5)
-                assert answer.code == ResponseCode.SUCCESS
-            ends.add(brokers["n1"].running.ledger.core.store.end_index)
-
-    assert len(ends) == 1
 
 
 async def test_a_group_gets_its_retry_topic_with_the_first_heartbeat(autojump_clock, brokers):
@@ -192,78 +100,6 @@ async def test_a_client_that_is_connected_elsewhere_stays(autojump_clock, three)
         await trio.sleep(5)
 
         assert await one.others() == ["c1"]
-
-
-def members(three, node, group):
-    return list(three._files[node.name].consumers.of(group))
-
-
-@pytest.mark.parametrize("which", ["the same node", "the leader", "another follower"])
-async def test_clients_of_two_groups_that_go_by_one_id_come_and_go_each_by_itself(
-    autojump_clock, three, which
-):
-    """Two programs told the same name: of one that was killed the other kept the queues locked."""
-    leader = await three.leader()
-    here, there = three.others(leader)
-    other_at = {"the same node": here, "the leader": leader, "another follower": there}[which]
-    async with three.caller(other_at) as caller:
-        other = Reader(caller, "c1", group="others")
-        async with readers(three, ("c1", here)) as (one,):
-            await one.beat()
-            await other.beat()
-            assert await one.others() == ["c1"]
-        await until("it is out", lambda: members(three, leader, "readers") == [])
-        await trio.sleep(SILENT_SECONDS_MAX / 2)
-        await other.beat()
-        await trio.sleep(SILENT_SECONDS_MAX / 2 + 10)
-
-        assert await other.others() == ["c1"]
-        assert members(three, leader, "others") == ["c1"]
-
-
-async def test_of_two_that_go_by_one_id_a_new_leader_misses_the_one_that_is_gone(
-    autojump_clock, three
-):
-    leader = await three.leader()
-    here, there = three.others(leader)
-    async with three.caller(there) as caller:
-        other = Reader(caller, "c1", group="others")
-        async with readers(three, ("c1", here)) as (one,):
-            await one.beat()
-            await other.beat()
-            await leader.kill()
-            await three.leader()
-            await trio.sleep(1)
-        await until("it is out", lambda: members(three, here, "readers") == [])
-
-        assert members(three, there, "others") == ["c1"]
-
-
-async def test_who_only_produces_keeps_no_consumer_of_its_id_in_a_group(autojump_clock, three):
-    leader = await three.leader()
-    at, _ = three.others(leader)
-    body = json.dumps({"clientID": "c1", "producerDataSet": [{"groupName": "senders"}]}).encode()
-    async with readers(three, ("c1", at), ("c1", at), ("c1", leader)) as (one, *producers):
-        await one.beat()
-        for _ in range(4):
-            await trio.sleep(SILENT_SECONDS_MAX / 3)
-            for producer in producers:
-                answer = await producer.ask(RequestCode.HEART_BEAT, {}, body)
-                assert answer.code == ResponseCode.SUCCESS
-        assert members(three, leader, "readers") == []
-
-
-async def test_a_node_that_does_not_name_groups_tells_of_all(autojump_clock, three):
-    """One of before groups were named: it takes a client with a connection elsewhere for gone."""
-    leader = await three.leader()
-    at, _ = three.others(leader)
-    async with readers(three, ("c1", at)) as (one,):
-        await one.beat()
-        fields = {"clientId": "c1", "nodeId": at.name}
-        answer = await one.ask(RequestCode.CLIENT_CONNECTION_LOST, fields)
-
-        assert answer.code == ResponseCode.SUCCESS
-        await until("it is out", lambda: members(three, leader, "readers") == [])
 
 
 async def test_a_silent_client_is_out_after_two_minutes(autojump_clock, brokers):
@@ -573,6 +409,7 @@ async def test_what_a_node_tells_the_leader_of_clients_may_come_back_to_it(autoj
             node.clients.leader_changed()
         ((session, command),) = takes
 
+        node.clients._presence._members["c1", "readers"].nodes.clear()
         node.registry.dispatch(session, command)
 
         assert len(node.connections._clients) == 1
