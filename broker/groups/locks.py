@@ -2,13 +2,16 @@
 
 lock.take  {group, client, queues: [[topic, queue id, holder before], ...],
             asked: [{node id: seconds, ...}, ...]}
-lock.free  {group, client, queues: [[topic, queue id], ...]}
+lock.free  {group, client, queues: [[topic, queue id], ...], wanted_by: [client, ...]}
 
 A queue is taken only from whom the command names ("" for nobody): of two that want a lock that is
 free or has run out the first in the log gets it, and the other is told so.  Who asks again for what
 it has takes it from itself: so the next leader knows, too, by which nodes each queue was asked for
 and when (see `broker.groups.lock_paths`).  How long a lock holds is a matter of time, and time is
 the leader's: see `broker.handlers.locks`.
+
+Who was refused a queue before is named when it is free: each node tells those connected to it.
+RocketMQ's clients ask again after 20 s otherwise.
 
 Source: RocketMQ ``RebalanceLockManager``, which keeps this in the memory of each broker.
 """
@@ -64,10 +67,22 @@ def take_locks(
     return MetadataCommand(LOCK_TAKE, args)
 
 
-def free_locks(client_id: str, group: str, locks: Iterable[QueueLock]) -> MetadataCommand:
-    """Return the command that takes queues back from a client."""
+def free_locks(
+    client_id: str, group: str, locks: Iterable[QueueLock], wanted_by: Iterable[str] = ()
+) -> MetadataCommand:
+    """Return the command that takes queues back from a client.
+
+    Args:
+        client_id: of the client.
+        group: its group.
+        locks: what it gives back.
+        wanted_by: clients of the group that have asked for some of that in vain.
+    """
     queues = [[lock.topic, lock.queue_id] for lock in sorted(locks)]
-    return MetadataCommand(LOCK_FREE, {"group": group, "client": client_id, "queues": queues})
+    args: dict[str, Any] = {"group": group, "client": client_id, "queues": queues}
+    if waiting := sorted(set(wanted_by)):
+        args["wanted_by"] = waiting
+    return MetadataCommand(LOCK_FREE, args)
 
 
 class QueueLocks:
@@ -91,6 +106,7 @@ class QueueLocks:
         self._group_exists = group_exists
         self._holders: dict[QueueLock, str] = {}
         self._asked: dict[QueueLock, Asked] = {}
+        self._wanted_by: set[tuple[str, str]] = set()
 
     def __len__(self) -> int:
         return len(self._holders)
@@ -106,6 +122,11 @@ class QueueLocks:
     def asked(self) -> dict[QueueLock, Asked]:
         """Return how each lock was asked for; without those of which that is not written."""
         return {lock: dict(asked) for lock, asked in self._asked.items()}
+
+    def take_wanted_by(self) -> set[tuple[str, str]]:
+        """Return who wanted what was given back since this was last asked: group and client."""
+        found, self._wanted_by = self._wanted_by, set()
+        return found
 
     @property
     def appliers(self) -> Mapping[str, Callable[[Mapping[str, Any]], int]]:
@@ -172,6 +193,10 @@ class QueueLocks:
                 del self._holders[lock]
                 self._asked.pop(lock, None)
                 freed += 1
+        for waiting in args.get("wanted_by", ()):  # older commands have none
+            if type(waiting) is not str:
+                raise ValueError(f"{waiting!r:.200} is no client")
+            self._wanted_by.add((group, waiting))
         return freed
 
     def _is_there(self, topic: str) -> bool:

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from broker.groups.consumers import Consumers
+    from broker.groups.locks import QueueLocks
     from broker.handlers.changes import Changes, Done
     from broker.handlers.connections import Connections
     from broker.handlers.forward import Forwarder
@@ -101,6 +102,7 @@ class ClientHandlers:
         connections: Connections,
         clock: Clock,
         consumers: Consumers,
+        locks: QueueLocks,
         groups: SubscriptionGroups,
         topics: Topics,
         gate: GroupGate,
@@ -118,6 +120,7 @@ class ClientHandlers:
             connections: who is connected here.
             clock: measures for how long a client is silent.
             consumers: who is in which group.
+            locks: who reads which queue in order, and who wanted to.
             groups: what groups there are, and how many queues their retry topics have.
             topics: what topics there are.
             gate: says which groups may come to be.
@@ -131,6 +134,7 @@ class ClientHandlers:
         self._changes = changes
         self._connections = connections
         self._consumers = consumers
+        self._locks = locks
         self._groups = groups
         self._topics = topics
         self._gate = gate
@@ -410,6 +414,9 @@ class ClientHandlers:
             if self._is_serving():
                 self._changed(group)
             for session in self._connections.listeners(group):
+                self._connections.tell_changed(session, group)
+        for group, client_id in sorted(self._locks.take_wanted_by()):
+            for session in self._connections.sessions_of(client_id, group):
                 self._connections.tell_changed(session, group)
         self._changes.dispatched()
 

@@ -11,6 +11,7 @@ Source: RocketMQ ``RebalanceLockManager``, ``AdminBrokerProcessor.lockBatchMQ``.
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, cast
 
 from broker.groups.lock_paths import Arrival, LockPaths
@@ -26,6 +27,8 @@ from dledger.remoting.command import Command, response
 ARRIVED_AT = "arrivedAt"  # seconds of the clock of the node that the client asked
 _BEFORE_ALL = -1.0  # when a request came in that is older than another, nobody knows by how much
 _LATEST_MAX = 16_384  # clients in groups of which is known by which connection they asked last
+_WANTED_MAX = 4096  # queues of which is known who was refused them; others ask again by themselves
+_WANTED_BY_MAX = 16  # and by how many each
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container
@@ -88,10 +91,13 @@ class LockHandlers:
         self._latest: dict[tuple[str, str], int] = {}
         self._deadlines: dict[QueueLock, float] = {}
         self._changing: set[QueueLock] = set()  # on their way to another holder, or to none
+        # Who was refused each, and has not got it since: they are told when it is free.
+        self._wanted_by: dict[QueueLock, set[str]] = {}
 
     def began_to_serve(self) -> None:
         """Give every lock its full time: when it was last asked for only the last leader knew."""
         self._changing.clear()
+        self._wanted_by.clear()
         self._paths.begin(self._locks.asked())
         deadline = self._clock.now() + self._lock_seconds
         self._deadlines = dict.fromkeys(self._locks.all(), deadline)
@@ -113,6 +119,7 @@ class LockHandlers:
             lock = self._lock_of(request, queue)
             holder = self._locks.holder(lock)
             if lock in self._changing:
+                self._note_refused(lock, request.client_id)
                 continue  # who had it is too late, and so is who comes now
             if holder == request.client_id:
                 self._deadlines[lock] = now + self._lock_seconds
@@ -123,6 +130,8 @@ class LockHandlers:
             ):
                 wanted[lock] = holder
                 asked[lock] = {arrival.node_id: arrival.at}
+            elif holder != NOBODY:
+                self._note_refused(lock, request.client_id)
 
         def reply() -> Command:
             held = []
@@ -136,6 +145,7 @@ class LockHandlers:
                     if lock in wanted:
                         self._deadlines[lock] = self._clock.now() + self._lock_seconds
                         self._paths.forget(lock)  # whose it was
+                        self._wanted_by.get(lock, set()).discard(request.client_id)
                         self._paths.asked(lock, arrival)
             return response(command, int(ResponseCode.SUCCESS), body=encode_locked(held))
 
@@ -187,11 +197,20 @@ class LockHandlers:
             return response(command, int(ResponseCode.SUCCESS))
 
         if held:
-            change = free_locks(request.client_id, request.group, held)
+            waiting = (self._wanted_by.pop(lock, ()) for lock in held)
+            wanted_by = set(itertools.chain.from_iterable(waiting)) - {request.client_id}
+            change = free_locks(request.client_id, request.group, held, wanted_by)
             self._commands.propose(session, command, change, finish, ended)
             self._changing.update(held)  # until then a lock that is asked for is not there
         else:
             answer(session, command, response(command, int(ResponseCode.SUCCESS)))
+
+    def _note_refused(self, lock: QueueLock, client_id: str) -> None:
+        if lock not in self._wanted_by and len(self._wanted_by) >= _WANTED_MAX:
+            del self._wanted_by[next(iter(self._wanted_by))]
+        waiting = self._wanted_by.setdefault(lock, set())
+        if len(waiting) < _WANTED_BY_MAX:
+            waiting.add(client_id)
 
     def _arrival(self, session: Session, command: Command, request: LockRequest) -> Arrival:
         """Return where and when a request came in from its client; noted at the first node."""

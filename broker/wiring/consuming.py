@@ -80,6 +80,7 @@ class Consuming(Sending):
             connections=self.connections,
             clock=clock,
             consumers=files.consumers,
+            locks=files.locks,
             groups=files.groups,
             topics=files.topics,
             gate=gate,

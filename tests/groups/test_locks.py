@@ -49,6 +49,16 @@ def test_only_its_holder_frees_it():
     assert locks.holder(ONE) == NOBODY
 
 
+def test_who_wanted_what_is_given_back_is_named_once():
+    locks = QueueLocks()
+    apply(locks, take_locks("a", "g", {ONE: NOBODY}))
+    apply(locks, free_locks("a", "g", [ONE], ["c", "b", "c"]))
+
+    assert locks.take_wanted_by() == {("g", "b"), ("g", "c")}
+    assert locks.take_wanted_by() == set()
+    assert "wanted_by" not in free_locks("a", "g", [ONE]).args, "as before there was one"
+
+
 def test_groups_lock_the_same_queue_each_for_itself():
     locks = QueueLocks()
     apply(locks, take_locks("a", "g", {ONE: NOBODY}))

@@ -13,6 +13,7 @@ from broker.protocol.request_code import RequestCode
 from broker.protocol.response_code import ResponseCode
 from dledger.remoting.command import SerializeType
 from tests.fakes.nodes import until
+from tests.handlers.readers import readers
 
 LOCK_SECONDS = BrokerConfig().queue_lock_max_ms / 1000
 
@@ -379,3 +380,55 @@ async def test_a_client_of_another_group_that_goes_by_the_same_id_is_another(
         await unlock(caller, "a", 0)
         assert await lock(caller, "b", 0) == [0]
         assert await lock(newer, "b", 0, group="h") == []
+
+
+@pytest.fixture
+async def sharing(make_brokers):
+    """Two consumers of the group g, each at a follower of its own."""
+    group = make_brokers(3)
+    await group.start()
+    leader = await group.leader()
+    async with group.caller(leader) as caller:
+        await caller.create_topic("t")
+    one_at, other_at = group.others(leader)
+    async with readers(group, ("a", one_at), ("b", other_at)) as found:
+        for reader in found:
+            reader.group = "g"
+            await reader.beat()
+        await trio.sleep(0.1)
+        for reader in found:
+            reader.told.clear()
+        yield found
+
+
+async def test_who_was_refused_a_queue_is_told_when_it_is_free(autojump_clock, sharing):
+    """RocketMQ's clients ask each 20 s by themselves."""
+    one, other = sharing
+    assert await lock(one.caller, "a", 0, 1) == [0, 1]
+    assert await lock(other.caller, "b", 1) == []
+    await unlock(one.caller, "a", 0)
+    await trio.sleep(0.1)
+    assert not other.told, "that is not what it wanted"
+
+    begun = trio.current_time()
+    await unlock(one.caller, "a", 1)
+    await until("it is told", lambda: other.told)
+    assert trio.current_time() - begun < 0.1
+    assert [command.ext_fields for command in other.told] == [{"consumerGroup": "g"}]
+    assert not one.told
+    assert await lock(other.caller, "b", 1) == [1]
+
+
+async def test_who_has_got_a_queue_by_now_is_not_told(autojump_clock, sharing):
+    one, other = sharing
+    await lock(one.caller, "a", 0)
+    assert await lock(other.caller, "b", 0) == []
+    await trio.sleep(LOCK_SECONDS + 1)
+    assert await lock(other.caller, "b", 0) == [0]
+    other.told.clear()
+    assert await lock(one.caller, "a", 0) == []
+    one.told.clear()
+
+    await unlock(other.caller, "b", 0)
+    await until("it is told", lambda: one.told)
+    assert not other.told
