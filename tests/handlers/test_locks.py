@@ -383,15 +383,13 @@ async def test_a_client_of_another_group_that_goes_by_the_same_id_is_another(
 
 
 @pytest.fixture
-async def sharing(make_brokers):
+async def sharing(three):
     """Two consumers of the group g, each at a follower of its own."""
-    group = make_brokers(3)
-    await group.start()
-    leader = await group.leader()
-    async with group.caller(leader) as caller:
+    leader = await three.leader()
+    async with three.caller(leader) as caller:
         await caller.create_topic("t")
-    one_at, other_at = group.others(leader)
-    async with readers(group, ("a", one_at), ("b", other_at)) as found:
+    one_at, other_at = three.others(leader)
+    async with readers(three, ("a", one_at), ("b", other_at)) as found:
         for reader in found:
             reader.group = "g"
             await reader.beat()
