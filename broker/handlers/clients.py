@@ -184,7 +184,7 @@ class ClientHandlers:
         else:  # of a node's own making
             groups = self._groups_told(client_id, command.ext_fields.get(CONSUMES_FOR))
         # Also a group that refuses what is new: its client reads on as before.
-        for group in groups | accepted:
+        for group in groups:
             member = Member(client_id, group)
             if group in accepted or self._is_in(member):
                 self._presence.heard(member, node_id)
@@ -320,13 +320,11 @@ class ClientHandlers:
 
     def _lost(self, client_id: str, groups: Iterable[str], node_id: str) -> None:
         reachable = self._ledger.core.connected_peers | {self._ledger.config.node_id}
-        members = [Member(client_id, group) for group in sorted(groups)]
+        members = (Member(client_id, group) for group in sorted(groups))
         self._leave_all(
-            [
-                member
-                for member in members
-                if self._presence.lost(member, node_id, reachable=reachable)
-            ]
+            member
+            for member in members
+            if self._presence.lost(member, node_id, reachable=reachable)
         )
 
     def _leave_all(self, members: Iterable[Member]) -> None:

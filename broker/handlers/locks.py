@@ -11,7 +11,6 @@ Source: RocketMQ ``RebalanceLockManager``, ``AdminBrokerProcessor.lockBatchMQ``.
 
 from __future__ import annotations
 
-import itertools
 from typing import TYPE_CHECKING, cast
 
 from broker.groups.lock_paths import Arrival, LockPaths
@@ -197,8 +196,8 @@ class LockHandlers:
             return response(command, int(ResponseCode.SUCCESS))
 
         if held:
-            waiting = (self._wanted_by.pop(lock, ()) for lock in held)
-            wanted_by = set(itertools.chain.from_iterable(waiting)) - {request.client_id}
+            wanted_by = {client for lock in held for client in self._wanted_by.pop(lock, ())}
+            wanted_by.discard(request.client_id)
             change = free_locks(request.client_id, request.group, held, wanted_by)
             self._commands.propose(session, command, change, finish, ended)
             self._changing.update(held)  # until then a lock that is asked for is not there

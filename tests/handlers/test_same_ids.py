@@ -21,6 +21,11 @@ from tests.fakes.nodes import until
 from tests.handlers.readers import PYTHON_HEARTBEAT, Reader, members, readers
 
 SILENT_SECONDS_MAX = BrokerConfig().client_silent_max_ms / 1000
+IN_BOTH = (  # of one client
+    (PYTHON_HEARTBEAT % ("c2", "readers"))
+    .replace('{"consume', '{"groupName":"others"},{"consume', 1)
+    .encode()
+)
 
 
 @contextlib.asynccontextmanager
@@ -142,13 +147,11 @@ async def test_a_node_that_does_not_name_groups_tells_a_new_leader_of_all(autoju
 async def test_a_new_leader_is_told_of_every_connection_and_every_group(autojump_clock, three):
     leader = await three.leader()
     here, there = three.others(leader)
-    both = PYTHON_HEARTBEAT % ("c2", "readers")
-    both = both.replace('{"consume', '{"groupName":"others"},{"consume', 1).encode()
     async with contextlib.AsyncExitStack() as stack:
         for node in (here, there):
             await stack.enter_async_context(two(three, node, node))
             (reader,) = await stack.enter_async_context(readers(three, ("c2", node)))
-            await reader.caller.ok(RequestCode.HEART_BEAT, {}, both)
+            await reader.caller.ok(RequestCode.HEART_BEAT, {}, IN_BOTH)
         await leader.kill()
         await three.leader()
         await trio.sleep(1)
@@ -218,8 +221,6 @@ async def test_both_groups_of_a_client_are_left_later_when_the_log_was_busy(
 ):
     node = brokers["n1"]
     async with two(brokers, node, node) as (one, _):
-        both = PYTHON_HEARTBEAT % ("c2", "readers")
-        both = both.replace('{"consume', '{"groupName":"others"},{"consume', 1).encode()
         queue = node.running.clients._queue
         refused = []
 
@@ -228,7 +229,7 @@ async def test_both_groups_of_a_client_are_left_later_when_the_log_was_busy(
             raise LedgerBusyError("too much waits to be committed")
 
         async with readers(brokers, ("c2", node)) as (dies,):
-            await dies.caller.ok(RequestCode.HEART_BEAT, {}, both)
+            await dies.caller.ok(RequestCode.HEART_BEAT, {}, IN_BOTH)
             monkeypatch.setattr(queue, "put_command", refuse)
         await until("both are refused", lambda: sorted(refused) == ["others", "readers"])
         monkeypatch.undo()
