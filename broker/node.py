@@ -51,6 +51,7 @@ class Node(Wiring):
             self.sends.lost_lead()
         self.forwarder.leader_changed()
         self.clients.leader_changed()
+        self.group.until_leader.leader_changed()
         self.queue.refresh()
         self.dispatch.end_pause()
         self.names.look()
@@ -131,6 +132,7 @@ class Node(Wiring):
     def _session_gone(self, session: Session) -> None:
         self.pulls.hold.drop_session(session)
         self.forwarder.drop_session(session)
+        self.group.until_leader.drop_session(session)
         self.clients.drop_session(session)
         self.names.drop_session(session)
         self.calls.drop_session(session)
@@ -154,6 +156,7 @@ class Node(Wiring):
             nursery.start_soon(self.calls.run)
             nursery.start_soon(self.schedule.run)
             nursery.start_soon(self.forwarder.run)
+            nursery.start_soon(self.group.until_leader.run)
             nursery.start_soon(self.names.run)
             for server in self._servers:
                 await nursery.start(server.serve)

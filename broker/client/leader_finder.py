@@ -3,20 +3,23 @@
 Answers carry hints, and nodes say who leads and in which term when asked.  What a node says of
 itself counts most; what others say of a node that just failed us counts only in a newer term, since
 they may not have noticed yet.  While no leader is known, every node that can be reached is asked
-every 10 ms, so that the first request after an election leaves within milliseconds of its end; a
-group that stays without a leader is asked less and less often.
+who is the next one, and answers once it knows, so that the first request after an election leaves
+within milliseconds of its end.  A node of an earlier version answers at once, and is asked again
+every 10 ms, and less and less often in a group that stays without a leader.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import math
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import trio
 
 from broker.client.requests import failure_text
+from broker.protocol.headers import GroupStatusRequest
 from broker.protocol.request_code import RequestCode
 from broker.protocol.response_code import ResponseCode
 from dledger.remoting.command import Command
@@ -30,13 +33,16 @@ if TYPE_CHECKING:
 POLL_INTERVAL = 0.010  # seconds between questions while no leader is known, at first
 POLL_INTERVAL_MAX = 0.100  # and after a while without one
 POLL_SHARE = 0.05  # of the time that has passed without a leader
-RECONNECT_INTERVAL = 0.100  # seconds between tries to reach a node that refused
+RECONNECT_INTERVAL = 0.100  # seconds between tries to reach a node that refused, at first
+RECONNECT_INTERVAL_MAX = 1.0  # and after a while without a leader
 WATCH_INTERVAL = 0.050  # seconds between looks at the requests under way, at least
 SUSPICION_AGE = 0.200  # seconds without an answer after which other nodes are asked who leads
 SLOW_WATCH_INTERVAL = 1.0  # seconds between questions to another node while all is well
 FORWARD_AFTER = 1.0  # seconds without a leader we can reach until others have to forward for us
+ANSWER_WAIT_MAX = 1.0  # seconds a node may wait until it has something new to tell
 DISTRUST_SECONDS = 2.0  # how long hints without a term cannot bring back a node that failed
 
+_AT_ONCE = GroupStatusRequest()
 _LOG = logging.getLogger("broker.client")
 
 
@@ -73,6 +79,7 @@ class LeaderFinder:
         self._distrusted: dict[str, tuple[int, float]] = {}  # address: term of its lead, since when
         self._turn = 0
         self._request_timeout = request_timeout
+        self._has_heard = False  # what some node said of the group
         self._chance = chance
         self._lost_at = float("inf")  # trio seconds; since when no leader has been known
         self._is_closing = False
@@ -173,7 +180,7 @@ class LeaderFinder:
                 return
             distrusted = self._distrusted.get(named)
             if distrusted is not None and term <= distrusted[0]:
-                if self.leader is not None or trio.current_time() < self._lost_at + FORWARD_AFTER:
+                if self.leader is not None or trio.current_time() < self._may_be_forwarded_at:
                     return
                 named = address  # it reaches the leader and we do not: it forwards
         if named == self.leader:
@@ -205,6 +212,10 @@ class LeaderFinder:
             ):
                 link.close(ConnectionLostError(f"{link.address} does not lead and does not answer"))
 
+    @property
+    def _may_be_forwarded_at(self) -> float:
+        return self._lost_at + FORWARD_AFTER
+
     def _wake(self) -> None:
         self._changed.set()
         self._changed = trio.Event()
@@ -225,11 +236,14 @@ class LeaderFinder:
                 await self._changed.wait()
                 continue
             for address in self.nodes:
-                self._ask(address)
-            passed = trio.current_time() - self._lost_at
-            interval = min(max(POLL_INTERVAL, POLL_SHARE * passed), POLL_INTERVAL_MAX)
-            with trio.move_on_after(interval * (0.75 + 0.5 * self._chance())):
+                self._ask(address, self._question())
+            with trio.move_on_after(self._pause(POLL_INTERVAL, POLL_INTERVAL_MAX)):
                 await self._changed.wait()
+
+    def _pause(self, first: float, longest: float) -> float:
+        """Return how long to wait until the next try: longer, the longer nobody has led."""
+        passed = trio.current_time() - self._lost_at if self.leader is None else 0.0
+        return min(max(first, POLL_SHARE * passed), longest) * (0.75 + 0.5 * self._chance())
 
     async def _watch(self) -> None:
         links = self._links
@@ -248,7 +262,7 @@ class LeaderFinder:
             if age > SUSPICION_AGE:
                 # The leader too: one that waits for its disk still answers this.
                 for address in self.nodes:
-                    self._ask(address)
+                    self._ask(address, self._question())
                 if min(age, now - link.received_at) > self._request_timeout:
                     link.close(
                         ConnectionLostError(f"{link.address} has said nothing for {age:.1f} s")
@@ -261,7 +275,26 @@ class LeaderFinder:
                 # What is under way, or begins right now, can be suspicious no earlier.
                 pause = max(SUSPICION_AGE - max(age, 0.0), WATCH_INTERVAL)
 
-    def _ask(self, address: str) -> None:
+    def _question(self) -> GroupStatusRequest:
+        """Return what is asked while no leader is known, or the one that is known says nothing.
+
+        A node may wait until it can name another one than that.
+        """
+        if not self._has_heard:
+            return _AT_ONCE  # whoever begins is told how it stands
+        seconds = min(ANSWER_WAIT_MAX, self._request_timeout / 2)
+        newer_than = self.term
+        if self.leader is None:
+            left = self._may_be_forwarded_at - trio.current_time()
+            if left > 0:
+                seconds = min(seconds, left)
+            else:
+                newer_than = -1  # that one, too: others may reach it
+        return GroupStatusRequest(
+            newer_than=newer_than, suspend_timeout_millis=math.ceil(seconds * 1000)
+        )
+
+    def _ask(self, address: str, question: GroupStatusRequest = _AT_ONCE) -> None:
         """Ask the node at *address* how the group stands, unless it still owes an answer."""
         links = self._links
         assert links is not None
@@ -275,12 +308,13 @@ class LeaderFinder:
                 link.close(ConnectionLostError(f"{address} has said nothing for {silence:.1f} s"))
             return
         if not link.is_open:
-            if now - link.failed_at >= RECONNECT_INTERVAL * (0.75 + 0.5 * self._chance()):
+            if now - link.failed_at >= self._pause(RECONNECT_INTERVAL, RECONNECT_INTERVAL_MAX):
                 link.open()
             return
         self._asked[address] = now
-        request = Command(RequestCode.GET_GROUP_STATUS)
-        link.submit(request, partial(self._on_status, address))
+        request = Command(RequestCode.GET_GROUP_STATUS, ext_fields=question.encode())
+        may_wait = question.suspend_timeout_millis > 0
+        link.submit(request, partial(self._on_status, address), is_slow=may_wait)
         link.flush()
 
     def _on_status(self, address: str, answer: Answer) -> None:
@@ -302,6 +336,7 @@ class LeaderFinder:
             _LOG.warning("%s sent a group status that is no JSON", address)
             return
         if isinstance(status, dict):
+            self._has_heard = True
             if self.leader is None:
                 self.last_failure = f"{address} knows no leader"
             self.take_status(address, status)

@@ -6,8 +6,9 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from broker.handlers.registry import answer, error_response, handles
+from broker.handlers.until_leader import UntilLeader
 from broker.protocol.bodies import GroupStatus, MemberStatus
-from broker.protocol.headers import LeaderHint, LeadershipTransferRequest
+from broker.protocol.headers import GroupStatusRequest, LeaderHint, LeadershipTransferRequest
 from broker.protocol.request_code import RequestCode
 from broker.protocol.response_code import ResponseCode
 from dledger.core import Role
@@ -56,12 +57,28 @@ class GroupHandlers:
         self._version = version("dledger")
         self._resident_size = 0
         self._resident_size_until = float("-inf")  # the clock's second at which it is looked up
+        self.until_leader = UntilLeader(
+            clock, knows_newer=self._knows_newer, answer=self._answer_status
+        )
 
     @handles(RequestCode.GET_GROUP_STATUS)
     def status(self, session: Session, command: Command) -> None:
-        """Answer how this node is and what it sees of the others."""
+        """Answer how this node is and what it sees of the others, or wait for a leader."""
+        header = GroupStatusRequest.decode(command.ext_fields)
+        seconds = header.suspend_timeout_millis / 1000
+        self.until_leader.ask(session, command, header.newer_than, seconds)
+
+    def _knows_newer(self, term: int) -> bool:
+        if self._ledger.core.role is Role.LEADER:
+            return True
+        return self._ledger.leader_id is not None and self._ledger.term > term
+
+    def _answer_status(self, questions: list[tuple[Session, Command]]) -> None:
         body = self.current_status().encode()
-        answer(session, command, response(command, int(ResponseCode.SUCCESS), body=body))
+        for session, command in questions:
+            answer(session, command, response(command, int(ResponseCode.SUCCESS), body=body))
+            if not session.closed:
+                session.flush_soon()
 
     def current_status(self) -> GroupStatus:
         """Return the status of this moment."""

@@ -321,6 +321,14 @@ class ClientGroupsLostRequest(Header):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GroupStatusRequest(Header):
+    """GET_GROUP_STATUS; by default it is answered at once."""
+
+    newer_than: Int64 = -1  # a leader of this term is no news
+    suspend_timeout_millis: Int64 = 0  # how long the answer may wait for one that is
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LeadershipTransferRequest(Header):
     """LEADERSHIP_TRANSFER. Source: DLedger ``LeadershipTransferRequest``."""
 

@@ -54,6 +54,7 @@ class FakeGroup(FakeMembers):
         self.ack_delay = 0.0  # seconds
         self.forwards = False  # followers hand sends on to the leader
         self.lose_acks = 0  # so many sends are written, and the connection broken instead of an ack
+        self.knows_no_waiting = False  # they tell at once who leads, or that nobody does
         self.held_pulls: list[tuple[FakeNode, MemoryStream, Command]] = []
         self.send_times: list[float] = []
         self.batch_counts: list[int] = []  # messages of each send, in order of arrival
@@ -140,7 +141,7 @@ class FakeGroup(FakeMembers):
             RequestCode.UPDATE_CONSUMER_OFFSET: self.update_offset,
             RequestCode.GET_MAX_OFFSET: self.max_offset,
             RequestCode.GET_MIN_OFFSET: self.min_offset,
-            RequestCode.GET_GROUP_STATUS: self.status,
+            RequestCode.GET_GROUP_STATUS: self.ask_status,
             RequestCode.LEADERSHIP_TRANSFER: self.transfer,
             RequestCode.HEART_BEAT: self.heartbeat,
             RequestCode.UNREGISTER_CLIENT: self.unregister,
@@ -161,7 +162,27 @@ class FakeGroup(FakeMembers):
     def seen_leader(self, node: FakeNode) -> FakeNode | None:
         return (node.believes or self.leader) if node.knows_leader else None
 
-    def status(self, node: FakeNode, stream, command: Command) -> Command:
+    def ask_status(self, node: FakeNode, stream, command: Command) -> Command | None:
+        if self.knows_no_waiting or self._has_news(node, command):
+            return self.status(node, command)
+        self.nursery.start_soon(self._tell_news, node, stream, command)
+        return None
+
+    def _has_news(self, node: FakeNode, command: Command) -> bool:
+        if not command.ext_fields.get("suspendTimeoutMillis"):
+            return True
+        leader, term = self.seen_leader(node), node.believed_term if node.believes else self.term
+        return leader is node or (leader is not None and term > command.ext_fields["newerThan"])
+
+    async def _tell_news(self, node: FakeNode, stream: MemoryStream, command: Command) -> None:
+        end = trio.current_time() + command.ext_fields["suspendTimeoutMillis"] / 1000
+        while node.is_frozen or not (  # noqa: ASYNC110 - many things are news
+            self._has_news(node, command) or trio.current_time() >= end
+        ):
+            await trio.sleep(0.001)
+        node.send(stream, [self.status(node, command)])
+
+    def status(self, node: FakeNode, command: Command) -> Command:
         leader = self.seen_leader(node)
         status = GroupStatus(
             group="g",

@@ -46,6 +46,7 @@ REQUEST_HEADERS = {
     RequestCode.WIPE_WRITE_PERM_OF_BROKER: name_headers.BrokerNameRequest,
     RequestCode.ADD_WRITE_PERM_OF_BROKER: name_headers.BrokerNameRequest,
     RequestCode.GET_TOPICS_BY_CLUSTER: name_headers.TopicsByClusterRequest,
+    RequestCode.GET_GROUP_STATUS: headers.GroupStatusRequest,
     RequestCode.LEADERSHIP_TRANSFER: headers.LeadershipTransferRequest,
     RequestCode.GET_TOPIC_CONFIG: headers.TopicRequest,
     RequestCode.GET_CONSUMER_CONNECTION_LIST: admin_headers.ConsumerConnectionsRequest,
