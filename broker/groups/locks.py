@@ -11,7 +11,8 @@ and when (see `broker.groups.lock_paths`).  How long a lock holds is a matter of
 the leader's: see `broker.handlers.locks`.
 
 Who was refused a queue before is named when it is free: each node tells those connected to it.
-RocketMQ's clients ask again after 20 s otherwise.
+RocketMQ's clients ask again after 20 s otherwise.  Who asked while that was on its way is named by
+a command behind it, which frees nothing.
 
 Source: RocketMQ ``RebalanceLockManager``, which keeps this in the memory of each broker.
 """

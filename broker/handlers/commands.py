@@ -6,12 +6,13 @@ it came to is known (a topic that somebody else deleted a moment before, say).
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 from broker.errors import BrokerError
 from broker.handlers.registry import answer, error_response
 from broker.handlers.until_dispatched import UntilDispatched
-from dledger.errors import NotLeaderError, OutcomeUnknownError
+from dledger.errors import LedgerError, NotLeaderError, OutcomeUnknownError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from broker.handlers.forward import Forwarder
     from broker.store.append_queue import AppendQueue, MetadataCommand
     from broker.store.derived import DerivedState
-    from dledger.errors import LedgerError
     from dledger.remoting.command import Command
     from dledger.remoting.server import Session
 
@@ -105,6 +105,11 @@ class Commands:
         waiting = _Waiting(session, command, 0, finish)
         waiting.number = self._queue.put_command(wanted, done)
         self._proposed += 1
+
+    def announce(self, wanted: MetadataCommand) -> None:
+        """Propose what nobody waits for; no harm is done where it cannot be written."""
+        with contextlib.suppress(LedgerError):
+            self._queue.put_command(wanted, lambda _index, _error: None)
 
     def seal(self) -> None:
         """Let what is proposed go; for whoever proposes outside a pass over requests."""

@@ -11,7 +11,7 @@ Source: RocketMQ ``RebalanceLockManager``, ``AdminBrokerProcessor.lockBatchMQ``.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from broker.groups.lock_paths import Arrival, LockPaths
 from broker.groups.locks import NOBODY, Asked, QueueLock, free_locks, take_locks
@@ -26,11 +26,14 @@ from dledger.remoting.command import Command, response
 ARRIVED_AT = "arrivedAt"  # seconds of the clock of the node that the client asked
 _BEFORE_ALL = -1.0  # when a request came in that is older than another, nobody knows by how much
 _LATEST_MAX = 16_384  # clients in groups of which is known by which connection they asked last
-_WANTED_MAX = 4096  # queues of which is known who was refused them; others ask again by themselves
-_WANTED_BY_MAX = 16  # and by how many each
+# Queues of which is known who was refused them, how many each, and how many bytes of their ids a
+# command may name when they are free; who is one too many asks again by itself.
+_WANTED_MAX = 4096
+_WANTED_BY_MAX = 16
+_NAMED_SIZE_MAX = 1024
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container
+    from collections.abc import Callable, Container, Iterable
 
     from broker.groups.locks import QueueLocks
     from broker.handlers.commands import Commands
@@ -90,8 +93,9 @@ class LockHandlers:
         self._latest: dict[tuple[str, str], int] = {}
         self._deadlines: dict[QueueLock, float] = {}
         self._changing: set[QueueLock] = set()  # on their way to another holder, or to none
-        # Who was refused each, and has not got it since: they are told when it is free.
-        self._wanted_by: dict[QueueLock, set[str]] = {}
+        # Who was refused each, and has not got it since: they are told when it is free.  Who was
+        # refused last comes last, in both.
+        self._wanted_by: dict[QueueLock, dict[str, None]] = {}
 
     def began_to_serve(self) -> None:
         """Give every lock its full time: when it was last asked for only the last leader knew."""
@@ -144,7 +148,7 @@ class LockHandlers:
                     if lock in wanted:
                         self._deadlines[lock] = self._clock.now() + self._lock_seconds
                         self._paths.forget(lock)  # whose it was
-                        self._wanted_by.get(lock, set()).discard(request.client_id)
+                        self._note_given(lock, request.client_id)
                         self._paths.asked(lock, arrival)
             return response(command, int(ResponseCode.SUCCESS), body=encode_locked(held))
 
@@ -188,28 +192,41 @@ class LockHandlers:
         def ended() -> None:
             self._changing.difference_update(held)
 
+        waiting = {client for lock in held for client in self._wanted_by.get(lock, ())}
+        waiting.discard(request.client_id)
+
         def finish(_: object) -> Command:
             ended()
+            late: set[str] = set()  # who asked for it while it was on its way, in vain
             for lock in held:
                 self._deadlines.pop(lock, None)
                 self._paths.forget(lock)
+                late |= self._wanted_by.pop(lock, {}).keys() - waiting
+            if late:
+                change = free_locks(request.client_id, request.group, (), _bounded(late))
+                self._commands.announce(change)
             return response(command, int(ResponseCode.SUCCESS))
 
         if held:
-            wanted_by = {client for lock in held for client in self._wanted_by.pop(lock, ())}
-            wanted_by.discard(request.client_id)
-            change = free_locks(request.client_id, request.group, held, wanted_by)
+            change = free_locks(request.client_id, request.group, held, _bounded(waiting))
             self._commands.propose(session, command, change, finish, ended)
             self._changing.update(held)  # until then a lock that is asked for is not there
         else:
             answer(session, command, response(command, int(ResponseCode.SUCCESS)))
 
     def _note_refused(self, lock: QueueLock, client_id: str) -> None:
-        if lock not in self._wanted_by and len(self._wanted_by) >= _WANTED_MAX:
-            del self._wanted_by[next(iter(self._wanted_by))]
-        waiting = self._wanted_by.setdefault(lock, set())
-        if len(waiting) < _WANTED_BY_MAX:
-            waiting.add(client_id)
+        waiting = self._wanted_by.pop(lock, {})
+        waiting.pop(client_id, None)
+        waiting[client_id] = None
+        self._wanted_by[lock] = waiting
+        _drop_oldest(waiting, _WANTED_BY_MAX)
+        _drop_oldest(self._wanted_by, _WANTED_MAX)
+
+    def _note_given(self, lock: QueueLock, client_id: str) -> None:
+        waiting = self._wanted_by.get(lock, {})
+        waiting.pop(client_id, None)
+        if not waiting:
+            self._wanted_by.pop(lock, None)
 
     def _arrival(self, session: Session, command: Command, request: LockRequest) -> Arrival:
         """Return where and when a request came in from its client; noted at the first node."""
@@ -231,8 +248,7 @@ class LockHandlers:
         asker = request.client_id, request.group
         last = self._latest.pop(asker, 0)
         self._latest[asker] = max(last, session.session_id)
-        while len(self._latest) > _LATEST_MAX:
-            del self._latest[next(iter(self._latest))]
+        _drop_oldest(self._latest, _LATEST_MAX)
         return session.session_id >= last
 
     def _is_there(self, queue: LockedQueue) -> bool:
@@ -248,3 +264,20 @@ class LockHandlers:
     @staticmethod
     def _lock_of(request: LockRequest, queue: LockedQueue) -> QueueLock:
         return QueueLock(request.group, queue.topic, queue.queue_id)
+
+
+def _drop_oldest(table: dict[Any, Any], count_max: int) -> None:
+    """Keep the last *count_max* rows of *table*, in the order in which they were put there."""
+    while len(table) > count_max:
+        del table[next(iter(table))]
+
+
+def _bounded(clients: Iterable[str]) -> list[str]:
+    """Return as many of *clients*, sorted, as a command may name."""
+    named, size = [], 0
+    for client in sorted(clients):
+        size += len(client.encode())
+        if size > _NAMED_SIZE_MAX:
+            break
+        named.append(client)
+    return named

@@ -59,6 +59,15 @@ def test_who_wanted_what_is_given_back_is_named_once():
     assert "wanted_by" not in free_locks("a", "g", [ONE]).args, "as before there was one"
 
 
+def test_who_wanted_what_is_free_already_is_named_by_a_command_that_frees_nothing():
+    locks = QueueLocks()
+    apply(locks, take_locks("a", "g", {ONE: NOBODY}))
+
+    assert apply(locks, free_locks("a", "g", [], ["b"])) == [0]
+    assert locks.take_wanted_by() == {("g", "b")}
+    assert locks.holder(ONE) == "a"
+
+
 def test_groups_lock_the_same_queue_each_for_itself():
     locks = QueueLocks()
     apply(locks, take_locks("a", "g", {ONE: NOBODY}))

@@ -7,10 +7,14 @@ import trio
 
 from broker.config import BrokerConfig
 from broker.groups.lock_paths import LATE_SECONDS_MAX
+from broker.handlers import locks
 from broker.handlers.forward import FORWARDED
-from broker.handlers.locks import ARRIVED_AT
+from broker.handlers.locks import _WANTED_BY_MAX, ARRIVED_AT
+from broker.protocol.heartbeat import CLIENT_ID_SIZE_MAX
 from broker.protocol.request_code import RequestCode
 from broker.protocol.response_code import ResponseCode
+from dledger.config import KIB
+from dledger.errors import LedgerBusyError
 from dledger.remoting.command import SerializeType
 from tests.fakes.nodes import until
 from tests.handlers.readers import readers
@@ -418,15 +422,114 @@ async def test_who_was_refused_a_queue_is_told_when_it_is_free(autojump_clock, s
 
 
 async def test_who_has_got_a_queue_by_now_is_not_told(autojump_clock, sharing):
+    """It was refused once, then had it, and lost it, as it asked for it no more."""
     one, other = sharing
     await lock(one.caller, "a", 0)
     assert await lock(other.caller, "b", 0) == []
     await trio.sleep(LOCK_SECONDS + 1)
     assert await lock(other.caller, "b", 0) == [0]
-    other.told.clear()
-    assert await lock(one.caller, "a", 0) == []
-    one.told.clear()
-
-    await unlock(other.caller, "b", 0)
-    await until("it is told", lambda: one.told)
+    await trio.sleep(LOCK_SECONDS + 1)
+    assert await lock(one.caller, "a", 0) == [0]
+    await unlock(one.caller, "a", 0)
+    await trio.sleep(1)
+    assert not one.told
     assert not other.told
+
+
+async def test_of_many_that_were_refused_the_last_are_told(autojump_clock, sharing):
+    """Others had asked once, and vanished since: they took the place of who was still there."""
+    one, other = sharing
+    await lock(one.caller, "a", 0)
+    for number in range(2 * _WANTED_BY_MAX):
+        assert await lock(other.caller, f"gone{number}", 0) == []
+    assert await lock(other.caller, "b", 0) == []
+    await unlock(one.caller, "a", 0)
+    await until("it is told", lambda: other.told)
+
+
+async def test_of_many_queues_that_were_refused_the_last_are_known(
+    autojump_clock, three, sharing, monkeypatch
+):
+    monkeypatch.setattr(locks, "_WANTED_MAX", 2)
+    one, other = sharing
+    async with three.caller(await three.leader()) as caller:
+        await caller.create_topic("t", queues=4)
+    await lock(one.caller, "a", 0, 1, 2)
+    for queue in (0, 1, 0, 2):
+        assert await lock(other.caller, "b", queue) == []
+    for queue, is_told in ((1, False), (0, True), (2, True)):
+        other.told.clear()
+        await unlock(one.caller, "a", queue)
+        await trio.sleep(1)
+        assert bool(other.told) is is_told, queue
+
+
+async def test_a_queue_is_freed_whatever_names_they_have_that_wanted_it(
+    autojump_clock, make_brokers
+):
+    """The entry had to hold all of them, and was refused where it could not."""
+    group = make_brokers(store={"segment_size": 8 * KIB})
+    await group.start()
+    async with group.caller(await group.leader()) as caller:
+        await caller.create_topic("t")
+        await make_group(caller)
+        await lock(caller, "a", 0)
+        for number in range(_WANTED_BY_MAX):
+            name = f"{number:04}".ljust(CLIENT_ID_SIZE_MAX, "\U0001f40c")
+            assert await lock(caller, name, 0) == []
+        await unlock(caller, "a", 0)
+        assert await lock(caller, "b", 0) == [0]
+
+
+async def test_who_was_refused_is_told_when_the_second_try_to_free_it_succeeds(
+    autojump_clock, three, sharing, monkeypatch
+):
+    one, other = sharing
+    await lock(one.caller, "a", 0)
+    assert await lock(other.caller, "b", 0) == []
+    leader = await three.leader()
+
+    def refuse(*_):
+        raise LedgerBusyError("too much waits to be committed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(leader.running.queue, "put_command", refuse)
+        request = body("a", 0)
+        answer = await one.ask(RequestCode.UNLOCK_BATCH_MQ, {}, request)
+        assert answer.code == ResponseCode.SYSTEM_BUSY
+    await unlock(one.caller, "a", 0)
+    await until("it is told", lambda: other.told)
+
+
+@pytest.mark.parametrize("client", ["a", "b"])
+async def test_who_asks_for_a_queue_while_it_is_being_freed_is_told_when_it_is(
+    autojump_clock, sharing, client
+):
+    """It had to wait 20 s, as for the rest there is nothing that it could be told of."""
+    one, other = sharing
+    await lock(one.caller, "a", 0)
+    reader = {"a": one, "b": other}[client]
+
+    one.caller.submit(RequestCode.UNLOCK_BATCH_MQ, {}, body("a", 0))
+    late = one.caller.submit(RequestCode.LOCK_BATCH_MQ, {}, body(client, 0))
+    one.caller.flush()
+    assert await held_of([late]) == [False], "it is on its way to nobody"
+    begun = trio.current_time()
+    await until("it is told", lambda: reader.told)
+    assert trio.current_time() - begun < 0.1
+    assert await lock(reader.caller, client, 0) == [0]
+    await trio.sleep(1)
+    assert len(one.told) + len(other.told) == 1
+
+
+async def test_who_is_told_by_what_frees_a_queue_is_told_once(autojump_clock, sharing):
+    one, other = sharing
+    await lock(one.caller, "a", 0)
+    assert await lock(other.caller, "b", 0) == []
+
+    one.caller.submit(RequestCode.UNLOCK_BATCH_MQ, {}, body("a", 0))
+    late = one.caller.submit(RequestCode.LOCK_BATCH_MQ, {}, body("b", 0))
+    one.caller.flush()
+    assert await held_of([late]) == [False]
+    await trio.sleep(1)
+    assert len(other.told) == 1
