@@ -59,10 +59,16 @@ class Presence:
         """Return whether a member has been heard, and not been forgotten since."""
         return member in self._members
 
-    def begin(self, members: Iterable[Member]) -> None:
-        """Forget what was known, and give every member the time to be heard."""
+    def begin(self, members: Iterable[Member], *, is_known: bool = False) -> None:
+        """Give every member the time to be heard.
+
+        Args:
+            members: all there are.
+            is_known: whether what was known of them is true still, and the others alone are new.
+        """
         deadline = self._clock.now() + self._silent_seconds_max
-        self._members = {member: _Heard(deadline, None) for member in members}
+        known = self._members if is_known else {}
+        self._members = {member: known.get(member) or _Heard(deadline, None) for member in members}
 
     def heard(self, member: Member, node_id: str) -> None:
         """Take note of a heartbeat that came in at *node_id*."""

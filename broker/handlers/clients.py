@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any, cast
 import trio
 
 from broker.errors import BrokerError, HeaderError
-from broker.groups.consumers import CONSUMERS_MAX, Origin, join_group, leave_group
+from broker.groups.consumers import CONSUMERS_MAX, Origin, join_group
 from broker.groups.presence import Member, Presence
+from broker.handlers.connection_news import CONSUMES_FOR, ConnectionNews, Nobody, groups_told
 from broker.handlers.forward import FORWARDED
+from broker.handlers.leaving import Leaving
 from broker.handlers.registry import answer, handles
 from broker.message.limits import (
     RETRY_PREFIX,
@@ -36,13 +38,12 @@ from broker.protocol.heartbeat import (
     Heartbeat,
     decode_client_config,
     decode_heartbeat,
-    encode_heartbeat,
 )
 from broker.protocol.request_code import RequestCode
 from broker.protocol.response_code import ResponseCode
 from broker.protocol.subscription_group import SubscriptionGroupConfig
 from dledger.errors import LedgerBusyError, LedgerError
-from dledger.remoting.command import FLAG_ONEWAY, Command, response
+from dledger.remoting.command import Command, response
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -64,30 +65,6 @@ if TYPE_CHECKING:
 SCAN_SECONDS = 5.0  # between two looks for clients that are silent
 # On a heartbeat that is handed to the leader: host:port of the client's connection.
 CLIENT_ADDRESS = "clientAddress"
-# On a heartbeat of a node's own making: the groups for which its client consumes by that node.
-CONSUMES_FOR = "consumesFor"
-_BETWEEN_GROUPS = ","  # no name has one
-
-
-class _Nobody:
-    """Stands in for a connection where nobody waits for an answer."""
-
-    closed = False
-
-    def reply(self, command: Command) -> None:
-        """Drop an answer."""
-
-    def flush(self) -> None:
-        """Do nothing."""
-
-    def flush_soon(self) -> None:
-        """Do nothing."""
-
-    def charge(self, cost: int) -> None:
-        """Do nothing: what waits for the leader is bounded by itself."""
-
-    def release(self, cost: int) -> None:
-        """Do nothing."""
 
 
 class ClientHandlers:
@@ -109,6 +86,7 @@ class ClientHandlers:
         forwarder: Forwarder,
         is_serving: Callable[[], bool],
         create_topic: Callable[[str, int, Done], None],
+        dispatched_index: Callable[[], int],
         silent_seconds_max: float,
     ) -> None:
         """Make the family.
@@ -127,6 +105,7 @@ class ClientHandlers:
             forwarder: hands heartbeats to the leader.
             is_serving: whether this node is the leader and lags behind nobody.
             create_topic: proposes a new topic with so many queues.
+            dispatched_index: tells up to which entry all is applied here.
             silent_seconds_max: a client that is silent for longer is out of its groups.
         """
         self._ledger = ledger
@@ -141,11 +120,11 @@ class ClientHandlers:
         self._forwarder = forwarder
         self._is_serving = is_serving
         self._create_topic = create_topic
-        # Who is being taken out of which group, and whether that is committed.
-        self._leaving: dict[Member, bool] = {}
+        self._leaving = Leaving(queue, dispatched_index)
         self._presence = Presence(clock, silent_seconds_max=silent_seconds_max)
         self._heard = trio.Event()
-        self._told_leader_id: str | None = None  # who was told last of the clients here
+        self._served_term = -1  # in which this node served last
+        self._news = ConnectionNews(ledger=ledger, connections=connections, forwarder=forwarder)
         self.is_stopping = False  # connections that end now say nothing of their clients
 
     # -- requests -------------------------------------------------------------------------------
@@ -160,8 +139,8 @@ class ClientHandlers:
         named = [data for data in heartbeat.consumers if _refusal_of_name(data.group) is None]
         is_here = FORWARDED not in command.ext_fields
         # Of this node's own making, for the leader of a moment ago, and now that is this node: see
-        # `leader_changed`.
-        is_own = isinstance(session, _Nobody)
+        # `ConnectionNews`.
+        is_own = isinstance(session, Nobody)
         if is_here and not is_own:
             self._connections.note(
                 session,
@@ -198,7 +177,7 @@ class ClientHandlers:
     def _groups_told(self, client_id: str, told: object) -> set[str]:
         """Return the groups that a node says a client is in; all, if it does not say."""
         if isinstance(told, str) and told:
-            return set(told.split(_BETWEEN_GROUPS))
+            return set(groups_told(told))
         return set(self._consumers.groups_of(client_id))
 
     def _wanted(
@@ -263,10 +242,10 @@ class ClientHandlers:
             return
         member = Member(header.client_id, header.consumer_group)
         self._presence.left(member, self._came_in_at(command))
-        wanted = []
+        wanted: list[Callable[[Done], None]] = []
         # Also of one that is not in it yet: what it joins by may be on its way.
         if self._is_in(member) or self._presence.knows(member):
-            wanted.append(leave_group(*member))
+            wanted.append(partial(self._leaving.propose, member))
         self._changes.propose(session, command, wanted)
 
     @handles(RequestCode.GET_CONSUMER_LIST_BY_GROUP, on_leader=True)
@@ -313,7 +292,7 @@ class ClientHandlers:
         gone, too, and does not serve this.
         """
         header = ClientGroupsLostRequest.decode(command.ext_fields)
-        self._lost(header.client_id, header.consumes_for.split(_BETWEEN_GROUPS), header.node_id)
+        self._lost(header.client_id, groups_told(header.consumes_for), header.node_id)
         answer(session, command, response(command, int(ResponseCode.SUCCESS)))
 
     # -- who is gone ----------------------------------------------------------------------------
@@ -337,8 +316,7 @@ class ClientHandlers:
         for member in members:
             try:
                 if self._is_in(member):
-                    self._queue.put_command(leave_group(*member), partial(self._left, member))
-                    self._leaving[member] = False
+                    self._leaving.propose(member)
                 self._presence.forget(member)
             except LedgerError as error:
                 refusal = refusal or error
@@ -350,13 +328,6 @@ class ClientHandlers:
     def _is_in(self, member: Member) -> bool:
         return self._consumers.get(member.group, member.client_id) is not None
 
-    def _left(self, left: Member, _index: int, error: LedgerError | None) -> None:
-        """Hear that it is committed that a client is in a group no more, or that it is not."""
-        if error is not None:
-            self._leaving.pop(left, None)
-        elif left in self._leaving:
-            self._leaving[left] = True
-
     def _changed(self, group: str) -> None:
         """Look at a group that has changed: everybody in it is somebody who may become silent.
 
@@ -367,17 +338,19 @@ class ClientHandlers:
             if not self._presence.knows(member):
                 self._presence.stayed(member)
                 self._heard.set()
-        for left, is_done in list(self._leaving.items()):
-            if left.group == group and is_done:
-                del self._leaving[left]
 
     def began_to_serve(self) -> None:
         """Give every consumer the time to be heard by this leader."""
-        self._leaving.clear()
+        self._leaving.begin()
+        is_same_lead, self._served_term = self._served_term == self._ledger.term, self._ledger.term
         self._presence.begin(
-            Member(client_id, group)
-            for group in self._consumers.groups()
-            for client_id in self._consumers.of(group)
+            (
+                Member(client_id, group)
+                for group in self._consumers.groups()
+                for client_id in self._consumers.of(group)
+            ),
+            # Nobody tells anew who is connected, as nobody else has led meanwhile.
+            is_known=is_same_lead,
         )
         for client_id, groups in self._connections.consuming():
             for group in groups:
@@ -385,29 +358,12 @@ class ClientHandlers:
         self._heard.set()
 
     def leader_changed(self) -> None:
-        """Tell a new leader who is connected here.
-
-        It would hear that by the next heartbeats only, within 30 s, and wait for as long for one of
-        a client whose connection ends meanwhile.
-        """
-        leader_id = self._ledger.leader_id
-        if leader_id in (None, self._told_leader_id):
-            return
-        self._told_leader_id = leader_id
-        if leader_id == self._ledger.config.node_id:
-            return  # see `began_to_serve`
-        with contextlib.suppress(LedgerError):  # too much is under way: heartbeats tell, later
-            for client_id, groups in self._connections.consuming():
-                # It joins none by that: it may just have left one, by way of another node.
-                body = encode_heartbeat(Heartbeat(client_id=client_id))
-                fields = {CONSUMES_FOR: _BETWEEN_GROUPS.join(groups)}
-                request = Command(
-                    int(RequestCode.HEART_BEAT), FLAG_ONEWAY, ext_fields=fields, body=body
-                )
-                self._forwarder.take(cast("Session", _Nobody()), request)
+        """Tell a new leader who is connected here."""
+        self._news.leader_changed()
 
     def dispatched(self) -> None:
         """Tell connected clients of the groups that have changed, and answer who waited for it."""
+        self._leaving.dispatched()
         for group in sorted(self._consumers.take_changed()):
             if self._is_serving():
                 self._changed(group)
@@ -426,26 +382,17 @@ class ClientHandlers:
         # Not those by which it has come again already, nor those of another client of that id.
         groups = [
             group
-            for group in sorted(client.groups)
+            for group in sorted(client.groups | client.groups_before.keys())
             if not self._connections.is_listening(client.client_id, group)
         ]
         if not groups:
             return
-        node_id = self._ledger.config.node_id
         if self._is_serving():
             with contextlib.suppress(LedgerError):  # too much is under way: once more, later
-                self._lost(client.client_id, groups, node_id)
+                self._lost(client.client_id, groups, self._ledger.config.node_id)
             self._queue.seal()
-            return
-        is_partial = self._connections.is_known(client.client_id)
-        kind = ClientGroupsLostRequest if is_partial else ClientConnectionLostRequest
-        header = kind(
-            client_id=client.client_id, node_id=node_id, consumes_for=_BETWEEN_GROUPS.join(groups)
-        )
-        code = RequestCode.CLIENT_GROUPS_LOST if is_partial else RequestCode.CLIENT_CONNECTION_LOST
-        request = Command(int(code), FLAG_ONEWAY, ext_fields=header.encode())
-        with contextlib.suppress(LedgerError):  # the same
-            self._forwarder.take(cast("Session", _Nobody()), request)
+        else:
+            self._news.lost(client.client_id, groups)
 
     async def run(self) -> None:
         """Let clients go that are silent for too long, until cancelled."""

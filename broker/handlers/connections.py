@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from dledger.clock import Clock
     from dledger.remoting.server import Session
 
+_GROUPS_BEFORE_MAX = (
+    256  # that one connection named once; who was in more of them is silent instead
+)
+
 
 class Client:
     """What a connection has said of its client."""
@@ -28,6 +32,7 @@ class Client:
     __slots__ = (
         "client_id",
         "groups",
+        "groups_before",
         "heard_ms",
         "language",
         "producer_groups",
@@ -41,6 +46,8 @@ class Client:
         self.language = command.language
         self.version = command.version
         self.groups: set[str] = set()  # that it consumes for
+        # Those it names no longer, without a goodbye that came here; the last ones of very many.
+        self.groups_before: dict[str, None] = {}
         self.producer_groups: set[str] = set()
         self.heard_ms = 0  # its last heartbeat, milliseconds since 1970
 
@@ -132,8 +139,12 @@ class Connections:
         for group in client.groups - named:  # a client names all it is in
             client.groups.discard(group)
             self._forget_listener(group, session)
+            client.groups_before[group] = None
+        while len(client.groups_before) > _GROUPS_BEFORE_MAX:
+            del client.groups_before[next(iter(client.groups_before))]
         for group in sorted(named - client.groups):
             client.groups.add(group)
+            client.groups_before.pop(group, None)
             self._listeners.setdefault(group, {})[session] = None
             if self._consumers.get(group, client_id) is not None:
                 # It comes again, or by another way; what it has missed meanwhile is not known.
@@ -145,6 +156,7 @@ class Connections:
         if client is None:
             return
         client.producer_groups.discard(producer_group)
+        client.groups_before.pop(group, None)
         if group in client.groups:
             client.groups.discard(group)
             self._forget_listener(group, session)

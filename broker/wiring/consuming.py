@@ -87,6 +87,7 @@ class Consuming(Sending):
             forwarder=self.forwarder,
             is_serving=self._is_serving,
             create_topic=self.topics.create_missing,
+            dispatched_index=lambda: files.derived.dispatched_index,
             silent_seconds_max=config.broker.client_silent_max_ms / 1000,
         )
         self.offsets = OffsetHandlers(

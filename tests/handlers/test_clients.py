@@ -12,7 +12,7 @@ from broker.protocol.response_code import ResponseCode
 from dledger.errors import LedgerBusyError
 from dledger.remoting.command import SerializeType
 from tests.fakes.nodes import until
-from tests.handlers.readers import NODE_HEARTBEAT, PYTHON_HEARTBEAT, readers
+from tests.handlers.readers import NODE_HEARTBEAT, PYTHON_HEARTBEAT, members, readers
 
 SILENT_SECONDS_MAX = BrokerConfig().client_silent_max_ms / 1000
 
@@ -396,12 +396,92 @@ async def test_a_client_that_comes_again_while_it_is_taken_out_is_in(autojump_cl
         assert await two.others() == ["c1", "c2"]
 
 
+async def test_who_is_heard_of_while_its_goodbye_is_on_its_way_is_in_its_group(
+    autojump_clock, brokers
+):
+    """Its heartbeat said nothing new, and the next one comes in half a minute."""
+    n1 = brokers["n1"]
+    async with readers(brokers, ("c1", n1), ("c1", n1), ("c2", n1)) as (one, again, two):
+        await one.beat()
+        await two.beat()
+        for worker in n1.workers.values():
+            worker.seconds = 0.5
+        fields = {"clientID": "c1", "consumerGroup": "readers", "producerGroup": ""}
+        goodbye = one.caller.submit(RequestCode.UNREGISTER_CLIENT, fields)
+        one.caller.flush()
+        await trio.sleep(0.05)
+        await again.beat()
+        await until("it has left", lambda: goodbye)
+
+        assert await two.others() == ["c1", "c2"]
+
+
+async def test_what_a_leader_knows_of_its_clients_outlives_an_append_that_failed(
+    autojump_clock, three
+):
+    """It began anew in its term, and who was connected to another node as well was taken out."""
+    leader = await three.leader()
+    here, _ = three.others(leader)
+    async with readers(three, ("c1", here)) as (stays,):
+        async with readers(three, ("c1", leader)) as (goes,):
+            await stays.beat()
+            await goes.beat()
+            leader.running.queue.group_failed()
+            await until("it serves again", lambda: leader.running.queue.is_open)
+        await trio.sleep(1)
+        assert members(three, leader, "readers") == ["c1"]
+
+
+async def test_a_leader_that_is_elected_again_is_told_who_is_connected(autojump_clock, three):
+    """It had found no majority for a moment, and forgot all but those who are connected to it."""
+    leader = await three.leader()
+    here, third = three.others(leader)
+    async with readers(three, ("c1", here)) as (stays,):
+        async with readers(three, ("c1", leader)) as (goes,):
+            await goes.caller.create_topic("t")
+            await stays.beat()
+            await goes.beat()
+            await third.kill()
+            three.wires.cut(leader.name, here.name)
+            goes.caller.send(b"of which it alone has a copy")
+            goes.caller.flush()
+            await until("it leads no more", lambda: not leader.running.ledger.is_leader)
+            three.wires.heal(leader.name, here.name)
+            assert (await three.leader()) is leader
+            await trio.sleep(1)
+        await trio.sleep(1)
+        assert members(three, leader, "readers") == ["c1"]
+
+
+async def test_what_waits_to_be_told_of_a_client_is_left_alone_once_it_is_here_again(
+    autojump_clock, three
+):
+    """A leader that had been deposed turned it away, and the next one took the client out."""
+    leader = await three.leader()
+    here, _ = three.others(leader)
+    forwarder = here.running.forwarder
+    async with readers(three, ("c1", here)) as (goes,):
+        await goes.beat()
+        with pytest.MonkeyPatch.context() as patch:
+            told = []
+            patch.setattr(forwarder, "take", lambda *asked: told.append(asked))
+            goes.caller.client.close()
+            await until("that is to be told", lambda: told)
+    ((session, command),) = told
+    assert not session.closed
+    async with readers(three, ("c1", here)) as (comes,):
+        await comes.beat()
+        forwarder._await_next(session, command, 0)  # as when it was turned away
+        await trio.sleep(1)
+        assert members(three, leader, "readers") == ["c1"]
+
+
 async def test_what_a_node_tells_the_leader_of_clients_may_come_back_to_it(autojump_clock, brokers):
     """It waited for a leader, and then it is this node itself: that stopped the node."""
     node = brokers["n1"].running
     async with readers(brokers, ("c1", brokers["n1"])) as (one,):
         await one.beat()
-        node.clients._told_leader_id = None
+        node.clients._news._told = None
         takes = []
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(type(node.clients._ledger), "leader_id", "n9")

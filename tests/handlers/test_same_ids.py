@@ -204,7 +204,7 @@ async def test_a_connection_is_for_the_groups_that_its_last_heartbeat_names(auto
     """It was for all it had ever named: of another that went by its id the end was not seen."""
     leader = await three.leader()
     here, _ = three.others(leader)
-    async with two(three, here, here) as (one, other):
+    async with two(three, here, here) as (one, _):
         one.group = "more"
         await one.beat()
         async with readers(three, ("c1", here)) as (reader,):
@@ -213,7 +213,20 @@ async def test_a_connection_is_for_the_groups_that_its_last_heartbeat_names(auto
 
         assert members(three, leader, "readers") == []
         assert members(three, leader, "others") == members(three, leader, "more") == ["c1"]
-        assert other.told
+
+
+async def test_who_is_named_no_longer_is_gone_when_its_connection_is(autojump_clock, three):
+    """Its goodbye was lost, and nobody said that it is gone: it stayed until it had been silent."""
+    leader = await three.leader()
+    here, _ = three.others(leader)
+    async with readers(three, ("c2", here)) as (reader,):
+        await reader.caller.ok(RequestCode.HEART_BEAT, {}, IN_BOTH)
+        await reader.beat()
+        await trio.sleep(1)
+        assert members(three, leader, "others") == ["c2"], "by another way, perhaps"
+    await trio.sleep(1)
+
+    assert members(three, leader, "readers") == members(three, leader, "others") == []
 
 
 async def test_both_groups_of_a_client_are_left_later_when_the_log_was_busy(
