@@ -21,9 +21,8 @@ if TYPE_CHECKING:
     from dledger.clock import Clock
     from dledger.remoting.server import Session
 
-_GROUPS_BEFORE_MAX = (
-    256  # that one connection named once; who was in more of them is silent instead
-)
+# Of one connection, that it named once; of those before them silence tells.
+_GROUPS_BEFORE_MAX = 256
 
 
 class Client:
