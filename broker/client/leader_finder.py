@@ -34,12 +34,13 @@ POLL_INTERVAL = 0.010  # seconds between questions while no leader is known, at 
 POLL_INTERVAL_MAX = 0.100  # and after a while without one
 POLL_SHARE = 0.05  # of the time that has passed without a leader
 RECONNECT_INTERVAL = 0.100  # seconds between tries to reach a node that refused, at first
-RECONNECT_INTERVAL_MAX = 1.0  # and after a while without a leader
+RECONNECT_INTERVAL_MAX = 1.0  # and after a while without a leader, when another node is there
 WATCH_INTERVAL = 0.050  # seconds between looks at the requests under way, at least
 SUSPICION_AGE = 0.200  # seconds without an answer after which other nodes are asked who leads
 SLOW_WATCH_INTERVAL = 1.0  # seconds between questions to another node while all is well
 FORWARD_AFTER = 1.0  # seconds without a leader we can reach until others have to forward for us
-ANSWER_WAIT_MAX = 1.0  # seconds a node may wait until it has something new to tell
+ANSWER_WAIT_MIN = 0.100  # seconds a node may wait until it has something new to tell: it is late
+ANSWER_WAIT_MAX = 1.0  # by as much as half of the least
 DISTRUST_SECONDS = 2.0  # how long hints without a term cannot bring back a node that failed
 
 _AT_ONCE = GroupStatusRequest()
@@ -280,9 +281,9 @@ class LeaderFinder:
 
         A node may wait until it can name another one than that.
         """
-        if not self._has_heard:
-            return _AT_ONCE  # whoever begins is told how it stands
         seconds = min(ANSWER_WAIT_MAX, self._request_timeout / 2)
+        if not self._has_heard or seconds < ANSWER_WAIT_MIN:
+            return _AT_ONCE  # whoever begins is told how it stands
         newer_than = self.term
         if self.leader is None:
             left = self._may_be_forwarded_at - trio.current_time()
@@ -308,7 +309,10 @@ class LeaderFinder:
                 link.close(ConnectionLostError(f"{address} has said nothing for {silence:.1f} s"))
             return
         if not link.is_open:
-            if now - link.failed_at >= self._pause(RECONNECT_INTERVAL, RECONNECT_INTERVAL_MAX):
+            # A node that can be reached will tell who leads, and from where; else one may be back.
+            is_any_open = any(other.is_open for other in links.all())
+            longest = RECONNECT_INTERVAL_MAX if is_any_open else RECONNECT_INTERVAL
+            if now - link.failed_at >= self._pause(RECONNECT_INTERVAL, longest):
                 link.open()
             return
         self._asked[address] = now

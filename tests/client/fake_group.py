@@ -175,7 +175,8 @@ class FakeGroup(FakeMembers):
         return leader is node or (leader is not None and term > command.ext_fields["newerThan"])
 
     async def _tell_news(self, node: FakeNode, stream: MemoryStream, command: Command) -> None:
-        end = trio.current_time() + command.ext_fields["suspendTimeoutMillis"] / 1000
+        # As a node that looks each 50 ms.
+        end = trio.current_time() + command.ext_fields["suspendTimeoutMillis"] / 1000 + 0.050
         while node.is_frozen or not (  # noqa: ASYNC110 - many things are news
             self._has_news(node, command) or trio.current_time() >= end
         ):
