@@ -64,11 +64,14 @@ class Presence:
 
         Args:
             members: all there are.
-            is_known: whether what was known of them is true still, and the others alone are new.
+            is_known: whether what was known of them is true still, also of those that are about to
+                join; who was not known is new.
         """
         deadline = self._clock.now() + self._silent_seconds_max
-        known = self._members if is_known else {}
-        self._members = {member: known.get(member) or _Heard(deadline, None) for member in members}
+        if not is_known:
+            self._members.clear()
+        for member in members:
+            self._members.setdefault(member, _Heard(deadline, None))
 
     def heard(self, member: Member, node_id: str) -> None:
         """Take note of a heartbeat that came in at *node_id*."""

@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from dledger.server import LedgerServer
 
 SCAN_SECONDS = 5.0  # between two looks for clients that are silent
+TELL_AGAIN_SECONDS = 1.0  # until the leader is told again what did not come through
 # On a heartbeat that is handed to the leader: host:port of the client's connection.
 CLIENT_ADDRESS = "clientAddress"
 
@@ -341,7 +342,6 @@ class ClientHandlers:
 
     def began_to_serve(self) -> None:
         """Give every consumer the time to be heard by this leader."""
-        self._leaving.begin()
         is_same_lead, self._served_term = self._served_term == self._ledger.term, self._ledger.term
         self._presence.begin(
             (
@@ -385,17 +385,34 @@ class ClientHandlers:
             for group in sorted(client.groups | client.groups_before.keys())
             if not self._connections.is_listening(client.client_id, group)
         ]
-        if not groups:
-            return
+        if groups:
+            self._lost_here(client.client_id, groups)
+
+    def _lost_here(self, client_id: str, groups: Iterable[str]) -> None:
         if self._is_serving():
             with contextlib.suppress(LedgerError):  # too much is under way: once more, later
-                self._lost(client.client_id, groups, self._ledger.config.node_id)
+                self._lost(client_id, groups, self._ledger.config.node_id)
             self._queue.seal()
         else:
-            self._news.lost(client.client_id, groups)
+            self._news.lost(client_id, groups)
 
     async def run(self) -> None:
-        """Let clients go that are silent for too long, until cancelled."""
+        """Let clients go that are silent for too long, and tell the leader, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._let_silent_go)
+            nursery.start_soon(self._tell_again)
+
+    async def _tell_again(self) -> None:
+        while True:
+            await self._news.until_failed()
+            await trio.sleep(TELL_AGAIN_SECONDS)
+            if self._ledger.leader_id is None:
+                continue
+            for client_id, group in self._news.take_untold():
+                self._lost_here(client_id, [group])
+            self._news.leader_changed()
+
+    async def _let_silent_go(self) -> None:
         while True:
             self._heard = trio.Event()
             if not self._presence.is_anybody_there or not self._is_serving():

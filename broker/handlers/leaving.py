@@ -42,11 +42,6 @@ class Leaving:
         """Return whether that a member leaves is not applied yet."""
         return member in self._under_way
 
-    def begin(self) -> None:
-        """Begin anew as the leader: all that was proposed before is applied, or never will be."""
-        self._under_way.clear()
-        self._committed.clear()
-
     def propose(self, member: Member, done: Done = lambda _index, _error: None) -> None:
         """Propose that *member* leaves; *done* hears the index of that entry, or what failed.
 

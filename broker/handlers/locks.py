@@ -100,7 +100,6 @@ class LockHandlers:
     def began_to_serve(self) -> None:
         """Give every lock its full time: when it was last asked for only the last leader knew."""
         self._changing.clear()
-        self._wanted_by.clear()
         self._paths.begin(self._locks.asked())
         deadline = self._clock.now() + self._lock_seconds
         self._deadlines = dict.fromkeys(self._locks.all(), deadline)
@@ -192,18 +191,18 @@ class LockHandlers:
         def ended() -> None:
             self._changing.difference_update(held)
 
-        waiting = {client for lock in held for client in self._wanted_by.get(lock, ())}
-        waiting.discard(request.client_id)
+        waiting = self._refused(held)
+        waiting.pop(request.client_id, None)
 
         def finish(_: object) -> Command:
             ended()
-            late: set[str] = set()  # who asked for it while it was on its way, in vain
+            late = self._refused(held)  # while it was on its way
             for lock in held:
                 self._deadlines.pop(lock, None)
                 self._paths.forget(lock)
-                late |= self._wanted_by.pop(lock, {}).keys() - waiting
-            if late:
-                change = free_locks(request.client_id, request.group, (), _bounded(late))
+                self._wanted_by.pop(lock, None)
+            if named := _bounded(client for client in late if client not in waiting):
+                change = free_locks(request.client_id, request.group, (), named)
                 self._commands.announce(change)
             return response(command, int(ResponseCode.SUCCESS))
 
@@ -213,6 +212,10 @@ class LockHandlers:
             self._changing.update(held)  # until then a lock that is asked for is not there
         else:
             answer(session, command, response(command, int(ResponseCode.SUCCESS)))
+
+    def _refused(self, locks: Iterable[QueueLock]) -> dict[str, None]:
+        """Return who was refused some of *locks*; of each, who was refused last comes last."""
+        return {client: None for lock in sorted(locks) for client in self._wanted_by.get(lock, ())}
 
     def _note_refused(self, lock: QueueLock, client_id: str) -> None:
         waiting = self._wanted_by.pop(lock, {})
@@ -273,11 +276,11 @@ def _drop_oldest(table: dict[Any, Any], count_max: int) -> None:
 
 
 def _bounded(clients: Iterable[str]) -> list[str]:
-    """Return as many of *clients*, sorted, as a command may name."""
+    """Return as many of *clients*, the last ones first, as a command may name."""
     named, size = [], 0
-    for client in sorted(clients):
-        size += len(client.encode())
-        if size > _NAMED_SIZE_MAX:
-            break
-        named.append(client)
+    for client in reversed(list(clients)):
+        client_size = len(client.encode())
+        if size + client_size <= _NAMED_SIZE_MAX:
+            size += client_size
+            named.append(client)
     return named

@@ -464,6 +464,29 @@ async def test_of_many_queues_that_were_refused_the_last_are_known(
         assert bool(other.told) is is_told, queue
 
 
+async def test_who_was_refused_is_told_also_behind_an_append_that_failed(
+    autojump_clock, three, sharing
+):
+    one, other = sharing
+    await lock(one.caller, "a", 0)
+    assert await lock(other.caller, "b", 0) == []
+    leader = await three.leader()
+    leader.running.queue.group_failed()
+    await until("it serves again", lambda: leader.running.queue.is_open)
+    await unlock(one.caller, "a", 0)
+    await until("it is told", lambda: other.told)
+
+
+async def test_long_names_keep_nobody_from_being_told(autojump_clock, sharing):
+    one, other = sharing
+    await lock(one.caller, "a", 0)
+    for number in range(4):
+        assert await lock(other.caller, f"A{number}".ljust(CLIENT_ID_SIZE_MAX, "\xe9"), 0) == []
+    assert await lock(other.caller, "b", 0) == []
+    await unlock(one.caller, "a", 0)
+    await until("it is told", lambda: other.told)
+
+
 async def test_a_queue_is_freed_whatever_names_they_have_that_wanted_it(
     autojump_clock, make_brokers
 ):
