@@ -16,7 +16,8 @@ A leader that is deposed and lives on does the same with what its own clients as
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING
+import zlib
+from typing import TYPE_CHECKING, cast
 
 from broker.delivery.schedule import PROGRESS_GROUP
 from broker.handlers.registry import stock_client_host
@@ -52,6 +53,7 @@ SENT_AFTER = "sentAfterIndex"
 # On a send that is handed on: the unique key of its first message, should that have none.
 GIVEN_KEY = "uniqueKeyGiven"
 _IS_READY = "isReady"  # on this node only: everything before it is taken in
+_BEHIND = "isBehind"  # likewise: and with it the try of that number of the same
 SEND_CODES = frozenset(
     {RequestCode.SEND_MESSAGE, RequestCode.SEND_MESSAGE_V2, RequestCode.SEND_BATCH_MESSAGE}
 )
@@ -76,6 +78,7 @@ REPEATED_CODES = frozenset(
 _LOOKED_AT_MAX = 4096
 _AT_A_TIME = 128
 _UNIT = struct.Struct(">qi8x")
+_PASSED_MAX = 16_384  # requests that came again; of those before them all is in the log by now
 
 
 def may_be_repeated(session: Session, command: Command) -> bool:
@@ -118,18 +121,33 @@ class EarlierTries:
         self._forwarder = forwarder
         self._dispatched_index = dispatched_index
         self.waiting: UntilDispatched[tuple[Session, Command]] = UntilDispatched()
+        # By what is asked, which of the tries of it was the last to be let pass; oldest first.
+        self._passed: dict[int, int] = {}
+        self._pass_count = 0
 
     def must_wait(self, session: Session, command: Command) -> bool:
         """Return whether an earlier try of *command* may be in the log and not be found yet.
 
-        Then it comes back by `take_ready`, once everything before it is taken in.
+        Then it comes back by `take_ready`, once everything before it is taken in.  Two nodes may
+        have handed on the same: what one of them wrote meanwhile is behind that.
 
         Raises:
             NotLeaderError: this node serves no longer.
             OutcomeUnknownError: nothing can be written now.
         """
-        if command.ext_fields.pop(_IS_READY, False) is True or SENT_AFTER not in command.ext_fields:
+        fields = command.ext_fields
+        if SENT_AFTER not in fields:
             return False
+        asked = _what_is_asked(command)
+        last = self._passed.get(asked, 0)
+        if fields.pop(_IS_READY, False) is True and fields.pop(_BEHIND, 0) == last:
+            self._pass_count += 1
+            self._passed.pop(asked, None)
+            self._passed[asked] = self._pass_count
+            if len(self._passed) > _PASSED_MAX:
+                del self._passed[next(iter(self._passed))]
+            return False
+        fields[_BEHIND] = last
 
         def done(index: int, error: LedgerError | None) -> None:
             if error is None:
@@ -240,6 +258,13 @@ class EarlierTries:
 
 def _number_at(record: memoryview, at: int, size: int) -> int:
     return int.from_bytes(record[at : at + size], "big", signed=True)
+
+
+def _what_is_asked(command: Command) -> int:
+    """Return a number that is the same for all tries of a request, and for few others."""
+    fields = command.ext_fields
+    named = (fields.get(name) for name in (GIVEN_KEY, "i", "properties", "group", "offset"))
+    return hash((command.code, zlib.crc32(cast("bytes", command.body)), *map(str, named)))
 
 
 def given_key(command: Command) -> str | None:

@@ -424,6 +424,39 @@ async def test_a_send_handed_on_twice_to_one_leader_waits_for_the_first_try(
     assert len(await until_there(caller)) == 1
 
 
+@pytest.mark.parametrize("pause", [0.0, 0.1, 0.6])
+async def test_a_send_that_several_nodes_hand_on_is_stored_once(
+    autojump_clock, caller, brokers, pause
+):
+    """Two had held it for want of a leader; each was looked for before the other was written."""
+    for worker in brokers["n1"].workers.values():
+        worker.seconds = 0.5
+    fields = {**HEADER, "properties": "", GIVEN_KEY: "key", SENT_AFTER: 0}
+    tries = []
+    for _ in range(4):
+        tries.append(caller.submit(RequestCode.SEND_MESSAGE, fields, b"x"))
+        caller.flush()
+        await trio.sleep(pause)
+    await until("all are answered", lambda: all(tries))
+
+    assert {answer.ext_fields["queueOffset"] for (answer,) in tries} == {0}
+    assert len(await until_there(caller)) == 1
+
+
+async def test_a_message_that_several_nodes_give_back_comes_once(autojump_clock, caller, brokers):
+    await send(caller, b"x")
+    (message,) = await until_there(caller)
+    for worker in brokers["n1"].workers.values():
+        worker.seconds = 0.5
+    fields = {"offset": message.position, "group": "g", "delayLevel": 1, SENT_AFTER: 0}
+    tries = [caller.submit(RequestCode.CONSUMER_SEND_MSG_BACK, fields) for _ in range(3)]
+    caller.flush()
+    await until("all are answered", lambda: all(tries))
+
+    await trio.sleep(5)
+    assert len(await until_there(caller, topic="%RETRY%g")) == 1
+
+
 async def test_a_send_handed_on_again_is_not_refused_for_want_of_room(
     autojump_clock, caller, brokers
 ):
