@@ -236,8 +236,9 @@ class LeaderFinder:
             if self.leader is not None:
                 await self._changed.wait()
                 continue
+            question = self._question()
             for address in self.nodes:
-                self._ask(address, self._question())
+                self._ask(address, question)
             with trio.move_on_after(self._pause(POLL_INTERVAL, POLL_INTERVAL_MAX)):
                 await self._changed.wait()
 
@@ -262,8 +263,9 @@ class LeaderFinder:
             age = now - link.oldest_quick_request_at()
             if age > SUSPICION_AGE:
                 # The leader too: one that waits for its disk still answers this.
+                question = self._question()
                 for address in self.nodes:
-                    self._ask(address, self._question())
+                    self._ask(address, question)
                 if min(age, now - link.received_at) > self._request_timeout:
                     link.close(
                         ConnectionLostError(f"{link.address} has said nothing for {age:.1f} s")

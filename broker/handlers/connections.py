@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING, NamedTuple
 
+from broker.handlers.bounded import drop_oldest
 from broker.metrics.connected import ConnectedClient
 from broker.protocol.request_code import ClientRequestCode
 from dledger.remoting.command import FLAG_ONEWAY, Command, SerializeType
@@ -139,8 +140,7 @@ class Connections:
             client.groups.discard(group)
             self._forget_listener(group, session)
             client.groups_before[group] = None
-        while len(client.groups_before) > _GROUPS_BEFORE_MAX:
-            del client.groups_before[next(iter(client.groups_before))]
+        drop_oldest(client.groups_before, _GROUPS_BEFORE_MAX)
         for group in sorted(named - client.groups):
             client.groups.add(group)
             client.groups_before.pop(group, None)

@@ -11,10 +11,11 @@ Source: RocketMQ ``RebalanceLockManager``, ``AdminBrokerProcessor.lockBatchMQ``.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from broker.groups.lock_paths import Arrival, LockPaths
 from broker.groups.locks import NOBODY, Asked, QueueLock, free_locks, take_locks
+from broker.handlers.bounded import drop_oldest
 from broker.handlers.forward import FORWARDED
 from broker.handlers.registry import answer, handles
 from broker.message.limits import check_group, check_group_characters, check_group_not_reserved
@@ -222,8 +223,8 @@ class LockHandlers:
         waiting.pop(client_id, None)
         waiting[client_id] = None
         self._wanted_by[lock] = waiting
-        _drop_oldest(waiting, _WANTED_BY_MAX)
-        _drop_oldest(self._wanted_by, _WANTED_MAX)
+        drop_oldest(waiting, _WANTED_BY_MAX)
+        drop_oldest(self._wanted_by, _WANTED_MAX)
 
     def _note_given(self, lock: QueueLock, client_id: str) -> None:
         waiting = self._wanted_by.get(lock, {})
@@ -251,7 +252,7 @@ class LockHandlers:
         asker = request.client_id, request.group
         last = self._latest.pop(asker, 0)
         self._latest[asker] = max(last, session.session_id)
-        _drop_oldest(self._latest, _LATEST_MAX)
+        drop_oldest(self._latest, _LATEST_MAX)
         return session.session_id >= last
 
     def _is_there(self, queue: LockedQueue) -> bool:
@@ -267,12 +268,6 @@ class LockHandlers:
     @staticmethod
     def _lock_of(request: LockRequest, queue: LockedQueue) -> QueueLock:
         return QueueLock(request.group, queue.topic, queue.queue_id)
-
-
-def _drop_oldest(table: dict[Any, Any], count_max: int) -> None:
-    """Keep the last *count_max* rows of *table*, in the order in which they were put there."""
-    while len(table) > count_max:
-        del table[next(iter(table))]
 
 
 def _bounded(clients: Iterable[str]) -> list[str]:

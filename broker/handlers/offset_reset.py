@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from broker.errors import HeaderError, TopicNotFoundError
+from broker.handlers.bounded import drop_oldest
 from broker.handlers.registry import answer, error_response, handles
 from broker.message.limits import check_group
 from broker.metadata.consumer_offsets import reset_offsets
@@ -174,8 +175,7 @@ class OffsetResetHandlers:
         self._recent.pop(header, None)
         until = self._clock.now() + STANDSTILL_SECONDS
         self._recent[header] = _Recent(until, epoch, body)
-        if len(self._recent) > REMEMBERED_MAX:
-            del self._recent[next(iter(self._recent))]
+        drop_oldest(self._recent, REMEMBERED_MAX)
 
     def _when_known(self, session: Session, command: Command, current: Callable[[], None]) -> None:
         def tell() -> None:

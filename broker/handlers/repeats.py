@@ -20,6 +20,7 @@ import zlib
 from typing import TYPE_CHECKING, cast
 
 from broker.delivery.schedule import PROGRESS_GROUP
+from broker.handlers.bounded import drop_oldest
 from broker.handlers.registry import stock_client_host
 from broker.handlers.until_dispatched import UntilDispatched
 from broker.message.codec import BORN_TIMESTAMP_OFFSET, RECONSUME_TIMES_OFFSET
@@ -144,8 +145,7 @@ class EarlierTries:
             self._pass_count += 1
             self._passed.pop(asked, None)
             self._passed[asked] = self._pass_count
-            if len(self._passed) > _PASSED_MAX:
-                del self._passed[next(iter(self._passed))]
+            drop_oldest(self._passed, _PASSED_MAX)
             return False
         fields[_BEHIND] = last
 

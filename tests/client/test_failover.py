@@ -12,9 +12,12 @@ from dledger.remoting.command import response
 from tests.client.streams import Stream, assert_stored_once_and_in_order, sends_of
 
 
+@pytest.mark.parametrize("knows_no_waiting", [False, True])
 async def test_a_killed_leader_costs_the_election_and_a_few_milliseconds(
-    group, connect, autojump_clock
+    group, connect, autojump_clock, knows_no_waiting
 ):
+    """Also where nodes are of an earlier version: they tell at once that they know of nobody."""
+    group.knows_no_waiting = knows_no_waiting
     async with connect() as mq, mq.producer() as producer, trio.open_nursery() as nursery:
         stream = Stream(producer, 400)
         nursery.start_soon(stream.run)

@@ -148,23 +148,6 @@ async def test_a_leader_out_of_reach_is_reached_by_way_of_another_node_within_a_
     assert group.bodies("orders")[0] == [b"1", b"2"]
 
 
-async def test_nodes_that_know_no_waiting_are_asked_again_and_again(group, connect, autojump_clock):
-    """Of an earlier version: they tell at once that they know of nobody."""
-    group.knows_no_waiting = True
-    async with connect() as mq, mq.producer() as producer, trio.open_nursery() as nursery:
-        stream = Stream(producer, 400)
-        nursery.start_soon(stream.run)
-        await trio.sleep(0.5)
-        group.elect(None)
-        group.nodes[0].kill()
-        await trio.sleep(0.100)
-        group.elect(1)
-
-    assert not stream.failed
-    assert_stored_once_and_in_order(group, 400)
-    assert stream.longest_gap < 0.130
-
-
 @pytest.mark.parametrize("request_timeout", [0.05, 0.1, 0.2, 3.0])
 async def test_a_node_that_waits_with_its_answer_keeps_its_connection(
     group, connect, autojump_clock, request_timeout

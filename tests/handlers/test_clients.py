@@ -381,23 +381,9 @@ async def test_a_client_whose_connection_breaks_while_it_joins_is_missed(autojum
         assert await two.others() == ["c2"]
 
 
-async def test_a_client_that_comes_again_while_it_is_taken_out_is_in(autojump_clock, brokers):
-    """Its heartbeat said nothing new, and the next one comes in half a minute."""
-    n1 = brokers["n1"]
-    async with readers(brokers, ("c1", n1), ("c1", n1), ("c2", n1)) as (one, again, two):
-        await one.beat()
-        await two.beat()
-        for worker in n1.workers.values():
-            worker.seconds = 0.5
-        one.caller.client.close()
-        await trio.sleep(0.05)
-        await again.beat()
-
-        assert await two.others() == ["c1", "c2"]
-
-
-async def test_who_is_heard_of_while_its_goodbye_is_on_its_way_is_in_its_group(
-    autojump_clock, brokers
+@pytest.mark.parametrize("says_goodbye", [False, True])
+async def test_a_client_that_comes_again_while_it_is_taken_out_is_in(
+    autojump_clock, brokers, says_goodbye
 ):
     """Its heartbeat said nothing new, and the next one comes in half a minute."""
     n1 = brokers["n1"]
@@ -406,12 +392,16 @@ async def test_who_is_heard_of_while_its_goodbye_is_on_its_way_is_in_its_group(
         await two.beat()
         for worker in n1.workers.values():
             worker.seconds = 0.5
-        fields = {"clientID": "c1", "consumerGroup": "readers", "producerGroup": ""}
-        goodbye = one.caller.submit(RequestCode.UNREGISTER_CLIENT, fields)
-        one.caller.flush()
+        left = [True]
+        if says_goodbye:
+            fields = {"clientID": "c1", "consumerGroup": "readers", "producerGroup": ""}
+            left = one.caller.submit(RequestCode.UNREGISTER_CLIENT, fields)
+            one.caller.flush()
+        else:
+            one.caller.client.close()
         await trio.sleep(0.05)
         await again.beat()
-        await until("it has left", lambda: goodbye)
+        await until("it has left", lambda: left)
 
         assert await two.others() == ["c1", "c2"]
 
