@@ -29,8 +29,8 @@ _PIECE = 128 * 1024
 _PIECES_A_BLOCK = 2 * _MIB // _PIECE  # of which one is kept
 _REPORTING = Path("/sys/module/page_reporting")  # of Linux: free pages are told to the host
 # Bytes a second that no load is known to exceed: three logs, queues and what is on its way.
-_RATE_SMALL = 512 * _MIB
-_RATE_LARGE = 1024 * _MIB
+_RATE_SMALL = 1024 * _MIB
+_RATE_LARGE = 1536 * _MIB
 _LARGE_BODY = 512
 
 

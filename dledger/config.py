@@ -26,7 +26,7 @@ class FlushDiskType(enum.Enum):
 class WriteMode(enum.Enum):
     """How bytes reach a mapped file. Source: RocketMQ's key ``writeWithoutMmap``."""
 
-    AUTO = "auto"  # pwrite for SYNC_FLUSH, the mapping for ASYNC_FLUSH
+    AUTO = "auto"  # what is quickest, pwrite
     MMAP = "mmap"
     PWRITE = "pwrite"
 
@@ -108,6 +108,21 @@ class StoreConfig:
         check_range("file_reserved_hours", self.file_reserved_hours, 0, 24 * 366 * 100)
         parse_hours(self.delete_when)
         self._check_watermarks()
+
+    @property
+    def writes_through_map(self) -> bool:
+        """Whether entries are stored through the mapping of their segment."""
+        return self.write_mode is WriteMode.MMAP
+
+    @property
+    def zeroes_ahead(self) -> bool:
+        """Whether segments are filled with zeros ahead of what is appended.
+
+        A sync has less to do over bytes that were written before, and a store through the mapping
+        does not wait for the file system.  Where neither is to be made quicker they are written in
+        vain.
+        """
+        return self.flush_disk_type is FlushDiskType.SYNC_FLUSH or self.writes_through_map
 
     def _check_watermarks(self) -> None:
         names = ("disk_clean_percent", "disk_force_percent", "disk_refuse_percent")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from dledger.config import FlushDiskType, WriteMode
+from dledger.config import FlushDiskType
 from dledger.entry import (
     FILLER_SIZE,
     HEADER_SIZE,
@@ -56,10 +56,8 @@ class LedgerWriter(LedgerReader):
     def __init__(self, config: StoreConfig, found: RecoveredLog) -> None:
         self._config = config
         self._counts_unsynced = config.flush_disk_type is FlushDiskType.ASYNC_FLUSH
-        self._through_map = config.write_mode is WriteMode.MMAP or (
-            config.write_mode is WriteMode.AUTO and self._counts_unsynced
-        )
-        self._copies_beside_map = config.write_mode is not WriteMode.MMAP  # see `append_raw`
+        self._through_map = config.writes_through_map
+        self._may_write_later = not (self._counts_unsynced or self._through_map)
         self._segment_size = config.segment_size
         self._appended_count = 0
         self._appended_size = 0
@@ -125,12 +123,7 @@ class LedgerWriter(LedgerReader):
             body_size=body_size,
         )
         ref = EntryRef(index, term, position, size, kind)
-        if (
-            may_wait
-            and size <= _LATER_SIZE_MAX
-            and not self._counts_unsynced
-            and not self._through_map
-        ):
+        if may_wait and size <= _LATER_SIZE_MAX and self._may_write_later:
             part = b"".join((header, *body))
             self._write_run((part,), (ref,), is_copy=False, later=True)
         else:
@@ -154,8 +147,8 @@ class LedgerWriter(LedgerReader):
         Args:
             raw: the entries.
             coming_size: bytes, about, of committed entries behind them.  Where that is much this
-                is a copy that nobody waits for, in large pieces.  These are cheaper beside the map,
-                and as cheap into blocks that were never written: they need no zeros ahead.
+                is a copy that nobody waits for, in large pieces.  Unless it goes through the map
+                these cost no more into blocks that were never written: they need no zeros ahead.
 
         Raises:
             CorruptEntryError: names the index and the first field that is wrong.
@@ -164,7 +157,7 @@ class LedgerWriter(LedgerReader):
         """
         refs, end = check_entries(raw, after=self.end, segment_size=self._segment_size)
         is_copy = False
-        if self._copies_beside_map:
+        if not self._through_map:
             self._coming_end = end.position + coming_size
             is_copy = coming_size >= _FAR_BEHIND
         rest = refs
@@ -299,7 +292,7 @@ class LedgerWriter(LedgerReader):
             (entry,) = parts
             file.write_later(first.position, entry)
         else:
-            file.write(first.position, parts, through_map=self._through_map and not is_copy)
+            file.write(first.position, parts, through_map=self._through_map)
         self._index.write(refs)
         recent = self._recent
         if first is not last:

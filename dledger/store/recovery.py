@@ -90,7 +90,7 @@ def _recover(disk: Disk, config: StoreConfig, folder: str, opened: ExitStack) ->
         f"{folder}/commitlog",
         segment_size,
         start=base.position - base.position % segment_size,
-        zeroes=True,
+        zeroes=config.zeroes_ahead,
     )
     opened.callback(log.close)
     if not log.holds(base.position):

@@ -16,9 +16,8 @@ KIB = 1024
 SEGMENT = 64 * KIB
 BODY = 4000
 A_SEGMENT = SEGMENT // (BODY + 56)  # entries
-STORE = StoreConfig(
-    segment_size=SEGMENT, index_file_units=512, flush_disk_type=FlushDiskType.ASYNC_FLUSH
-)
+STORE = StoreConfig(segment_size=SEGMENT, index_file_units=512)
+ASYNC = replace(STORE, flush_disk_type=FlushDiskType.ASYNC_FLUSH)
 
 
 class WatchedDisk(FakeDisk):
@@ -96,12 +95,21 @@ def test_who_wants_all_of_it_through_the_map_gets_that_and_zeros():
     assert all(follower.disk.through_map)
 
 
-def test_a_follower_in_step_writes_as_it_is_told_to():
-    log = Log(*[1] * A_SEGMENT, size=BODY, store=STORE)
-    follower = follower_with(log, upto=A_SEGMENT, commit=0)
+@pytest.mark.parametrize("mode", WriteMode)
+@pytest.mark.parametrize("store", [STORE, ASYNC])
+def test_a_follower_in_step_writes_as_it_is_told_to(store, mode):
+    store = replace(store, write_mode=mode)
+    log = Log(*[1] * A_SEGMENT, size=BODY, store=store)
+    follower = follower_with(log, upto=A_SEGMENT, commit=0, store=store)
 
-    assert follower.disk.through_map
-    assert all(follower.disk.through_map)
+    assert set(follower.disk.through_map) == {mode is WriteMode.MMAP}
+
+
+def test_with_async_flush_no_zeros_are_written_at_all():
+    log = Log(*[1] * A_SEGMENT, size=BODY, store=ASYNC)
+    follower = follower_with(log, upto=A_SEGMENT, commit=0, store=ASYNC)
+
+    assert follower.disk.zero_sizes == [0, 0]
 
 
 def test_only_segments_full_of_copies_leave_the_cache():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from dledger.config import FlushDiskType, StoreConfig, WriteMode
@@ -19,6 +19,7 @@ ASYNC = StoreConfig(
     segment_size=SEGMENT, index_file_units=128, flush_disk_type=FlushDiskType.ASYNC_FLUSH
 )
 MAPPED = StoreConfig(segment_size=SEGMENT, index_file_units=128, write_mode=WriteMode.MMAP)
+ASYNC_MAPPED = replace(ASYNC, write_mode=WriteMode.MMAP)
 FOLDER = "/data"
 
 

@@ -11,6 +11,7 @@ from dledger.store.os_disk import OsDisk
 from tests.fakes.disk import FakeDisk
 from tests.store.model import (
     ASYNC,
+    ASYNC_MAPPED,
     CONFIG,
     FOLDER,
     MAPPED,
@@ -381,10 +382,15 @@ def test_raw_range_agrees_with_a_walk_from_every_start_and_for_every_size(store)
             assert (last_index, len(raw)) == (last.index, last.end - first.position)
 
 
-@pytest.mark.parametrize("config", [CONFIG, ASYNC])
-def test_segments_are_filled_with_zeros_ahead_and_index_files_are_not(config):
-    """Under ASYNC_FLUSH, too: a store into blocks never written waits for the file system's
-    journal, which a sync beside it may keep busy for 60 ms."""
+@pytest.mark.parametrize(
+    ("config", "zero_size"),
+    [(CONFIG, SEGMENT), (ASYNC, 0), (MAPPED, SEGMENT), (ASYNC_MAPPED, SEGMENT)],
+)
+def test_segments_are_filled_with_zeros_ahead_where_something_waits_and_index_files_are_not(
+    config, zero_size
+):
+    """A sync does, and a store through the map: into blocks that were never written it waits for
+    the file system's journal, which a sync beside it may keep busy for 60 ms."""
     disk = FakeDisk()
     zeroed: dict[str, set[int]] = {"commitlog": set(), "index": set()}
     allocate = disk.allocate
@@ -397,7 +403,26 @@ def test_segments_are_filled_with_zeros_ahead_and_index_files_are_not(config):
     store = open_store(disk, config)
     store.prepare_next()
 
-    assert zeroed == {"commitlog": {SEGMENT}, "index": {0}}
+    assert zeroed == {"commitlog": {zero_size}, "index": {0}}
+
+
+@pytest.mark.parametrize(
+    ("config", "through_map"), [(CONFIG, False), (ASYNC, False), (MAPPED, True)]
+)
+def test_entries_go_through_the_map_only_where_that_is_asked_for(config, through_map):
+    disk = FakeDisk()
+    store = open_store(disk, config)
+    region, ways = store._log.last._open(), set()
+    write = region.write
+
+    def noting(offset, parts, *, through_map):
+        ways.add(through_map)
+        write(offset, parts, through_map=through_map)
+
+    region.write = noting
+    fill(store, 3, 700, term=1)
+
+    assert ways == {through_map}
 
 
 def test_a_snapshot_needs_no_second_spare():
