@@ -6,16 +6,16 @@ and brokers write nothing but fresh pages.  How much of its memory such a machin
 chance, and moves rates by up to two times between runs of the same program.
 
 Linux tells the host of free memory by blocks of 2 MiB, and takes what is wanted from the smallest
-blocks that do.  So before each load files are filled, and all of them is let go but a little in
-each 2 MiB: what becomes free lies in blocks that nobody tells the host of, and is taken first.
+blocks that do.  So before each load memory is filled, and all of it is let go but a little in each
+2 MiB: what becomes free lies in blocks that nobody tells the host of, and is taken first.  It is
+the memory of this process and no file's, which Linux would begin to write to the disk.
 On a machine that keeps its memory this changes nothing.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
-import tempfile
+import mmap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,10 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _MIB = 1024 * 1024
-# As large as what is written at once, so that what is let go are blocks of that size or larger: the
-# system keeps single pages apart for whoever wants single pages.
-_PIECE = 128 * 1024
-_PIECES_A_BLOCK = 2 * _MIB // _PIECE  # of which one is kept
+_BLOCK = 2 * _MIB
+_KEPT = 128 * 1024  # bytes of each
 _REPORTING = Path("/sys/module/page_reporting")  # of Linux: free pages are told to the host
 # Bytes a second that no load is known to exceed: three logs, queues and what is on its way.
 _RATE_SMALL = 1024 * _MIB
@@ -44,8 +42,7 @@ def taken_at_most(body_size: int, seconds: float) -> int:
     if not gives_memory_back():
         return 0
     most = int(seconds * (_RATE_LARGE if body_size >= _LARGE_BODY else _RATE_SMALL))
-    # Beyond a tenth of what is available Linux would begin to write it to the disk.
-    return min(most, _memory_available() // 12)
+    return min(most, _memory_available() // 3)
 
 
 @contextlib.contextmanager
@@ -55,25 +52,23 @@ def warm_memory(size: int) -> Iterator[int]:
     With 0 nothing is done.
 
     Raises:
-        OSError: there is not so much memory, or no room for it where temporary files are.
+        OSError: there is not so much memory.
     """
     if not size:
         yield 0
         return
     if size > _memory_available() // 2:
-        # Nothing else bounds what is written but the disk.
         raise OSError(f"{size // _MIB} MiB of memory are not to be had")
-    with (
-        tempfile.TemporaryFile(buffering=0) as let_go,
-        tempfile.TemporaryFile(buffering=0) as kept,
-    ):
-        piece = b"\1" * _PIECE
-        for number in range(-(-size // _PIECE)):
-            file = let_go if (number + 1) % _PIECES_A_BLOCK else kept
-            if file.write(piece) != _PIECE:
-                raise OSError(f"no room for {size // _MIB} MiB in {tempfile.gettempdir()}")
-        os.ftruncate(let_go.fileno(), 0)
-        yield os.fstat(kept.fileno()).st_size
+    begins = range(0, size, _BLOCK)
+    with mmap.mmap(-1, len(begins) * _BLOCK, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as filled:
+        # A part of a large page cannot be let go by itself.
+        filled.madvise(mmap.MADV_NOHUGEPAGE)
+        block = b"\1" * _BLOCK
+        for begin in begins:
+            filled[begin : begin + _BLOCK] = block
+        for begin in begins:
+            filled.madvise(mmap.MADV_DONTNEED, begin, _BLOCK - _KEPT)
+        yield len(begins) * _KEPT
 
 
 def _memory_available() -> int:

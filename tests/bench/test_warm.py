@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from bench.warm import taken_at_most, warm_memory
@@ -9,13 +12,22 @@ from bench.warm import taken_at_most, warm_memory
 MIB = 1024 * 1024
 
 
+def anonymous_memory():
+    """Return how much of this process is resident and no file, in bytes."""
+    return (
+        int(re.search(r"RssAnon:\s+(\d+)", Path("/proc/self/status").read_text("utf-8"))[1]) * 1024
+    )
+
+
 def test_a_little_of_each_block_is_kept_while_the_load_runs():
-    with warm_memory(5 * MIB) as kept:
-        assert kept == 2 * 128 * 1024
+    before = anonymous_memory()
+    with warm_memory(95 * MIB) as kept:
+        assert kept == 48 * 128 * 1024
+        assert kept <= anonymous_memory() - before + MIB < 32 * MIB, "the rest is let go of"
 
 
 def test_nothing_is_filled_for_nothing(monkeypatch):
-    monkeypatch.setattr("tempfile.TemporaryFile", None)
+    monkeypatch.setattr("mmap.mmap", None)
     with warm_memory(0) as kept:
         assert kept == 0
 
