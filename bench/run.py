@@ -1,7 +1,8 @@
-"""Runs a plan: a fresh group for each flush mode and body size, all loads in turn, then the proof.
+"""Runs a plan: for each flush mode, body size and round a new group, all loads in turn, the proof.
 
 The rounds go over all loads, instead of each load over its rounds, so that a slow minute of the
-machine does not fall on one load alone.
+machine does not fall on one load alone.  Each has a group of its own, as what one writes is all
+that there has to be room for: nodes drop what is oldest where a disk is nearly full.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from time import process_time
 from typing import TYPE_CHECKING
@@ -26,10 +27,12 @@ from bench.plan import LOADS, Kind, Load, reading_topic
 from bench.profile import Sampling
 from bench.reading import Reading
 from bench.warm import taken_at_most, warm_memory
+from dledger.config import StoreConfig
+from dledger.store.os_disk import OsDisk
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator
     from pathlib import Path
 
     from bench.plan import Plan
@@ -40,8 +43,8 @@ _FILL_SECONDS = 1.0  # of sends to what is read afterwards
 _FILL = next(load for load in LOADS if load.name == "raw-batch-256")
 
 
-class GroupRun:
-    """All loads against one group."""
+class _GroupRun:
+    """All loads against one group, once."""
 
     def __init__(
         self,
@@ -55,6 +58,7 @@ class GroupRun:
         say: Callable[[str], None],
         sampling: Sampling | None,
     ) -> None:
+        """Make it; arguments as of `run_group`, where *say* is told of each load."""
         self._plan = plan
         self._flush = flush
         self._group = group
@@ -67,8 +71,8 @@ class GroupRun:
         self._rings: dict[tuple[str, int], FrameRing] = {}
         self.written: dict[str, int] = {}  # acknowledged messages of each topic
 
-    async def run(self) -> dict[Load, list[Round]]:
-        """Run all rounds and check what was acknowledged against the ends of the queues."""
+    async def run(self) -> dict[Load, Round]:
+        """Run all loads and check what was acknowledged against the ends of the queues."""
         loads = [load.fitted(self._body_size) for load in self._plan.loads_for(self._body_size)]
         queue_counts = {load.topic: load.queue_count for load in loads}
         for topic, queue_count in sorted(queue_counts.items()):
@@ -77,17 +81,12 @@ class GroupRun:
         self._queue_counts = queue_counts
         for queue_count in sorted({load.queue_count for load in loads if not load.is_sending}):
             await self._fill(queue_count)
-        rounds: dict[Load, list[Round]] = {load: [] for load in loads}
-        for number in range(self._plan.round_count):
-            for load in loads:
-                result = await self._measure(load)
-                rounds[load].append(result)
-                self._say(
-                    f"round {number + 1} {load.name}: {result.measured.rate:,.0f}/s"
-                    f"{_latency_text(result.measured)}"
-                )
+        results: dict[Load, Round] = {}
+        for load in loads:
+            result = results[load] = await self._measure(load)
+            self._say(f"{load.name}: {result.measured.rate:,.0f}/s{_latency_text(result.measured)}")
         await self._check_ends()
-        return rounds
+        return results
 
     async def _fill(self, queue_count: int) -> None:
         """Write the topic that is read, if any is."""
@@ -210,7 +209,7 @@ class GroupRun:
             )
 
     def _ring(self, load: Load, topic: str, number: int) -> FrameRing:
-        """Return the frames of one connection; they go on where it stopped in the last round."""
+        """Return the frames of one connection; they go on where it stopped before."""
         key = load.name, number
         if key not in self._rings:
             self._rings[key] = FrameRing(
@@ -251,11 +250,61 @@ async def run_group(
     chance: random.Random,
     say: Callable[[str], None],
 ) -> GroupReport:
-    """Run all loads on a new group in *folder*, prove the outcome, and remove it.
+    """Run all loads on a new group in *folder*, prove the outcome, and remove it; in each round.
 
     Raises:
         LoadError: something acknowledged is not there, or the logs differ; the folder is kept.
     """
+    rounds: dict[Load, list[Round]] = {}
+    found: list[_RoundReport] = []
+    for number in range(1, plan.round_count + 1):
+        one = await _run_round(
+            plan,
+            flush=flush,
+            body_size=body_size,
+            folder=folder,
+            chance=chance,
+            say=lambda text, number=number: say(f"round {number} {text}"),
+        )
+        for load, result in one.results.items():
+            rounds.setdefault(load, []).append(result)
+        found.append(one)
+    return GroupReport(
+        node_count=plan.node_count,
+        flush=flush.value,
+        body_size=body_size,
+        lines=tuple(
+            Line.of(load.name, body_size, flush.value, results) for load, results in rounds.items()
+        ),
+        rss_before=_largest(one.rss_before for one in found),
+        rss_after=_largest(one.rss_after for one in found),
+        message_count=sum(one.message_count for one in found),
+        entry_count=sum(one.entry_count for one in found),
+        log_size=sum(one.log_size for one in found),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _RoundReport:
+    """What the group of one round came to, as in `GroupReport`."""
+
+    results: dict[Load, Round]
+    rss_before: tuple[int, ...]
+    rss_after: tuple[int, ...]
+    message_count: int
+    entry_count: int
+    log_size: int
+
+
+async def _run_round(
+    plan: Plan,
+    *,
+    flush: FlushDiskType,
+    body_size: int,
+    folder: Path,
+    chance: random.Random,
+    say: Callable[[str], None],
+) -> _RoundReport:
     group = BenchGroup(
         folder, flush=flush, segment_size=plan.segment_size, node_count=plan.node_count
     )
@@ -266,7 +315,7 @@ async def run_group(
         await group.start()
         before = await group.rss()
         async with broker.connect(group.addresses) as client:
-            run = GroupRun(
+            run = _GroupRun(
                 plan,
                 group,
                 client,
@@ -276,8 +325,17 @@ async def run_group(
                 say=say,
                 sampling=sampling,
             )
-            rounds = await run.run()
+            results = await run.run()
         after = await group.rss()
+    except LoadError as error:
+        used = OsDisk().disk_usage(str(folder)).percent
+        dropped_above = StoreConfig().disk_force_percent
+        if used < dropped_above:
+            raise
+        raise LoadError(
+            f"{error}; {used:.0f} % of the disk of {folder} are used, and above {dropped_above} % "
+            "nodes drop what is oldest: name a folder on another one with --data"
+        ) from error
     finally:
         with trio.CancelScope(shield=True):
             await group.stop()
@@ -289,19 +347,19 @@ async def run_group(
         else f"a log of {size}, every entry whole"
     )
     shutil.rmtree(folder)
-    return GroupReport(
-        node_count=plan.node_count,
-        flush=flush.value,
-        body_size=body_size,
-        lines=tuple(
-            Line.of(load.name, body_size, flush.value, results) for load, results in rounds.items()
-        ),
+    return _RoundReport(
+        results=results,
         rss_before=before,
         rss_after=after,
         message_count=sum(run.written.values()),
         entry_count=entry_count,
         log_size=log_size,
     )
+
+
+def _largest(sizes: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
+    """Return the largest of each node."""
+    return tuple(map(max, zip(*sizes, strict=True)))
 
 
 def _latency_text(measured: Measured) -> str:
