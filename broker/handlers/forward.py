@@ -49,6 +49,9 @@ logger = logging.getLogger(__name__)
 # On a request: it has been forwarded once.  Two nodes that each think the other leads would hand
 # it to and fro for ever.
 FORWARDED = "forwardedBy"
+# Likewise: the term in which the node that it went to led.  What a link held back until that node
+# leads again is done by somebody else in the meantime.
+FORWARDED_IN = "forwardedInTerm"
 
 _RETRY_SECONDS = 0.02
 # How long a leader of the past may take to answer what it was asked while it led.
@@ -139,8 +142,9 @@ class Forwarder:
         """
         leader = self._ledger.leader_id
         mine = self._ledger.config.node_id
-        if FORWARDED in command.ext_fields and leader != mine:
-            raise NotLeaderError(f"node {mine} does not lead", leader_id=leader)
+        if FORWARDED in command.ext_fields and (leader != mine or self.is_late(command)):
+            told = "did not lead all the while" if leader == mine else "does not lead"
+            raise NotLeaderError(f"node {mine} {told}", leader_id=leader)
         client = self._client
         connected = client is not None and self._client_leader == leader and not client.closed
         if client is not None and connected and not self._held:
@@ -156,6 +160,14 @@ class Forwarder:
                 f"requests_held_size_max = {self._held_size_max}: send again later"
             )
         self._hold(session, command, cost)
+
+    def is_late(self, command: Command) -> bool:
+        """Return whether *command* was handed to this node as the leader of another term.
+
+        Whoever handed it on has asked the next leader by now, or asks again: nothing was written.
+        """
+        term = command.ext_fields.get(FORWARDED_IN)
+        return term is not None and term != self._ledger.term
 
     def _hold(self, session: Session, command: Command, cost: int) -> None:
         self._held.append((self._clock.now() + self._hold_seconds, cost, session, command))
@@ -193,7 +205,11 @@ class Forwarder:
 
     def _submit(self, client: RemotingClient, session: Session, command: Command) -> None:
         opaque, oneway = command.opaque, command.is_oneway
-        ext_fields = {**command.ext_fields, FORWARDED: self._ledger.config.node_id}
+        ext_fields = {
+            **command.ext_fields,
+            FORWARDED: self._ledger.config.node_id,
+            FORWARDED_IN: self._ledger.term,
+        }
         if (address := stock_client_address(session, command)) is not None:
             ext_fields[STOCK_CLIENT_HOST] = address
             if command.code in SEND_CODES and GIVEN_KEY not in ext_fields:

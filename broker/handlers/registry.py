@@ -167,6 +167,7 @@ class Registry:
         end_of_pass: Callable[[], None],
         session_gone: Callable[[Session], None],
         catch_up: Callable[[], None] = lambda: None,
+        is_late: Callable[[Command], bool] = lambda _command: False,
         node_id: str = "",
         latency: RpcLatency | None = None,
         what: str = "broker",
@@ -179,6 +180,7 @@ class Registry:
             end_of_pass: called after all requests of one receive have been handled.
             session_gone: called when a connection has ended.
             catch_up: called before a request that may ask for what has been written.
+            is_late: whether a request was for this node as the leader of another term.
             node_id: named in what RocketMQ's clients are told of failures.
             latency: takes in how long requests take.
             what: what it is that answers.
@@ -195,6 +197,7 @@ class Registry:
         self._forward = forward
         self._end_of_pass = end_of_pass
         self._catch_up = catch_up
+        self._is_late = is_late
         self._session_gone = session_gone
         # Takes what clients answer when they are asked something.
         self.answered: Handler | None = None
@@ -282,7 +285,7 @@ class Registry:
             handler = self._handlers.get(code)
             if handler is None:
                 self._refuse_code(session, command)
-            elif code in self._leader_only and not self._is_serving():
+            elif code in self._leader_only and (not self._is_serving() or self._is_late(command)):
                 self._forward(session, command)
             else:
                 try:

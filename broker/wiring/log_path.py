@@ -117,6 +117,7 @@ class LogPath(Hooks):
             end_of_pass=self._requests_taken,
             session_gone=self._session_gone,
             catch_up=self._catch_up,
+            is_late=self.forwarder.is_late,
             node_id=config.node_id,
         )
         self.forwarder.connect_to(self.registry.dispatch, self._end_of_pass, self._is_serving)

@@ -156,6 +156,23 @@ async def test_a_request_forwarded_twice_is_refused(autojump_clock, brokers):
     assert answer.ext_fields["leaderId"] == leader.name
 
 
+async def test_what_a_link_held_back_until_its_node_leads_again_is_not_done_twice(
+    autojump_clock, brokers
+):
+    """A leader was cut off with a send on its way to it, which went to the next one instead."""
+    leader = await brokers.leader()
+    term = leader.running.ledger.term
+    fields, body = records(b"x")
+    codes = []
+    async with brokers.caller(leader) as caller:
+        for meant_in in (term - 1, term):
+            marked = {**fields, "forwardedBy": "n9", "forwardedInTerm": meant_in}
+            answer = await caller.ask(RequestCode.SEND_BATCH_MESSAGE, marked, body)
+            codes.append(answer.code)
+
+    assert codes == [ResponseCode.NOT_LEADER, ResponseCode.SUCCESS]
+
+
 # -- while nobody leads -------------------------------------------------------------------------
 
 
