@@ -238,7 +238,9 @@ class Following:
 
     def _admit(self, admit_index: int) -> None:
         engine = self._engine
-        if engine.joining and min(self._verified_index, engine.store.durable_index) >= admit_index:
+        # On its disk, with ASYNC_FLUSH as well: that it may vote is written there at once, and
+        # would come back from a power loss without the entries that it is for.
+        if engine.joining and min(self._verified_index, engine.store.synced_index) >= admit_index:
             engine.become_voter(f"caught up to entry {admit_index}")
 
     # -- snapshots ------------------------------------------------------------------------------

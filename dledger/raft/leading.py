@@ -64,8 +64,9 @@ class Leading:
     ) -> None:
         """Take up a peer from what it has proven; its connection is new and therefore empty.
 
-        With ASYNC_FLUSH (*promises_synced* is false) it may have lost the end of what it had
-        proven, and *last_index* says so.
+        What was not synced yet may be lost, and with it that the peer had cut its log: then
+        *last_index* counts entries of an older leader as well.  So of what it had proven only that
+        counts which it had on its disk.
         """
         progress = self.progress[peer_id]
         progress.connected = True
@@ -77,8 +78,8 @@ class Leading:
         progress.installing_base = 0
         # A joining peer lost its disk: what it had proven before is gone with it.
         kept = 0 if joining else last_index
-        progress.match_index = min(progress.match_index, kept)
-        progress.written_index = min(progress.written_index, kept)
+        proven = progress.match_index if progress.promises_synced else progress.synced_index
+        progress.match_index = progress.written_index = min(proven, kept)
         progress.synced_index = min(progress.synced_index, kept)
         progress.promises_synced = promises_synced
         self._engine.levels.peer_connected()
