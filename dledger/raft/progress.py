@@ -13,13 +13,15 @@ class Progress:
     """One follower, as seen by the leader of the current term.
 
     *match_index* says what the follower has durably, as proven by its answers in this term; it
-    never falls while the follower keeps its disk.  *next_index* is where the next message starts
-    and runs ahead of it by what is on the way.
+    never falls while the follower keeps its disk, but with its connection to what was synced, where
+    its promises do not speak of its disk.  *next_index* is where the next message starts and runs
+    ahead of it by what is on the way.
     """
 
     next_index: int = 1
     match_index: int = 0
-    # What it has told besides, when asked (`dledger.raft.levels`): for acks, never for a commit.
+    # What it has told besides, when asked (`dledger.raft.levels`): for acks, and for a commit only
+    # what outlives a connection.
     written_index: int = 0
     synced_index: int = 0
     # Whether its promises speak of its disk; before it has said anything, none speaks of less.

@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
-
 import pytest
 
 from bench.warm import taken_at_most, warm_memory
+from dledger.machine import resident_size
 
 MIB = 1024 * 1024
 
 
-def anonymous_memory():
-    """Return how much of this process is resident and no file, in bytes."""
-    return (
-        int(re.search(r"RssAnon:\s+(\d+)", Path("/proc/self/status").read_text("utf-8"))[1]) * 1024
-    )
-
-
 def test_a_little_of_each_block_is_kept_while_the_load_runs():
-    before = anonymous_memory()
+    before = resident_size()
     with warm_memory(95 * MIB) as kept:
         assert kept == 48 * 128 * 1024
-        assert kept <= anonymous_memory() - before + MIB < 32 * MIB, "the rest is let go of"
+        assert kept <= resident_size() - before + MIB < 32 * MIB, "the rest is let go of"
 
 
 def test_nothing_is_filled_for_nothing(monkeypatch):

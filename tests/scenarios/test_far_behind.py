@@ -9,8 +9,8 @@ import pytest
 
 from dledger.config import FlushDiskType, StoreConfig, WriteMode
 from dledger.store import ledger_writer, mapped_file_queue
-from tests.fakes.disk import FakeDisk
 from tests.fakes.lone_core import Log, LoneCore
+from tests.fakes.watched_disk import WatchedDisk
 
 KIB = 1024
 SEGMENT = 64 * KIB
@@ -18,34 +18,6 @@ BODY = 4000
 A_SEGMENT = SEGMENT // (BODY + 56)  # entries
 STORE = StoreConfig(segment_size=SEGMENT, index_file_units=512)
 ASYNC = replace(STORE, flush_disk_type=FlushDiskType.ASYNC_FLUSH)
-
-
-class WatchedDisk(FakeDisk):
-    """Tells how files are made, and which way the log is written to."""
-
-    def __init__(self):
-        super().__init__()
-        self.zero_sizes = []
-        self.through_map = []
-
-    def allocate(self, path, size, *, zero_size):
-        if "commitlog" in path:
-            self.zero_sizes.append(zero_size)
-        return self._watched(super().allocate(path, size, zero_size=zero_size))
-
-    def open_region(self, path, *, writable):
-        return self._watched(super().open_region(path, writable=writable))
-
-    def _watched(self, region):
-        write = region.write
-
-        def writing(offset, parts, *, through_map):
-            if "commitlog/0" in region.path:  # not what is made ahead
-                self.through_map.append(through_map)
-            write(offset, parts, through_map=through_map)
-
-        region.write = writing
-        return region
 
 
 @pytest.fixture(autouse=True)
